@@ -1,0 +1,33 @@
+# make demo, make test: everything in .venv, which is made if it is missing.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := configs/retinanet_pvt_v2_b0_fpn_shapes.py
+
+.PHONY: install demo test test-full lint clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.py pyproject.toml requirements/tested.txt requirements/dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements/tested.txt -r requirements/dev.txt
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+demo: install
+	$(BIN)/python tools/make_shapes.py data/shapes
+	$(BIN)/python tools/train.py $(DEMO) --work-dir work_dirs/demo --seed 0
+
+test: install
+	$(BIN)/python -m pytest -m "not full"
+
+test-full: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) work_dirs build dist mmpvt.egg-info mmpvt/.mim

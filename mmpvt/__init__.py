@@ -1,0 +1,19 @@
+"""Pyramid Vision Transformers under any MMDetection or MMSegmentation model.
+
+Importing the package registers its modules under the scope ``mmpvt`` and makes the OpenMMLab
+stack run without a compiler and on today's PyTorch.
+"""
+
+from mmpvt import compat, ops
+
+compat.replace_package_lookup()
+ops.install()
+
+from mmpvt import checkpoint, models  # noqa: E402  what they import needs the lines above
+
+checkpoint.register_loaders()
+
+from mmpvt.errors import UserError  # noqa: E402
+from mmpvt.version import __version__  # noqa: E402
+
+__all__ = ["UserError", "__version__", "checkpoint", "models", "ops"]

@@ -1,0 +1,15 @@
+"""Checkpoints: read without running code from them, recognised and converted from any layout."""
+
+from mmpvt.checkpoint.fit import describe_misfit, load_pretrained
+from mmpvt.checkpoint.layouts import convert, convert_in_place, unwrap
+from mmpvt.checkpoint.loading import load_checkpoint, register_loaders
+
+__all__ = [
+    "convert",
+    "convert_in_place",
+    "describe_misfit",
+    "load_checkpoint",
+    "load_pretrained",
+    "register_loaders",
+    "unwrap",
+]

@@ -1,0 +1,134 @@
+"""Reading checkpoint files and addresses; nothing in them is ever run.
+
+``torch.load`` with ``weights_only=True`` builds tensors, containers and an explicit list of types.
+What MMEngine stores beside the weights (loss history, NumPy numbers) is on our list, one type at a
+time; the one function such a file names, ``getattr``, is answered by :func:`_statistic`, which
+knows four names and nothing else.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.dist import barrier, is_main_process
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+
+from mmpvt.checkpoint.download import download
+from mmpvt.errors import UserError
+
+try:  # NumPy 2 renamed it; files of either version name either
+    from numpy._core import multiarray
+except ImportError:
+    from numpy.core import multiarray
+
+
+def _statistic(owner: type, name: str) -> Callable:
+    """Stands in for ``getattr``: the statistics that MMEngine's loss history refers to."""
+    if owner is HistoryBuffer and name in ("min", "max", "mean", "current"):
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError(f"Unsupported global: GLOBAL builtins.getattr for {name!r}")
+
+
+PLAIN_TYPES: list = [
+    HistoryBuffer,
+    (_statistic, "builtins.getattr"),
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "?")),
+    *(
+        (function, f"{module}.multiarray.{function.__name__}")
+        for function in (multiarray.scalar, multiarray._reconstruct)
+        for module in ("numpy.core", "numpy._core")
+    ),
+    collections.deque,
+]
+
+
+def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu") -> dict:
+    """Reads a checkpoint without running any code from it.
+
+    Args:
+        source (str | PathLike): a file (PyTorch's or, by its ending, ``.safetensors``), or an
+            ``http(s)://`` address, which is kept in PyTorch's hub folder.
+        map_location (str | None): device for the tensors, as for ``torch.load``.
+
+    Returns:
+        dict: what the file holds.
+
+    Raises:
+        UserError: there is no such file, it can't be downloaded or read, or it holds anything but
+            weights and plain values.
+    """
+    source = os.fspath(source)
+    path = _fetch(source) if source.startswith(("http://", "https://")) else Path(source)
+    path = path.expanduser()
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {source}: there is no such file")
+    try:
+        checkpoint = _read(path, map_location)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(_reason(source, error)) from error
+    if not isinstance(checkpoint, Mapping):
+        raise UserError(
+            f"{source} is no checkpoint: it holds a {type(checkpoint).__name__}, "
+            "where tensors by name are expected"
+        )
+    return checkpoint
+
+
+def register_loaders() -> None:
+    """Makes this the way that MMEngine reads files and addresses, and PyTorch our plain types."""
+    torch.serialization.add_safe_globals(PLAIN_TYPES)
+
+    def load_from_local(filename: str, map_location: str | None = None) -> dict:
+        return load_checkpoint(filename, map_location)
+
+    def load_from_http(filename: str, map_location: str | None = None, **_) -> dict:
+        return load_checkpoint(filename, map_location)
+
+    CheckpointLoader.register_scheme("", load_from_local, force=True)
+    CheckpointLoader.register_scheme(["http://", "https://"], load_from_http, force=True)
+
+
+def _read(path: Path, map_location: str | None) -> dict:
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise UserError(f"{path} is in safetensors' format: pip install safetensors") from error
+        return load_file(path, device=map_location or "cpu")
+    with torch.serialization.safe_globals(PLAIN_TYPES):
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def _reason(source: str, error: Exception) -> str:
+    said = str(error)
+    for mark in ("Unsupported global: GLOBAL ", "Unsupported class ", "Trying to call reduce for "):
+        if mark in said:
+            culprit = said.split(mark, 1)[1].split()[0].strip("'\".,")
+            return (
+                f"{source} is refused: it carries {culprit}, which is neither a weight nor a plain "
+                "value, and nothing of it was run"
+            )
+    return (
+        f"{source} can't be read as a checkpoint: it is truncated, damaged or of another kind "
+        f"({type(error).__name__}: {said.splitlines()[0][:120] if said else 'no further reason'})"
+    )
+
+
+def _fetch(address: str) -> Path:
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    target = folder / address.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    if is_main_process() and not target.is_file():
+        download(address, target)
+    barrier()
+    return target

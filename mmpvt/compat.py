@@ -1,0 +1,62 @@
+"""What makes MMEngine, MMDetection and MMSegmentation run on today's Python and PyTorch."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata, util
+from pathlib import Path
+
+import mmengine.config.utils
+from mmengine.utils import package_utils
+
+
+def is_installed(package: str) -> bool:
+    """Whether ``package`` is there, as a distribution or as something that imports."""
+    try:
+        metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        spec = util.find_spec(package)
+        return spec is not None and spec.origin is not None
+    return True
+
+
+def get_installed_path(package: str) -> str:
+    """The folder that a distribution's (or a module's) code lies in.
+
+    Args:
+        package (str): ``'mmdet'`` or ``'mmsegmentation'``, say.
+
+    Returns:
+        str: path of the folder.
+
+    Raises:
+        ModuleNotFoundError: there is no such package.
+    """
+    spec = util.find_spec(_module_of(package))
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{package} is not installed", name=package)
+    return str(Path(spec.origin).parent)
+
+
+def _module_of(package: str) -> str:
+    if util.find_spec(package) is not None:
+        return package
+    try:
+        named = metadata.distribution(package).read_text("top_level.txt") or ""
+    except metadata.PackageNotFoundError:
+        named = ""
+    return next(iter(named.split()), package)
+
+
+def replace_package_lookup() -> None:
+    """Puts the two functions above in MMEngine's place, wherever it has imported its own.
+
+    MMEngine 0.10.7 asks ``pkg_resources`` for a package's folder, to resolve ``mmdet::`` in a
+    config; setuptools 82 dropped that module.
+    """
+    for new in (is_installed, get_installed_path):
+        old = getattr(package_utils, new.__name__)
+        for name, module in list(sys.modules.items()):
+            if name.startswith("mmengine") and getattr(module, new.__name__, None) is old:
+                setattr(module, new.__name__, new)
+    mmengine.config.utils.MODULE2PACKAGE.setdefault("mmpvt", "mmpvt")

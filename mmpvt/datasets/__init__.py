@@ -1,0 +1,5 @@
+"""The built-in shapes data set."""
+
+from . import shapes
+
+__all__ = ["shapes"]

@@ -1,0 +1,6 @@
+"""What MMEngine's runner lacks: friendly start-up, checks and pictures."""
+
+from mmpvt.engine.checkpoint_fit import CheckpointFitHook
+from mmpvt.engine.pictures import PicturesHook
+
+__all__ = ["CheckpointFitHook", "PicturesHook"]

@@ -1,0 +1,62 @@
+"""A whole model's checkpoint: adapted where its layout is known, refused where it can't fit."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from mmpvt.checkpoint import convert, convert_in_place, describe_misfit, unwrap
+from mmpvt.errors import UserError
+from mmpvt.models.backbone import PyramidBackbone
+from mmpvt.registry import HOOKS
+
+
+@HOOKS.register_module()
+class CheckpointFitHook(Hook):
+    """Says before a run what MMEngine would only warn of: that a checkpoint is another model's.
+
+    A checkpoint that holds a backbone alone fills the model's backbone.
+
+    Args:
+        strict (bool): refuse a checkpoint that doesn't fill the model exactly, as testing and
+            resuming must; fine-tuning leaves out the heads that don't fit. Default: True.
+    """
+
+    def __init__(self, strict: bool = True) -> None:
+        self.strict = strict
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Adapts ``checkpoint['state_dict']`` to the runner's model.
+
+        Raises:
+            UserError: in strict mode, naming the tensors that don't fit.
+        """
+        model = _bare(runner.model)
+        target = model.state_dict()
+        tensors = {
+            name.removeprefix("module."): tensor for name, tensor in unwrap(checkpoint).items()
+        }
+        for name, module in model.named_modules():
+            if isinstance(module, PyramidBackbone):
+                own = module.state_dict()
+                alone = convert(tensors, own)
+                if name and describe_misfit(alone, own) is None and not _has(tensors, name):
+                    tensors = {f"{name}.{key}": tensor for key, tensor in alone.items()}
+                else:
+                    convert_in_place(tensors, f"{name}." if name else "", own)
+        misfit = describe_misfit(tensors, target)
+        if misfit and self.strict:
+            raise UserError(f"the checkpoint is another model's than the config's: {misfit}")
+        checkpoint["state_dict"] = tensors
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def _has(tensors: dict, prefix: str) -> bool:
+    return any(name.startswith(f"{prefix}.") for name in tensors)

@@ -1,0 +1,102 @@
+"""The published variants: a row of a table each, and the only place that knows these numbers.
+
+Sources: PVT v1, arXiv 2102.12122, table 1; PVT v2, arXiv 2106.13797, table 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+from mmpvt.errors import UserError
+
+NUM_STAGES = 4
+STRIDES = (4, 8, 16, 32)  # of stage i's map against the image, in every variant
+
+
+@dataclass(frozen=True)
+class Arch:
+    """What tells one variant from another; each tuple holds one number a stage.
+
+    Attributes:
+        embed_dims: channels of a token.
+        depths: blocks.
+        num_heads: attention heads.
+        mlp_ratios: hidden channels of the feed-forward over ``embed_dims``.
+        sr_ratios: how many times smaller, a side, the map is that key and value come from.
+        linear: key and value come from a 7x7 pooled map instead (v2 only, "linear SRA").
+    """
+
+    embed_dims: tuple[int, ...] = (64, 128, 320, 512)
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    num_heads: tuple[int, ...] = (1, 2, 5, 8)
+    mlp_ratios: tuple[int, ...] = (8, 8, 4, 4)
+    sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
+    linear: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.name == "linear":
+                continue
+            values = tuple(getattr(self, field.name))
+            whole = all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values)
+            if len(values) != NUM_STAGES or not whole:
+                raise UserError(
+                    f"arch: {field.name} takes {NUM_STAGES} positive whole numbers, one a stage, "
+                    f"not {values}"
+                )
+            object.__setattr__(self, field.name, values)
+        for dims, heads in zip(self.embed_dims, self.num_heads, strict=True):
+            if dims % heads:
+                raise UserError(f"arch: embed_dims {dims} can't be shared out to {heads} heads")
+
+
+PVT_ARCHS = {
+    "tiny": Arch(depths=(2, 2, 2, 2)),
+    "small": Arch(depths=(3, 4, 6, 3)),
+    "medium": Arch(depths=(3, 4, 18, 3)),
+    "large": Arch(depths=(3, 8, 27, 3)),
+}
+
+PVT_V2_ARCHS = {
+    "b0": Arch(embed_dims=(32, 64, 160, 256), depths=(2, 2, 2, 2)),
+    "b1": Arch(depths=(2, 2, 2, 2)),
+    "b2": Arch(depths=(3, 4, 6, 3)),
+    "b2_li": Arch(depths=(3, 4, 6, 3), linear=True),
+    "b3": Arch(depths=(3, 4, 18, 3)),
+    "b4": Arch(depths=(3, 8, 27, 3)),
+    "b5": Arch(depths=(3, 6, 40, 3), mlp_ratios=(4, 4, 4, 4)),
+}
+
+
+def resolve_arch(arch: str | Mapping | Arch, table: Mapping[str, Arch]) -> Arch:
+    """The variant that ``arch`` names or describes.
+
+    Args:
+        arch (str | Mapping | Arch): a name in ``table``, or some of :class:`Arch`'s fields; what
+            a mapping leaves out is as in ``Arch()``.
+        table (Mapping[str, Arch]): the names that are known.
+
+    Returns:
+        Arch: the variant.
+
+    Raises:
+        UserError: the name or a field is unknown, or a field's value is no number for each stage.
+    """
+    if isinstance(arch, Arch):
+        return arch
+    if isinstance(arch, Mapping):
+        known = [field.name for field in fields(Arch)]
+        unknown = sorted(set(arch) - set(known))
+        if unknown:
+            raise UserError(
+                f"arch: unknown field {', '.join(map(repr, unknown))}; "
+                f"the fields are {', '.join(known)}"
+            )
+        return replace(Arch(), **arch)
+    if arch not in table:
+        raise UserError(
+            f"unknown arch {arch!r}: take one of {', '.join(table)}, "
+            f"or a dict of {', '.join(field.name for field in fields(Arch))}"
+        )
+    return table[arch]

@@ -1,0 +1,203 @@
+"""The parts of a Pyramid Vision Transformer, each a formula of the papers.
+
+Tokens are (batch, height, width, channels) throughout. Seen as (batch, channels, height, width)
+the same memory is a channels-last map, so convolutions and attention share it without a copy.
+
+Sources: PVT v1, arXiv 2102.12122, section 3; PVT v2, arXiv 2106.13797, section 3.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+
+POOL_SIZE = 7  # of v2's linear attention (PVT v2, section 3.1)
+
+
+def to_map(tokens: Tensor) -> Tensor:
+    """(batch, height, width, channels) tokens seen as a (batch, channels, height, width) map."""
+    return tokens.permute(0, 3, 1, 2)
+
+
+def to_tokens(feature_map: Tensor) -> Tensor:
+    """(batch, channels, height, width) map seen as (batch, height, width, channels) tokens."""
+    return feature_map.permute(0, 2, 3, 1)
+
+
+class PatchEmbed(nn.Module):
+    """One token for each patch of the map below: a strided convolution and LayerNorm.
+
+    v1 cuts the map into patches without overlap (PVT v1, section 3.2: kernel = stride, no
+    padding, a rest of rows or columns is cut off); v2 lets them overlap (PVT v2, section 3.2:
+    kernel = 2 stride - 1, padded).
+
+    Args:
+        in_channels (int): channels of the map below.
+        embed_dims (int): channels of a token.
+        kernel_size (int): side of a patch, in positions of the map below.
+        stride (int): step between patches, likewise.
+    """
+
+    def __init__(self, in_channels: int, embed_dims: int, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        padding = kernel_size // 2 if kernel_size > stride else 0
+        self.proj = nn.Conv2d(in_channels, embed_dims, kernel_size, stride, padding)
+        self.norm = nn.LayerNorm(embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) map to (batch, h, w, embed_dims) tokens."""
+        return self.norm(to_tokens(self.proj(x)))
+
+
+class SpatialReductionAttention(nn.Module):
+    """Attention whose keys and values come from a smaller map (PVT v1, section 3.3).
+
+    ``linear`` makes that map 7x7 whatever the input's size, by average pooling (PVT v2, section
+    3.1); otherwise a convolution makes it ``sr_ratio`` times smaller, a side.
+
+    Args:
+        embed_dims (int): channels of a token.
+        num_heads (int): attention heads.
+        sr_ratio (int): spatial reduction; 1 for none.
+        linear (bool): pool to 7x7 instead. Default: False.
+        attn_drop (float): dropout of the attention weights. Default: 0.
+        proj_drop (float): dropout after the output projection. Default: 0.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        sr_ratio: int,
+        linear: bool = False,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.linear = linear
+        self.attn_drop = attn_drop
+        self.q = nn.Linear(embed_dims, embed_dims)
+        self.kv = nn.Linear(embed_dims, 2 * embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(proj_drop)
+        self.sr = None
+        if linear or sr_ratio > 1:
+            kernel = 1 if linear else sr_ratio
+            self.sr = nn.Conv2d(embed_dims, embed_dims, kernel, stride=kernel)
+            self.norm = nn.LayerNorm(embed_dims)
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """The tokens that keys and values come from, (batch, h, w, embed_dims)."""
+        if self.sr is None:
+            return x
+        if self.linear:
+            pooled = F.adaptive_avg_pool2d(to_map(x), POOL_SIZE)
+            return F.gelu(self.norm(to_tokens(self.sr(pooled))))
+        return self.norm(to_tokens(self.sr(to_map(x))))
+
+    def heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(batch, h, w, parts * embed_dims) as ``parts`` of (batch, heads, h * w, head_dims)."""
+        x = x.reshape(x.shape[0], x.shape[1] * x.shape[2], parts, self.num_heads, -1)
+        return x.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, height, width, embed_dims) tokens to tokens of the same shape."""
+        (q,) = self.heads(self.q(x), 1)
+        k, v = self.heads(self.kv(self.reduce(x)), 2)
+        drop = self.attn_drop if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
+        return self.proj_drop(self.proj(out.transpose(1, 2).reshape(x.shape)))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with GELU between, each token for itself (PVT v1, section 3.2).
+
+    Args:
+        embed_dims (int): channels of a token.
+        hidden_dims (int): channels between the layers.
+        drop (float): dropout after each layer. Default: 0.
+    """
+
+    def __init__(self, embed_dims: int, hidden_dims: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, hidden_dims)
+        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+        self.drop = nn.Dropout(drop)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """(batch, height, width, embed_dims) to (batch, height, width, hidden_dims)."""
+        return F.gelu(self.fc1(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, height, width, embed_dims) tokens to tokens of the same shape."""
+        return self.drop(self.fc2(self.drop(self.hidden(x))))
+
+
+class DepthwiseConv(nn.Module):
+    """A 3x3 convolution of each channel for itself, padded with zeros.
+
+    Args:
+        dims (int): channels.
+    """
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(dims, dims, 3, padding=1, groups=dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, height, width, dims) tokens to tokens of the same shape."""
+        return to_tokens(self.dwconv(to_map(x)))
+
+
+class ConvFeedForward(FeedForward):
+    """Feed-forward with a depth-wise convolution before GELU (PVT v2, section 3.3).
+
+    Args:
+        embed_dims (int): channels of a token.
+        hidden_dims (int): channels between the layers.
+        drop (float): dropout after each layer. Default: 0.
+        relu (bool): ReLU before the convolution, as the linear variant has it. Default: False.
+    """
+
+    def __init__(
+        self, embed_dims: int, hidden_dims: int, drop: float = 0.0, relu: bool = False
+    ) -> None:
+        super().__init__(embed_dims, hidden_dims, drop)
+        self.dwconv = DepthwiseConv(hidden_dims)
+        self.relu = relu
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """(batch, height, width, embed_dims) to (batch, height, width, hidden_dims)."""
+        x = self.fc1(x)
+        if self.relu:
+            x = F.relu(x, inplace=True)
+        return F.gelu(self.dwconv(x))
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each after LayerNorm and around a shortcut.
+
+    Args:
+        embed_dims (int): channels of a token.
+        attn (nn.Module): tokens to tokens.
+        mlp (nn.Module): tokens to tokens.
+        drop_path (float): how often, in training, an image's branch is left out (stochastic
+            depth, arXiv 1603.09382). Default: 0.
+    """
+
+    def __init__(
+        self, embed_dims: int, attn: nn.Module, mlp: nn.Module, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.mlp = mlp
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, height, width, embed_dims) tokens to tokens of the same shape."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -1,0 +1,177 @@
+"""Greedy and soft non-maximum suppression: index for index what mmcv's compiled code returns."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmpvt.ops.precision import at_least_float32
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Greedy non-maximum suppression: a box goes where a better one that stays overlaps it by
+    more than ``iou_threshold``.
+
+    torchvision's kernel does it where torchvision is installed and fits this PyTorch; otherwise
+    tensor operations do, on any device, in memory that grows with N alone. Boxes narrower than
+    float32 are compared in float32.
+
+    Args:
+        boxes (Tensor): (N, 4), corners (x1, y1, x2, y2).
+        scores (Tensor): (N,). Of two equal ones the first counts as the better.
+        iou_threshold (float): largest intersection over union of two boxes that both stay.
+        offset (int): a box is ``x2 - x1 + offset`` wide; 1 where corners are pixel indices.
+
+    Returns:
+        Tensor: (K,) int64, indices of the boxes that stay, best first.
+    """
+    boxes = at_least_float32(boxes.detach())
+    iou_threshold = float(np.float32(iou_threshold))  # the compiled code compares in float32
+    kernel = _torchvision_nms(boxes.device.type)
+    if kernel is not None:
+        return kernel(boxes + boxes.new_tensor([0, 0, offset, offset]), scores, iou_threshold)
+    order = scores.detach().argsort(descending=True, stable=True)
+    best_first = _columns(boxes.index_select(0, order), offset)
+    return order.index_select(0, _greedy(best_first, iou_threshold, offset))
+
+
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
+    """Soft non-maximum suppression (Bodla et al., arXiv 1704.04503): the best box lowers the
+    scores of those it overlaps, then the best of the rest does, and so on.
+
+    Args:
+        boxes (Tensor): (N, 4), corners (x1, y1, x2, y2), on the CPU.
+        scores (Tensor): (N,), on the CPU.
+        dets (Tensor): (N, 5), on the CPU; its first K rows are set to (x1, y1, x2, y2, lowered
+            score) of the boxes that stay.
+        iou_threshold (float): methods 0 and 1 leave overlaps below it alone.
+        sigma (float): width of method 2's Gaussian.
+        min_score (float): a box whose score falls below it is dropped.
+        method (int): what an overlap multiplies a score by: 0, zero; 1, ``1 - overlap``;
+            2, ``exp(-overlap ** 2 / sigma)``.
+        offset (int): a box is ``x2 - x1 + offset`` wide; 1 where corners are pixel indices.
+
+    Returns:
+        Tensor: (K,) int64, indices of the boxes that stay, in the order of ``dets``.
+    """
+    boxes = at_least_float32(boxes.detach())
+    columns = _columns(boxes, offset)
+    scores = scores.detach().to(boxes.dtype).numpy().copy()
+    index = np.arange(len(scores), dtype=np.int64)
+    # arrays, of the same memory, as they are quicker to index; what they hold of a box moves as one
+    arrays = (columns.numpy(), scores, index)
+    iou_threshold, sigma, min_score = np.array([iou_threshold, sigma, min_score], scores.dtype)
+    best, count = 0, len(scores)
+    while best < count:
+        winner = best + scores[best:count].argmax()
+        for array in arrays:
+            array[..., [best, winner]] = array[..., [winner, best]]
+
+        rest = slice(best + 1, count)
+        overlap = _iou(columns[:, best : best + 1], columns[:, rest], offset)[0].numpy()
+        if method == 2:
+            scores[rest] *= np.exp(-(overlap * overlap) / sigma)
+        else:
+            scores[rest] *= np.where(overlap < iou_threshold, 1, 1 - overlap if method == 1 else 0)
+
+        # the compiled code fills each gap with the last box left; among equal scores the first is
+        # the next best, so the order that this leaves decides the result
+        stays = scores[rest] >= min_score
+        end = best + 1 + np.count_nonzero(stays)
+        gaps = best + 1 + np.flatnonzero(~stays[: end - best - 1])
+        fillers = end + np.flatnonzero(stays[end - best - 1 :])[::-1]
+        for array in arrays:
+            array[..., gaps] = array[..., fillers]
+        best, count = best + 1, end
+    dets[:count, :4] = columns[:4, :count].t()
+    dets[:count, 4] = torch.from_numpy(scores[:count])
+    return torch.from_numpy(index[:count])
+
+
+def _greedy(boxes: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """:func:`_columns` of N boxes, best first, to the ascending int64 indices of those that stay.
+
+    The best boxes left, a block of them, are settled among themselves; those of them that stay
+    then sweep all worse ones. So no box is compared with more than its block and what stays.
+    """
+    # On a CPU a table of pairs stays in one core's cache, and below the size that PyTorch spreads
+    # over threads: they would wait for each other for longer than they work. index_select and
+    # masked_select keep to one thread, too, where [] does not. Elsewhere launches are what costs.
+    block, pairs = (128, 2**15 - 1) if boxes.device.type == "cpu" else (1024, 2**23)
+    left = torch.arange(boxes.size(1), device=boxes.device)
+    kept = [left[:0]]
+    while left.numel():
+        head, left = left[:block], left[block:]
+        among = boxes.index_select(1, head)
+        head = head.masked_select(_settle(_iou(among, among, offset) > iou_threshold))
+        kept.append(head)
+        staying = boxes.index_select(1, head)
+        worst = [
+            _iou(staying, boxes.index_select(1, part), offset).amax(0)
+            for part in left.split(pairs // head.numel())
+        ]
+        left = left.masked_select(torch.cat(worst) <= iou_threshold)
+    return torch.cat(kept)
+
+
+def _settle(overlaps: Tensor) -> Tensor:
+    """Which boxes of a block stay, (B,) bool, from ``overlaps``, (B, B) bool, of any two.
+
+    "What no staying box rules out stays", repeated until nothing changes: the first k boxes are
+    right after k rounds, and few rounds are needed as chains of overlap are short.
+    """
+    rank = torch.arange(len(overlaps), device=overlaps.device)
+    # bytes, whose amax() is far quicker than any() of booleans
+    rules_out = (overlaps & (rank[:, None] < rank)).view(torch.uint8)
+    stays = torch.ones_like(overlaps[0])
+    while True:
+        before, stays = stays, (rules_out & stays[:, None]).amax(0) == 0
+        if torch.equal(before, stays):
+            return stays
+
+
+def _columns(boxes: Tensor, offset: int) -> Tensor:
+    """(N, 4) corners to (5, N): x1, y1, x2, y2 and area, each contiguous."""
+    x1, y1, x2, y2 = boxes.t()
+    return torch.stack([x1, y1, x2, y2, (x2 - x1 + offset) * (y2 - y1 + offset)])
+
+
+def _iou(a: Tensor, b: Tensor, offset: int) -> Tensor:
+    """Intersection over union, (M, N), of :func:`_columns` of M and of N boxes; 0 where that is
+    not a number.
+
+    Rounds as the compiled code does, operation for operation; in place, as memory is the cost.
+    """
+    ax1, ay1, ax2, ay2, area_a = a.unsqueeze(2)
+    bx1, by1, bx2, by2, area_b = b
+    width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).add_(offset).clamp_(min=0)
+    height = torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).add_(offset).clamp_(min=0)
+    intersection = width.mul_(height)
+    union = torch.add(area_a, area_b, out=height).sub_(intersection)
+    return intersection.div_(union).nan_to_num_(0)
+
+
+@functools.cache
+def _torchvision_nms(device_type: str) -> Callable[[Tensor, Tensor, float], Tensor] | None:
+    """torchvision's ``nms``, or None where it is absent or has no kernel for this device."""
+    try:
+        from torchvision.ops import nms as kernel
+
+        one_box = torch.zeros(1, 4, device=device_type)
+        kernel(one_box, one_box[:, 0], 0.5)
+    except (ImportError, RuntimeError, AttributeError):  # built for another PyTorch, or no CUDA
+        return None
+    return kernel

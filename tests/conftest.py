@@ -1,0 +1,56 @@
+"""Fixtures that the tests share: the reference facts, the real data, the golden weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mmpvt  # noqa: F401  makes the stack run
+from helpers import SHARED, need
+
+torch.set_num_threads(1)  # the tests' tensors are small, and other processes may want the cores
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of published facts and golden arrays."""
+    return need(SHARED / "reference")
+
+
+@pytest.fixture(scope="session")
+def coco_mini() -> Path:
+    """Real COCO images with their true annotations."""
+    return need(SHARED / "data" / "coco_mini")
+
+
+@pytest.fixture(scope="session")
+def official_shapes(reference: Path) -> dict[str, dict[str, list[int]]]:
+    """Names and shapes of the tensors in the published ImageNet checkpoints."""
+    return json.loads((reference / "official_state_dicts.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def recipe(reference: Path):
+    """The module that says how the golden arrays' weights and images were drawn."""
+    spec = importlib.util.spec_from_file_location("recipe", reference / "golden" / "recipe.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def published_weights(official_shapes: dict, recipe):
+    """name -> the state dict of a published checkpoint, with the golden arrays' weights."""
+
+    def draw(name: str) -> dict[str, torch.Tensor]:
+        return {
+            key: torch.from_numpy(np.asarray(recipe.weight(key, shape)))
+            for key, shape in official_shapes[name].items()
+        }
+
+    return draw

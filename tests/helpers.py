@@ -1,0 +1,36 @@
+"""Functions that the tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
+from mmpvt.models.backbone import PyramidBackbone
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+DATA = Path(__file__).parent / "data"
+
+
+def need(path: Path) -> Path:
+    """The path, or the test is skipped where the shared folder isn't there."""
+    if not path.exists():
+        pytest.skip(f"{path} is not on this machine")
+    return path
+
+
+def build_backbone(name: str, **kwargs) -> PyramidBackbone:
+    """A backbone by its published name: ``pvt_small``, ``pvt_v2_b2_li``."""
+    if name.startswith("pvt_v2_"):
+        return PyramidVisionTransformerV2(name.removeprefix("pvt_v2_"), **kwargs)
+    return PyramidVisionTransformer(name.removeprefix("pvt_"), **kwargs)
+
+
+def relative(ours: torch.Tensor | np.ndarray, theirs: torch.Tensor | np.ndarray) -> float:
+    """Norm of the difference over norm."""
+    ours, theirs = (np.asarray(torch.as_tensor(x).detach()) for x in (ours, theirs))
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
