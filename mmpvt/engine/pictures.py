@@ -43,6 +43,7 @@ class PicturesHook(Hook):
         self.score_thr = score_thr
         self.show_dir = show_dir
         self._sheet: list[np.ndarray] = []
+        self._visualizer = None
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence | None = None
@@ -73,13 +74,20 @@ class PicturesHook(Hook):
         for i, sample in enumerate(outputs):
             if self.show_dir is None and not (on_sheet and i == 0):
                 continue
-            picture = draw(runner.visualizer, sample, self.score_thr)
+            picture = draw(self._own(runner.visualizer), sample, self.score_thr)
             if on_sheet and i == 0:
                 self._sheet.append(picture)
             if self.show_dir is not None:
                 target = Path(self.show_dir) / (Path(sample.img_path).stem + ".jpg")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(target), picture[..., ::-1])
+
+    def _own(self, visualizer):
+        """A visualizer of the runner's kind that keeps nothing of what it draws."""
+        if self._visualizer is None:
+            self._visualizer = type(visualizer)(name="pictures")
+            self._visualizer.dataset_meta = visualizer.dataset_meta
+        return self._visualizer
 
     def _write(self, runner: Runner, name: str) -> None:
         if self._sheet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -161,7 +162,7 @@ class PyramidBackbone(BaseModule):
     @staticmethod
     def _checked_indices(out_indices: Sequence[int] | int) -> tuple[int, ...]:
         indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-        rising = all(low < high for low, high in zip(indices, indices[1:], strict=False))
+        rising = all(low < high for low, high in pairwise(indices))
         if not indices or not rising or indices[0] < 0 or indices[-1] >= NUM_STAGES:
             raise UserError(
                 f"out_indices takes rising stage numbers from 0 to {NUM_STAGES - 1}, not {indices}"

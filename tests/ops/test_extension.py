@@ -1,0 +1,135 @@
+"""How mmpvt.ops takes the place of mmcv's compiled extension, and when it does not."""
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import mmcv
+import mmcv.utils
+import pytest
+from mmcv.utils import ext_loader
+
+from mmpvt.errors import UserError
+from mmpvt.ops import extension, install
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """mmcv as before any install()."""
+    monkeypatch.setitem(sys.modules, "mmcv._ext", extension)
+    monkeypatch.delitem(sys.modules, "mmcv._ext")
+    monkeypatch.setattr(mmcv, "_ext", None, raising=False)
+
+
+@pytest.fixture
+def ship(monkeypatch, tmp_path, fresh):
+    """ship(code): an mmcv whose extension is ``code``."""
+
+    def ship(code):
+        (tmp_path / "_ext.py").write_text(code)
+        importlib.invalidate_caches()
+        monkeypatch.setattr(mmcv, "__path__", [str(tmp_path), *mmcv.__path__])
+
+    return ship
+
+
+@pytest.fixture
+def lite(monkeypatch, tmp_path, fresh):
+    """An mmcv without extension."""
+    monkeypatch.setattr(mmcv, "__path__", [str(tmp_path)])
+
+
+def test_a_fresh_process_imports_everything():
+    code = """
+import warnings
+warnings.simplefilter("ignore")
+try:
+    import mmcv.ops
+except ModuleNotFoundError as error:
+    assert error.name == "mmcv._ext"
+import mmpvt.ops
+mmpvt.ops.install()
+import mmcv.ops, mmdet.models, mmseg.models
+from mmdet.models import RetinaNet
+print(mmcv.ops.RoIAlign(7).output_size, RetinaNet.__name__)
+"""
+    root = str(Path(__file__).parents[2])
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split("\n")[-2] == "(7, 7) RetinaNet"
+
+
+def test_stands_in_where_there_is_no_extension(lite):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert install()
+        assert install()
+    assert sys.modules["mmcv._ext"] is mmcv._ext is extension
+    assert importlib.import_module("mmcv._ext") is extension
+    assert ext_loader.load_ext("_ext", ["nms", "anything_at_all"]) is extension
+
+
+def test_leaves_mmcv_s_own_extension_alone(ship):
+    ship("def nms(boxes, scores, iou_threshold, offset):\n    return 'compiled'\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not install()
+        assert not install()
+    assert sys.modules["mmcv._ext"].nms(0, 0, 0, 0) == "compiled"
+    assert sys.modules["mmcv._ext"] is not extension
+
+
+def test_stands_in_for_an_extension_that_does_not_load_and_says_why(ship):
+    ship("raise ImportError('_ext.so: undefined symbol: _ZN2at4_ops')")
+    with pytest.warns(UserWarning, match="undefined symbol: _ZN2at4_ops.*stand in for it"):
+        assert install()
+    assert sys.modules["mmcv._ext"] is extension
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert install()
+
+
+def test_no_mmcv_at_all(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mmcv", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install") as caught:
+        install()
+    assert caught.value.name == "mmcv"
+
+
+@pytest.mark.parametrize("has_find_loader", [True, False])
+def test_check_ops_exist(monkeypatch, lite, has_find_loader):
+    monkeypatch.setattr(ext_loader, "check_ops_exist", ext_loader.check_ops_exist)
+    if not has_find_loader:  # as in Python 3.14
+        monkeypatch.delattr(pkgutil, "find_loader", raising=False)
+    install()
+    assert ext_loader.check_ops_exist()
+
+
+def test_a_missing_operator_complains_when_it_is_called_only():
+    operator = extension.three_nn_forward
+    assert operator.__name__ == "three_nn_forward"
+    with pytest.raises(UserError, match=r"'three_nn_forward'.*mim install mmcv==\d") as caught:
+        operator(1, 2, m=3)
+    assert "\n" not in str(caught.value)
+
+
+def test_python_s_own_questions_get_python_s_own_answers():
+    for name in ("__path__", "__wrapped__", "_anything"):
+        assert not hasattr(extension, name)
+
+
+def test_the_table_of_operators_is_complete():
+    assert all(callable(vars(extension)[name]) for name in extension.__all__)
+
+
+def test_environment_report(monkeypatch):
+    info = importlib.import_module("mmcv.ops.info")
+    monkeypatch.setattr(info, "ext_module", extension)
+    report = mmcv.utils.collect_env()
+    assert "mmpvt" in report["MMCV Compiler"]
+    assert report["MMCV CUDA Compiler"] == "not available"
