@@ -7,6 +7,7 @@ stack run without a compiler and on today's PyTorch.
 from mmpvt import compat, ops
 
 compat.replace_package_lookup()
+compat.keep_pictures_in_place()
 ops.install()
 
 from mmpvt import checkpoint, models  # noqa: E402  what they import needs the lines above

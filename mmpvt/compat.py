@@ -7,7 +7,9 @@ from importlib import metadata, util
 from pathlib import Path
 
 import mmengine.config.utils
+import numpy as np
 from mmengine.utils import package_utils
+from mmengine.visualization import Visualizer
 
 
 def is_installed(package: str) -> bool:
@@ -60,3 +62,20 @@ def replace_package_lookup() -> None:
             if name.startswith("mmengine") and getattr(module, new.__name__, None) is old:
                 setattr(module, new.__name__, new)
     mmengine.config.utils.MODULE2PACKAGE.setdefault("mmpvt", "mmpvt")
+
+
+def keep_pictures_in_place() -> None:
+    """Keeps an image where it is while boxes are drawn over it.
+
+    matplotlib 3.11 fits the view to every collection that is added; MMEngine 0.10.7 adds each box
+    as one, and its pictures shift and shrink.
+    """
+    set_image = Visualizer.set_image
+    if set_image.__module__ == __name__:
+        return
+
+    def set_image_and_view(self: Visualizer, image: np.ndarray) -> None:
+        set_image(self, image)
+        self.ax_save.autoscale(False)
+
+    Visualizer.set_image = set_image_and_view

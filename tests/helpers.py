@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,3 +37,31 @@ def relative(ours: torch.Tensor | np.ndarray, theirs: torch.Tensor | np.ndarray)
     """Norm of the difference over norm."""
     ours, theirs = (np.asarray(torch.as_tensor(x).detach()) for x in (ours, theirs))
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+@dataclass
+class Ended:
+    """How a tool ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def one_sentence(self) -> str:
+        """The error it printed, made sure to be one line, without a traceback, with code 2."""
+        assert self.code == 2, self.out + self.err
+        assert "Traceback" not in self.out + self.err
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.err
+        assert self.err.rstrip().endswith(lines[0]), self.err
+        return lines[0]
+
+
+def environment() -> dict[str, str]:
+    """Of a tool run as a process: this checkout first, one thread."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def command(tool: str, *args: object) -> list[str]:
+    """The command line of ``tools/TOOL``."""
+    return [sys.executable, str(ROOT / "tools" / tool), *map(str, args)]

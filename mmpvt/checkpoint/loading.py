@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import os
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -111,17 +112,18 @@ def _read(path: Path, map_location: str | None) -> dict:
 
 
 def _reason(source: str, error: Exception) -> str:
-    said = str(error)
-    for mark in ("Unsupported global: GLOBAL ", "Unsupported class ", "Trying to call reduce for "):
-        if mark in said:
-            culprit = said.split(mark, 1)[1].split()[0].strip("'\".,")
-            return (
-                f"{source} is refused: it carries {culprit}, which is neither a weight nor a plain "
-                "value, and nothing of it was run"
-            )
+    if isinstance(error, pickle.UnpicklingError) and error.__context__ is not None:
+        error = error.__context__  # without PyTorch's advice to load it unsafely
+    culprit = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and culprit:
+        return (
+            f"{source} is refused: it carries {culprit[1]}, which is neither a weight nor a plain "
+            "value, and nothing of it was run"
+        )
+    reason = next(iter(str(error).splitlines()), "")[:120]
     return (
         f"{source} can't be read as a checkpoint: it is truncated, damaged or of another kind "
-        f"({type(error).__name__}: {said.splitlines()[0][:120] if said else 'no further reason'})"
+        f"({type(error).__name__}: {reason})"
     )
 
 

@@ -18,7 +18,9 @@ from torch.nn import functional as F
 from mmpvt.registry import HOOKS
 
 SIDE = 480  # pixels: shorter side that a small image is drawn at, so that labels stay legible
-GAP = 12  # pixels between the pictures of a sheet
+CELL = (420, 1120)  # pixels: height and width of a pair of pictures on a sheet
+COLUMNS = 2
+GAP = 12  # pixels between the pairs
 TITLE = 40  # pixels of a sheet's headline
 
 
@@ -130,28 +132,40 @@ def draw(visualizer, sample: BaseDataElement, score_thr: float) -> np.ndarray:
 
 
 def contact_sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures under each other in two columns, scaled to one width, with a headline."""
-    width = min(picture.shape[1] for picture in pictures)
-    scaled = [_to_width(picture, width) for picture in pictures]
-    columns = [scaled[0::2], scaled[1::2]] if len(scaled) > 1 else [scaled]
-    heights = [sum(p.shape[0] + GAP for p in column) for column in columns]
-    sheet = np.full(
-        (TITLE + max(heights), len(columns) * (width + GAP) + GAP, 3), 255, dtype=np.uint8
-    )
-    for number, column in enumerate(columns):
-        left = GAP + number * (width + GAP)
-        for title, x in (("truth", left), ("prediction", left + width // 2)):
-            cv2.putText(sheet, title, (x, 28), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (40, 40, 40), 2, 16)
-        top = TITLE
-        for picture in column:
-            sheet[top : top + picture.shape[0], left : left + width] = picture
-            top += picture.shape[0] + GAP
+    """Pictures in cells of one size, two a row, under a headline.
+
+    Args:
+        pictures (Sequence[np.ndarray]): RGB, truth left and prediction right.
+
+    Returns:
+        np.ndarray: RGB, uint8.
+    """
+    columns = min(COLUMNS, len(pictures))
+    rows = -(-len(pictures) // columns)
+    height, width = CELL
+    size = (TITLE + rows * (height + GAP), columns * (width + GAP) + GAP, 3)
+    sheet = np.full(size, 255, dtype=np.uint8)
+    for i, picture in enumerate(pictures):
+        left = GAP + i % columns * (width + GAP)
+        top = TITLE + i // columns * (height + GAP)
+        cell = sheet[top : top + height, left : left + width]
+        cell[:] = 235
+        for half, x in zip(np.array_split(picture, 2, axis=1), (0, width // 2), strict=True):
+            _paste(cell[:, x : x + width // 2 - 2], half)
+        if i < columns:
+            for title, x in (("truth", left), ("prediction", left + width // 2)):
+                place = (x, TITLE - 12)
+                cv2.putText(sheet, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.8, (40, 40, 40), 2, 16)
     return sheet
 
 
-def _to_width(picture: np.ndarray, width: int) -> np.ndarray:
-    height = round(picture.shape[0] * width / picture.shape[1])
-    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+def _paste(cell: np.ndarray, picture: np.ndarray) -> None:
+    """As large as it fits, in the middle."""
+    scale = min(cell.shape[0] / picture.shape[0], cell.shape[1] / picture.shape[1])
+    height, width = round(picture.shape[0] * scale), round(picture.shape[1] * scale)
+    top, left = (cell.shape[0] - height) // 2, (cell.shape[1] - width) // 2
+    fitted = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    cell[top : top + height, left : left + width] = fitted
 
 
 def _enlarge(image: np.ndarray, sample, scale: float) -> tuple[np.ndarray, BaseDataElement]:

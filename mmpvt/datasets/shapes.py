@@ -1,0 +1,301 @@
+"""The built-in shapes data set: drawn, seeded, in COCO's and in ADE20K's layout at once.
+
+Textured shapes of several classes and sizes overlap on busy backgrounds. A class is a form and
+nothing else: colour, texture, outline, size and rotation are drawn independently of it. Every
+object is annotated by what is visible of it, and nothing visible is left without an annotation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mmpvt.datasets.drawing import CLASSES, Scene, draw_scene
+from mmpvt.errors import UserError
+
+PALETTE = (
+    (56, 189, 248),
+    (251, 113, 133),
+    (52, 211, 153),
+    (251, 191, 36),
+    (167, 139, 250),
+    (251, 146, 60),
+)
+METAINFO = dict(classes=CLASSES, palette=list(PALETTE))
+"""What a config passes as ``metainfo`` to MMDetection's ``CocoDataset`` or, with
+``reduce_zero_label=True``, to MMSegmentation's ``BaseSegDataset``."""
+
+VERSION = 1  # raise it when the same settings give other pictures or annotations
+
+_SIDES = (48, 2048)
+_SPLITS = dict(train="training", val="validation")  # COCO's names to ADE20K's
+_SETTINGS_FILE = "shapes.json"
+_ENTRIES = {_SETTINGS_FILE, "annotations", "images", "train2017", "val2017"}
+
+
+def generate(
+    root: str | os.PathLike,
+    *,
+    num_train: int = 1000,
+    num_val: int = 200,
+    size: int | tuple[int, int] = (160, 192),
+    seed: int = 0,
+    progress: bool = True,
+    force: bool = False,
+) -> Path:
+    """Write a shapes data set, in COCO's and ADE20K's layouts, under one folder.
+
+    The same settings give the same bytes (with the same NumPy and OpenCV), and the first n
+    pictures of a split do not depend on how many follow. ``root`` appears all at once, when
+    everything in it is written; where it already holds a set of the same settings, nothing is
+    done. ::
+
+        root/
+          shapes.json                             the settings
+          annotations/instances_{train,val}2017.json
+          {train,val}2017/000000000001.jpg        COCO's layout
+          images/{training,validation}/           the same files (links), ADE20K's layout
+          annotations/{training,validation}/      label maps: 0 background, 1 + i CLASSES[i]
+
+    The label maps follow ADE20K: with ``reduce_zero_label=True`` the background is ignored and
+    the classes start at 0.
+
+    Args:
+        root (str | os.PathLike): The folder to write.
+        num_train (int): Pictures in the training split. Default: 1000.
+        num_val (int): Pictures in the validation split. Default: 200.
+        size (int | tuple[int, int]): The pictures' sides in pixels, or the least and greatest
+            length that height and width are each drawn from. Default: (160, 192).
+        seed (int): Another seed, another set. Default: 0.
+        progress (bool): Whether to show a progress bar on stderr. Default: True.
+        force (bool): Whether to replace a shapes data set of other settings. A folder with
+            anything else in it is never replaced. Default: False.
+
+    Returns:
+        Path: The folder, absolute.
+
+    Raises:
+        UserError: A setting is out of range, ``root`` holds something else, or ``root`` cannot
+            be written.
+    """
+    counts = dict(train=num_train, val=num_val)
+    low, high = (size, size) if isinstance(size, int) else size
+    _check(counts, low, high, seed)
+    settings = dict(version=VERSION, **counts, size=[low, high], seed=seed, classes=[*CLASSES])
+    root = Path(root).expanduser().resolve()
+    try:
+        if _is_written(root, settings, force):
+            return root
+        with _partial(root) as folder, _progress(sum(counts.values()), progress) as advance:
+            for index, (split, count) in enumerate(counts.items()):
+                rngs = (np.random.default_rng((seed, index, i)) for i in range(count))
+                scenes = (draw_scene(rng, (low, high)) for rng in rngs)
+                _write_split(folder, split, scenes, advance)
+            (folder / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+            if not _is_written(root, settings, force):  # by another process, meanwhile
+                _replace(root, folder)
+    except OSError as error:
+        raise UserError(
+            f"the shapes data set could not be written to {root}: {error.strerror or error}; "
+            f"choose a folder that you may write to, on a disk with room"
+        ) from error
+    return root
+
+
+def _check(counts: dict[str, int], low: int, high: int, seed: int) -> None:
+    for split, count in counts.items():
+        if count < 1:
+            raise UserError(f"a shapes data set of {count} {split} pictures; choose 1 or more")
+    if not _SIDES[0] <= low <= high <= _SIDES[1]:
+        raise UserError(
+            f"pictures with sides from {low} to {high} pixels cannot be drawn; "
+            f"choose two lengths between {_SIDES[0]} and {_SIDES[1]}, the smaller one first"
+        )
+    if seed < 0:
+        raise UserError(f"the seed is {seed}; choose one that is not negative")
+
+
+def _is_written(root: Path, settings: dict, force: bool) -> bool:
+    """Whether a folder holds this very data set; UserError if it holds what must stay."""
+    if not root.exists():
+        return False
+    if not root.is_dir():
+        raise UserError(f"{root} is a file; choose another folder for the shapes data set")
+    entries = {path.name for path in root.iterdir()}
+    if not entries:
+        return False
+    if _SETTINGS_FILE not in entries or entries - _ENTRIES:
+        raise UserError(
+            f"{root} holds other files than a shapes data set, which even --force leaves alone; "
+            f"choose another folder"
+        )
+    with suppress(ValueError):
+        if json.loads((root / _SETTINGS_FILE).read_text()) == settings:
+            return True
+    if not force:
+        raise UserError(
+            f"{root} holds a shapes data set of other settings (see {_SETTINGS_FILE} in it); "
+            f"choose another folder, or replace it with --force"
+        )
+    return False
+
+
+@contextmanager
+def _partial(root: Path) -> Iterator[Path]:
+    """A new folder beside ``root`` that is gone at the end, however that comes."""
+    folder = root.with_name(f".{root.name}.{os.getpid()}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace(root: Path, folder: Path) -> None:
+    """Give ``folder`` the name ``root``, and delete what had it."""
+    if not root.exists():
+        folder.rename(root)
+        return
+    old = folder.with_suffix(".old")
+    root.rename(old)
+    folder.rename(root)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _progress(total: int, shown: bool) -> Iterator[Callable[[], None]]:
+    """A progress bar, and what is to be called once a picture."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task("Drawing shapes", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _write_split(
+    folder: Path, split: str, scenes: Iterable[Scene], advance: Callable[[], None]
+) -> None:
+    pictures = folder / f"{split}2017"
+    links = folder / "images" / _SPLITS[split]
+    label_maps = folder / "annotations" / _SPLITS[split]
+    for directory in (pictures, links, label_maps):
+        directory.mkdir(parents=True)
+
+    images: list[dict] = []
+    annotations: list[dict] = []
+    for image_id, scene in enumerate(scenes, start=1):
+        picture = pictures / f"{image_id:012d}.jpg"
+        picture.write_bytes(_encoded(scene.image[..., ::-1], ".jpg", cv2.IMWRITE_JPEG_QUALITY, 92))
+        _link(picture, links / picture.name)
+        (label_maps / f"{picture.stem}.png").write_bytes(_encoded(scene.label_map, ".png"))
+
+        height, width = scene.instances.shape
+        images.append(dict(id=image_id, file_name=picture.name, width=width, height=height))
+        for annotation in annotate(scene):
+            annotations.append(dict(id=len(annotations) + 1, image_id=image_id, **annotation))
+        advance()
+
+    content = dict(
+        info=dict(description="mmpvt's shapes data set", version=str(VERSION)),
+        licenses=[],
+        images=images,
+        annotations=annotations,
+        categories=[
+            dict(id=i, name=name, supercategory="shape") for i, name in enumerate(CLASSES, start=1)
+        ],
+    )
+    path = folder / "annotations" / f"instances_{split}2017.json"
+    path.write_text(json.dumps(content, separators=(",", ":")))
+
+
+def _encoded(image: np.ndarray, suffix: str, *params: int) -> bytes:
+    # Not cv2.imwrite, which reports a full disk by no more than its return value.
+    return cv2.imencode(suffix, image, params)[1].tobytes()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source``, or a copy where the file system has no links."""
+    with suppress(OSError, NotImplementedError):
+        target.hardlink_to(source)
+        return
+    with suppress(OSError, NotImplementedError):
+        target.symlink_to(os.path.relpath(source, target.parent))
+        return
+    shutil.copyfile(source, target)
+
+
+def annotate(scene: Scene) -> list[dict]:
+    """A scene's objects as COCO has them, by what is visible of each.
+
+    Args:
+        scene (Scene): The scene.
+
+    Returns:
+        list[dict]: For each object ``category_id`` (from 1), ``bbox`` ([x, y, width, height] in
+        pixels, tight), ``area`` (visible pixels), ``segmentation`` (polygons) and ``iscrowd``.
+    """
+    annotations = []
+    for i, label in enumerate(scene.labels, start=1):
+        mask = (scene.instances == i).astype(np.uint8)
+        annotations.append(
+            dict(
+                category_id=label + 1,
+                bbox=list(cv2.boundingRect(mask)),
+                area=cv2.countNonZero(mask),
+                segmentation=mask_to_polygons(mask),
+                iscrowd=0,
+            )
+        )
+    return annotations
+
+
+def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
+    """The polygons that pycocotools decodes to a mask, also where the mask has holes.
+
+    COCO's polygons have no holes, so a mask with a hole is cut through the hole into pieces
+    that lie side by side.
+
+    Args:
+        mask (np.ndarray): (height, width), non-zero where the mask is.
+
+    Returns:
+        list[list[float]]: Polygons [x1, y1, x2, y2, ...] in pixels, where pixel (0, 0) reaches
+        from 0 to 1.
+    """
+    mask = (mask > 0).astype(np.uint8)
+    left, top, width, height = cv2.boundingRect(mask)
+    mask = mask[top : top + height, left : left + width]
+
+    # The points in steps of half a pixel that lie in or on the border of the mask: contours
+    # traced through them follow the pixels' edges, not their centres.
+    points = np.zeros((2 * height + 1, 2 * width + 1), np.uint8)
+    points[:-1, :-1] = mask.repeat(2, axis=0).repeat(2, axis=1)
+    points = cv2.dilate(points, np.ones((2, 2), np.uint8), anchor=(1, 1))
+    contours, tree = cv2.findContours(points, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+
+    for contour, (*_, parent) in zip(contours, [] if tree is None else tree[0], strict=True):
+        if parent >= 0:
+            cut = int(contour[:, 0, 0].min() + contour[:, 0, 0].max() + 2) // 4
+            sides = (0, mask[:, :cut]), (cut, mask[:, cut:])
+            return [
+                _shifted(polygon, left + x, top)
+                for x, side in sides
+                for polygon in mask_to_polygons(side)
+            ]
+
+    # The corners of pixels along a slanted edge may go, their centres stay on their side of it.
+    outlines = (cv2.approxPolyDP(contour, 0.6, closed=True) for contour in contours)
+    return [_shifted((outline / 2).ravel().tolist(), left, top) for outline in outlines]
+
+
+def _shifted(polygon: list[float], x: int, y: int) -> list[float]:
+    return [value + (y if i % 2 else x) for i, value in enumerate(polygon)]

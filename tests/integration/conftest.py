@@ -1,0 +1,99 @@
+"""A tiny data set, a tiny config, and the tools run as a user would."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from helpers import ROOT, Ended, command, environment
+from mmpvt.datasets.shapes import generate
+
+TINY = """
+_base_ = "{base}"
+model = dict(
+    backbone=dict(
+        arch=dict(_delete_=True, embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), mlp_ratios=(2, 2, 2, 2))
+    ),
+    neck=dict(in_channels=[8, 16, 20, 32], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1),
+    test_cfg=dict(score_thr=0.0),
+)
+_base_.train_pipeline[2].scale = (64, 64)
+_base_.test_pipeline[1].scale = (64, 64)
+train_dataloader = dict(batch_size=2, dataset=dict(pipeline=_base_.train_pipeline))
+val_dataloader = dict(batch_size=2, dataset=dict(pipeline=_base_.test_pipeline))
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=2, val_interval=2)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=-1))
+"""
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight training and four validation pictures of 64 pixels."""
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    return generate(root, num_train=8, num_val=4, size=64, progress=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's config, made smaller still."""
+    path = tmp_path_factory.mktemp("configs") / "tiny.py"
+    path.write_text(TINY.format(base=ROOT / "configs/retinanet_pvt_v2_b0_fpn_shapes.py"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def run_tool() -> Callable[..., Ended]:
+    """Runs a tool as a process of its own."""
+
+    def run(tool: str, *args: object, timeout: float = 240) -> Ended:
+        done = subprocess.run(
+            command(tool, *args),
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def call_tool(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """Runs a tool within this process, which saves its imports."""
+
+    def call(tool: str, *args: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", [tool, *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, shapes: Path, tiny_config: Path, run_tool
+) -> Path:
+    """The work directory of a finished run."""
+    work_dir = tmp_path_factory.mktemp("work") / "trained"
+    ended = run_tool(
+        "train.py", tiny_config, "--data-root", shapes, "--work-dir", work_dir, "--seed", 0
+    )
+    assert ended.code == 0, ended.out + ended.err
+    return work_dir

@@ -1,0 +1,192 @@
+"""A detector is trained, interrupted, resumed and tested, by the tools as processes."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import mmdet
+import mmengine
+import pytest
+import torch
+
+import mmpvt
+from helpers import command, environment
+
+
+def test_what_a_work_directory_ends_with(trained: Path):
+    assert {"epoch_1.pth", "epoch_2.pth", "last_checkpoint", "tiny.py"} <= {
+        path.name for path in trained.iterdir()
+    }
+    (log,) = trained.glob("*/*.log")
+    assert re.search(r"coco/bbox_mAP: \d\.\d+", log.read_text())
+    (scalars,) = trained.glob("*/vis_data/scalars.json")
+    losses = [json.loads(line) for line in scalars.read_text().splitlines()]
+    assert sum("loss" in line for line in losses) == 8
+    assert list(trained.glob("*/vis_data/events.out.tfevents.*"))
+    (picture,) = (trained / "pictures").iterdir()
+    assert cv2.imread(str(picture)).std() > 10
+
+
+def test_interrupted_and_resumed(tmp_path: Path, shapes: Path, tiny_config: Path, run_tool):
+    work_dir = tmp_path / "work"
+    args = (tiny_config, "--data-root", shapes, "--work-dir", work_dir, "--seed", 0)
+    process = subprocess.Popen(
+        command("train.py", *args, "--cfg-options", "train_cfg.max_epochs=1000"),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        end = time.monotonic() + 120
+        while not (work_dir / "epoch_2.pth").exists():
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err.rstrip().endswith("interrupted; --resume goes on from the last checkpoint")
+    stopped_at = mmpvt.checkpoint.load_checkpoint((work_dir / "last_checkpoint").read_text())
+    epoch = stopped_at["meta"]["epoch"]
+    assert epoch >= 2
+
+    more = ("--resume", "--cfg-options", f"train_cfg.max_epochs={epoch + 1}")
+    resumed = run_tool("train.py", *args, *more)
+    assert resumed.code == 0, resumed.out + resumed.err
+    assert f"resumed epoch: {epoch}, iter: {4 * epoch}" in resumed.out
+    last = mmpvt.checkpoint.load_checkpoint(work_dir / f"epoch_{epoch + 1}.pth")
+    steps = {int(state["step"]) for state in last["optimizer"]["state"].values()}
+    assert steps == {4 * (epoch + 1)}
+
+
+def test_tested_with_results_and_pictures(
+    tmp_path: Path, shapes: Path, tiny_config: Path, trained: Path, run_tool
+):
+    ended = run_tool(
+        "test.py",
+        tiny_config,
+        trained / "epoch_2.pth",
+        *("--data-root", shapes, "--work-dir", tmp_path / "work"),
+        *("--out", tmp_path / "results.pkl", "--show-dir", tmp_path / "show"),
+    )
+    assert ended.code == 0, ended.out + ended.err
+    trained_log = next(trained.glob("*/*.log")).read_text()
+    score = re.compile(r"coco/bbox_mAP: (\S+)")
+    assert score.search(ended.out)[1] == score.search(trained_log)[1]
+    results = pickle.loads((tmp_path / "results.pkl").read_bytes())  # our own, just written
+    assert len(results) == 4 and len(results[0]["pred_instances"]["bboxes"])
+    assert len(list((tmp_path / "show").glob("*.jpg"))) == 4
+    assert (tmp_path / "work" / "pictures" / "test.jpg").is_file()
+
+
+def test_test_time_augmentation(
+    tmp_path: Path, shapes: Path, tiny_config: Path, trained: Path, call_tool
+):
+    ended = call_tool(
+        "test.py",
+        tiny_config,
+        trained / "epoch_2.pth",
+        *("--data-root", shapes, "--work-dir", tmp_path / "work", "--tta"),
+    )
+    assert ended.code == 0, ended.out + ended.err
+    assert list(tmp_path.glob("work/*/*.json"))
+
+
+def test_same_seed_same_run(
+    tmp_path: Path, shapes: Path, tiny_config: Path, trained: Path, run_tool
+):
+    args = (tiny_config, "--data-root", shapes, "--work-dir", tmp_path, "--seed", 0)
+    ended = run_tool("train.py", *args)
+    assert ended.code == 0, ended.out + ended.err
+    ours, theirs = (
+        mmpvt.checkpoint.load_checkpoint(folder / "epoch_2.pth")["state_dict"]
+        for folder in (tmp_path, trained)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_two_processes(tmp_path: Path, shapes: Path, tiny_config: Path):
+    script = Path(command("dist_train.sh")[-1])
+    done = subprocess.run(
+        ["bash", script, tiny_config, "2", "--data-root", shapes, "--work-dir", tmp_path],
+        env={**environment(), "PYTHON": sys.executable, "PORT": "29617"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "epoch_2.pth").is_file()
+    assert re.search(r"Epoch\(train\) +\[2\]\[2/2\]", done.stdout)  # half the iterations each
+
+
+def test_mmdetections_own_tool(tmp_path: Path, shapes: Path, tiny_config: Path):
+    """``custom_imports`` in the config is all that it needs."""
+    tool = Path(mmdet.__file__).parent / ".mim" / "tools" / "train.py"
+    options = [
+        f"{key}={value}"
+        for split, year in (("train", "train2017"), ("val", "val2017"))
+        for key, value in {
+            f"{split}_dataloader.dataset.data_root": shapes,
+        }.items()
+    ]
+    options.append(f"val_evaluator.ann_file={shapes}/annotations/instances_val2017.json")
+    done = subprocess.run(
+        [sys.executable, tool, tiny_config, "--work-dir", tmp_path, "--cfg-options", *options],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"coco/bbox_mAP: \d\.\d+", done.stdout)
+    checkpoint = mmpvt.checkpoint.load_checkpoint(tmp_path / "epoch_2.pth")
+    assert "block1.0.attn.q.weight" in " ".join(checkpoint["state_dict"])
+    assert mmengine.Config.fromfile(tmp_path / "tiny.py").model.backbone.type.startswith("mmpvt.")
+
+
+@pytest.fixture(scope="module")
+def coco_config(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Path:
+    path = tmp_path_factory.mktemp("configs") / "coco.py"
+    base = Path(__file__).parents[2] / "configs" / "retinanet_pvt_t_fpn_1x_coco.py"
+    path.write_text(
+        f"""
+_base_ = "{base}"
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1)), init_cfg=None),
+    neck=dict(in_channels=[8, 16, 20, 32], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1),
+    test_cfg=dict(score_thr=0.0, max_per_img=20),
+)
+_base_.train_pipeline[2].scale = (96, 96)
+_base_.test_pipeline[1].scale = (96, 96)
+train_dataloader = dict(
+    batch_size=8, num_workers=1, dataset=dict(pipeline=_base_.train_pipeline)
+)
+val_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(pipeline=_base_.test_pipeline))
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=1)
+"""
+    )
+    return path
+
+
+def test_real_images(tmp_path: Path, coco_mini: Path, coco_config: Path, run_tool):
+    args = ("--data-root", coco_mini, "--work-dir", tmp_path)
+    trained = run_tool("train.py", coco_config, *args)
+    assert trained.code == 0, trained.out + trained.err
+    tested = run_tool("test.py", coco_config, tmp_path / "epoch_1.pth", *args)
+    assert tested.code == 0, tested.out + tested.err
+    for ended in (trained, tested):
+        assert re.search(r"\[22/22\] +coco/bbox_mAP: 0\.", ended.out)
