@@ -51,6 +51,8 @@ PLAIN_TYPES: list = [
     collections.deque,
 ]
 
+torch.serialization.add_safe_globals(PLAIN_TYPES)
+
 
 def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu") -> dict:
     """Reads a checkpoint without running any code from it.
@@ -87,8 +89,7 @@ def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu")
 
 
 def register_loaders() -> None:
-    """Makes this the way that MMEngine reads files and addresses, and PyTorch our plain types."""
-    torch.serialization.add_safe_globals(PLAIN_TYPES)
+    """Makes this the way that MMEngine reads files and addresses."""
 
     def load_from_local(filename: str, map_location: str | None = None) -> dict:
         return load_checkpoint(filename, map_location)
@@ -107,8 +108,7 @@ def _read(path: Path, map_location: str | None) -> dict:
         except ImportError as error:
             raise UserError(f"{path} is in safetensors' format: pip install safetensors") from error
         return load_file(path, device=map_location or "cpu")
-    with torch.serialization.safe_globals(PLAIN_TYPES):
-        return torch.load(path, map_location=map_location, weights_only=True)
+    return torch.load(path, map_location=map_location, weights_only=True)
 
 
 def _reason(source: str, error: Exception) -> str:

@@ -34,7 +34,8 @@ def prepare_launcher(config: Config, launcher: str) -> None:
         )
     if torch.cuda.is_available():
         return
-    config.setdefault("env_cfg", {}).dist_cfg = dict(backend="gloo")
+    config.setdefault("env_cfg", {})
+    config.env_cfg.dist_cfg = dict(backend="gloo")
     config.setdefault(
         "model_wrapper_cfg",
         dict(
@@ -42,7 +43,8 @@ def prepare_launcher(config: Config, launcher: str) -> None:
             broadcast_buffers=False,
             find_unused_parameters=config.get("find_unused_parameters", False),
         ),
-    ).device_ids = None  # what MMEngine passes otherwise is for GPUs
+    )
+    config.model_wrapper_cfg.device_ids = None  # what MMEngine passes otherwise is for GPUs
     if launcher == "pytorch" and not is_distributed():
         # MMEngine's own start asks for a CUDA device first.
         torch.distributed.init_process_group("gloo")

@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import mmcv
 import numpy as np
-import torch
-from mmdet.structures.mask import BitmapMasks
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
-from torch.nn import functional as F
 
+from mmpvt.engine.drawing import draw_sample
 from mmpvt.registry import HOOKS
 
-SIDE = 480  # pixels: shorter side that a small image is drawn at, so that labels stay legible
 CELL = (420, 1120)  # pixels: height and width of a pair of pictures on a sheet
 COLUMNS = 2
 GAP = 12  # pixels between the pairs
@@ -29,23 +27,21 @@ class PicturesHook(Hook):
     """Writes a sheet of evenly spaced images, truth left and prediction right.
 
     After validation it is ``WORK_DIR/pictures/iter_N.jpg``, after a test
-    ``WORK_DIR/pictures/test.jpg``. Drawing is the runner's visualizer's (MMDetection's or
-    MMSegmentation's).
+    ``WORK_DIR/pictures/test.jpg``.
 
     Args:
         count (int): images on the sheet. Default: 6.
-        score_thr (float): predictions below this score are not drawn. Default: 0.3.
+        score_thr (float): predictions below this score are not drawn. Default: 0.4.
         show_dir (str | None): a folder for pictures of every image, each a file. Default: None.
     """
 
     priority = "LOW"
 
-    def __init__(self, count: int = 6, score_thr: float = 0.3, show_dir: str | None = None) -> None:
+    def __init__(self, count: int = 6, score_thr: float = 0.4, show_dir: str | None = None) -> None:
         self.count = count
         self.score_thr = score_thr
         self.show_dir = show_dir
         self._sheet: list[np.ndarray] = []
-        self._visualizer = None
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence | None = None
@@ -76,7 +72,7 @@ class PicturesHook(Hook):
         for i, sample in enumerate(outputs):
             if self.show_dir is None and not (on_sheet and i == 0):
                 continue
-            picture = draw(self._own(runner.visualizer), sample, self.score_thr)
+            picture = self._pair(sample, loader.dataset.metainfo)
             if on_sheet and i == 0:
                 self._sheet.append(picture)
             if self.show_dir is not None:
@@ -84,12 +80,13 @@ class PicturesHook(Hook):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(target), picture[..., ::-1])
 
-    def _own(self, visualizer):
-        """A visualizer of the runner's kind that keeps nothing of what it draws."""
-        if self._visualizer is None:
-            self._visualizer = type(visualizer)(name="pictures")
-            self._visualizer.dataset_meta = visualizer.dataset_meta
-        return self._visualizer
+    def _pair(self, sample: BaseDataElement, meta: dict) -> np.ndarray:
+        """Truth left, prediction right: RGB, (height, 2 * width, 3), uint8."""
+        image = mmcv.imread(sample.img_path, channel_order="rgb")
+        halves = (
+            draw_sample(image, sample, meta, truth, self.score_thr) for truth in (True, False)
+        )
+        return np.concatenate(list(halves), axis=1)
 
     def _write(self, runner: Runner, name: str) -> None:
         if self._sheet:
@@ -99,36 +96,6 @@ class PicturesHook(Hook):
             cv2.imwrite(str(target), contact_sheet(self._sheet)[..., ::-1])
             runner.logger.info(f"pictures of predictions beside the truth: {target}")
         self._sheet = []
-
-
-def draw(visualizer, sample: BaseDataElement, score_thr: float) -> np.ndarray:
-    """Truth left, prediction right.
-
-    Args:
-        visualizer: MMDetection's or MMSegmentation's.
-        sample (BaseDataElement): a data sample with truth and prediction, as evaluators get it.
-        score_thr (float): instances below this score are left out.
-
-    Returns:
-        np.ndarray: RGB, (height, 2 * width, 3), uint8; the shorter side at least 480 pixels.
-    """
-    image = cv2.imread(sample.img_path)[..., ::-1]
-    sample = sample.cpu().clone()
-    if "ignored_instances" in sample:
-        del sample.ignored_instances
-    if "pred_instances" in sample:
-        instances = sample.pred_instances
-        sample.pred_instances = instances[instances.scores > score_thr]
-    scale = SIDE / min(image.shape[:2])
-    if scale > 1:
-        image, sample = _enlarge(image, sample, scale)
-    halves = []
-    for truth in (True, False):
-        visualizer.add_datasample(
-            "picture", image, sample, draw_gt=truth, draw_pred=not truth, show=False
-        )
-        halves.append(visualizer.get_image())
-    return np.concatenate(halves, axis=1)
 
 
 def contact_sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -166,29 +133,3 @@ def _paste(cell: np.ndarray, picture: np.ndarray) -> None:
     top, left = (cell.shape[0] - height) // 2, (cell.shape[1] - width) // 2
     fitted = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
     cell[top : top + height, left : left + width] = fitted
-
-
-def _enlarge(image: np.ndarray, sample, scale: float) -> tuple[np.ndarray, BaseDataElement]:
-    size = (round(image.shape[0] * scale), round(image.shape[1] * scale))
-    image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_CUBIC)
-    for key in ("gt_instances", "pred_instances"):
-        if key not in sample:
-            continue
-        instances = sample.get(key)
-        instances.bboxes = instances.bboxes * scale
-        if "masks" in instances:
-            instances.masks = _resize_masks(instances.masks, size)
-    for key in ("gt_sem_seg", "pred_sem_seg"):
-        if key in sample:
-            data = sample.get(key).data
-            sample.get(key).data = F.interpolate(data[None].float(), size=size)[0].to(data.dtype)
-    return image, sample
-
-
-def _resize_masks(masks, size: tuple[int, int]):
-    if not isinstance(masks, torch.Tensor | np.ndarray):
-        return masks.resize(size)
-    masks = torch.as_tensor(masks)
-    if not len(masks):
-        return BitmapMasks([], *size)
-    return F.interpolate(masks[None].float(), size=size)[0].bool()

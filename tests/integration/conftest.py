@@ -17,7 +17,12 @@ TINY = """
 _base_ = "{base}"
 model = dict(
     backbone=dict(
-        arch=dict(_delete_=True, embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), mlp_ratios=(2, 2, 2, 2))
+        arch=dict(
+            _delete_=True,
+            embed_dims=(8, 16, 20, 32),
+            depths=(1, 1, 1, 1),
+            mlp_ratios=(2, 2, 2, 2),
+        )
     ),
     neck=dict(in_channels=[8, 16, 20, 32], out_channels=16),
     bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1),

@@ -164,7 +164,9 @@ def coco_config(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> 
         f"""
 _base_ = "{base}"
 model = dict(
-    backbone=dict(arch=dict(_delete_=True, embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1)), init_cfg=None),
+    backbone=dict(
+        arch=dict(_delete_=True, embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1)), init_cfg=None
+    ),
     neck=dict(in_channels=[8, 16, 20, 32], out_channels=16),
     bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1),
     test_cfg=dict(score_thr=0.0, max_per_img=20),

@@ -1,0 +1,176 @@
+"""Checkpoints are read without running code from them."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.runner import CheckpointLoader
+
+from mmpvt import UserError
+from mmpvt.checkpoint import load_checkpoint
+from mmpvt.checkpoint.download import download
+from mmpvt.models import PyramidVisionTransformerV2
+
+TINY = dict(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), mlp_ratios=(2, 2, 2, 2))
+
+
+class Runs:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def test_what_mmengine_stores(tmp_path: Path):
+    hub = MessageHub("test")
+    for value in (1.0, 3.0):
+        hub.update_scalar("train/loss", value)
+    hub.update_info("iter", np.int64(7))
+    hub.update_info("curve", np.arange(3.0))
+    torch.save({"message_hub": hub.state_dict(), "state_dict": {}}, tmp_path / "a.pth")
+    for load in (load_checkpoint, CheckpointLoader.load_checkpoint, torch.load):
+        loaded = load(str(tmp_path / "a.pth"))["message_hub"]
+        history = loaded["log_scalars"]["train/loss"]
+        assert isinstance(history, HistoryBuffer)
+        assert history.statistics("mean") == 2.0
+        assert loaded["runtime_info"]["iter"] == 7
+        assert loaded["runtime_info"]["curve"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("place", ["top", "meta", "tensor name", "legacy", "plain pickle"])
+def test_code_is_refused_and_not_run(place: str, protocol: int, tmp_path: Path):
+    target, path = tmp_path / "ran", tmp_path / "a.pth"
+    content = {
+        "top": Runs(target),
+        "meta": {"state_dict": {}, "meta": {"cfg": Runs(target)}},
+        "tensor name": {"state_dict": {"a": torch.ones(1), "b": Runs(target)}},
+    }.get(place, {"state_dict": Runs(target)})
+    if place == "plain pickle":
+        path.write_bytes(pickle.dumps(content, protocol=protocol))
+    else:
+        torch.save(
+            content,
+            path,
+            pickle_protocol=protocol,
+            _use_new_zipfile_serialization=place != "legacy",
+        )
+    for load in (load_checkpoint, CheckpointLoader.load_checkpoint):
+        with pytest.raises(UserError) as caught:
+            load(str(path))
+        assert str(path) in caught.value.sentence
+        assert not target.exists()
+
+
+class Asks:
+    """Asks for an attribute of something MMEngine's checkpoints may name."""
+
+    def __init__(self, owner: object, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __reduce__(self):
+        return getattr, (self.owner, self.name)
+
+
+@pytest.mark.parametrize("name", ["__init__", "__class__", "register_statistics", "__globals__"])
+def test_getattr_knows_four_names_only(name: str, tmp_path: Path):
+    owner = HistoryBuffer.min if name == "__globals__" else HistoryBuffer
+    torch.save({"a": Asks(owner, name)}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"refused: it carries builtins\.getattr"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("size", [0, 10, 1000, -100])
+def test_truncated(size: int, tmp_path: Path):
+    path = tmp_path / "a.pth"
+    torch.save({"state_dict": {"a": torch.ones(1000)}}, path)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(UserError, match=r"a\.pth can't be read as a checkpoint: it is truncated"):
+        load_checkpoint(path)
+
+
+def test_holds_no_tensors_by_name(tmp_path: Path):
+    torch.save([torch.ones(1)], tmp_path / "a.pth")
+    with pytest.raises(UserError, match="is no checkpoint: it holds a list"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+def test_safetensors(tmp_path: Path):
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    model = PyramidVisionTransformerV2(TINY)
+    save_file(model.state_dict(), tmp_path / "a.safetensors")
+    other = PyramidVisionTransformerV2(
+        TINY, init_cfg=dict(type="Pretrained", checkpoint=str(tmp_path / "a.safetensors"))
+    )
+    other.init_weights()
+    assert torch.equal(other.block4[0].attn.kv.weight, model.block4[0].attn.kv.weight)
+
+
+def test_pretrained_of_another_architecture(tmp_path: Path):
+    torch.save(PyramidVisionTransformerV2(TINY).state_dict(), tmp_path / "a.pth")
+    other = PyramidVisionTransformerV2(
+        dict(TINY, depths=(1, 1, 1, 2)),
+        init_cfg=dict(type="Pretrained", checkpoint=str(tmp_path / "a.pth")),
+    )
+    with pytest.raises(UserError, match=r"another architecture's: \d+ missing: block4\.1\.norm1"):
+        other.init_weights()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """/good.pth whole, /cut.pth half of what it announces, anything else 404."""
+
+    body = b""
+
+    def do_GET(self):
+        if self.path not in ("/good.pth", "/cut.pth"):
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(
+            self.body if self.path == "/good.pth" else self.body[: len(self.body) // 2]
+        )
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """Address of a real server on loopback."""
+    torch.save({"a": torch.ones(3)}, tmp_path / "served.pth")
+    Handler.body = (tmp_path / "served.pth").read_bytes()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def test_downloaded_once_and_kept(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    for _ in range(2):
+        assert load_checkpoint(f"{server}/good.pth")["a"].tolist() == [1, 1, 1]
+        Handler.body = b"changed"  # the second time it isn't asked
+    assert [path.name for path in (tmp_path / "hub" / "checkpoints").iterdir()] == ["good.pth"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("cut.pth", r"ended after \d+ of \d+ bytes"), ("no.pth", "Not Found")]
+)
+def test_download_that_fails_leaves_nothing(server: str, name: str, reason: str, tmp_path: Path):
+    with pytest.raises(UserError, match=rf"could not download {server}/{name} \(.*{reason}"):
+        download(f"{server}/{name}", tmp_path / "to" / name)
+    assert not list((tmp_path / "to").iterdir())
