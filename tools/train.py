@@ -75,6 +75,7 @@ def main() -> None:
         settings.make_work_dir(config)
         settings.name_broken_images(config)
         settings.add_tensorboard(config)
+        settings.spare_amp_without_gpu(config)
         settings.add_hook(config, type="mmpvt.CheckpointFitHook", strict=bool(config.get("resume")))
         settings.add_hook(config, type="mmpvt.PicturesHook")
         prepare_launcher(config, args.launcher)

@@ -238,6 +238,16 @@ def add_hook(config: Config, **hook) -> None:
     config.custom_hooks = [*(config.get("custom_hooks") or []), ConfigDict(hook)]
 
 
+def spare_amp_without_gpu(config: Config) -> None:
+    """Trains a config that asks for mixed precision in float32 where there is no GPU for it."""
+    wrapper = config.get("optim_wrapper") or {}
+    if wrapper.get("type") == "AmpOptimWrapper" and not torch.cuda.is_available():
+        print("no GPU here: training in float32, where the config asks for mixed precision")
+        wrapper["type"] = "OptimWrapper"
+        for key in ("loss_scale", "dtype", "use_fsdp"):
+            wrapper.pop(key, None)
+
+
 def add_tensorboard(config: Config) -> None:
     """Writes scalars for TensorBoard too, where it is installed."""
     backends = (config.get("visualizer") or {}).get("vis_backends")

@@ -1,0 +1,63 @@
+"""Data is looked at before a run starts; segmentation's here, detection's with the tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config, ConfigDict
+
+from mmpvt import UserError
+from mmpvt.datasets.shapes import generate
+from mmpvt.engine.data_check import check_data, iter_datasets
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return generate(tmp_path / "shapes", num_train=2, num_val=1, size=64, progress=False)
+
+
+def config(root: Path, **changes) -> Config:
+    dataset = dict(
+        type="mmpvt.ShapesSegDataset",
+        data_root=str(root),
+        data_prefix=dict(img_path="images/training", seg_map_path="annotations/training"),
+        **changes,
+    )
+    return Config(dict(default_scope="mmseg", train_dataloader=dict(dataset=dataset)))
+
+
+def test_whole(root: Path):
+    check_data(config(root), ("train", "val"))
+
+
+def test_label_map_missing(root: Path):
+    (root / "annotations" / "training" / "000000000002.png").unlink()
+    with pytest.raises(
+        UserError, match=r"label maps are missing under .*1 of 2 .*000000000002\.png"
+    ):
+        check_data(config(root), ("train",))
+
+
+def test_no_images(root: Path):
+    for image in (root / "images" / "training").iterdir():
+        image.unlink()
+    with pytest.raises(UserError, match=r"no images under .*no file there ends in \.jpg"):
+        check_data(config(root), ("train",))
+    (root / "images" / "training").rmdir()
+    with pytest.raises(UserError, match=r"no images under .*: there is no such folder"):
+        check_data(config(root), ("train",))
+
+
+def test_list_of_images(root: Path):
+    with pytest.raises(UserError, match="no list of images at"):
+        check_data(config(root, ann_file="train.txt"), ("train",))
+    (root / "train.txt").write_text("000000000001\n000000000009\n")
+    with pytest.raises(UserError, match=r"1 of 2 .*000000000009\.png"):
+        check_data(config(root, ann_file="train.txt"), ("train",))
+
+
+def test_wrapped_data_sets_are_found():
+    inner = dict(type="A")
+    wrapped = dict(type="Concat", datasets=[inner, dict(type="Repeat", dataset=inner)])
+    assert list(iter_datasets(ConfigDict(wrapped))) == [inner, inner]

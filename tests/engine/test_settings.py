@@ -1,0 +1,126 @@
+"""From a command line's options to the config that a runner takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config, ConfigDict
+
+from helpers import ROOT
+from mmpvt import UserError
+from mmpvt.engine import settings
+
+
+@pytest.fixture
+def config() -> Config:
+    return settings.load_config(str(ROOT / "configs/retinanet_pvt_s_fpn_1x_coco.py"))
+
+
+def test_options(config: Config):
+    path = str(ROOT / "configs/retinanet_pvt_s_fpn_1x_coco.py")
+    changed = settings.load_config(path, {"optim_wrapper.optimizer.lr": 1.0})
+    assert (config.optim_wrapper.optimizer.lr, changed.optim_wrapper.optimizer.lr) == (1e-4, 1.0)
+    assert config.work_dir == "work_dirs/retinanet_pvt_s_fpn_1x_coco"
+    with pytest.raises(UserError, match="--cfg-options don't fit"):
+        settings.load_config(path, {"train_dataloader.dataset.pipeline.99.scale": (1, 1)})
+
+
+def test_installed_configs():
+    config = settings.load_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
+    assert config.model.backbone.depth == 50
+    assert settings.load_config("mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py").model
+
+
+def test_data_root_moves_data_and_evaluators(config: Config):
+    settings.set_data_root(config, "/data/elsewhere/")
+    for split in ("train", "val", "test"):
+        assert config[f"{split}_dataloader"].dataset.data_root == "/data/elsewhere/"
+    assert config.val_evaluator.ann_file == "/data/elsewhere/annotations/instances_val2017.json"
+    assert config.test_evaluator.ann_file == config.val_evaluator.ann_file
+    assert config.train_dataloader.dataset.ann_file == "annotations/instances_train2017.json"
+
+
+def test_data_root_within_wrappers_and_of_segmenters():
+    config = settings.load_config("mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py")
+    config.train_dataloader.dataset = ConfigDict(
+        type="RepeatDataset", times=2, dataset=config.train_dataloader.dataset
+    )
+    settings.set_data_root(config, "ade")
+    assert config.train_dataloader.dataset.dataset.data_root == "ade"
+    config.train_dataloader.dataset = config.val_dataloader = config.test_dataloader = None
+    with pytest.raises(UserError, match="names no data_root"):
+        settings.set_data_root(config, "ade")
+
+
+def test_pretrained(config: Config, tmp_path: Path):
+    weights = tmp_path / "weights.pth"
+    weights.touch()
+    settings.set_pretrained(config, str(weights))
+    assert config.model.backbone.init_cfg == dict(type="Pretrained", checkpoint=str(weights))
+    settings.set_pretrained(config, "none")
+    assert config.model.backbone.init_cfg is None
+    with pytest.raises(UserError, match="no backbone"):
+        settings.set_pretrained(Config(dict(model=dict(type="A"))), "none")
+
+
+def test_auto_scale_lr(config: Config):
+    settings.set_auto_scale_lr(config)
+    assert config.auto_scale_lr == dict(enable=True, base_batch_size=16)
+    config.auto_scale_lr = None
+    with pytest.raises(UserError, match="doesn't say which batch"):
+        settings.set_auto_scale_lr(config)
+
+
+def test_mixed_precision_is_spared_without_a_gpu(monkeypatch: pytest.MonkeyPatch):
+    config = settings.load_config(str(ROOT / "configs/retinanet_pvt_l_fpn_1x_coco.py"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    settings.spare_amp_without_gpu(config)
+    assert config.optim_wrapper.type == "AmpOptimWrapper"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    settings.spare_amp_without_gpu(config)
+    assert config.optim_wrapper.type == "OptimWrapper" and "loss_scale" not in config.optim_wrapper
+
+
+def test_published_settings_of_retinanet():
+    """Of each config the lines in which the published settings differ."""
+    rows = {
+        "pvt_t": ("tiny", 0.1, 1e-4, 2),
+        "pvt_s": ("small", 0.1, 1e-4, 2),
+        "pvt_m": ("medium", 0.0, 1e-4, 2),
+        "pvt_l": ("large", 0.0, 1e-4, 2),
+        "pvt_v2_b0": ("b0", 0.1, 1e-4, 2),
+        "pvt_v2_b1": ("b1", 0.1, 1e-4, 2),
+        "pvt_v2_b2": ("b2", 0.1, 1e-4, 2),
+        "pvt_v2_b2_li": ("b2_li", 0.1, 1e-4, 2),
+        "pvt_v2_b3": ("b3", 0.1, 1e-4, 2),
+        "pvt_v2_b4": ("b4", 0.1, 1e-4 / 1.4, 1),
+        "pvt_v2_b5": ("b5", 0.1, 1e-4 / 1.4, 1),
+    }
+    for name, (arch, drop_path, lr, batch) in rows.items():
+        config = settings.load_config(str(ROOT / f"configs/retinanet_{name}_fpn_1x_coco.py"))
+        backbone, optimizer = config.model.backbone, config.optim_wrapper.optimizer
+        assert backbone.arch == arch and backbone.get("drop_path_rate", 0.1) == drop_path
+        assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ("AdamW", lr, 1e-4)
+        assert config.train_dataloader.batch_size == batch
+        assert config.auto_scale_lr.base_batch_size == 8 * batch
+        amp = config.optim_wrapper.type == "AmpOptimWrapper"
+        assert amp == (name == "pvt_l")
+        warm_up, steps = config.param_scheduler
+        assert (warm_up.start_factor, warm_up.end, warm_up.by_epoch) == (0.001, 500, False)
+        assert (list(steps.milestones), steps.gamma, config.train_cfg.max_epochs) == (
+            [8, 11],
+            0.1,
+            12,
+        )
+        neck = config.model.neck
+        assert (neck.start_level, neck.num_outs, neck.add_extra_convs) == (1, 5, "on_input")
+        arch_name = {"t": "tiny", "s": "small", "m": "medium", "l": "large"}.get(name[4:])
+        weights = f"pvt_{arch_name}" if arch_name else name
+        assert backbone.init_cfg.checkpoint == (
+            f"https://github.com/whai362/PVT/releases/download/v2/{weights}.pth"
+        )
+    small = settings.load_config(str(ROOT / "configs/retinanet_pvt_s_fpn_1x_coco_640.py"))
+    for loader in (small.train_dataloader, small.val_dataloader, small.test_dataloader):
+        (resize,) = (t for t in loader.dataset.pipeline if t.type == "Resize")
+        assert resize.scale == (1066, 640)
