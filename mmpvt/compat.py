@@ -6,7 +6,6 @@ import sys
 from importlib import metadata, util
 from pathlib import Path
 
-import mmengine.config.utils
 import numpy as np
 from mmengine.utils import package_utils
 from mmengine.visualization import Visualizer
@@ -61,7 +60,6 @@ def replace_package_lookup() -> None:
         for name, module in list(sys.modules.items()):
             if name.startswith("mmengine") and getattr(module, new.__name__, None) is old:
                 setattr(module, new.__name__, new)
-    mmengine.config.utils.MODULE2PACKAGE.setdefault("mmpvt", "mmpvt")
 
 
 def keep_pictures_in_place() -> None:

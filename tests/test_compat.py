@@ -11,7 +11,6 @@ import mmdet
 import mmseg
 import numpy as np
 import pytest
-from mmengine.config import Config
 from mmengine.utils import get_installed_path, is_installed
 from mmengine.visualization import Visualizer
 
@@ -46,14 +45,6 @@ def test_where_packages_lie():
     assert not is_installed("no-such-package")
     with pytest.raises(ModuleNotFoundError, match="no-such-package is not installed"):
         get_installed_path("no-such-package")
-
-
-def test_our_configs_as_bases_of_others(tmp_path: Path):
-    if not (ROOT / "mmpvt" / ".mim" / "configs").exists():
-        pytest.skip("mmpvt/.mim is made on installation (pip install -e .)")
-    path = tmp_path / "mine.py"
-    path.write_text('_base_ = "mmpvt::retinanet_pvt_s_fpn_1x_coco.py"')
-    assert Config.fromfile(path).model.backbone.arch == "small"
 
 
 def test_drawing_over_an_image_leaves_it_in_place():

@@ -15,11 +15,14 @@ from mmpvt.ops.focal_loss import (
     softmax_focal_loss_forward,
 )
 from mmpvt.ops.nms import nms, softnms
+from mmpvt.ops.roi_align import roi_align_backward, roi_align_forward
 
 __all__ = [
     "get_compiler_version",
     "get_compiling_cuda_version",
     "nms",
+    "roi_align_backward",
+    "roi_align_forward",
     "sigmoid_focal_loss_backward",
     "sigmoid_focal_loss_forward",
     "softmax_focal_loss_backward",

@@ -29,6 +29,8 @@ def test_options(config: Config):
 def test_installed_configs():
     config = settings.load_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
     assert config.model.backbone.depth == 50
+    ours = settings.load_config("mmpvt::retinanet_pvt_s_fpn_1x_coco.py")
+    assert ours.model.backbone.arch == "small"
     assert settings.load_config("mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py").model
 
 

@@ -1,0 +1,195 @@
+"""Parameters and multiply-adds of a detector or segmenter, part by part.
+
+The counting is that of the PVT papers' tables: a multiply-add counts once, and what counts are
+convolutions, linear layers and attention's two products. It is PyTorch's own
+(:class:`torch.utils.flop_counter.FlopCounterMode`), over tensors that hold no data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from mmdet.models import DETR, SingleStageDetector, SparseRCNN, TwoStageDetector
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from mmseg.models import EncoderDecoder
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmpvt.errors import UserError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a model.
+
+    Attributes:
+        name: as an attribute of the model: ``'backbone'``, ``'roi_head.bbox_head'``.
+        parameters: how many numbers are learned.
+        macs: multiply-adds, of one image.
+    """
+
+    name: str
+    parameters: int
+    macs: int
+
+
+def build_without_memory(config: Config) -> nn.Module:
+    """The config's model in evaluation mode, its tensors of PyTorch's ``meta`` device.
+
+    Args:
+        config (Config): of an experiment.
+
+    Returns:
+        nn.Module: MMDetection's or MMSegmentation's model.
+    """
+    scope = DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine"))
+    with scope, torch.device("meta"):
+        return revert_sync_batchnorm(MODELS.build(config.model)).eval()
+
+
+def default_shape(model: nn.Module) -> tuple[int, int]:
+    """Height and width that the papers give a model's multiply-adds at."""
+    return (512, 512) if isinstance(model, EncoderDecoder) else (1280, 800)
+
+
+def count(model: nn.Module, shape: Sequence[int] | None = None) -> list[Part]:
+    """What each part of a model takes for one image.
+
+    The heads of a two-stage detector take as many proposals, and its mask heads as many
+    detections, as the model's ``test_cfg`` lets through at most.
+
+    Args:
+        model (nn.Module): from :func:`build_without_memory`.
+        shape (Sequence[int] | None): height and width of the image in pixels. Default: 1280, 800
+            for a detector; 512, 512 for a segmenter.
+
+    Returns:
+        list[Part]: backbone, neck and heads in the order they run; and ``'rest'``, where there
+        are parameters in none of them, such as a transformer's queries.
+
+    Raises:
+        UserError: the image has no pixels, or the model is of a kind that isn't known here.
+    """
+    height, width = default_shape(model) if shape is None else shape
+    if min(height, width) < 1:
+        raise UserError(f"an image of {height}x{width} pixels has nothing to count")
+    with torch.device("meta"), torch.no_grad():
+        counter = _Counter(model)
+        maps = counter("backbone", torch.empty(1, 3, height, width))
+        if model.with_neck:
+            maps = counter("neck", maps)
+        if isinstance(model, SparseRCNN):
+            _count_sparse_rcnn(counter, model)
+        elif isinstance(model, TwoStageDetector) and model.with_rpn:
+            _count_two_stages(counter, model, maps)
+        elif isinstance(model, DETR):
+            _count_detr(counter, model, maps, (height, width))
+        elif isinstance(model, SingleStageDetector):
+            counter("bbox_head", maps)
+        elif isinstance(model, EncoderDecoder):
+            counter("decode_head", maps)
+        else:
+            raise UserError(
+                f"a {type(model).__name__} can't be counted: only single-stage and two-stage "
+                "detectors, Sparse R-CNN, DETR and encoder-decoder segmenters can"
+            )
+    return counter.finished()
+
+
+class _Counter:
+    """Runs a model's parts and keeps what each took."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.parts: list[Part] = []
+
+    def __call__(self, name: str, *inputs, run: Callable | None = None):
+        """Runs the part ``name``, or ``run`` in its stead, and returns what comes out."""
+        module = self.model.get_submodule(name)
+        with FlopCounterMode(display=False) as counted:
+            out = (run or module)(*inputs)
+        macs = counted.get_total_flops() // 2  # it counts multiplication and addition
+        self.parts.append(Part(name, _parameters(module), macs))
+        return out
+
+    def finished(self) -> list[Part]:
+        """The parts, and the parameters that are in none of them."""
+        rest = _parameters(self.model) - sum(part.parameters for part in self.parts)
+        return [*self.parts, *([Part("rest", rest, 0)] if rest else [])]
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _count_two_stages(counter: _Counter, model: TwoStageDetector, maps: Sequence[Tensor]) -> None:
+    counter("rpn_head", maps)
+    head, limits = model.roi_head, model.test_cfg
+    proposals = _rois(head.bbox_roi_extractor, limits.rpn.max_per_img)
+    counter("roi_head.bbox_head", proposals, run=_every_stage(head.bbox_head))
+    if head.with_mask:
+        rois = _rois(head.mask_roi_extractor, limits.rcnn.max_per_img)
+        counter("roi_head.mask_head", rois, run=_every_stage(head.mask_head))
+
+
+def _count_sparse_rcnn(counter: _Counter, model: SparseRCNN) -> None:
+    number = model.rpn_head.num_proposals
+    head = model.roi_head
+    features = torch.empty(1, number, head.proposal_feature_channel)
+    rois = _rois(head.bbox_roi_extractor, number)
+    counter("roi_head.bbox_head", rois, features, run=_every_stage(head.bbox_head))
+
+
+def _count_detr(
+    counter: _Counter, model: DETR, maps: Sequence[Tensor], shape: tuple[int, int]
+) -> None:
+    sample = DetDataSample(metainfo=dict(img_shape=shape, batch_input_shape=shape))
+    inputs, decoder_inputs = model.pre_transformer(maps, [sample])
+    memory = counter("encoder", run=lambda: model.forward_encoder(**inputs))
+    queries, head_inputs = model.pre_decoder(**memory)
+    decoder_inputs.update(queries)
+    states = counter("decoder", run=lambda: model.forward_decoder(**decoder_inputs))
+    counter("bbox_head", run=lambda: model.bbox_head(**head_inputs, **states))
+
+
+def _every_stage(heads: nn.Module) -> Callable:
+    """One after the other, a cascade's heads, each on inputs like the first one's."""
+    return lambda *inputs: [
+        head(*inputs) for head in (heads if isinstance(heads, nn.ModuleList) else [heads])
+    ]
+
+
+def _rois(extractor: nn.Module | Sequence[nn.Module], number: int) -> Tensor:
+    """What is cut out of the maps for that many boxes."""
+    if isinstance(extractor, nn.ModuleList):
+        extractor = extractor[0]
+    return torch.empty(number, extractor.out_channels, *extractor.roi_layers[0].output_size)
+
+
+def table(parts: Sequence[Part], shape: Sequence[int]) -> str:
+    """The parts and their sum, for people to read.
+
+    Args:
+        parts (Sequence[Part]): from :func:`count`.
+        shape (Sequence[int]): height and width that they were counted at.
+
+    Returns:
+        str: lines of equal columns.
+    """
+    total = Part("all", sum(p.parameters for p in parts), sum(p.macs for p in parts))
+    width = max(len(part.name) for part in parts)
+    return "\n".join(
+        (
+            f"one image of 3x{shape[0]}x{shape[1]}, a multiply-add counted once",
+            f"{'':{width}}  parameters, M    GFLOPs",
+            *(
+                f"{part.name:{width}}  {part.parameters / 1e6:13.2f}  {part.macs / 1e9:8.2f}"
+                for part in (*parts, total)
+            ),
+        )
+    )

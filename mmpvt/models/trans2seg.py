@@ -1,0 +1,468 @@
+"""Trans2Seg's head: a transformer looks up each class, and a small convolutional head draws it.
+
+Sources: Trans2Seg, arXiv 2101.08461; on PVT's maps: PVT v1, arXiv 2102.12122, section 5.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
+from mmcv.cnn.bricks import DropPath
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.utils import resize
+from torch import Tensor, nn
+
+from mmpvt.errors import UserError
+from mmpvt.models.backbone import init_linear
+from mmpvt.models.layers import Block, FeedForward, SpatialReductionAttention, to_map, to_tokens
+from mmpvt.models.pvt import resize_pos_embed
+from mmpvt.registry import MODELS
+
+
+@MODELS.register_module()
+class Trans2SegHead(BaseDecodeHead):
+    """Trans2Seg on a pyramid's finest and coarsest map: a mask for each class's own query.
+
+    The coarsest map's tokens pass a transformer encoder. In the decoder one learned query a class
+    attends to them; how well it matches each, a head at a time, is the class's attention map. A
+    small convolutional head, the same for every class, takes this map beside the encoded tokens,
+    adds the finest map on the way, and ends in one mask a class.
+
+    Any image size will do: what depends on the position is learned for a square grid, that of
+    512x512 pixels at stride 32, and resized bilinearly to and from the grid at hand.
+
+    With PVT-Small and 150 classes: 31.7 M parameters (published: 32.1 M) and, at 512x512, 30.3
+    GFLOPs (published: 31.6), multiply-adds counted once and attention's products included.
+
+    What differs from Trans2Seg's released code, and why:
+
+    - Its feed-forward across positions takes one size of map only. Here maps are resized to
+      ``grid_size`` and back, which at 512x512 changes nothing.
+    - Its convolutional head reads the last block's attention map alone, so nothing trains the
+      other blocks' feed-forwards across positions. Here the blocks' maps add up, and what nothing
+      reads isn't there: the last block's update of queries and tokens, and the class token.
+    - Shortcuts go around attention. There the attention's result is added to itself, which loses
+      the query, and the class embedding is added anew in each block to make up for it.
+    - Heads are split along channels. There the decoder's are split along the classes as well,
+      which mixes classes up.
+    - Queries, keys and values have a bias, as PVT's have.
+    - ``channels`` is 32, not 64. With 64 and 150 classes the whole would take 39.1 GFLOPs; the
+      published figure lies near that of 32.
+
+    Args:
+        in_channels (Sequence[int]): channels of the finest and the coarsest map.
+            Default: ``(64, 512)``.
+        channels (int): channels in the convolutional head. Default: 32.
+        num_classes (int): classes.
+        in_index (Sequence[int]): which of the inputs are the finest and the coarsest map.
+            Default: ``(0, 3)``.
+        input_transform (str): only ``'multiple_select'``, the default.
+        embed_dims (int): channels of a token in the transformer. Default: 256.
+        num_heads (int): attention heads, and so attention maps of a class. Default: 8.
+        encoder_depth (int): blocks of the encoder. Default: 4.
+        decoder_depth (int): blocks of the decoder. Default: 4.
+        mlp_ratio (float): hidden channels of the feed-forwards over their inputs. Default: 3.
+        grid_size (int): side of the square grid that position embeddings and feed-forwards across
+            positions are learned for. Default: 16.
+        drop_rate (float): dropout of tokens, after position embedding, attention and both layers
+            of the feed-forwards. Default: 0.
+        attn_drop_rate (float): dropout of attention weights. Default: 0.
+        drop_path_rate (float): stochastic depth at the last block of encoder and decoder, rising
+            linearly from 0 at the first. Default: 0.
+        dropout_ratio (float): dropout of whole channels before the masks. Default: 0, as
+            Trans2Seg has none.
+        norm_cfg (dict): norm of the convolutions. Default: ``dict(type='BN')``.
+        init_cfg (dict | None): as in MMEngine. Default: None, for the usual weights also in the
+            last convolution, where mmseg's heads have far smaller ones, which learn more slowly
+            where one convolution serves all classes.
+        **kwargs: of mmseg's ``BaseDecodeHead``: ``align_corners``, ``loss_decode``,
+            ``ignore_index``, ``sampler``, ``out_channels``, ``threshold``, …
+
+    Raises:
+        UserError: an argument is out of range; the message says which and what is possible.
+
+    Example:
+        >>> head = Trans2SegHead(num_classes=3)
+        >>> maps = [torch.rand(1, 64, 16, 24), None, None, torch.rand(1, 512, 2, 3)]
+        >>> head(maps).shape
+        torch.Size([1, 3, 16, 24])
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int] = (64, 512),
+        channels: int = 32,
+        *,
+        num_classes: int,
+        in_index: Sequence[int] = (0, 3),
+        input_transform: str = "multiple_select",
+        embed_dims: int = 256,
+        num_heads: int = 8,
+        encoder_depth: int = 4,
+        decoder_depth: int = 4,
+        mlp_ratio: float = 3,
+        grid_size: int = 16,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        dropout_ratio: float = 0.0,
+        norm_cfg: dict | None = dict(type="BN", requires_grad=True),  # noqa: B006  mmseg's way
+        init_cfg: dict | None = None,
+        **kwargs,
+    ) -> None:
+        check_pair("in_channels", in_channels)
+        check_pair("in_index", in_index)
+        if input_transform != "multiple_select":
+            raise UserError(
+                "input_transform takes 'multiple_select' only, as the head reads two maps of "
+                f"different size, not {input_transform!r}"
+            )
+        check_sizes(
+            in_channels=min(in_channels),
+            channels=channels,
+            num_classes=num_classes,
+            embed_dims=embed_dims,
+            num_heads=num_heads,
+            encoder_depth=encoder_depth,
+            decoder_depth=decoder_depth,
+            grid_size=grid_size,
+        )
+        if embed_dims % num_heads:
+            raise UserError(f"embed_dims {embed_dims} can't be shared out to {num_heads} heads")
+        if not is_number(mlp_ratio) or mlp_ratio <= 0:
+            raise UserError(f"mlp_ratio takes a positive number, not {mlp_ratio!r}")
+        check_rates(
+            drop_rate=drop_rate,
+            attn_drop_rate=attn_drop_rate,
+            drop_path_rate=drop_path_rate,
+            dropout_ratio=dropout_ratio,
+        )
+        super().__init__(
+            list(in_channels),
+            channels,
+            num_classes=num_classes,
+            in_index=list(in_index),
+            input_transform=input_transform,
+            dropout_ratio=dropout_ratio,
+            norm_cfg=norm_cfg,
+            init_cfg=init_cfg,
+            **kwargs,
+        )
+        sizes = dict(mlp_ratio=mlp_ratio, drop=drop_rate, attn_drop=attn_drop_rate)
+        self.encoder = TokenEncoder(
+            in_channels[1],
+            embed_dims,
+            num_heads,
+            np.linspace(0, drop_path_rate, encoder_depth).tolist(),
+            grid_size=grid_size,
+            **sizes,
+        )
+        self.decoder = ClassDecoder(
+            self.out_channels,
+            embed_dims,
+            num_heads,
+            np.linspace(0, drop_path_rate, decoder_depth).tolist(),
+            grid_size=grid_size,
+            **sizes,
+        )
+        convs = dict(norm_cfg=norm_cfg, act_cfg=self.act_cfg)
+        self.join = nn.Sequential(
+            DepthwiseSeparableConvModule(embed_dims + num_heads, channels, 3, padding=1, **convs),
+            DepthwiseSeparableConvModule(channels, channels, 3, padding=1, **convs),
+        )
+        self.fine = ConvModule(in_channels[0], channels, 1, **convs)
+        self.refine = DepthwiseSeparableConvModule(channels, channels, 3, padding=1, **convs)
+        self.conv_seg = nn.Conv2d(channels, 1, 1)  # a class at a time, in place of all at once
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The masks, at the finest map's size.
+
+        Args:
+            inputs (Sequence[Tensor]): the pyramid's maps, of which ``in_index`` are read:
+                (batch, in_channels[0], height, width) and (batch, in_channels[1], h, w).
+
+        Returns:
+            Tensor: logits, (batch, num_classes, height, width).
+        """
+        fine, coarse = self._transform_inputs(inputs)
+        tokens = self.encoder(to_tokens(coarse))
+        x = self.join(to_map(join_each(tokens, self.decoder(tokens))))
+        x = resize(x, fine.shape[2:], mode="bilinear", align_corners=self.align_corners)
+        x = x.unflatten(0, (len(fine), -1)) + self.fine(fine).unsqueeze(1)
+        masks = self.cls_seg(self.refine(x.flatten(0, 1)))
+        return masks.reshape(len(fine), -1, *fine.shape[2:])
+
+
+class TokenEncoder(nn.Module):
+    """Embeds a map's positions as tokens and lets each attend to all: Trans2Seg's encoder.
+
+    Args:
+        in_channels (int): channels of the map.
+        embed_dims (int): channels of a token.
+        num_heads (int): attention heads.
+        drop_paths (Sequence[float]): stochastic depth of each block.
+        mlp_ratio (float): hidden channels of the feed-forward over ``embed_dims``.
+        grid_size (int): side of the square grid that position embeddings are learned for.
+        drop, attn_drop (float): dropout of tokens and of attention weights.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        embed_dims: int,
+        num_heads: int,
+        drop_paths: Sequence[float],
+        *,
+        mlp_ratio: float,
+        grid_size: int,
+        drop: float,
+        attn_drop: float,
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Linear(in_channels, embed_dims)
+        self.pos_embed = nn.Parameter(torch.empty(1, grid_size**2, embed_dims))
+        self.pos_drop = nn.Dropout(drop)
+        self.blocks = nn.Sequential()
+        for drop_path in drop_paths:
+            attn = SpatialReductionAttention(
+                embed_dims, num_heads, sr_ratio=1, attn_drop=attn_drop, proj_drop=drop
+            )
+            mlp = FeedForward(embed_dims, int(embed_dims * mlp_ratio), drop)
+            self.blocks.append(Block(embed_dims, attn, mlp, drop_path))
+        self.norm = nn.LayerNorm(embed_dims)
+        self.apply(init_linear)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, height, width, in_channels) to (batch, height, width, embed_dims) tokens."""
+        x = self.embed(x)
+        x = self.pos_drop(x + resize_pos_embed(self.pos_embed, x.shape[1:3]))
+        return self.norm(self.blocks(x))
+
+
+class ClassDecoder(nn.Module):
+    """A learned query a class, and where it matches the tokens: Trans2Seg's decoder.
+
+    Args:
+        num_classes (int): queries.
+        embed_dims (int): channels of a query and of a token.
+        num_heads (int): attention heads.
+        drop_paths (Sequence[float]): stochastic depth of each block.
+        mlp_ratio (float): hidden channels of the feed-forwards over their inputs.
+        grid_size (int): side of the square grid that feed-forwards across positions take.
+        drop, attn_drop (float): dropout of tokens and of attention weights.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embed_dims: int,
+        num_heads: int,
+        drop_paths: Sequence[float],
+        *,
+        mlp_ratio: float,
+        grid_size: int,
+        drop: float,
+        attn_drop: float,
+    ) -> None:
+        super().__init__()
+        self.class_embed = nn.Parameter(torch.empty(1, num_classes, embed_dims))
+        hidden_dims = int(embed_dims * mlp_ratio)
+        self.scores = nn.ModuleList(ClassScores(embed_dims, num_heads) for _ in drop_paths)
+        self.mixers = nn.ModuleList(
+            PositionMixer(grid_size, mlp_ratio, drop, drop_path) for drop_path in drop_paths
+        )
+        self.updates = nn.ModuleList(
+            ClassUpdate(embed_dims, num_heads, hidden_dims, drop, attn_drop, drop_path)
+            for drop_path in drop_paths[:-1]
+        )
+        self.apply(init_linear)
+        nn.init.trunc_normal_(self.class_embed, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(batch, height, width, embed_dims) tokens to the classes' attention maps.
+
+        Returns:
+            Tensor: before softmax, (batch, num_heads, num_classes, height, width).
+        """
+        queries = self.class_embed.repeat(len(tokens), 1, 1)
+        scores = self.scores[0](queries, tokens)
+        maps = self.mixers[0](scores)
+        for update, score, mix in zip(self.updates, self.scores[1:], self.mixers[1:], strict=True):
+            queries, tokens = update(queries, tokens, scores)
+            scores = score(queries, tokens)
+            maps = mix(maps + scores)
+        return maps
+
+
+class ClassScores(nn.Module):
+    """How well each class's query matches each token: attention, before softmax.
+
+    Args:
+        embed_dims (int): channels of a query and of a token.
+        num_heads (int): attention heads.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (embed_dims // num_heads) ** -0.5
+        self.norm_queries = nn.LayerNorm(embed_dims)
+        self.norm_tokens = nn.LayerNorm(embed_dims)
+        self.q = nn.Linear(embed_dims, embed_dims)
+        self.k = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        """Queries and tokens to scores.
+
+        Args:
+            queries (Tensor): (batch, num_classes, embed_dims).
+            tokens (Tensor): (batch, height, width, embed_dims).
+
+        Returns:
+            Tensor: (batch, num_heads, num_classes, height, width).
+        """
+        q = split_heads(self.q(self.norm_queries(queries)) * self.scale, self.num_heads)
+        k = split_heads(self.k(self.norm_tokens(tokens)).flatten(1, 2), self.num_heads)
+        return (q @ k.mT).unflatten(-1, tokens.shape[1:3])
+
+
+class ClassUpdate(nn.Module):
+    """Queries take in the tokens they match; then queries and tokens pass a feed-forward each.
+
+    Args:
+        embed_dims (int): channels of a query and of a token.
+        num_heads (int): attention heads.
+        hidden_dims (int): channels between the layers of the feed-forwards.
+        drop (float): dropout after the output projection and each layer of the feed-forwards.
+        attn_drop (float): dropout of the attention weights.
+        drop_path (float): stochastic depth.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        hidden_dims: int,
+        drop: float,
+        attn_drop: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm_values = nn.LayerNorm(embed_dims)
+        self.v = nn.Linear(embed_dims, embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj_drop = nn.Dropout(drop)
+        self.norm_queries = nn.LayerNorm(embed_dims)
+        self.query_mlp = FeedForward(embed_dims, hidden_dims, drop)
+        self.norm_tokens = nn.LayerNorm(embed_dims)
+        self.token_mlp = FeedForward(embed_dims, hidden_dims, drop)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def attend(self, tokens: Tensor, scores: Tensor) -> Tensor:
+        """The tokens' values, each query's weighted by its scores, (batch, classes, embed_dims)."""
+        v = split_heads(self.v(self.norm_values(tokens)).flatten(1, 2), self.num_heads)
+        out = self.attn_drop(scores.flatten(3).softmax(-1)) @ v
+        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+
+    def forward(self, queries: Tensor, tokens: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and tokens to queries and tokens of the same shape.
+
+        Args:
+            queries (Tensor): (batch, num_classes, embed_dims).
+            tokens (Tensor): (batch, height, width, embed_dims).
+            scores (Tensor): of the two, (batch, num_heads, num_classes, height, width).
+        """
+        queries = queries + self.drop_path(self.attend(tokens, scores))
+        queries = queries + self.drop_path(self.query_mlp(self.norm_queries(queries)))
+        tokens = tokens + self.drop_path(self.token_mlp(self.norm_tokens(tokens)))
+        return queries, tokens
+
+
+class PositionMixer(nn.Module):
+    """A feed-forward across positions, each attention map for itself, on a grid of fixed size.
+
+    Args:
+        grid_size (int): side of the square grid.
+        mlp_ratio (float): hidden channels over the grid's positions.
+        drop (float): dropout after each layer.
+        drop_path (float): stochastic depth.
+    """
+
+    def __init__(self, grid_size: int, mlp_ratio: float, drop: float, drop_path: float) -> None:
+        super().__init__()
+        self.grid = (grid_size, grid_size)
+        self.norm = nn.LayerNorm(grid_size**2)
+        self.mlp = FeedForward(grid_size**2, int(grid_size**2 * mlp_ratio), drop)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(batch, num_heads, num_classes, height, width) to maps of the same shape."""
+        grids = resize_maps(maps, self.grid).flatten(3)
+        grids = self.drop_path(self.mlp(self.norm(grids))).unflatten(3, self.grid)
+        return maps + resize_maps(grids, maps.shape[3:])
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(batch, length, dims) as (batch, num_heads, length, dims / num_heads)."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def resize_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """(batch, num_heads, num_classes, height, width) maps, bilinearly, to another size."""
+    if tuple(maps.shape[3:]) == tuple(size):
+        return maps
+    resized = F.interpolate(maps.flatten(0, 1), size=tuple(size), mode="bilinear")
+    return resized.unflatten(0, maps.shape[:2])
+
+
+def join_each(tokens: Tensor, maps: Tensor) -> Tensor:
+    """Every class's attention maps beside the image's tokens.
+
+    Args:
+        tokens (Tensor): (batch, height, width, embed_dims).
+        maps (Tensor): (batch, num_heads, num_classes, height, width).
+
+    Returns:
+        Tensor: (batch * num_classes, height, width, embed_dims + num_heads).
+    """
+    shared = tokens.unsqueeze(1).expand(-1, maps.shape[2], -1, -1, -1)
+    return torch.cat([shared, maps.permute(0, 2, 3, 4, 1)], dim=-1).flatten(0, 1)
+
+
+def check_pair(name: str, values: Sequence[int]) -> None:
+    """Refuses what isn't two whole numbers."""
+    if not isinstance(values, Sequence) or len(values) != 2 or not all(map(is_whole, values)):
+        raise UserError(
+            f"{name} takes two whole numbers, the finest map's and the coarsest's, not {values!r}"
+        )
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuses what isn't a positive whole number."""
+    for name, value in sizes.items():
+        if not is_whole(value) or value < 1:
+            raise UserError(f"{name} takes a positive whole number, not {value!r}")
+
+
+def check_rates(**rates: float) -> None:
+    """Refuses what isn't a rate of dropout."""
+    for name, value in rates.items():
+        if not is_number(value) or not 0 <= value < 1:
+            raise UserError(f"{name} takes a number from 0 to below 1, not {value!r}")
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number, and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

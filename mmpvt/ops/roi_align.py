@@ -1,0 +1,330 @@
+"""RoIAlign (He et al., arXiv 1703.06870, section 3): a map's values in boxes, at a fixed size.
+
+A box is cut into bins, a bin into a grid of samples; a bin's value is the mean, or the maximum, of
+the map's bilinear interpolations there. An interpolation's weights are products of one for the row
+and one for the column, and so are their means over a grid. All bins of a box are therefore
+``rows @ map @ columns.T``: two small matrix products, exact for any number of samples.
+
+Numbers narrower than float32 are computed with in float32.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmpvt.ops.precision import at_least_float32
+
+_MAX = 0  # pool_mode; 1 is the mean
+
+
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Pools the boxes of a map.
+
+    A sample up to a pixel outside the map has the value at the border, others outside it have 0.
+    A bin without samples, as of a box without area under ``sampling_ratio`` 0, has mean 0 and
+    maximum -10000.
+
+    Means are torchvision's where it is installed and fits this PyTorch, except on the CPU, where
+    its kernel is the slower one, and where PyTorch is to be deterministic, as its gradient is not.
+
+    Args:
+        input (Tensor): (B, C, H, W); channels-last in memory is quickest.
+        rois (Tensor): (R, 5), boxes (index into B, x1, y1, x2, y2).
+        output (Tensor): (R, C, aligned_height, aligned_width), set to the values of the bins.
+        argmax_y (Tensor): shaped as ``output``, set to the row of the sample that is the maximum,
+            -1 if there is none. Unused for means.
+        argmax_x (Tensor): likewise, the column.
+        aligned_height (int): bins from top to bottom.
+        aligned_width (int): bins from left to right.
+        spatial_scale (float): pixels of the map to one unit of the boxes.
+        sampling_ratio (int): a bin has this number of rows and of columns of samples; 0 for as few
+            as are a pixel or less apart.
+        pool_mode (int): 0 for maxima, 1 for means.
+        aligned (bool): whether the centre of the map's first pixel is at 0.5; if not, it is at 0,
+            and a box is at least a pixel wide and high.
+    """
+    if not output.numel():
+        return
+    x = at_least_float32(input)
+    rois = rois.to(x.dtype)
+    bins = (aligned_height, aligned_width)
+    axes = functools.partial(_axes, rois, x.shape, bins, spatial_scale, sampling_ratio, aligned)
+    if pool_mode == _MAX:
+        _maxima(x, rois, *axes(), output, argmax_y, argmax_x)
+    elif kernels := _torchvision_kernels(x.device.type):
+        output.copy_(kernels[0](x, rois, spatial_scale, *bins, sampling_ratio, aligned))
+    else:
+        _means(x, rois, *axes(), output)
+
+
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """The gradient of :func:`roi_align_forward` by its map.
+
+    Args:
+        grad_output (Tensor): (R, C, aligned_height, aligned_width), the gradient by ``output``.
+        rois (Tensor): as there.
+        argmax_y (Tensor): as set there.
+        argmax_x (Tensor): as set there.
+        grad_input (Tensor): (B, C, H, W), zeros, set to the gradient; may become channels-last.
+        aligned_height (int): as there.
+        aligned_width (int): as there.
+        spatial_scale (float): as there.
+        sampling_ratio (int): as there.
+        pool_mode (int): as there.
+        aligned (bool): as there.
+    """
+    if not grad_output.numel():
+        return
+    grad = at_least_float32(grad_output)
+    rois = rois.to(grad.dtype)
+    shape = grad_input.shape
+    bins = (aligned_height, aligned_width)
+    if pool_mode == _MAX:
+        grad_input.copy_(_maxima_backward(grad, rois, argmax_y, argmax_x, shape))
+    elif kernels := _torchvision_kernels(grad.device.type):
+        options = (spatial_scale, *bins, *shape, sampling_ratio, aligned)
+        grad_input.copy_(kernels[1](grad, rois, *options))
+    else:
+        axes = _axes(rois, shape, bins, spatial_scale, sampling_ratio, aligned)
+        if grad_input.dtype == grad.dtype and grad_input.is_contiguous():
+            # zeros are zeros in any order: to declare them channels-last saves reordering a map
+            _, channels, height, width = shape
+            strides = (height * width * channels, 1, width * channels, channels)
+            _means_backward(grad, rois, *axes, grad_input.as_strided_(shape, strides))
+        else:
+            total = torch.zeros_like(
+                grad_input, dtype=grad.dtype, memory_format=torch.channels_last
+            )
+            _means_backward(grad, rois, *axes, total)
+            grad_input.copy_(total)
+
+
+class _Axis(NamedTuple):
+    """Where the samples of R boxes lie along the rows, or the columns, of a map."""
+
+    start: Tensor  # (R, 1), where a box's first bin begins
+    extent: Tensor  # (R, 1), of a bin
+    grid: Tensor  # (R, 1) int64, how many samples a bin has
+    bins: int
+    size: int  # of the map
+
+    def position(self, bin: Tensor, sample: Tensor | int) -> Tensor:
+        """Where a bin's sample is; rounded as by the compiled code, operation for operation."""
+        return self.start + bin * self.extent + (sample + 0.5) * self.extent / self.grid
+
+
+def _axes(
+    rois: Tensor,
+    shape: tuple[int, ...],
+    bins: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Iterator[_Axis]:
+    """Of the rows, then of the columns, of a map of this ``shape``."""
+    scale = float(np.float32(spatial_scale))  # as the compiled code has it
+    for first, count, size in zip((2, 1), bins, shape[2:], strict=True):
+        start, end = (rois[:, first::2] * scale - 0.5 * aligned).split(1, dim=1)
+        length = end - start if aligned else (end - start).clamp(min=1)
+        extent = length / count
+        if sampling_ratio > 0:
+            grid = torch.full_like(extent, sampling_ratio)
+        else:  # none for what is negative, infinite or not a number
+            grid = extent.float().ceil().nan_to_num(0, posinf=0).clamp(0, 2**31)
+        yield _Axis(start, extent, grid.long(), count, size)
+
+
+def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The pixels before and after each position, the weight of the latter, and whether the map
+    has a value there at all."""
+    inside = (position >= -1) & (position <= size)
+    position = torch.where(inside, position, 0).clamp(0, size - 1)
+    low = position.long()
+    return low, (low + 1).clamp(max=size - 1), position - low, inside
+
+
+def _means(x: Tensor, rois: Tensor, rows: _Axis, columns: _Axis, output: Tensor) -> None:
+    output.zero_()
+    with torch.autocast(x.device.type, enabled=False):
+        for boxes, window, row, column in _windows(x, rois, rows, columns):
+            bands = (row @ window.flatten(1)).view(-1, rows.bins, *window.shape[1:])
+            output[boxes] = (column @ bands).permute(0, 3, 1, 2).to(output.dtype)
+
+
+def _means_backward(grad: Tensor, rois: Tensor, rows: _Axis, columns: _Axis, total: Tensor) -> None:
+    """Adds the gradient to ``total``, (B, C, H, W), which is channels-last."""
+    with torch.autocast(grad.device.type, enabled=False):
+        for boxes, window, row, column in _windows(total, rois, rows, columns):
+            bands = column.mT @ grad[boxes].permute(0, 2, 3, 1)
+            window.view(len(window), -1).addmm_(row.mT, bands.view(len(row), -1))
+
+
+def _windows(
+    x: Tensor, rois: Tensor, rows: _Axis, columns: _Axis
+) -> Iterator[tuple[slice | Tensor, Tensor, Tensor, Tensor]]:
+    """Groups of n boxes, each with a window of ``x``, (B, C, H, W), that has all of its samples.
+
+    Yields:
+        tuple: the boxes' indices; the window, an (h, w, C) view; the weights of its rows,
+            (n * bins, h), and of its columns, (n, 1, bins, w), in the means.
+    """
+    x = x.permute(0, 2, 3, 1)
+    image = rois[:, 0].long()
+    row_weights, top, bottom = _mean_weights(rows)
+    column_weights, left, right = _mean_weights(columns)
+    if x.device.type == "cpu":  # a window for each box: the least to compute
+        edges = torch.stack([image, top, bottom, left, right], dim=1).tolist()
+        groups = [(slice(i, i + 1), *edge) for i, edge in enumerate(edges)]
+    else:  # the whole image for as many of its boxes as memory has room for: the fewest launches
+        most = max(2**26 // (rows.bins * x[0, 0].numel()), 1)
+        by_image = image.argsort().split(image.bincount(minlength=len(x)).tolist())
+        groups = [
+            (boxes, i, 0, rows.size, 0, columns.size)
+            for i, members in enumerate(by_image)
+            for boxes in members.split(most)
+        ]
+    for boxes, i, y1, y2, x1, x2 in groups:
+        row, column = row_weights[boxes, :, y1:y2], column_weights[boxes, :, x1:x2]
+        if row.numel() and column.numel():
+            yield boxes, x[i, y1:y2, x1:x2], row.flatten(0, 1), column.unsqueeze(1)
+
+
+def _mean_weights(axis: _Axis) -> tuple[Tensor, Tensor, Tensor]:
+    """What each pixel counts in each bin's mean, (R, bins, size); and, (R,) each, the first pixel
+    that counts and the one after the last."""
+    start, extent, grid, bins, size = axis
+    # of a box far larger than the map, only the samples near the map are gone through
+    step = extent / grid
+    first = torch.where(step > 0, (-1 - start) / step - 2.5, 0)
+    last = torch.where(step > 0, (size - start) / step + 2.5, 2**31)
+    first, last = (
+        torch.minimum(edge.nan_to_num(0).clamp(0, 2**31).long(), bins * grid)
+        for edge in (first, last)
+    )
+    sample = first + torch.arange(max(int((last - first).max()), 1), device=start.device)
+    grid = grid.clamp(min=1)
+    bin = (sample // grid).clamp(max=bins - 1)
+
+    low, high, fraction, inside = _neighbours(axis.position(bin, sample - bin * grid), size)
+    inside &= sample < last
+    share = inside / grid.to(start.dtype)
+    weights = start.new_zeros(len(start) * bins * size)
+    index = (torch.arange(len(start), device=start.device).unsqueeze(1) * bins + bin) * size
+    weights.index_add_(0, (index + low).flatten(), (share * (1 - fraction)).flatten())
+    weights.index_add_(0, (index + high).flatten(), (share * fraction).flatten())
+    return (
+        weights.view(len(start), bins, size),
+        torch.where(inside, low, size).amin(1),
+        torch.where(inside, high + 1, 0).amax(1),
+    )
+
+
+def _maxima(
+    x: Tensor,
+    rois: Tensor,
+    rows: _Axis,
+    columns: _Axis,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+) -> None:
+    """Goes through the samples of a bin, those of all bins at once."""
+    pixels = x.permute(0, 2, 3, 1).flatten(0, 2)
+    image = rois[:, 0].long().mul(rows.size * columns.size)[:, None, None]
+    shape = (len(rois), rows.bins, columns.bins, x.size(1))
+    best, best_y, best_x = (x.new_full(shape, value) for value in (-10000, -1, -1))
+    down = torch.arange(rows.bins, device=x.device)
+    across = torch.arange(columns.bins, device=x.device)
+    for i, j in itertools.product(range(int(rows.grid.max())), range(int(columns.grid.max()))):
+        y = rows.position(down, i)[:, :, None]
+        x = columns.position(across, j)[:, None]
+        value = sum(
+            weight.unsqueeze(3) * pixels[image + index]
+            for index, weight in _corners(y, x, rows.size, columns.size)
+        )
+        exists = ((rows.grid > i) & (columns.grid > j))[:, :, None, None]
+        better = exists & (value > best)
+        best = torch.where(better, value, best)
+        best_y = torch.where(better, y.unsqueeze(3), best_y)
+        best_x = torch.where(better, x.unsqueeze(3), best_x)
+    output.copy_(best.permute(0, 3, 1, 2))
+    argmax_y.copy_(best_y.permute(0, 3, 1, 2))
+    argmax_x.copy_(best_x.permute(0, 3, 1, 2))
+
+
+def _maxima_backward(
+    grad: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, shape: tuple[int, ...]
+) -> Tensor:
+    """The gradient, ``shape``, of each maximum by the pixels that it was interpolated from."""
+    _, channels, height, width = shape
+    total = grad.new_zeros(shape)
+    channel = torch.arange(channels, device=grad.device)
+    plane = (rois[:, :1].long() * channels + channel)[:, :, None, None] * (height * width)
+    grad = grad * (argmax_y != -1)
+    y, x = argmax_y.to(grad.dtype), argmax_x.to(grad.dtype)
+    for index, weight in _corners(y, x, height, width):
+        total.view(-1).index_add_(0, (plane + index).flatten(), (weight * grad).flatten())
+    return total
+
+
+def _corners(y: Tensor, x: Tensor, height: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The four pixels around each sample: index into a map's rows one after the other, weight."""
+    top, bottom, down, inside_y = _neighbours(y, height)
+    left, right, across, inside_x = _neighbours(x, width)
+    inside = inside_y & inside_x
+    for row, row_weight in ((top, 1 - down), (bottom, down)):
+        for column, column_weight in ((left, 1 - across), (right, across)):
+            yield row * width + column, row_weight * column_weight * inside
+
+
+def _torchvision_kernels(device_type: str) -> tuple[Callable[..., Tensor], ...] | None:
+    """torchvision's forward and backward, or None where others do better or it cannot."""
+    if device_type == "cpu" or torch.are_deterministic_algorithms_enabled():
+        return None
+    return _find_torchvision_kernels(device_type)
+
+
+@functools.cache
+def _find_torchvision_kernels(device_type: str) -> tuple[Callable[..., Tensor], ...] | None:
+    """Or None where torchvision is absent or has no kernel for this device."""
+    try:
+        import torchvision  # noqa: F401, it registers its operators
+
+        forward = torch.ops.torchvision.roi_align
+        backward = torch.ops.torchvision._roi_align_backward
+        box = torch.zeros(1, 5, device=device_type)
+        backward(box.view(1, 5, 1, 1), box, 1.0, 1, 1, 1, 5, 1, 1, 0, True)
+    except (ImportError, RuntimeError, AttributeError):  # built for another PyTorch, or no CUDA
+        return None
+    return forward, backward
