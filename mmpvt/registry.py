@@ -11,7 +11,12 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
-MODELS = Registry("model", parent=MMENGINE_MODELS, scope="mmpvt", locations=["mmpvt.models"])
+MODELS = Registry(
+    "model",
+    parent=MMENGINE_MODELS,
+    scope="mmpvt",
+    locations=["mmpvt.models", "mmpvt.models.trans2seg"],
+)
 DATASETS = Registry(
     "dataset", parent=MMENGINE_DATASETS, scope="mmpvt", locations=["mmpvt.datasets.shapes_dataset"]
 )

@@ -56,7 +56,7 @@ def main() -> None:
         if is_first_process():
             check_data(config, ("test",))
         settings.make_work_dir(config)
-        settings.name_broken_images(config)
+        settings.name_broken_files(config)
         if args.out:
             settings.set_out(config, args.out)
         if args.tta:

@@ -73,7 +73,7 @@ def main() -> None:
         if is_first_process():
             check_data(config, ("train", "val") if config.get("val_cfg") else ("train",))
         settings.make_work_dir(config)
-        settings.name_broken_images(config)
+        settings.name_broken_files(config)
         settings.add_tensorboard(config)
         settings.spare_amp_without_gpu(config)
         settings.add_hook(config, type="mmpvt.CheckpointFitHook", strict=bool(config.get("resume")))

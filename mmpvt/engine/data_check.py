@@ -12,8 +12,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmseg.datasets import BaseSegDataset
 
+from mmpvt.engine.settings import iter_dicts
 from mmpvt.errors import UserError
 
+CLASSIFYING = {"bbox_head", "mask_head", "decode_head", "auxiliary_head"}
 HELP = "get the data as docs/data.md says, or pass --data-root"
 
 
@@ -25,7 +27,8 @@ def check_data(config: Config, splits: Iterable[str]) -> None:
         splits (Iterable[str]): of ``'train'``, ``'val'`` and ``'test'``, those about to be used.
 
     Raises:
-        UserError: annotations or images are missing, empty or no JSON; none of the classes occur.
+        UserError: annotations or images are missing, empty or no JSON; masks are in no known
+            format; the classes are not the annotations', or not as many as the model's.
     """
     init_default_scope(config.get("default_scope", "mmengine"))
     seen = []
@@ -35,6 +38,7 @@ def check_data(config: Config, splits: Iterable[str]) -> None:
             if dataset.get("backend_args") is None and place not in seen:
                 seen.append(place)
                 _check(dataset)
+                _check_class_counts(dataset, config.model)
 
 
 def iter_datasets(dataset: dict | None) -> Iterator[dict]:
@@ -50,8 +54,33 @@ def iter_datasets(dataset: dict | None) -> Iterator[dict]:
         yield dataset
 
 
+def _check_class_counts(dataset: dict, model: dict) -> None:
+    classes = _classes(dataset, _kind(dataset))
+    for part in iter_dicts(model):
+        for name in CLASSIFYING & part.keys():
+            heads = part[name] if isinstance(part[name], list) else [part[name]]
+            counts = {head.get("num_classes") for head in heads if isinstance(head, dict)}
+            wrong = counts - {None, len(classes)}
+            if classes and wrong:
+                raise UserError(
+                    f"the model's {name} is for {wrong.pop()} classes, the data set has "
+                    f"{len(classes)} ({_first(classes)}): set num_classes in the config, or "
+                    "metainfo=dict(classes=…) of the data set"
+                )
+
+
+def _kind(dataset: dict) -> type | None:
+    return DATASETS.get(dataset["type"]) if isinstance(dataset["type"], str) else dataset["type"]
+
+
+def _classes(dataset: dict, kind: type | None) -> list[str]:
+    known = getattr(kind, "METAINFO", {}).get("classes", ())
+    classes = (dataset.get("metainfo") or {}).get("classes") or known
+    return [classes] if isinstance(classes, str) else list(classes)
+
+
 def _check(dataset: dict) -> None:
-    kind = DATASETS.get(dataset["type"]) if isinstance(dataset["type"], str) else dataset["type"]
+    kind = _kind(dataset)
     root = Path(dataset.get("data_root") or "")
     if dataset.get("data_root") and not root.is_dir():
         raise UserError(f"no data under {root}: there is no such folder; {HELP}")
@@ -67,14 +96,30 @@ def _check_coco(dataset: dict, root: Path, kind: type) -> None:
     names = [image.get("file_name") for image in content["images"]]
     prefix = (dataset.get("data_prefix") or {}).get("img") or ""
     _check_files(root / prefix, names, f"named in {file}", "images")
-    classes = (dataset.get("metainfo") or {}).get("classes") or kind.METAINFO.get("classes", ())
-    classes = [classes] if isinstance(classes, str) else list(classes)
+    if any(transform.get("with_mask") for transform in dataset.get("pipeline") or ()):
+        _check_masks(content["annotations"], file)
+    classes = _classes(dataset, kind)
     found = [category.get("name") for category in content["categories"]]
     if classes and not set(classes) & set(found):
         raise UserError(
             f"{file} holds none of the config's {len(classes)} classes ({_first(classes)}), but "
             f"{len(found)} others ({_first(found)}): set metainfo=dict(classes=…) in the config"
         )
+
+
+def _check_masks(annotations: list[dict], file: Path) -> None:
+    bad = [a.get("id") for a in annotations if not _is_mask(a.get("segmentation"))]
+    if bad:
+        raise UserError(
+            f"{len(bad)} of {len(annotations)} annotations in {file} (id {_first(bad)}) have a "
+            "segmentation that is neither polygons nor run-length encoded: mend or remove them"
+        )
+
+
+def _is_mask(segmentation: object) -> bool:
+    if isinstance(segmentation, dict):
+        return isinstance(segmentation.get("counts"), str | list) and "size" in segmentation
+    return isinstance(segmentation, list) and all(isinstance(p, list) for p in segmentation)
 
 
 def read_annotations(file: Path) -> dict:

@@ -257,12 +257,16 @@ def add_tensorboard(config: Config) -> None:
         backends.append(ConfigDict(type="TensorboardVisBackend"))
 
 
-def name_broken_images(config: Config) -> None:
-    """Has every pipeline say which file it is that can't be read as an image."""
+def name_broken_files(config: Config) -> None:
+    """Has every pipeline say which image or label map it is that can't be used."""
+    heads = (d["decode_head"] for d in iter_dicts(config.model) if "decode_head" in d)
+    head = next((head for head in heads if isinstance(head, dict)), {})
     for split in ("train", "val", "test"):
         for d in iter_dicts(config.get(f"{split}_dataloader")):
             if d.get("type") == "LoadImageFromFile":
                 d["type"] = "mmpvt.LoadImageFromFile"
+            elif d.get("type") == "LoadAnnotations" and config.get("default_scope") == "mmseg":
+                d.update(type="mmpvt.LoadSegAnnotations", num_classes=head.get("num_classes"))
 
 
 def iter_dicts(part: object) -> Iterator[dict]:
