@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import mmpvt
-from helpers import command, environment
+from helpers import ROOT, command, environment
 
 
 def test_what_a_work_directory_ends_with(trained: Path):
@@ -115,31 +115,32 @@ def test_same_seed_same_run(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_two_processes(tmp_path: Path, shapes: Path, tiny_config: Path):
-    script = Path(command("dist_train.sh")[-1])
-    done = subprocess.run(
-        ["bash", script, tiny_config, "2", "--data-root", shapes, "--work-dir", tmp_path],
-        env={**environment(), "PYTHON": sys.executable, "PORT": "29617"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "epoch_2.pth").is_file()
-    assert re.search(r"Epoch\(train\) +\[2\]\[2/2\]", done.stdout)  # half the iterations each
+def test_two_processes(tmp_path: Path, shapes: Path, tiny_config: Path, trained: Path):
+    def run(script: str, *args: object) -> str:
+        done = subprocess.run(
+            ["bash", ROOT / "tools" / script, tiny_config, *map(str, args), "--data-root", shapes],
+            env={**environment(), "PYTHON": sys.executable, "PORT": "29617"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    out = run("dist_train.sh", 2, "--work-dir", tmp_path / "two")
+    assert (tmp_path / "two" / "epoch_2.pth").is_file()
+    assert re.search(r"Epoch\(train\) +\[2\]\[2/2\]", out)  # half the iterations each
+    out = run("dist_test.sh", trained / "epoch_2.pth", 2, "--work-dir", tmp_path / "test")
+    alone = next(trained.glob("*/*.log")).read_text()
+    score = re.compile(r"coco/bbox_mAP: (\S+)")
+    assert score.search(out)[1] == score.search(alone)[1]
 
 
 def test_mmdetections_own_tool(tmp_path: Path, shapes: Path, tiny_config: Path):
     """``custom_imports`` in the config is all that it needs."""
     tool = Path(mmdet.__file__).parent / ".mim" / "tools" / "train.py"
-    options = [
-        f"{key}={value}"
-        for split, year in (("train", "train2017"), ("val", "val2017"))
-        for key, value in {
-            f"{split}_dataloader.dataset.data_root": shapes,
-        }.items()
-    ]
+    options = [f"{split}_dataloader.dataset.data_root={shapes}" for split in ("train", "val")]
     options.append(f"val_evaluator.ann_file={shapes}/annotations/instances_val2017.json")
     done = subprocess.run(
         [sys.executable, tool, tiny_config, "--work-dir", tmp_path, "--cfg-options", *options],
@@ -159,7 +160,7 @@ def test_mmdetections_own_tool(tmp_path: Path, shapes: Path, tiny_config: Path):
 @pytest.fixture(scope="module")
 def coco_config(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Path:
     path = tmp_path_factory.mktemp("configs") / "coco.py"
-    base = Path(__file__).parents[2] / "configs" / "retinanet_pvt_t_fpn_1x_coco.py"
+    base = ROOT / "configs" / "retinanet_pvt_t_fpn_1x_coco.py"
     path.write_text(
         f"""
 _base_ = "{base}"
