@@ -29,7 +29,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-iterations = 500
+iterations = 750
 train_cfg = dict(max_iters=iterations, val_interval=iterations)
 optim_wrapper = dict(
     _delete_=True,

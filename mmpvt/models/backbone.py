@@ -12,6 +12,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmpvt import ops
 from mmpvt.checkpoint import convert_in_place, load_pretrained
 from mmpvt.errors import UserError
 from mmpvt.models.archs import NUM_STAGES, Arch
@@ -100,7 +101,8 @@ class PyramidBackbone(BaseModule):
 
         Returns:
             tuple[Tensor, ...]: maps, (batch, embed_dims[i], height / stride, width / stride) with
-            stride 4, 8, 16, 32, in channels-last memory; v1 rounds the sides down, v2 up.
+            stride 4, 8, 16, 32; v1 rounds the sides down, v2 up. They lie channels-last in
+            memory, but for mmcv's compiled operators, which take NCHW for granted.
 
         Raises:
             UserError: the images are smaller than 32 pixels a side.
@@ -121,7 +123,8 @@ class PyramidBackbone(BaseModule):
                     x = block(x)
             x = to_map(self.finish(stage, x))
             if stage in self.out_indices:
-                outs.append(x)
+                # mmcv's compiled operators read any map as if it lay in memory channel by channel
+                outs.append(x if ops.stands_in() else x.contiguous())
         return tuple(outs)
 
     def init_weights(self) -> None:

@@ -15,7 +15,7 @@ import warnings
 # mmcv's own extension is linked against PyTorch's libraries and finds them once they are loaded
 import torch
 
-__all__ = ["install"]
+__all__ = ["install", "stands_in"]
 
 
 def install() -> bool:
@@ -39,7 +39,7 @@ def install() -> bool:
         raise ModuleNotFoundError(message, name="mmcv") from None
 
     try:
-        extension = importlib.import_module("mmcv._ext")
+        importlib.import_module("mmcv._ext")
     except (ImportError, OSError, RuntimeError) as error:
         if importlib.util.find_spec("mmcv._ext") is not None:
             warnings.warn(
@@ -52,7 +52,12 @@ def install() -> bool:
 
         sys.modules["mmcv._ext"] = mmcv._ext = extension
         _repair_check_ops_exist()
-    return extension.__name__ == "mmpvt.ops.extension"
+    return stands_in()
+
+
+def stands_in() -> bool:
+    """Whether mmpvt's operators answer, rather than mmcv's compiled ones."""
+    return getattr(sys.modules.get("mmcv._ext"), "__name__", None) == "mmpvt.ops.extension"
 
 
 def _repair_check_ops_exist() -> None:

@@ -2,8 +2,8 @@
 
 A box is cut into bins, a bin into a grid of samples; a bin's value is the mean, or the maximum, of
 the map's bilinear interpolations there. An interpolation's weights are products of one for the row
-and one for the column, and so are their means over a grid. All bins of a box are therefore
-``rows @ map @ columns.T``: two small matrix products, exact for any number of samples.
+and one for the column, and so are their sums over a grid. The sums of all bins of a box are
+therefore ``rows @ map @ columns.T``: two small matrix products, for any number of samples.
 
 Numbers narrower than float32 are computed with in float32.
 """
@@ -11,7 +11,6 @@ Numbers narrower than float32 are computed with in float32.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from mmpvt.ops.precision import at_least_float32
 
 _MAX = 0  # pool_mode; 1 is the mean
+_PROMPT_DEVICES = {"cpu"}  # where it costs little to start an operation, so small ones do
 
 
 def roi_align_forward(
@@ -67,13 +67,13 @@ def roi_align_forward(
     x = at_least_float32(input)
     rois = rois.to(x.dtype)
     bins = (aligned_height, aligned_width)
-    axes = functools.partial(_axes, rois, x.shape, bins, spatial_scale, sampling_ratio, aligned)
+    axes = _axes(rois, x.shape, bins, spatial_scale, sampling_ratio, aligned)
     if pool_mode == _MAX:
-        _maxima(x, rois, *axes(), output, argmax_y, argmax_x)
+        _maxima(x, rois, *axes, output, argmax_y, argmax_x)
     elif kernels := _torchvision_kernels(x.device.type):
         output.copy_(kernels[0](x, rois, spatial_scale, *bins, sampling_ratio, aligned))
     else:
-        _means(x, rois, *axes(), output)
+        _means(x, rois, *axes, output)
 
 
 def roi_align_backward(
@@ -110,24 +110,21 @@ def roi_align_backward(
     rois = rois.to(grad.dtype)
     shape = grad_input.shape
     bins = (aligned_height, aligned_width)
+    axes = _axes(rois, shape, bins, spatial_scale, sampling_ratio, aligned)
     if pool_mode == _MAX:
         grad_input.copy_(_maxima_backward(grad, rois, argmax_y, argmax_x, shape))
     elif kernels := _torchvision_kernels(grad.device.type):
         options = (spatial_scale, *bins, *shape, sampling_ratio, aligned)
         grad_input.copy_(kernels[1](grad, rois, *options))
+    elif grad_input.dtype == grad.dtype and grad_input.is_contiguous():
+        # zeros are zeros in any order: to declare them channels-last saves reordering a map
+        _, channels, height, width = shape
+        strides = (height * width * channels, 1, width * channels, channels)
+        _means_backward(grad, rois, *axes, grad_input.as_strided_(shape, strides))
     else:
-        axes = _axes(rois, shape, bins, spatial_scale, sampling_ratio, aligned)
-        if grad_input.dtype == grad.dtype and grad_input.is_contiguous():
-            # zeros are zeros in any order: to declare them channels-last saves reordering a map
-            _, channels, height, width = shape
-            strides = (height * width * channels, 1, width * channels, channels)
-            _means_backward(grad, rois, *axes, grad_input.as_strided_(shape, strides))
-        else:
-            total = torch.zeros_like(
-                grad_input, dtype=grad.dtype, memory_format=torch.channels_last
-            )
-            _means_backward(grad, rois, *axes, total)
-            grad_input.copy_(total)
+        total = torch.zeros_like(grad_input, dtype=grad.dtype, memory_format=torch.channels_last)
+        _means_backward(grad, rois, *axes, total)
+        grad_input.copy_(total)
 
 
 class _Axis(NamedTuple):
@@ -142,6 +139,13 @@ class _Axis(NamedTuple):
     def position(self, bin: Tensor, sample: Tensor | int) -> Tensor:
         """Where a bin's sample is; rounded as by the compiled code, operation for operation."""
         return self.start + bin * self.extent + (sample + 0.5) * self.extent / self.grid
+
+    def samples(self, box: int, grid: int) -> Tensor:
+        """Where all samples of one box are, (bins, grid)."""
+        device = self.start.device
+        bin, sample = torch.arange(self.bins, device=device), torch.arange(grid, device=device)
+        one = _Axis(*(per_box[box] for per_box in self[:3]), self.bins, self.size)
+        return one.position(bin.unsqueeze(1), sample)
 
 
 def _axes(
@@ -176,18 +180,26 @@ def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Te
 
 def _means(x: Tensor, rois: Tensor, rows: _Axis, columns: _Axis, output: Tensor) -> None:
     output.zero_()
+    counts = _samples_of_a_bin(rows, columns)
     with torch.autocast(x.device.type, enabled=False):
         for boxes, window, row, column in _windows(x, rois, rows, columns):
             bands = (row @ window.flatten(1)).view(-1, rows.bins, *window.shape[1:])
-            output[boxes] = (column @ bands).permute(0, 3, 1, 2).to(output.dtype)
+            means = column @ bands / counts[boxes]
+            output[boxes] = means.permute(0, 3, 1, 2).to(output.dtype)
 
 
 def _means_backward(grad: Tensor, rois: Tensor, rows: _Axis, columns: _Axis, total: Tensor) -> None:
     """Adds the gradient to ``total``, (B, C, H, W), which is channels-last."""
+    counts = _samples_of_a_bin(rows, columns)
     with torch.autocast(grad.device.type, enabled=False):
         for boxes, window, row, column in _windows(total, rois, rows, columns):
-            bands = column.mT @ grad[boxes].permute(0, 2, 3, 1)
+            bands = column.mT @ (grad[boxes] / counts[boxes]).permute(0, 2, 3, 1)
             window.view(len(window), -1).addmm_(row.mT, bands.view(len(row), -1))
+
+
+def _samples_of_a_bin(rows: _Axis, columns: _Axis) -> Tensor:
+    """How many they are, at least 1, (R, 1, 1, 1)."""
+    return (rows.grid * columns.grid).clamp(min=1)[:, :, None, None]
 
 
 def _windows(
@@ -197,13 +209,13 @@ def _windows(
 
     Yields:
         tuple: the boxes' indices; the window, an (h, w, C) view; the weights of its rows,
-            (n * bins, h), and of its columns, (n, 1, bins, w), in the means.
+            (n * bins, h), and of its columns, (n, 1, bins, w), in the sums.
     """
     x = x.permute(0, 2, 3, 1)
     image = rois[:, 0].long()
-    row_weights, top, bottom = _mean_weights(rows)
-    column_weights, left, right = _mean_weights(columns)
-    if x.device.type == "cpu":  # a window for each box: the least to compute
+    row_weights, top, bottom = _sum_weights(rows)
+    column_weights, left, right = _sum_weights(columns)
+    if x.device.type in _PROMPT_DEVICES:  # a window for each box: the least to compute
         edges = torch.stack([image, top, bottom, left, right], dim=1).tolist()
         groups = [(slice(i, i + 1), *edge) for i, edge in enumerate(edges)]
     else:  # the whole image for as many of its boxes as memory has room for: the fewest launches
@@ -220,9 +232,9 @@ def _windows(
             yield boxes, x[i, y1:y2, x1:x2], row.flatten(0, 1), column.unsqueeze(1)
 
 
-def _mean_weights(axis: _Axis) -> tuple[Tensor, Tensor, Tensor]:
-    """What each pixel counts in each bin's mean, (R, bins, size); and, (R,) each, the first pixel
-    that counts and the one after the last."""
+def _sum_weights(axis: _Axis) -> tuple[Tensor, Tensor, Tensor]:
+    """What each pixel counts in the sum of each bin's samples, (R, bins, size); and, (R,) each,
+    the first pixel that counts and the one after the last."""
     start, extent, grid, bins, size = axis
     # of a box far larger than the map, only the samples near the map are gone through
     step = extent / grid
@@ -238,11 +250,10 @@ def _mean_weights(axis: _Axis) -> tuple[Tensor, Tensor, Tensor]:
 
     low, high, fraction, inside = _neighbours(axis.position(bin, sample - bin * grid), size)
     inside &= sample < last
-    share = inside / grid.to(start.dtype)
     weights = start.new_zeros(len(start) * bins * size)
     index = (torch.arange(len(start), device=start.device).unsqueeze(1) * bins + bin) * size
-    weights.index_add_(0, (index + low).flatten(), (share * (1 - fraction)).flatten())
-    weights.index_add_(0, (index + high).flatten(), (share * fraction).flatten())
+    weights.index_add_(0, (index + low).flatten(), (inside * (1 - fraction)).flatten())
+    weights.index_add_(0, (index + high).flatten(), (inside * fraction).flatten())
     return (
         weights.view(len(start), bins, size),
         torch.where(inside, low, size).amin(1),
@@ -259,28 +270,25 @@ def _maxima(
     argmax_y: Tensor,
     argmax_x: Tensor,
 ) -> None:
-    """Goes through the samples of a bin, those of all bins at once."""
-    pixels = x.permute(0, 2, 3, 1).flatten(0, 2)
-    image = rois[:, 0].long().mul(rows.size * columns.size)[:, None, None]
-    shape = (len(rois), rows.bins, columns.bins, x.size(1))
-    best, best_y, best_x = (x.new_full(shape, value) for value in (-10000, -1, -1))
-    down = torch.arange(rows.bins, device=x.device)
-    across = torch.arange(columns.bins, device=x.device)
-    for i, j in itertools.product(range(int(rows.grid.max())), range(int(columns.grid.max()))):
-        y = rows.position(down, i)[:, :, None]
-        x = columns.position(across, j)[:, None]
-        value = sum(
-            weight.unsqueeze(3) * pixels[image + index]
-            for index, weight in _corners(y, x, rows.size, columns.size)
-        )
-        exists = ((rows.grid > i) & (columns.grid > j))[:, :, None, None]
-        better = exists & (value > best)
-        best = torch.where(better, value, best)
-        best_y = torch.where(better, y.unsqueeze(3), best_y)
-        best_x = torch.where(better, x.unsqueeze(3), best_x)
-    output.copy_(best.permute(0, 3, 1, 2))
-    argmax_y.copy_(best_y.permute(0, 3, 1, 2))
-    argmax_x.copy_(best_x.permute(0, 3, 1, 2))
+    results = (output.fill_(-10000), argmax_y.fill_(-1), argmax_x.fill_(-1))
+    pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+    grids = torch.cat([rois[:, :1].long(), rows.grid, columns.grid], dim=1).tolist()
+    for box, (image, tall, wide) in enumerate(grids):
+        if not tall * wide:
+            continue
+        y = rows.samples(box, tall)[:, None, :, None]
+        x = columns.samples(box, wide)[None, :, None, :]
+        corners = list(_corners(y, x, rows.size, columns.size))
+        every = corners[0][0].shape  # (bins, bins, tall, wide)
+        most = max(2**23 // every.numel(), 1)  # bounds memory
+        for some, *parts in zip(
+            pixels[image].split(most, dim=1), *(r[box].split(most) for r in results), strict=True
+        ):
+            values = sum(weight.unsqueeze(4) * some[index] for index, weight in corners)
+            best, which = values.flatten(2, 3).max(2)
+            at_y, at_x = (at.expand(every).flatten(2).gather(2, which) for at in (y, x))
+            for part, result in zip(parts, (best, at_y, at_x), strict=True):
+                part.copy_(result.permute(2, 0, 1))
 
 
 def _maxima_backward(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import pytest
 import torch
 from mmdet.registry import MODELS as MMDET_MODELS
@@ -44,6 +47,16 @@ def test_too_small(backbone):
 def test_maps_leave_channels_last(backbone):
     outs = backbone(TINY).eval()(torch.randn(2, 3, 64, 96))
     assert all(out.is_contiguous(memory_format=torch.channels_last) for out in outs)
+
+
+@BOTH
+def test_maps_leave_contiguous_for_compiled_operators(backbone, monkeypatch: pytest.MonkeyPatch):
+    """Their kernels take the memory of an NCHW map for granted, and give wrong values else."""
+    model, images = backbone(TINY).eval(), torch.randn(2, 3, 64, 96)
+    expected = model(images)
+    monkeypatch.setitem(sys.modules, "mmcv._ext", types.ModuleType("mmcv._ext"))
+    for out, other in zip(model(images), expected, strict=True):
+        assert out.is_contiguous() and torch.equal(out, other)
 
 
 @BOTH
