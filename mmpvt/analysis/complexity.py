@@ -2,11 +2,13 @@
 
 The counting is that of the PVT papers' tables: a multiply-add counts once, and what counts are
 convolutions, linear layers and attention's two products. It is PyTorch's own
-(:class:`torch.utils.flop_counter.FlopCounterMode`), over tensors that hold no data.
+(:class:`torch.utils.flop_counter.FlopCounterMode`), over tensors that hold no data: that takes no
+memory, and attention is then two products, where the CPU has one kernel that it doesn't know.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -49,7 +51,7 @@ def build_without_memory(config: Config) -> nn.Module:
     """
     scope = DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine"))
     with scope, torch.device("meta"):
-        return revert_sync_batchnorm(MODELS.build(config.model)).eval()
+        return revert_sync_batchnorm(MODELS.build(copy.deepcopy(config.model))).eval()
 
 
 def default_shape(model: nn.Module) -> tuple[int, int]:

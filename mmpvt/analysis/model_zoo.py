@@ -10,13 +10,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 
 import yaml
 from mmengine.config import Config
 
 from mmpvt.analysis.complexity import Part, build_without_memory, count
+from mmpvt.errors import UserError
 
 COLLECTIONS = {
     "PVT": dict(
@@ -51,6 +51,12 @@ Training starts from the authors' ImageNet weights, which are fetched on first u
 
 This page and `model-index.yml` are written by `python tools/make_model_zoo.py`.
 """
+SCORES = {
+    "box_AP": "box AP",
+    "mask_AP": "mask AP",
+    "mIoU": "mIoU",
+    "mIoU_released_code": "mIoU, released code",
+}
 OTHERS = """\
 ## Small ones
 
@@ -117,10 +123,18 @@ def read_zoo(root: Path) -> list[Entry]:
 
     Returns:
         list[Entry]: one a config.
+
+    Raises:
+        UserError: there are no records, or one is of a config that isn't there.
     """
-    records = json.loads((root / "docs" / "published_results.json").read_text())
+    file = root / "docs" / "published_results.json"
+    if not file.is_file():
+        raise UserError(f"no published results at {file}: there is no such file")
+    records = json.loads(file.read_text())
     published = {record["config"]: record for record in records}
     paths = {path.stem: path for path in sorted((root / "configs").glob("*.py"))}
+    if missing := [name for name in published if name not in paths]:
+        raise UserError(f"{file} has results of configs that {root}/configs lacks: {missing}")
     names = [*published, *(name for name in paths if name not in published)]
     return [Entry(paths[name], published.get(name, {})) for name in names]
 
@@ -128,44 +142,39 @@ def read_zoo(root: Path) -> list[Entry]:
 def markdown(zoo: Sequence[Entry]) -> str:
     """``docs/model_zoo.md``."""
     published = [entry for entry in zoo if entry.published]
-    methods = list(dict.fromkeys(entry.published["method"] for entry in published))
-    published.sort(key=lambda entry: methods.index(entry.published["method"]))
-    sections = [INTRODUCTION]
-    for method, entries in groupby(published, lambda entry: entry.published["method"]):
-        entries = list(entries)
-        scores = [name for name in SCORES if any(entry.published.get(name) for entry in entries)]
-        head = ["config", *(SCORES[name] for name in scores), "parameters, M", "GFLOPs"]
-        rows = [
-            [
-                f"[{entry.name}](../configs/{entry.path.name})",
-                *(_cell(entry.published.get(name)) for name in scores),
-                _cell(entry.parameters / 1e6, 2, entry.published.get("params_M")),
-                _cell(entry.macs / 1e9, 1, entry.published_gflops),
-            ]
-            for entry in entries
-        ]
-        data = entries[0].published["dataset"]
-        sections.append(f"## {method}, {data}\n\n{_table(head, rows)}")
-    rows = [
-        [f"[{entry.name}](../configs/{entry.path.name})", entry.comment]
-        for entry in zoo
-        if not entry.published
+    methods = dict.fromkeys(entry.published["method"] for entry in published)
+    sections = [
+        _section([entry for entry in published if entry.published["method"] == method])
+        for method in methods
     ]
-    sections.append(f"{OTHERS}\n{_table(['config', 'what it is'], rows)}")
-    return "\n".join(sections)
+    others = [[_link(entry), entry.comment] for entry in zoo if not entry.published]
+    return "\n".join([INTRODUCTION, *sections, OTHERS, _table(["config", "what it is"], others)])
 
 
-SCORES = {
-    "box_AP": "box AP",
-    "mask_AP": "mask AP",
-    "mIoU": "mIoU",
-    "mIoU_released_code": "mIoU, released code",
-}
+def _section(entries: Sequence[Entry]) -> str:
+    """One method's table."""
+    scores = [name for name in SCORES if any(entry.published.get(name) for entry in entries)]
+    rows = [
+        [
+            _link(entry),
+            *(_cell(entry.published.get(name), 1) for name in scores),
+            _cell(entry.parameters / 1e6, 2, entry.published.get("params_M")),
+            _cell(entry.macs / 1e9, 1, entry.published_gflops),
+        ]
+        for entry in entries
+    ]
+    head = ["config", *(SCORES[name] for name in scores), "parameters, M", "GFLOPs"]
+    first = entries[0].published
+    return f"## {first['method']}, {first['dataset']}\n\n{_table(head, rows)}"
 
 
-def _cell(value: float | None, digits: int = 1, published: float | None = None) -> str:
+def _link(entry: Entry) -> str:
+    return f"[{entry.name}](../configs/{entry.path.name})"
+
+
+def _cell(value: float | None, digits: int, published: float | None = None) -> str:
     if value is None:
-        return "–"
+        return "-"
     return f"{value:.{digits}f}" + (f" ({published})" if published else "")
 
 
@@ -184,7 +193,9 @@ def index(zoo: Sequence[Entry]) -> str:
 def _model(entry: Entry) -> dict:
     config, published = entry.config, entry.published
     loop = config.train_cfg
-    length = dict(Epochs=loop.max_epochs) if "max_epochs" in loop else dict(Iterations=loop.max_iters)
+    length = (
+        dict(Epochs=loop.max_epochs) if "max_epochs" in loop else dict(Iterations=loop.max_iters)
+    )
     metadata = {
         "Parameters": entry.parameters,
         "FLOPs": round(entry.macs, -7),  # 0.01 G

@@ -1,0 +1,51 @@
+_base_ = ["mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py", "_base_/mstrain_3x.py"]
+custom_imports = dict(imports=["mmpvt"], allow_failed_imports=False)
+# of the three stages: the regression's standard deviations, of centre and of size
+target_stds = [(0.1, 0.2), (0.05, 0.1), (0.033, 0.067)]
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type="mmpvt.PyramidVisionTransformerV2",
+        arch="b2",
+        init_cfg=dict(
+            type="Pretrained",
+            checkpoint="https://github.com/whai362/PVT/releases/download/v2/pvt_v2_b2.pth",
+        ),
+    ),
+    neck=dict(in_channels=[64, 128, 320, 512]),
+    roi_head=dict(
+        bbox_head=[
+            dict(
+                type="ConvFCBBoxHead",
+                num_shared_convs=4,
+                num_shared_fcs=1,
+                in_channels=256,
+                conv_out_channels=256,
+                fc_out_channels=1024,
+                roi_feat_size=7,
+                num_classes=80,
+                bbox_coder=dict(
+                    type="DeltaXYWHBBoxCoder",
+                    target_means=[0.0, 0.0, 0.0, 0.0],
+                    target_stds=[centre, centre, size, size],
+                ),
+                reg_class_agnostic=False,
+                reg_decoded_bbox=True,
+                norm_cfg=dict(type="SyncBN", requires_grad=True),
+                loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
+                loss_bbox=dict(type="GIoULoss", loss_weight=10.0),
+            )
+            for centre, size in target_stds
+        ]
+    ),
+)
+
+train_pipeline = [
+    *_base_.train_pipeline[:2],  # the image, its annotations
+    *_base_.flip_resize_crop,
+    _base_.train_pipeline[-1],
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+train_cfg = dict(max_epochs=36)
+param_scheduler = _base_.schedule_3x
+optim_wrapper = dict(_delete_=True, type="AmpOptimWrapper", loss_scale="dynamic", **_base_.optim_3x)

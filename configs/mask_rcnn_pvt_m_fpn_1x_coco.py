@@ -1,0 +1,11 @@
+_base_ = "_base_/mask_rcnn_fpn_1x_coco.py"
+model = dict(
+    backbone=dict(
+        arch="medium",
+        drop_path_rate=0.0,
+        init_cfg=dict(
+            type="Pretrained",
+            checkpoint="https://github.com/whai362/PVT/releases/download/v2/pvt_medium.pth",
+        ),
+    ),
+)

@@ -1,0 +1,12 @@
+_base_ = "_base_/mask_rcnn_fpn_1x_coco.py"
+model = dict(
+    backbone=dict(
+        type="mmpvt.PyramidVisionTransformerV2",
+        arch="b0",
+        init_cfg=dict(
+            type="Pretrained",
+            checkpoint="https://github.com/whai362/PVT/releases/download/v2/pvt_v2_b0.pth",
+        ),
+    ),
+    neck=dict(in_channels=[32, 64, 160, 256]),
+)

@@ -1,0 +1,10 @@
+_base_ = "mask_rcnn_pvt_v2_b2_fpn_3x_mstrain.py"
+model = dict(
+    backbone=dict(
+        arch="b2_li",
+        init_cfg=dict(
+            checkpoint="https://github.com/whai362/PVT/releases/download/v2/pvt_v2_b2_li.pth",
+        ),
+    ),
+)
+optim_wrapper = dict(type="AmpOptimWrapper", loss_scale="dynamic")

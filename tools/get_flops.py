@@ -1,0 +1,49 @@
+"""Counts a model's parameters and multiply-adds, as the PVT papers do.
+
+python tools/get_flops.py configs/gfl_pvt_v2_b2_fpn_3x_mstrain_fp16.py --shape 1280 800
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from mmengine.config import DictAction
+
+import mmpvt  # noqa: F401  registers the modules
+from mmpvt.analysis import complexity
+from mmpvt.engine import settings
+from mmpvt.engine.cli import user_errors
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="the image's sides in pixels (default: 1280 800 for a detector, 512 512 for a "
+        "segmenter)",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="settings to override, such as model.backbone.arch=small",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with user_errors():
+        config = settings.load_config(args.config, args.cfg_options)
+        model = complexity.build_without_memory(config)
+        shape = tuple(args.shape or complexity.default_shape(model))
+        print(complexity.table(complexity.count(model, shape), shape))
+
+
+if __name__ == "__main__":
+    main()
