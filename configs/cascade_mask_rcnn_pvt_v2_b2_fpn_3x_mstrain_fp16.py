@@ -1,7 +1,5 @@
 _base_ = ["mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py", "_base_/mstrain_3x.py"]
 custom_imports = dict(imports=["mmpvt"], allow_failed_imports=False)
-# of the three stages: the regression's standard deviations, of centre and of size
-target_stds = [(0.1, 0.2), (0.05, 0.1), (0.033, 0.067)]
 model = dict(
     backbone=dict(
         _delete_=True,
@@ -14,28 +12,20 @@ model = dict(
     ),
     neck=dict(in_channels=[64, 128, 320, 512]),
     roi_head=dict(
+        # what is not here, such as the targets' standard deviations, is the base's
         bbox_head=[
             dict(
+                head,
                 type="ConvFCBBoxHead",
                 num_shared_convs=4,
                 num_shared_fcs=1,
-                in_channels=256,
                 conv_out_channels=256,
-                fc_out_channels=1024,
-                roi_feat_size=7,
-                num_classes=80,
-                bbox_coder=dict(
-                    type="DeltaXYWHBBoxCoder",
-                    target_means=[0.0, 0.0, 0.0, 0.0],
-                    target_stds=[centre, centre, size, size],
-                ),
+                norm_cfg=dict(type="SyncBN", requires_grad=True),
                 reg_class_agnostic=False,
                 reg_decoded_bbox=True,
-                norm_cfg=dict(type="SyncBN", requires_grad=True),
-                loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
                 loss_bbox=dict(type="GIoULoss", loss_weight=10.0),
             )
-            for centre, size in target_stds
+            for head in _base_.model.roi_head.bbox_head
         ]
     ),
 )

@@ -7,7 +7,7 @@ _base_ = [
 ]
 custom_imports = dict(imports=["mmpvt"], allow_failed_imports=False)
 model = dict(
-    data_preprocessor=dict(size=(128, 128)),
+    data_preprocessor=dict(size=(160, 160)),
     pretrained=None,
     backbone=dict(
         _delete_=True, type="mmpvt.PyramidVisionTransformerV2", arch="b0", drop_path_rate=0.0

@@ -22,7 +22,7 @@ model = dict(
     ),
 )
 
-epochs = 12  # of 63 iterations
+epochs = 10  # of 63 iterations
 train_cfg = dict(max_epochs=epochs, val_interval=epochs)
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type="AdamW", lr=2e-3, weight_decay=0.05),

@@ -4,8 +4,7 @@ data_root = "data/shapes/"
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", reduce_zero_label=True),
-    dict(type="RandomResize", scale=(160, 160), ratio_range=(0.75, 1.5), keep_ratio=True),
-    dict(type="RandomCrop", crop_size=(128, 128), cat_max_ratio=0.75),
+    dict(type="Resize", scale=(160, 160), keep_ratio=True),
     dict(type="RandomFlip", prob=[0.3, 0.3], direction=["horizontal", "vertical"]),
     dict(type="PackSegInputs"),
 ]

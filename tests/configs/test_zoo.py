@@ -95,12 +95,11 @@ def small(config: Config, pictures: Path) -> Config:
         dataset.type = f"mmpvt.Shapes{'Seg' if config.default_scope == 'mmseg' else ''}Dataset"
         dataset.data_root = str(pictures)
     for part in iter_dicts(config.model):
-        if "sampler" in part and "num" in part["sampler"] and part["sampler"]["num"] == 512:
-            part["sampler"]["num"] = 32
-        if "max_per_img" in part and part["max_per_img"] > 100:
-            part["max_per_img"] = 50
-        if "score_thr" in part:
-            part["score_thr"] = 0.0
+        for key, most in dict(num_proposals=100, max_per_img=20, score_thr=0.0).items():
+            if key in part:
+                part[key] = min(part[key], most)
+        if part.get("add_gt_as_proposals"):  # of boxes; fewer of the RPN's anchors miss levels
+            part["num"] = min(part["num"], 16)
     return config
 
 
