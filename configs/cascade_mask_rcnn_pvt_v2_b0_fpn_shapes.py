@@ -28,7 +28,7 @@ model = dict(
         rpn=dict(allowed_border=-1),
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
         rcnn=[
-            dict(stage, sampler=dict(stage.sampler, num=64))
+            dict(stage, sampler=dict(stage.sampler, num=32))
             for stage in _base_.model.train_cfg.rcnn
         ],
     ),

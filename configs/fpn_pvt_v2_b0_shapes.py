@@ -16,7 +16,7 @@ model = dict(
     decode_head=dict(in_channels=[64, 64, 64, 64], channels=64, num_classes=6),
 )
 
-iterations = 750
+iterations = 630  # 10 epochs
 train_cfg = dict(max_iters=iterations, val_interval=iterations)
 optim_wrapper = dict(
     _delete_=True,

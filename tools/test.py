@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import argparse
 
-from mmengine.config import DictAction
 from mmengine.runner import Runner
 
 import mmpvt  # noqa: F401  registers the modules
 from mmpvt.engine import settings
-from mmpvt.engine.cli import user_errors
+from mmpvt.engine.cli import add_run_arguments, user_errors
 from mmpvt.engine.data_check import check_data
-from mmpvt.engine.launch import LAUNCHERS, is_first_process, prepare_launcher
+from mmpvt.engine.launch import is_first_process, prepare_launcher
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
+    add_run_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file or address")
-    parser.add_argument("--work-dir", help="where logs and pictures go")
-    parser.add_argument("--data-root", metavar="DIR", help="the folder the data lies in")
     parser.add_argument(
         "--out",
         metavar="PATH",
@@ -30,29 +27,14 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--show-dir", metavar="DIR", help="draw every image into this folder")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
-    parser.add_argument("--seed", type=int, help="of every random draw")
-    parser.add_argument("--deterministic", action="store_true", help="deterministic kernels only")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="settings to override, such as model.test_cfg.score_thr=0.1",
-    )
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="job launcher")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     with user_errors():
-        config = settings.load_config(args.config, args.cfg_options)
-        if args.work_dir:
-            config.work_dir = args.work_dir
-        if args.data_root:
-            settings.set_data_root(config, args.data_root)
+        config = settings.from_arguments(args)
         settings.set_checkpoint(config, args.checkpoint)
-        settings.set_randomness(config, args.seed, args.deterministic)
         if is_first_process():
             check_data(config, ("test",))
         settings.make_work_dir(config)

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import argparse
 
-from mmengine.config import DictAction
 from mmengine.runner import Runner
 
 import mmpvt  # noqa: F401  registers the modules
 from mmpvt.engine import settings
-from mmpvt.engine.cli import user_errors
+from mmpvt.engine.cli import add_run_arguments, user_errors
 from mmpvt.engine.data_check import check_data
-from mmpvt.engine.launch import LAUNCHERS, is_first_process, prepare_launcher
+from mmpvt.engine.launch import is_first_process, prepare_launcher
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
-    parser.add_argument("--work-dir", help="where logs, checkpoints and pictures go")
-    parser.add_argument("--data-root", metavar="DIR", help="the folder the data lies in")
+    add_run_arguments(parser)
     parser.add_argument(
         "--pretrained",
         metavar="{FILE,URL,none}",
@@ -40,27 +37,13 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="scale the learning rate with the batch that this machine makes up",
     )
-    parser.add_argument("--seed", type=int, help="of every random draw")
-    parser.add_argument("--deterministic", action="store_true", help="deterministic kernels only")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="settings to override, such as train_dataloader.batch_size=4",
-    )
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="job launcher")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     with user_errors("interrupted; --resume goes on from the last checkpoint"):
-        config = settings.load_config(args.config, args.cfg_options)
-        if args.work_dir:
-            config.work_dir = args.work_dir
-        if args.data_root:
-            settings.set_data_root(config, args.data_root)
+        config = settings.from_arguments(args)
         if args.pretrained:
             settings.set_pretrained(config, args.pretrained)
         if args.resume:
@@ -69,7 +52,6 @@ def main() -> None:
             settings.set_amp(config)
         if args.auto_scale_lr:
             settings.set_auto_scale_lr(config)
-        settings.set_randomness(config, args.seed, args.deterministic)
         if is_first_process():
             check_data(config, ("train", "val") if config.get("val_cfg") else ("train",))
         settings.make_work_dir(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import importlib.util
 import os
@@ -47,6 +48,27 @@ def load_config(path: str, options: dict | None = None) -> Config:
     if not isinstance(config.get("model"), dict):
         raise UserError(f"{path} holds no model: give a config of an experiment, not a part of one")
     config.work_dir = config.get("work_dir") or str(Path("work_dirs") / Path(path).stem)
+    return config
+
+
+def from_arguments(args: argparse.Namespace) -> Config:
+    """The config that a command line names, with its common options in.
+
+    Args:
+        args (argparse.Namespace): of :func:`mmpvt.engine.cli.add_run_arguments`.
+
+    Returns:
+        Config: the config.
+
+    Raises:
+        UserError: there is no such config, or an option doesn't fit it.
+    """
+    config = load_config(args.config, args.cfg_options)
+    if args.work_dir:
+        config.work_dir = args.work_dir
+    if args.data_root:
+        set_data_root(config, args.data_root)
+    set_randomness(config, args.seed, args.deterministic)
     return config
 
 
