@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 import mmpvt  # noqa: F401  makes the stack run
 from helpers import SHARED, need
 
 torch.set_num_threads(1)  # the tests' tensors are small, and other processes may want the cores
+
+
+@pytest.fixture(autouse=True)
+def _no_scope_left_over() -> Iterator[None]:
+    """What a runner within this process leaves as default scope would decide the next test's."""
+    yield
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,7 @@ def main() -> None:
             settings.set_tta(config)
         settings.add_hook(config, type="mmpvt.CheckpointFitHook")
         settings.add_hook(config, type="mmpvt.PicturesHook", show_dir=args.show_dir)
+        settings.add_hook(config, type="mmpvt.InterruptHook")
         prepare_launcher(config, args.launcher)
         Runner.from_cfg(config).test()
 

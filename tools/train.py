@@ -60,6 +60,7 @@ def main() -> None:
         settings.spare_amp_without_gpu(config)
         settings.add_hook(config, type="mmpvt.CheckpointFitHook", strict=bool(config.get("resume")))
         settings.add_hook(config, type="mmpvt.PicturesHook")
+        settings.add_hook(config, type="mmpvt.InterruptHook")
         prepare_launcher(config, args.launcher)
         Runner.from_cfg(config).train()
 

@@ -1,6 +1,7 @@
 """What MMEngine's runner lacks: friendly start-up, checks and pictures."""
 
 from mmpvt.engine.checkpoint_fit import CheckpointFitHook
+from mmpvt.engine.interrupt import InterruptHook
 from mmpvt.engine.pictures import PicturesHook
 
-__all__ = ["CheckpointFitHook", "PicturesHook"]
+__all__ = ["CheckpointFitHook", "InterruptHook", "PicturesHook"]

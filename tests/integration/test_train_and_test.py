@@ -51,7 +51,7 @@ def test_interrupted_and_resumed(tmp_path: Path, shapes: Path, tiny_config: Path
             assert time.monotonic() < end and process.poll() is None
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 130
