@@ -10,19 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import DefaultScope
 
 import mmpvt  # noqa: F401  makes the stack run
-from helpers import SHARED, need
+from helpers import SHARED, forget_runs, need
 
 torch.set_num_threads(1)  # the tests' tensors are small, and other processes may want the cores
 
 
 @pytest.fixture(autouse=True)
-def _no_scope_left_over() -> Iterator[None]:
-    """What a runner within this process leaves as default scope would decide the next test's."""
+def _no_run_left_over() -> Iterator[None]:
+    """What a runner within this process leaves (a default scope, a logger) would be the next's."""
     yield
-    DefaultScope._instance_dict.clear()
+    forget_runs()
 
 
 @pytest.fixture(scope="session")

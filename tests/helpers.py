@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.utils import ManagerMixin
 
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
 from mmpvt.models.backbone import PyramidBackbone
@@ -55,6 +56,18 @@ class Ended:
         assert len(lines) == 1, self.err
         assert self.err.rstrip().endswith(lines[0]), self.err
         return lines[0]
+
+
+def forget_runs() -> None:
+    """Drops the scopes, loggers and visualizers of runs within this process.
+
+    MMEngine finds them again by a name that ends in the second a run started: the next run within
+    that second would log to a stream that is closed by now.
+    """
+    kinds = [ManagerMixin]
+    for kind in kinds:
+        kind._instance_dict.clear()
+        kinds.extend(kind.__subclasses__())
 
 
 def environment() -> dict[str, str]:

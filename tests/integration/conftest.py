@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import ROOT, Ended, command, environment
+from helpers import ROOT, Ended, command, environment, forget_runs
 from mmpvt.datasets.shapes import generate
 
 TINY = """
@@ -80,6 +80,7 @@ def call_tool(
     def call(tool: str, *args: object) -> Ended:
         monkeypatch.setattr(sys, "argv", [tool, *map(str, args)])
         capsys.readouterr()
+        forget_runs()
         code = 0
         try:
             runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
