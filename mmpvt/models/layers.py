@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
+from mmpvt.models.kernels import Linear, attention, in_bands, in_chunks, takes_convolutions
+
 POOL_SIZE = 7  # of v2's linear attention (PVT v2, section 3.1)
 
 
@@ -78,9 +80,9 @@ class SpatialReductionAttention(nn.Module):
         self.num_heads = num_heads
         self.linear = linear
         self.attn_drop = attn_drop
-        self.q = nn.Linear(embed_dims, embed_dims)
-        self.kv = nn.Linear(embed_dims, 2 * embed_dims)
-        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.q = Linear(embed_dims, embed_dims)
+        self.kv = Linear(embed_dims, 2 * embed_dims)
+        self.proj = Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop)
         self.sr = None
         if linear or sr_ratio > 1:
@@ -107,8 +109,7 @@ class SpatialReductionAttention(nn.Module):
         (q,) = self.heads(self.q(x), 1)
         k, v = self.heads(self.kv(self.reduce(x)), 2)
         drop = self.attn_drop if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
-        return self.proj_drop(self.proj(out.transpose(1, 2).reshape(x.shape)))
+        return self.proj_drop(self.proj(attention(q, k, v, drop).reshape(x.shape)))
 
 
 class FeedForward(nn.Module):
@@ -122,8 +123,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, embed_dims: int, hidden_dims: int, drop: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(embed_dims, hidden_dims)
-        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+        self.fc1 = Linear(embed_dims, hidden_dims)
+        self.fc2 = Linear(hidden_dims, embed_dims)
         self.drop = nn.Dropout(drop)
 
     def hidden(self, x: Tensor) -> Tensor:
@@ -132,6 +133,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, height, width, embed_dims) tokens to tokens of the same shape."""
+        if not takes_convolutions(x):
+            return self.transform(x)
+        return in_chunks(self.transform, x, self.fc1.out_features)
+
+    def transform(self, x: Tensor) -> Tensor:
         return self.drop(self.fc2(self.drop(self.hidden(x))))
 
 
@@ -174,6 +180,15 @@ class ConvFeedForward(FeedForward):
         if self.relu:
             x = F.relu(x, inplace=True)
         return F.gelu(self.dwconv(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, height, width, embed_dims) tokens to tokens of the same shape."""
+        if not takes_convolutions(x):
+            return self.transform(x)
+        return in_bands(self.transform, x, self.fc1.out_features)
+
+    def transform(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        return self.drop(self.fc2(self.drop(self.hidden(x)[:, rows])))
 
 
 class Block(nn.Module):

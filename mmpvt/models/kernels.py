@@ -1,0 +1,154 @@
+"""How the heavy operations run: PyTorch's fused kernels, and what is faster than them on a CPU.
+
+On a CPU PyTorch gives the float32 products of linear layers and attention to MKL, and those of
+convolutions to oneDNN, which can be twice as fast (docs/performance.md) and adds the bias on the
+way. A linear layer is a 1x1 convolution of a channels-last map, so there it runs as one. And what
+is wide but short-lived (attention's scores, a feed-forward's hidden channels) is made a chunk at a
+time, small enough for the processor's cache, and made again in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_BYTES = 6 << 20  # of a chunk's widest tensor: it stays in common last-level caches
+SMALL_BYTES = 512 << 10  # of a head's scores: below, a chunk's calls cost more than they save
+MIN_ROWS = 4  # of a band: the rows beside it are computed twice
+
+
+def takes_convolutions(x: Tensor) -> bool:
+    """Whether oneDNN's convolutions are the fastest way for ``x``: float32 on a CPU.
+
+    Not in autocast, whose data types oneDNN's linear layers take, nor while a graph is recorded.
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
+
+
+def conv_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear`` as a 1x1 convolution.
+
+    Args:
+        x (Tensor): (length, in_channels).
+        weight (Tensor): (out_channels, in_channels).
+        bias (Tensor | None): (out_channels,).
+
+    Returns:
+        Tensor: (length, out_channels).
+    """
+    feature_map = x.view(1, 1, *x.shape).permute(0, 3, 1, 2)  # channels-last, by its strides
+    out = F.conv2d(feature_map, weight.view(*weight.shape, 1, 1), bias)
+    return out.permute(0, 2, 3, 1).view(len(x), len(weight))
+
+
+class Linear(nn.Linear):
+    """``nn.Linear``, but a convolution where that is faster."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        if not takes_convolutions(x):
+            return super().forward(x)
+        rows = x.reshape(-1, self.in_features).contiguous()
+        return conv_linear(rows, self.weight, self.bias).view(*x.shape[:-1], -1)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
+    """Scaled dot-product attention that never holds all scores at once.
+
+    Args:
+        q (Tensor): queries, (batch, heads, length, dims).
+        k, v (Tensor): keys and values, (batch, heads, keys, dims).
+        drop (float): dropout of the attention weights. Default: 0.
+
+    Returns:
+        Tensor: (batch, length, heads, dims).
+    """
+    score_bytes = q.shape[2] * k.shape[2] * q.element_size()
+    if not takes_convolutions(q) or score_bytes < SMALL_BYTES:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=drop).transpose(1, 2)
+
+    def weigh(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weights = conv_linear(q, k).softmax(-1)
+        return conv_linear(F.dropout(weights, drop) if drop else weights, v)
+
+    length = chunk_length(k.shape[2], q)
+    heads = (x.contiguous().flatten(0, 1).unbind() for x in (q, k * k.shape[-1] ** -0.5, v.mT))
+    outs = [
+        torch.cat([_recomputed(weigh, some, k, v) for some in q.split(length)])
+        for q, k, v in zip(*heads, strict=True)
+    ]
+    return torch.stack(outs, 1).unflatten(1, q.shape[:2]).transpose(0, 1)
+
+
+def chunk_length(width: int, x: Tensor) -> int:
+    """How many tokens fit a chunk, if each is ``width`` numbers of the type of ``x``."""
+    return max(CHUNK_BYTES // (width * x.element_size()), 1)
+
+
+def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
+    """``function`` of tokens, each for itself, a cache's worth at a time.
+
+    Args:
+        function (Callable): of (some, channels) tokens.
+        x (Tensor): tokens, (..., channels).
+        width (int): numbers that the function makes of a token, at its widest.
+
+    Returns:
+        Tensor: (..., out_channels).
+    """
+    length = chunk_length(width, x)
+    tokens = x.reshape(-1, x.shape[-1])
+    if len(tokens) <= length:
+        return function(x)
+    outs = [_recomputed(function, some) for some in tokens.split(length)]
+    return torch.cat(outs).view(*x.shape[:-1], -1)
+
+
+def in_bands(function: Callable[[Tensor, slice], Tensor], x: Tensor, width: int) -> Tensor:
+    """``function`` of tokens, each with its eight neighbours, a cache's worth of rows at a time.
+
+    Args:
+        function (Callable): of (batch, rows, width, channels) tokens and of which rows to keep:
+            the others are there as neighbours.
+        x (Tensor): tokens, (batch, height, width, channels).
+        width (int): numbers that the function makes of a token, at its widest.
+
+    Returns:
+        Tensor: (batch, height, width, out_channels).
+    """
+    rows = max(chunk_length(width, x) // x.shape[2], MIN_ROWS)
+    if len(x) * x.shape[1] <= rows:
+        return function(x, slice(None))
+    return torch.cat([_image_in_bands(function, image, rows) for image in x.split(1)])
+
+
+def _image_in_bands(
+    function: Callable[[Tensor, slice], Tensor], image: Tensor, rows: int
+) -> Tensor:
+    bands = image.split(rows, dim=1)  # not slices, each of which has a gradient of full size
+    outs = []
+    for i, band in enumerate(bands):
+        above = [b[:, -1:] for b in bands[max(i - 1, 0) : i]]
+        below = [b[:, :1] for b in bands[i + 1 : i + 2]]
+        keep = slice(len(above), len(above) + band.shape[1])
+        outs.append(_recomputed(function, torch.cat([*above, band, *below], dim=1), keep))
+    return torch.cat(outs, dim=1)
+
+
+def _recomputed(function: Callable[..., Tensor], *args: object) -> Tensor:
+    """``function(*args)``; what it makes on the way is made again in the backward pass."""
+    if torch.is_grad_enabled():
+        return checkpoint(function, *args, use_reentrant=False)
+    return function(*args)
