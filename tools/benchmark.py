@@ -50,7 +50,13 @@ def parse_args() -> argparse.Namespace:
         help="float32, or what autocast computes in",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        choices=PEERS,
+        default=["published", "mmdet", "transformers", "timm"],
+        help="what mmpvt is compared with; compiled is mmpvt itself under torch.compile",
+    )
     parser.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="on the CPU")
     parser.add_argument("--out", metavar="FILE", help="where the figures go, as JSON")

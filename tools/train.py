@@ -10,7 +10,7 @@ import argparse
 from mmengine.runner import Runner
 
 import mmpvt  # noqa: F401  registers the modules
-from mmpvt.engine import settings
+from mmpvt.engine import settings, speed
 from mmpvt.engine.cli import add_run_arguments, user_errors
 from mmpvt.engine.data_check import check_data
 from mmpvt.engine.launch import is_first_process, prepare_launcher
@@ -31,7 +31,18 @@ def parse_args() -> argparse.Namespace:
         metavar="CHECKPOINT",
         help="go on with a run that was stopped (default: the work directory's newest)",
     )
-    parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
+    parser.add_argument(
+        "--amp",
+        nargs="?",
+        const="float16",
+        choices=speed.AMP_DTYPES,
+        help="automatic mixed precision, on a GPU (default: float16)",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the backbone, for a GPU and images of few sizes (docs/performance.md)",
+    )
     parser.add_argument(
         "--auto-scale-lr",
         action="store_true",
@@ -49,7 +60,7 @@ def main() -> None:
         if args.resume:
             settings.set_resume(config, args.resume)
         if args.amp:
-            settings.set_amp(config)
+            speed.set_amp(config, args.amp)
         if args.auto_scale_lr:
             settings.set_auto_scale_lr(config)
         if is_first_process():
@@ -57,7 +68,10 @@ def main() -> None:
         settings.make_work_dir(config)
         settings.name_broken_files(config)
         settings.add_tensorboard(config)
-        settings.spare_amp_without_gpu(config)
+        speed.spare_amp_without_gpu(config)
+        speed.fuse_optimizer(config)
+        if args.compile:
+            settings.add_hook(config, type="mmpvt.CompileHook")
         settings.add_hook(config, type="mmpvt.CheckpointFitHook", strict=bool(config.get("resume")))
         settings.add_hook(config, type="mmpvt.PicturesHook")
         settings.add_hook(config, type="mmpvt.InterruptHook")

@@ -3,5 +3,6 @@
 from mmpvt.engine.checkpoint_fit import CheckpointFitHook
 from mmpvt.engine.interrupt import InterruptHook
 from mmpvt.engine.pictures import PicturesHook
+from mmpvt.engine.speed import CompileHook
 
-__all__ = ["CheckpointFitHook", "InterruptHook", "PicturesHook"]
+__all__ = ["CheckpointFitHook", "CompileHook", "InterruptHook", "PicturesHook"]

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import find_latest_checkpoint
 
@@ -166,18 +165,6 @@ def set_checkpoint(config: Config, checkpoint: str) -> None:
     config.load_from = checkpoint
 
 
-def set_amp(config: Config) -> None:
-    """Trains in mixed precision.
-
-    Raises:
-        UserError: there is no GPU.
-    """
-    if not torch.cuda.is_available():
-        raise UserError("--amp needs a CUDA GPU, and PyTorch sees none here: leave it out")
-    config.optim_wrapper.type = "AmpOptimWrapper"
-    config.optim_wrapper.setdefault("loss_scale", "dynamic")
-
-
 def set_auto_scale_lr(config: Config) -> None:
     """Scales the learning rate with the batch size.
 
@@ -258,16 +245,6 @@ def make_work_dir(config: Config) -> None:
 def add_hook(config: Config, **hook) -> None:
     """Adds a hook to the runner's."""
     config.custom_hooks = [*(config.get("custom_hooks") or []), ConfigDict(hook)]
-
-
-def spare_amp_without_gpu(config: Config) -> None:
-    """Trains a config that asks for mixed precision in float32 where there is no GPU for it."""
-    wrapper = config.get("optim_wrapper") or {}
-    if wrapper.get("type") == "AmpOptimWrapper" and not torch.cuda.is_available():
-        print("no GPU here: training in float32, where the config asks for mixed precision")
-        wrapper["type"] = "OptimWrapper"
-        for key in ("loss_scale", "dtype", "use_fsdp"):
-            wrapper.pop(key, None)
 
 
 def add_tensorboard(config: Config) -> None:

@@ -32,8 +32,7 @@ def takes_convolutions(x: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not is_recorded()
     )
 
 
@@ -86,7 +85,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
     length = chunk_length(k.shape[2], q)
     heads = (x.contiguous().flatten(0, 1).unbind() for x in (q, k * k.shape[-1] ** -0.5, v.mT))
     outs = [
-        torch.cat([_recomputed(weigh, some, k, v) for some in q.split(length)])
+        torch.cat([recomputed(weigh, some, k, v) for some in q.split(length)])
         for q, k, v in zip(*heads, strict=True)
     ]
     return torch.stack(outs, 1).unflatten(1, q.shape[:2]).transpose(0, 1)
@@ -112,7 +111,7 @@ def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Te
     tokens = x.reshape(-1, x.shape[-1])
     if len(tokens) <= length:
         return function(x)
-    outs = [_recomputed(function, some) for some in tokens.split(length)]
+    outs = [recomputed(function, some) for some in tokens.split(length)]
     return torch.cat(outs).view(*x.shape[:-1], -1)
 
 
@@ -143,12 +142,17 @@ def _image_in_bands(
         above = [b[:, -1:] for b in bands[max(i - 1, 0) : i]]
         below = [b[:, :1] for b in bands[i + 1 : i + 2]]
         keep = slice(len(above), len(above) + band.shape[1])
-        outs.append(_recomputed(function, torch.cat([*above, band, *below], dim=1), keep))
+        outs.append(recomputed(function, torch.cat([*above, band, *below], dim=1), keep))
     return torch.cat(outs, dim=1)
 
 
-def _recomputed(function: Callable[..., Tensor], *args: object) -> Tensor:
+def recomputed(function: Callable[..., Tensor], *args: object) -> Tensor:
     """``function(*args)``; what it makes on the way is made again in the backward pass."""
-    if torch.is_grad_enabled():
-        return checkpoint(function, *args, use_reentrant=False)
-    return function(*args)
+    if not torch.is_grad_enabled() or is_recorded():  # a compiler chooses by itself what to store
+        return function(*args)
+    return checkpoint(function, *args, use_reentrant=False)
+
+
+def is_recorded() -> bool:
+    """Whether PyTorch is recording a graph, to compile or to export it."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()

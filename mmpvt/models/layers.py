@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from mmpvt.models.kernels import Linear, attention, in_bands, in_chunks, takes_convolutions
+from mmpvt.models.kernels import (
+    Linear,
+    attention,
+    in_bands,
+    in_chunks,
+    recomputed,
+    takes_convolutions,
+)
 
 POOL_SIZE = 7  # of v2's linear attention (PVT v2, section 3.1)
 
@@ -128,17 +135,22 @@ class FeedForward(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def hidden(self, x: Tensor) -> Tensor:
-        """(batch, height, width, embed_dims) to (batch, height, width, hidden_dims)."""
-        return F.gelu(self.fc1(x))
+        """(..., embed_dims) to (..., hidden_dims), before the activation."""
+        return self.fc1(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, height, width, embed_dims) tokens to tokens of the same shape."""
-        if not takes_convolutions(x):
-            return self.transform(x)
-        return in_chunks(self.transform, x, self.fc1.out_features)
+    def output(self, hidden: Tensor) -> Tensor:
+        """(..., hidden_dims) to (..., embed_dims)."""
+        return self.drop(self.fc2(self.drop(F.gelu(hidden))))
 
     def transform(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.hidden(x))))
+        """The formula as it stands."""
+        return self.output(self.hidden(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., embed_dims) tokens to tokens of the same shape."""
+        if takes_convolutions(x):
+            return in_chunks(self.transform, x, self.fc1.out_features)
+        return recomputed(self.output, self.hidden(x))  # stores the hidden channels once, not twice
 
 
 class DepthwiseConv(nn.Module):
@@ -179,16 +191,17 @@ class ConvFeedForward(FeedForward):
         x = self.fc1(x)
         if self.relu:
             x = F.relu(x, inplace=True)
-        return F.gelu(self.dwconv(x))
+        return self.dwconv(x)
+
+    def transform(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        """The formula as it stands, of which ``rows`` are kept."""
+        return self.output(self.hidden(x)[:, rows])
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, height, width, embed_dims) tokens to tokens of the same shape."""
-        if not takes_convolutions(x):
-            return self.transform(x)
-        return in_bands(self.transform, x, self.fc1.out_features)
-
-    def transform(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.hidden(x)[:, rows])))
+        if takes_convolutions(x):
+            return in_bands(self.transform, x, self.fc1.out_features)
+        return recomputed(self.output, self.hidden(x))
 
 
 class Block(nn.Module):

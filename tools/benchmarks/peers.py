@@ -35,6 +35,12 @@ def mmpvt(name: str) -> nn.Module:
     return kind(arch, drop_path_rate=0.0)
 
 
+def compiled(name: str) -> nn.Module:
+    model = mmpvt(name)
+    model.compile(dynamic=False)
+    return model
+
+
 def published(name: str) -> nn.Module:
     weights = mmpvt(name).state_dict()  # first, for the same draws
     model = PublishedPVT(*find_arch(name))
@@ -98,6 +104,7 @@ def timm(name: str) -> nn.Module:
 
 PEERS: dict[str, Callable[[str], nn.Module]] = {
     "mmpvt": mmpvt,
+    "compiled": compiled,
     "published": published,
     "mmdet": mmdet,
     "transformers": transformers,
