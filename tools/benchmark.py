@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
         nargs="+",
         choices=PEERS,
         default=["published", "mmdet", "transformers", "timm"],
-        help="what mmpvt is compared with; compiled is mmpvt itself under torch.compile",
+        help="what mmpvt is compared with: other implementations, or itself compiled or with_cp",
     )
     parser.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="on the CPU")

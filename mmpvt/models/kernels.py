@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_BYTES = 6 << 20  # of a chunk's widest tensor: it stays in common last-level caches
@@ -84,11 +85,54 @@ def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
 
     length = chunk_length(k.shape[2], q)
     heads = (x.contiguous().flatten(0, 1).unbind() for x in (q, k * k.shape[-1] ** -0.5, v.mT))
-    outs = [
-        torch.cat([recomputed(weigh, some, k, v) for some in q.split(length)])
-        for q, k, v in zip(*heads, strict=True)
-    ]
+    outs = [RowChunks.apply(weigh, length, *head) for head in zip(*heads, strict=True)]
     return torch.stack(outs, 1).unflatten(1, q.shape[:2]).transpose(0, 1)
+
+
+class RowChunks(torch.autograd.Function):
+    """A function of rows, each for itself, some at a time; only its inputs are stored.
+
+    Results are written into tensors made beforehand: pieces kept between the chunks would leave
+    holes in the heap that the next chunk doesn't fit, until the process has grown by all of them.
+
+    Args:
+        function (Callable): of (some, in_channels) rows and of ``shared``; to (some, channels).
+        length (int): how many rows at a time.
+        x (Tensor): (length, in_channels).
+        shared (Tensor): further arguments, the same for every chunk.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, function: Callable[..., Tensor], length: int, x: Tensor, *shared: Tensor
+    ) -> Tensor:
+        ctx.function, ctx.length = function, length
+        ctx.random_state = torch.get_rng_state()
+        ctx.save_for_backward(x, *shared)
+        out = None
+        for start in range(0, len(x), length):
+            some = function(x[start : start + length], *shared)
+            out = some.new_empty(len(x), some.shape[1]) if out is None else out
+            out[start : start + length] = some
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, *shared = ctx.saved_tensors
+        shared = [tensor.detach().requires_grad_() for tensor in shared]
+        totals = [torch.empty_like(x), *map(torch.zeros_like, shared)]
+        parts = (tensor.split(ctx.length) for tensor in (x, gradient, totals[0]))
+        with torch.random.fork_rng(devices=()), torch.enable_grad():
+            torch.set_rng_state(ctx.random_state)
+            for some, some_gradient, target in zip(*parts, strict=True):
+                inputs = [some.detach().requires_grad_(), *shared]
+                out = ctx.function(*inputs)
+                first, *others = torch.autograd.grad(out, inputs, some_gradient)
+                target.copy_(first)
+                for total, other in zip(totals[1:], others, strict=True):
+                    total.add_(other)
+        return None, None, *totals
 
 
 def chunk_length(width: int, x: Tensor) -> int:

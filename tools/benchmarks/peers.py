@@ -29,10 +29,14 @@ def find_arch(name: str) -> tuple[Arch, int]:
     raise UserError(f"unknown arch {name!r}: take one of {known}")
 
 
-def mmpvt(name: str) -> nn.Module:
+def mmpvt(name: str, with_cp: bool = False) -> nn.Module:
     arch, version = find_arch(name)
     kind = PyramidVisionTransformer if version == 1 else PyramidVisionTransformerV2
-    return kind(arch, drop_path_rate=0.0)
+    return kind(arch, drop_path_rate=0.0, with_cp=with_cp)
+
+
+def checkpointed(name: str) -> nn.Module:
+    return mmpvt(name, with_cp=True)
 
 
 def compiled(name: str) -> nn.Module:
@@ -105,6 +109,7 @@ def timm(name: str) -> nn.Module:
 PEERS: dict[str, Callable[[str], nn.Module]] = {
     "mmpvt": mmpvt,
     "compiled": compiled,
+    "with_cp": checkpointed,
     "published": published,
     "mmdet": mmdet,
     "transformers": transformers,
