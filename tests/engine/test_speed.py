@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from mmengine.config import Config
+from torch import nn
 
 from helpers import ROOT
 from mmpvt import UserError
@@ -54,3 +57,13 @@ def test_optimizer_is_fused():
     config.optim_wrapper.optimizer = dict(type="Adadelta")
     speed.fuse_optimizer(config)
     assert "fused" not in config.optim_wrapper.optimizer
+
+
+def test_only_backbones_are_compiled():
+    student, teacher = (
+        nn.ModuleDict(dict(backbone=nn.Identity(), neck=nn.Identity())) for _ in "ab"
+    )
+    model = nn.ModuleDict(dict(student=student, teacher=teacher))
+    speed.CompileHook().before_train(SimpleNamespace(model=model))
+    compiled = {name for name, module in model.named_modules() if module._compiled_call_impl}
+    assert compiled == {"student.backbone", "teacher.backbone"}
