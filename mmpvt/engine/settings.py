@@ -19,6 +19,32 @@ from mmpvt.errors import UserError
 PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH
 
 
+def read_config(path: str) -> Config:
+    """Reads a config file as it is.
+
+    Args:
+        path (str): a file, or ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one.
+
+    Returns:
+        Config: the config.
+
+    Raises:
+        UserError: there is no such config, it can't be parsed, or it holds no model.
+    """
+    file = _find(path)
+    try:
+        config = Config.fromfile(file)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{path} can't be read as a config: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(config.get("model"), dict):
+        raise UserError(f"{path} holds no model: give a config of an experiment, not a part of one")
+    return config
+
+
 def load_config(path: str, options: dict | None = None) -> Config:
     """Reads a config file.
 
@@ -32,21 +58,11 @@ def load_config(path: str, options: dict | None = None) -> Config:
     Raises:
         UserError: there is no such config, it can't be parsed, or an option doesn't fit.
     """
-    file = _find(path)
-    try:
-        config = Config.fromfile(file)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"{path} can't be read as a config: {type(error).__name__}: {error}"
-        ) from error
+    config = read_config(path)
     try:
         config.merge_from_dict(options or {})
     except (KeyError, TypeError, AssertionError, IndexError) as error:
         raise UserError(f"--cfg-options don't fit {path}: {error}") from error
-    if not isinstance(config.get("model"), dict):
-        raise UserError(f"{path} holds no model: give a config of an experiment, not a part of one")
     config.work_dir = config.get("work_dir") or str(Path("work_dirs") / Path(path).stem)
     return config
 
