@@ -338,7 +338,7 @@ def _latest(work_dir: str) -> str | None:
 
 def _find(path: str) -> Path:
     package, _, name = path.rpartition("::")
-    folder = _config_folder(package) if package in PACKAGES else None
+    folder = config_folder(package) if package in PACKAGES else None
     file = folder / name if folder else Path(path)
     if file.is_file():
         if file.suffix not in (".py", ".json", ".yaml", ".yml"):
@@ -349,7 +349,7 @@ def _find(path: str) -> Path:
     raise UserError(f"no config at {path}: {hint}")
 
 
-def _config_folder(package: str) -> Path | None:
+def config_folder(package: str) -> Path | None:
     try:
         path = Path(get_installed_path(package))
     except ModuleNotFoundError:
@@ -370,7 +370,7 @@ def _near(path: str) -> list[str]:
     installed = {
         file.stem: f"{package}::{file.relative_to(folder)}"
         for package in PACKAGES
-        if (folder := _config_folder(package)) and folder.is_dir()
+        if (folder := config_folder(package)) and folder.is_dir()
         for file in folder.rglob("*.py")
         if "_base_" not in file.parts
     }
