@@ -15,6 +15,7 @@ from mmengine.runner import find_latest_checkpoint
 
 from mmpvt.compat import get_installed_path
 from mmpvt.errors import UserError
+from mmpvt.swap import swap
 
 PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH
 
@@ -45,25 +46,33 @@ def read_config(path: str) -> Config:
     return config
 
 
-def load_config(path: str, options: dict | None = None) -> Config:
-    """Reads a config file.
+def load_config(path: str, options: dict | None = None, backbone: str | None = None) -> Config:
+    """Reads a config file, and makes it one to run.
 
     Args:
         path (str): a file, or ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one.
         options (dict | None): dotted keys and the values to set.
+        backbone (str | None): a PVT to put in the place of the model's backbone first.
 
     Returns:
         Config: the config, with the options in.
 
     Raises:
-        UserError: there is no such config, it can't be parsed, or an option doesn't fit.
+        UserError: there is no such config, it can't be parsed, the backbone can't be swapped, or
+            an option doesn't fit.
     """
     config = read_config(path)
+    name = Path(path).stem
+    if backbone:
+        swapped = swap(config, backbone)
+        for change in swapped.changes:
+            print(f"{change.where}: {change.what}")
+        config, name = swapped.config, f"{name}_{swapped.name}"
     try:
         config.merge_from_dict(options or {})
     except (KeyError, TypeError, AssertionError, IndexError) as error:
         raise UserError(f"--cfg-options don't fit {path}: {error}") from error
-    config.work_dir = config.get("work_dir") or str(Path("work_dirs") / Path(path).stem)
+    config.work_dir = config.get("work_dir") or str(Path("work_dirs") / name)
     return config
 
 
@@ -79,7 +88,7 @@ def from_arguments(args: argparse.Namespace) -> Config:
     Raises:
         UserError: there is no such config, or an option doesn't fit it.
     """
-    config = load_config(args.config, args.cfg_options)
+    config = load_config(args.config, args.cfg_options, getattr(args, "backbone", None))
     if args.work_dir:
         config.work_dir = args.work_dir
     if args.data_root:

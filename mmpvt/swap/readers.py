@@ -144,7 +144,7 @@ class _SemanticReader:
             self.head["in_channels"] = widths[0] if isinstance(before, int) else widths
             stages = [each.stage for each in maps]
             yield _widths(self.path, before, self.head["in_channels"], stages)
-        if "c1_in_channels" in self.head and self.head["c1_in_channels"]:
+        if self.head.get("c1_in_channels"):
             before, width = self.head["c1_in_channels"], self.pyramid.width(self.old[0].stage)
             self.head["c1_in_channels"] = width
             yield Change(

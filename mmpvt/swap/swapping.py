@@ -52,9 +52,7 @@ def swap_backbone(
     return swap(config, arch, part, keep_optimizer).config
 
 
-def swap(
-    config: Config, arch: str, part: str | None = None, keep_optimizer: bool = False
-) -> Swap:
+def swap(config: Config, arch: str, part: str | None = None, keep_optimizer: bool = False) -> Swap:
     """As :func:`swap_backbone`, with what was changed.
 
     Raises:

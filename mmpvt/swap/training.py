@@ -1,4 +1,4 @@
-"""What training wants otherwise over PVT: optimizer, image statistics, checkpoints to start from."""
+"""What training wants otherwise over PVT: optimizer, image statistics, checkpoints to start at."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def as_text(base: Config, swapped: Config, base_name: str, title: str) -> str:
         old, new = before.get(name, _MISSING), after[name]
         if old == new:
             continue
-        if isinstance(old, Mapping) and isinstance(new, Mapping) and not set(old) - set(new):
+        if isinstance(new, Mapping) and _inherits(old, new):
             changed, statements = _differences(old, new, f"_base_.{name}")
             if changed:
                 lines.append(f"{name} = {_literal(changed, len(name) + 3)}")
@@ -54,19 +54,24 @@ def _differences(old: Mapping, new: Mapping, path: str) -> tuple[dict, list[str]
         if before == value:
             continue
         if isinstance(value, Mapping):
-            if isinstance(before, Mapping) and before.get("type") == value.get("type"):
-                if not set(before) - set(value):
-                    inner, more = _differences(before, value, f"{path}.{key}")
-                    statements += more
-                    if inner:
-                        changed[key] = inner
-                    continue
-            changed[key] = value if before is _MISSING else dict(_delete_=True, **value)
+            if _inherits(before, value):
+                inner, more = _differences(before, value, f"{path}.{key}")
+                statements += more
+                if inner:
+                    changed[key] = inner
+            else:
+                changed[key] = value if before is _MISSING else dict(_delete_=True, **value)
         elif _same_shape(before, value):
             statements += _list_statements(before, value, f"{path}.{key}")
         else:
             changed[key] = value
     return changed, statements
+
+
+def _inherits(old: object, new: Mapping) -> bool:
+    """Whether ``new`` can be told by what differs from ``old``: entries can't be taken away."""
+    is_same_kind = isinstance(old, Mapping) and old.get("type") == new.get("type")
+    return is_same_kind and not set(old) - set(new)
 
 
 def _same_shape(old: object, new: object) -> bool:

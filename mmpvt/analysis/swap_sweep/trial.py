@@ -24,9 +24,7 @@ from mmpvt.errors import UserError
 from mmpvt.swap import swap_backbone
 
 # how many boxes go from one part of a model to the next; the structure doesn't depend on them
-_COUNTS = dict(
-    nms_pre=100, max_per_img=20, max_num=20, num_queries=50, score_thr=0.0
-)
+_COUNTS = dict(nms_pre=100, max_per_img=20, max_num=20, num_queries=50, score_thr=0.0)
 _SAMPLED = 32
 
 
@@ -120,6 +118,7 @@ def make_small(config: Config) -> None:
         config (Config): changed; the structure of the model is not.
     """
     settings.spare_amp_without_gpu(config)
+    _spare_reid(config)
     side = batches.SIDE
     for part in settings.iter_dicts(config.model):
         if (part.get("init_cfg") or {}) and "Pretrained" in str(part.get("init_cfg")):
@@ -136,6 +135,17 @@ def make_small(config: Config) -> None:
                 part[key] = min(value, _COUNTS[key])
             elif key == "sampler" and isinstance(value, dict) and "num" in value:
                 value.num = min(value.num, _SAMPLED)
+
+
+def _spare_reid(config: Config) -> None:
+    """Tracks without re-identification where MMPretrain, which it is built of, doesn't import."""
+    tracker = config.model.get("tracker") or {}
+    if "reid" in tracker:
+        try:
+            import mmpretrain  # noqa: F401
+        except ImportError:
+            config.model.pop("reid", None)
+            tracker.reid = None
 
 
 def _train(model: BaseModel, config: Config) -> None:
