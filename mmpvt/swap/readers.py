@@ -18,6 +18,9 @@ from mmpvt.swap.pyramids import Map, Pyramid, as_list, maps_of, type_name
 _PASSES_MAPS_ON = ("JPU",)  # necks that hand all maps but the last to the heads as they came
 
 
+_VIEWS_MAPS = ("DMHead",)  # heads that fold batch and channels together, by a view
+
+
 class Change(NamedTuple):
     """One change of a config, for people."""
 
@@ -51,6 +54,15 @@ def refuse_what_is_no_pyramid(part: Part) -> None:
                     f"{where} ({type_name(inner)}) feeds its maps to a second backbone, {own}, "
                     "that is built to go on from a ResNet's stages, which PVT has not"
                 )
+
+
+def needs_contiguous_maps(part: Part) -> bool:
+    """Whether a head takes for granted that maps lie in memory channel by channel."""
+    return any(
+        type_name(inner) in _VIEWS_MAPS
+        for path, config in part.readers()
+        for _, inner in _dicts(config, path)
+    )
 
 
 def rewire(part: Part, pyramid: Pyramid) -> tuple[tuple[int, ...], list[Change]]:
@@ -99,7 +111,8 @@ def _rewire_neck(
             raise UserError(
                 f"{path} takes {len(before)} maps and {part.backbone_path} gives {len(stages)}"
             )
-        neck["in_channels"] = [pyramid.width(stage) for stage in stages]
+        # JPU takes a tuple only
+        neck["in_channels"] = type(before)(pyramid.width(stage) for stage in stages)
     changes = [_widths(path, before, neck["in_channels"], stages)]
     if type_name(neck) in _PASSES_MAPS_ON:
         for reader_path, config in part.readers():

@@ -10,7 +10,12 @@ from mmengine.config import Config, ConfigDict
 from mmpvt.errors import UserError
 from mmpvt.swap.parts import find_part
 from mmpvt.swap.pyramids import find_pyramid, type_name
-from mmpvt.swap.readers import Change, refuse_what_is_no_pyramid, rewire
+from mmpvt.swap.readers import (
+    Change,
+    needs_contiguous_maps,
+    refuse_what_is_no_pyramid,
+    rewire,
+)
 from mmpvt.swap.training import drop_checkpoints, set_optimizer, set_statistics
 
 
@@ -73,6 +78,8 @@ def swap(config: Config, arch: str, part: str | None = None, keep_optimizer: boo
         backbone.out_indices = stages
     if before.get("with_cp"):
         backbone.with_cp = True
+    if needs_contiguous_maps(chosen):
+        backbone.contiguous_maps = True
     chosen.config[f"{chosen.prefix}backbone"] = backbone
     changes = [
         Change(

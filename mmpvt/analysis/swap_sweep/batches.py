@@ -15,12 +15,13 @@ SIDE = 128  # pixels: stride 128, the coarsest in use, has one position
 _IGNORED = 255
 
 
-def detection(num_classes: int, stuff: int, images: int = 2) -> dict:
-    """Images with boxes, masks, a semantic map and proposals.
+def detection(num_classes: int, stuff: int = 0, proposals: bool = False, images: int = 2) -> dict:
+    """Images with boxes, masks and a semantic map.
 
     Args:
         num_classes (int): labels are drawn below it.
         stuff (int): the class that the upper half of the semantic map has; the rest is ignored.
+        proposals (bool): whether boxes near the true ones come with each, as Fast R-CNN takes them.
         images (int): how many.
 
     Returns:
@@ -28,17 +29,21 @@ def detection(num_classes: int, stuff: int, images: int = 2) -> dict:
     """
     rng = np.random.default_rng(0)
     samples = [_detection_sample(rng, num_classes, stuff, i) for i in range(images)]
+    for sample in samples if proposals else ():
+        shifts = torch.linspace(-6, 6, 5)[:, None, None]
+        boxes = (sample.gt_instances.bboxes + shifts).reshape(-1, 4).clamp(0, SIDE)
+        sample.proposals = InstanceData(bboxes=boxes, scores=torch.linspace(1, 0.1, len(boxes)))
     return dict(inputs=_images(rng, images), data_samples=samples)
 
 
 def semi_supervised(num_classes: int) -> dict:
     """A labelled batch, and one in two views, as the data sets of semi-supervised training give."""
     batches = {
-        branch: detection(num_classes, 0) for branch in ("sup", "unsup_teacher", "unsup_student")
+        branch: detection(num_classes) for branch in ("sup", "unsup_teacher", "unsup_student")
     }
     for batch in batches.values():
         for sample in batch["data_samples"]:
-            sample.set_metainfo(dict(homography_matrix=np.eye(3)))
+            sample.set_metainfo(dict(homography_matrix=np.eye(3, dtype=np.float32)))
     return {
         key: {branch: batch[key] for branch, batch in batches.items()}
         for key in ("inputs", "data_samples")
@@ -131,9 +136,6 @@ def _detection_sample(
     sample.ignored_instances = InstanceData(
         bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
     )
-    shifts = torch.linspace(-6, 6, 5)[:, None, None]
-    near = (boxes + shifts).reshape(-1, 4).clamp(0, SIDE)
-    sample.proposals = InstanceData(bboxes=near, scores=torch.linspace(1, 0.1, len(near)))
     semantic = torch.full((1, SIDE, SIDE), _IGNORED)
     semantic[:, : SIDE // 2] = stuff
     sample.gt_sem_seg = PixelData(sem_seg=semantic)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
@@ -24,7 +24,9 @@ from mmpvt.errors import UserError
 from mmpvt.swap import swap_backbone
 
 # how many boxes go from one part of a model to the next; the structure doesn't depend on them
-_COUNTS = dict(nms_pre=100, max_per_img=20, max_num=20, num_queries=50, score_thr=0.0)
+_COUNTS = dict(
+    nms_pre=100, max_per_img=20, max_num=20, num_queries=50, num_proposals=20, score_thr=0.0
+)
 _SAMPLED = 32
 
 
@@ -104,6 +106,8 @@ def run_config(config: Config) -> None:
         Exception: whatever else the model raises.
     """
     torch.manual_seed(0)
+    for name in ("iter", "epoch"):  # some losses ask a runner how far it is
+        MessageHub.get_current_instance().update_info(name, 0)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         model = revert_sync_batchnorm(MODELS.build(config.model))
         model.init_weights()
@@ -128,6 +132,10 @@ def make_small(config: Config) -> None:
         if isinstance(part.get("teacher_config"), str):
             inside = part.teacher_config.removeprefix("configs/")
             part.teacher_config = settings.read_config(f"mmdet::{inside}").to_dict()
+        if part.get("clip_border") is False:  # MMDetection can't paste a mask that is off the image
+            part.clip_border = True
+        if part.get("type") == "MMSyncBN":  # takes several processes
+            part.type = "BN"
         if part.get("type") in ("SegDataPreProcessor", "BatchFixedSizePad"):
             part.size = (side, side)
         for key, value in part.items():
@@ -153,7 +161,7 @@ def _train(model: BaseModel, config: Config) -> None:
     trained = model
     batch = _training_batch(config)
     if config.model.type in ("SORT", "DeepSORT", "StrongSORT"):  # their detector is what trains
-        trained, batch = model.detector, batches.detection(_num_classes(config), 0)
+        trained, batch = model.detector, batches.detection(_num_classes(config))
         trained.data_preprocessor = MODELS.build(
             dict(type="DetDataPreprocessor", mean=[0.0] * 3, std=[1.0] * 3, pad_size_divisor=32)
         )
@@ -179,7 +187,7 @@ def _predict(model: BaseModel, config: Config) -> None:
     elif config.default_scope == "mmseg":
         batch = batches.segmentation(_num_classes(config))
     else:
-        batch = batches.detection(_num_classes(config), _stuff(config))
+        batch = _images(config)
     with torch.no_grad():
         predictions = model(**model.data_preprocessor(batch, False), mode="predict")
     if len(predictions) != len(batch["data_samples"]):
@@ -233,7 +241,12 @@ def _training_batch(config: Config) -> dict:
         if config.model.type == "Mask2FormerVideo":  # losses are of the whole clip
             return batches.video(_num_classes(config), [0, 1], [])
         return batches.video(_num_classes(config), [0], [1])
-    return batches.detection(_num_classes(config), _stuff(config))
+    return _images(config)
+
+
+def _images(config: Config) -> dict:
+    takes_proposals = "roi_head" in config.model and "rpn_head" not in config.model
+    return batches.detection(_num_classes(config), _stuff(config), takes_proposals)
 
 
 def _is_video(config: Config) -> bool:
