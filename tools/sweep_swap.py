@@ -88,7 +88,7 @@ def try_one(
     known = records.of_model(record.model)
     if known:
         return replace(known, name=shipped.name, family=shipped.family, seconds=0.0)
-    return trial.run(record, config)
+    return trial.run(shipped, record, config)
 
 
 if __name__ == "__main__":

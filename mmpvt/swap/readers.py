@@ -18,7 +18,7 @@ from mmpvt.swap.pyramids import Map, Pyramid, as_list, maps_of, type_name
 _PASSES_MAPS_ON = ("JPU",)  # necks that hand all maps but the last to the heads as they came
 
 
-_VIEWS_MAPS = ("DMHead",)  # heads that fold batch and channels together, by a view
+_VIEWS_MAPS = ("DMHead", "CenterNetHead")  # heads that fold axes of a map together, by a view
 
 
 class Change(NamedTuple):

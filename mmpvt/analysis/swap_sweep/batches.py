@@ -113,6 +113,7 @@ def _metainfo(index: int) -> dict:
         scale_factor=(1.0, 1.0),
         flip=False,
         flip_direction=None,
+        border=(0.0,) * 4,  # that CenterNet's cropping adds
     )
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import torch
 from mmengine.config import Config
@@ -73,10 +74,11 @@ class Trial:
         digest = hashlib.sha256(model.encode()).hexdigest()[:12]
         return Record(shipped.name, shipped.family, OK, model=digest), config
 
-    def run(self, record: Record, config: Config) -> Record:
+    def run(self, shipped: Shipped, record: Record, config: Config) -> Record:
         """Trains one step and predicts.
 
         Args:
+            shipped (Shipped): the config as it is shipped.
             record (Record): what :meth:`prepare` gave.
             config (Config): likewise.
 
@@ -88,10 +90,27 @@ class Trial:
             run_config(config)
         except Exception as error:  # whatever a model raises is what the sweep is after
             verdict = FAILED
-            reason = f"{type(error).__name__}: {error}".split("\n")[0][:300]
+            reason = _one_line(error)
+            if _one_line(_error_of_base(shipped)) == reason:
+                reason = f"with its ResNet, too: {reason}"
         gc.collect()
         seconds = round(time.perf_counter() - start, 1)
         return Record(record.name, record.family, verdict, reason, record.model, seconds)
+
+
+def _error_of_base(shipped: Shipped) -> Exception | None:
+    """What a config raises without a swap."""
+    config = settings.read_config(shipped.name)
+    make_small(config)
+    try:
+        run_config(config)
+    except Exception as error:
+        return error
+    return None
+
+
+def _one_line(error: Exception | None) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0][:300]
 
 
 def run_config(config: Config) -> None:
@@ -134,6 +153,8 @@ def make_small(config: Config) -> None:
             part.teacher_config = settings.read_config(f"mmdet::{inside}").to_dict()
         if part.get("clip_border") is False:  # MMDetection can't paste a mask that is off the image
             part.clip_border = True
+        if part.get("use_torchvision") and find_spec("torchvision") is None:
+            part.use_torchvision = False
         if part.get("type") == "MMSyncBN":  # takes several processes
             part.type = "BN"
         if part.get("type") in ("SegDataPreProcessor", "BatchFixedSizePad"):
@@ -175,7 +196,8 @@ def _train(model: BaseModel, config: Config) -> None:
             raise Problem(f"{name} is not finite")
     total, _ = trained.parse_losses(losses)
     optim_wrapper.backward(total)
-    if not any(_gets_gradient(backbone) for backbone in _backbones(trained)):
+    backbones = list(_backbones(trained))  # none where a config is tried as it is shipped
+    if backbones and not any(map(_gets_gradient, backbones)):
         raise Problem("no finite gradient reaches PVT")
     optim_wrapper.step()
 
