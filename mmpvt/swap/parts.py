@@ -78,6 +78,25 @@ def find_part(model: Mapping, wanted: str | None = None) -> Part:
     return chosen[0]
 
 
+def dicts_within(config: object, path: str) -> Iterator[tuple[str, dict]]:
+    """Every dict within a part of a model, the outer before the inner.
+
+    Args:
+        config (object): the part.
+        path (str): where it stands.
+
+    Yields:
+        tuple: path and dict.
+    """
+    if isinstance(config, dict):
+        yield path, config
+        for key, value in config.items():
+            yield from dicts_within(value, f"{path}.{key}")
+    elif isinstance(config, list | tuple):
+        for i, value in enumerate(config):
+            yield from dicts_within(value, f"{path}[{i}]")
+
+
 def _walk(config: object, path: str) -> Iterator[Part]:
     if isinstance(config, Mapping):
         for key, value in config.items():

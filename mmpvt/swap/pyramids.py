@@ -128,8 +128,23 @@ def maps_of(backbone: Mapping, path: str) -> list[Map]:
         for step in backbone["strides"]:
             stride *= step
             strides.append(stride)
-    indices = backbone.get("out_indices", range(len(strides)))
-    return [Map(i, strides[i]) for i in as_list(indices)]
+    indices = as_list(backbone.get("out_indices", range(len(strides))))
+    if not all(0 <= i < len(strides) and strides[i] in STRIDES for i in indices):
+        raise UserError(
+            f"{path} gives maps of strides {strides} from stages {indices}; PVT has but the "
+            f"strides {', '.join(map(str, STRIDES))}"
+        )
+    return [Map(i, strides[i]) for i in indices]
+
+
+def stages_of(maps: Sequence[Map]) -> tuple[int, ...]:
+    """The stages of maps, which may serve as ``out_indices``."""
+    return tuple(each.stage for each in maps)
+
+
+def same_stride(one: Map) -> int:
+    """The stage of PVT whose map has the stride of ``one``."""
+    return STRIDES.index(one.stride)
 
 
 def type_name(part: Mapping) -> str:

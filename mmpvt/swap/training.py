@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from mmengine.config import Config, ConfigDict
 
+from mmpvt.swap.changes import Change
 from mmpvt.swap.parts import Part
-from mmpvt.swap.pyramids import as_list
-from mmpvt.swap.readers import Change
+from mmpvt.swap.pyramids import as_list, type_name
 
 # the published settings: Semantic FPN; Mask R-CNN; RetinaNet. Rate and the batch it is for
 _RATE_SEGMENTER = (2e-4, 32)
@@ -37,8 +37,8 @@ def set_optimizer(config: Config, part: Part) -> Iterator[Change]:
     if not wrapper or "optimizer" not in wrapper:
         return
     before = wrapper.optimizer
-    if before.type in ("AdamW", "Adam"):
-        yield Change("optim_wrapper.optimizer", f"{before.type} stays, at rate {before.lr:g}")
+    if type_name(before) in ("AdamW", "Adam"):
+        yield Change("optim_wrapper.optimizer", f"{before.type} stays, at rate {before.get('lr')}")
         return
     if any(name.endswith("decode_head") for name in part.config):
         rate, batch = _RATE_SEGMENTER

@@ -13,8 +13,9 @@ import torch
 from helpers import DATA
 from mmpvt.analysis import swap_sweep
 from mmpvt.analysis.swap_sweep import Record, Records, Shipped, Trial, batches
+from mmpvt.analysis.swap_sweep.checks import Problem
 from mmpvt.analysis.swap_sweep.shipped import has_resnet
-from mmpvt.analysis.swap_sweep.trial import Problem, run_config
+from mmpvt.analysis.swap_sweep.trial import run_config
 from mmpvt.engine.settings import read_config
 
 # one config of each of many families, of those that take the least time
