@@ -18,6 +18,8 @@ from mmpvt.analysis.swap_sweep.shipped import has_resnet
 from mmpvt.analysis.swap_sweep.trial import run_config
 from mmpvt.engine.settings import read_config
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # of many models
+
 # one config of each of many families, of those that take the least time
 NAMES = (DATA / "swap_families.txt").read_text().split()
 CHOSEN = [Shipped(*name.split("::")) for name in NAMES]
@@ -66,7 +68,7 @@ def test_verdicts(trial: Trial):
 
 
 def test_a_model_that_does_not_train(trial: Trial):
-    shipped = Shipped("mmdet", "fcos/fcos_r50_fpn_gn-head-center_1x_coco.py")
+    shipped = Shipped("mmdet", "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py")
     record, config = trial.prepare(shipped)
     config.model.bbox_head.type = "NoSuchHead"
     failed = trial.run(shipped, record, config)

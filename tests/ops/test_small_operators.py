@@ -97,6 +97,7 @@ def test_carafe_of_float16():
     torch.testing.assert_close(output, expected.half())
 
 
+@pytest.mark.filterwarnings("ignore:This overload of addmm")  # mmcv's own call
 @pytest.mark.parametrize("padding", [0, 1])
 def test_masked_convolution_is_a_convolution_at_some_positions(padding):
     conv = MaskedConv2d(3, 5, 3, padding=padding).double()
