@@ -23,7 +23,7 @@ def training_batch(config: Config) -> dict:
         if config.model.type == "Mask2FormerVideo":  # losses are of the whole clip
             return batches.video(num_classes(config), [0, 1], [])
         return batches.video(num_classes(config), [0], [1])
-    return _images(config)
+    return _images(config, 2)
 
 
 def prediction_batch(config: Config) -> dict:
@@ -37,7 +37,7 @@ def prediction_batch(config: Config) -> dict:
     """
     if _is_video(config):
         return batches.video(num_classes(config), [0], [])
-    return _images(config)
+    return _images(config, 1)  # guided anchoring takes no more
 
 
 def num_classes(config: Config) -> int:
@@ -52,11 +52,11 @@ def num_classes(config: Config) -> int:
     return min(counts, default=80)
 
 
-def _images(config: Config) -> dict:
+def _images(config: Config, count: int) -> dict:
     if config.default_scope == "mmseg":
-        return batches.segmentation(num_classes(config))
+        return batches.segmentation(num_classes(config), count)
     takes_proposals = "roi_head" in config.model and "rpn_head" not in config.model
-    return batches.detection(num_classes(config), _stuff(config), takes_proposals)
+    return batches.detection(num_classes(config), _stuff(config), takes_proposals, count)
 
 
 def _is_video(config: Config) -> bool:
