@@ -224,17 +224,30 @@ def _columns(
     channels, height, width = image.shape
     offset = _first(offset, (groups, taps, 2, *size))
     y, x = (offset[:, :, axis] + _places(axis, size[axis], offset, geometry) for axis in (0, 1))
-    # from a pixel outside on nothing is read, nor does the offset matter
-    outside = (y <= -1) | (x <= -1) | (y >= height) | (x >= width)
-    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-    grid = grid.masked_fill(outside.unsqueeze(-1), -3.0)
-    sampled = F.grid_sample(
-        image.view(groups, -1, height, width), grid.flatten(1, 2), align_corners=False
-    )
-    sampled = sampled.view(groups, channels // groups, taps, -1)
+    maps = image.view(groups, channels // groups, height, width)
+    sampled = torch.stack([_sample(*each) for each in zip(maps, y, x, strict=True)])
     if mask is not None:
         sampled = sampled * _first(mask, (groups, 1, taps, size[0] * size[1]))
     return sampled.view(channels * taps, -1)
+
+
+def _sample(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """(C, H, W) at positions (taps, h, w), interpolated, 0 outside, to (C, taps, h * w)."""
+    channels, height, width = image.shape
+    # from a pixel outside on nothing is read, nor does the offset matter
+    inside = (y > -1) & (x > -1) & (y < height) & (x < width)
+    top, left = y.detach().floor(), x.detach().floor()
+    indices, weights = [], []
+    for row, by_row in ((top, 1 - (y - top)), (top + 1, y - top)):
+        for column, by_column in ((left, 1 - (x - left)), (left + 1, x - left)):
+            exists = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            indices.append(torch.where(exists, row * width + column, 0).long())
+            weights.append(by_row * by_column * exists)
+    # a weighted sum of four rows of the table of pixels, for each position
+    table = image.flatten(1).t().contiguous()
+    indices, weights = (torch.stack(four, dim=-1).view(-1, 4) for four in (indices, weights))
+    sampled = F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
+    return sampled.t().reshape(channels, y.size(0), -1)
 
 
 def _first(values: Tensor, shape: tuple[int, ...]) -> Tensor:
