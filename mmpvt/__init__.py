@@ -15,6 +15,7 @@ from mmpvt import checkpoint, models  # noqa: E402  what they import needs the l
 checkpoint.register_loaders()
 
 from mmpvt.errors import UserError  # noqa: E402
+from mmpvt.swap import swap_backbone  # noqa: E402
 from mmpvt.version import __version__  # noqa: E402
 
-__all__ = ["UserError", "__version__", "checkpoint", "models", "ops"]
+__all__ = ["UserError", "__version__", "checkpoint", "models", "ops", "swap_backbone"]

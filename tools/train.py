@@ -20,6 +20,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add_run_arguments(parser)
     parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="PVT to put in the place of the model's backbone: pvt_small, pvt_v2_b2, …",
+    )
+    parser.add_argument(
         "--pretrained",
         metavar="{FILE,URL,none}",
         help="backbone weights to start from, in any known layout (default: the config's)",

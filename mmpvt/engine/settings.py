@@ -14,22 +14,22 @@ from mmengine.runner import find_latest_checkpoint
 
 from mmpvt.compat import get_installed_path
 from mmpvt.errors import UserError
+from mmpvt.swap import swap
 
 PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH
 
 
-def load_config(path: str, options: dict | None = None) -> Config:
-    """Reads a config file.
+def read_config(path: str) -> Config:
+    """Reads a config file as it is.
 
     Args:
         path (str): a file, or ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one.
-        options (dict | None): dotted keys and the values to set.
 
     Returns:
-        Config: the config, with the options in.
+        Config: the config.
 
     Raises:
-        UserError: there is no such config, it can't be parsed, or an option doesn't fit.
+        UserError: there is no such config, it can't be parsed, or it holds no model.
     """
     file = _find(path)
     try:
@@ -40,13 +40,38 @@ def load_config(path: str, options: dict | None = None) -> Config:
         raise UserError(
             f"{path} can't be read as a config: {type(error).__name__}: {error}"
         ) from error
+    if not isinstance(config.get("model"), dict):
+        raise UserError(f"{path} holds no model: give a config of an experiment, not a part of one")
+    return config
+
+
+def load_config(path: str, options: dict | None = None, backbone: str | None = None) -> Config:
+    """Reads a config file, and makes it one to run.
+
+    Args:
+        path (str): a file, or ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one.
+        options (dict | None): dotted keys and the values to set.
+        backbone (str | None): a PVT to put in the place of the model's backbone first.
+
+    Returns:
+        Config: the config, with the options in.
+
+    Raises:
+        UserError: there is no such config, it can't be parsed, the backbone can't be swapped, or
+            an option doesn't fit.
+    """
+    config = read_config(path)
+    name = Path(path).stem
+    if backbone:
+        swapped = swap(config, backbone)
+        for change in swapped.changes:
+            print(f"{change.where}: {change.what}")
+        config, name = swapped.config, f"{name}_{swapped.name}"
     try:
         config.merge_from_dict(options or {})
     except (KeyError, TypeError, AssertionError, IndexError) as error:
         raise UserError(f"--cfg-options don't fit {path}: {error}") from error
-    if not isinstance(config.get("model"), dict):
-        raise UserError(f"{path} holds no model: give a config of an experiment, not a part of one")
-    config.work_dir = config.get("work_dir") or str(Path("work_dirs") / Path(path).stem)
+    config.work_dir = config.get("work_dir") or str(Path("work_dirs") / name)
     return config
 
 
@@ -62,7 +87,7 @@ def from_arguments(args: argparse.Namespace) -> Config:
     Raises:
         UserError: there is no such config, or an option doesn't fit it.
     """
-    config = load_config(args.config, args.cfg_options)
+    config = load_config(args.config, args.cfg_options, getattr(args, "backbone", None))
     if args.work_dir:
         config.work_dir = args.work_dir
     if args.data_root:
@@ -299,7 +324,7 @@ def _latest(work_dir: str) -> str | None:
 
 def _find(path: str) -> Path:
     package, _, name = path.rpartition("::")
-    folder = _config_folder(package) if package in PACKAGES else None
+    folder = config_folder(package) if package in PACKAGES else None
     file = folder / name if folder else Path(path)
     if file.is_file():
         if file.suffix not in (".py", ".json", ".yaml", ".yml"):
@@ -310,7 +335,7 @@ def _find(path: str) -> Path:
     raise UserError(f"no config at {path}: {hint}")
 
 
-def _config_folder(package: str) -> Path | None:
+def config_folder(package: str) -> Path | None:
     try:
         path = Path(get_installed_path(package))
     except ModuleNotFoundError:
@@ -331,7 +356,7 @@ def _near(path: str) -> list[str]:
     installed = {
         file.stem: f"{package}::{file.relative_to(folder)}"
         for package in PACKAGES
-        if (folder := _config_folder(package)) and folder.is_dir()
+        if (folder := config_folder(package)) and folder.is_dir()
         for file in folder.rglob("*.py")
         if "_base_" not in file.parts
     }
