@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import keyword
 from collections.abc import Iterator, Mapping
 
 from mmengine.config import Config
@@ -100,14 +102,19 @@ def _list_statements(old: list, new: list, path: str) -> Iterator[str]:
 
 def _literal(value: object, column: int, indent: int = 0) -> str:
     """``value`` as source, broken into lines where it would pass the line's end."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and all(_is_keyword(key) for key in value):
         opening, closing = "dict(", ")"
         items = [(f"{key}=", item) for key, item in value.items()]
+    elif isinstance(value, Mapping):
+        opening, closing = "{", "}"
+        items = [(f"{_literal(key, 0)}: ", item) for key, item in value.items()]
     elif isinstance(value, list | tuple) and value:
         opening, closing = ("[", "]") if isinstance(value, list) else ("(", ")")
         items = [("", item) for item in value]
+    elif isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
     else:
-        return '"' + value + '"' if isinstance(value, str) and '"' not in value else repr(value)
+        return repr(value)
     parts = [name + _literal(item, 0) for name, item in items]
     tail = "," if isinstance(value, tuple) and len(value) == 1 else ""
     line = opening + ", ".join(parts) + tail + closing
@@ -118,3 +125,8 @@ def _literal(value: object, column: int, indent: int = 0) -> str:
     parts = [name + _literal(item, inner + len(name) + 1, inner) for name, item in items]
     pad = " " * inner
     return opening + "".join(f"\n{pad}{part}," for part in parts) + f"\n{' ' * indent}{closing}"
+
+
+def _is_keyword(key: object) -> bool:
+    """Whether ``dict(key=…)`` can be written."""
+    return isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
