@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mmengine.config import DictAction
 
-from mmpvt.engine.launch import LAUNCHERS
-from mmpvt.errors import UserError
+from mmpvt.engine.launch import LAUNCHERS, describe_failure
+from mmpvt.errors import Stopped, UserError
 
+FAILURE = 1
 USER_ERROR = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,17 +37,26 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
-    """Ends the process with one sentence and code 2 on :class:`UserError`, 130 on Ctrl-C.
+    """Ends the process with one sentence: code 2 on :class:`UserError`, 130 on Ctrl-C, 143 on
+    SIGTERM, 1 where another of the run's processes is lost.
 
     Args:
-        on_interrupt (str): the sentence for Ctrl-C.
+        on_interrupt (str): the sentence for Ctrl-C while there is nothing to save.
     """
+    logging.raiseExceptions = False  # a full disk is said once, not by each line of the log
     try:
         yield
     except UserError as error:
         _leave(f"error: {error.sentence}", USER_ERROR)
+    except Stopped as stop:
+        _leave(stop.sentence, stop.code)
+    except RuntimeError as error:
+        sentence = describe_failure(error)
+        if sentence is None:
+            raise
+        _leave(f"error: {sentence}", FAILURE)
     except KeyboardInterrupt:
-        _leave(on_interrupt, INTERRUPTED)
+        _leave(on_interrupt, 128 + signal.SIGINT)
 
 
 def _leave(sentence: str, code: int) -> None:
