@@ -92,13 +92,15 @@ class Started:
         self.wait_for(lambda: not self.is_alive(), timeout)
         return self.code
 
-    def wait_for(self, condition: Callable[[], object], timeout: float = 300) -> None:
+    def wait_for(
+        self, condition: Callable[[], object], timeout: float = 300, pause: float = 0.002
+    ) -> None:
         """Waits until something holds; its end, before that, fails the test."""
         end = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < end, f"nothing in {timeout} s: {self.text[-3000:]}"
             assert self.is_alive() or condition(), self.text[-3000:]
-            time.sleep(0.002)
+            time.sleep(pause)
 
     def is_alive(self) -> bool:
         """Whether it still runs."""
