@@ -69,7 +69,9 @@ def usable(content: dict, masks: bool) -> tuple[dict, list[Finding]]:
         if not _is_number(annotation.get("area")):
             findings.append(Finding("annotation", name, "has no area: its box's is taken", True))
             mended["area"] = annotation["bbox"][2] * annotation["bbox"][3]
-        mended.setdefault("iscrowd", 0)
+        if annotation.get("iscrowd") not in (0, 1):
+            findings.append(Finding("annotation", name, "doesn't say iscrowd: taken as 0", True))
+            mended["iscrowd"] = 0
         annotations.append(mended)
     return (
         {
@@ -158,12 +160,12 @@ def _mask_problems(mask: object, width: float, height: float) -> Iterator[str]:
 
 
 def _is_polygon(polygon: object) -> bool:
-    return (
-        isinstance(polygon, list)
-        and len(polygon) >= 6
-        and len(polygon) % 2 == 0
-        and all(map(_is_number, polygon))
-    )
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        return False
+    try:
+        return all(map(math.isfinite, polygon))
+    except TypeError:
+        return False
 
 
 def _run_lengths(counts: object) -> int | None:

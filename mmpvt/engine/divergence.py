@@ -76,8 +76,8 @@ class DivergenceHook(Hook):
         sound = self._finite
         if sound and not isinstance(wrapper, AmpOptimWrapper):
             parameters = (p for group in wrapper.param_groups for p in group["params"])
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            sound = bool(torch.isfinite(nn.utils.get_total_norm(gradients)))
+            norms = [p.grad.norm() for p in parameters if p.grad is not None]
+            sound = not norms or bool(torch.stack(norms).isfinite().all())
         if get_world_size() == 1:
             return sound
         flag = torch.tensor(int(sound))

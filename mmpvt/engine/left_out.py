@@ -45,24 +45,20 @@ def leave_out_unusable_annotations(config: Config, splits: Iterable[str]) -> Non
         if issubclass(dataset_kind(dataset) or object, CocoDataset)
         and dataset.get("backend_args") is None
     ]
-    masks: dict[Path, bool] = {}
-    for dataset in datasets:
-        transforms = settings.iter_dicts(dataset.get("pipeline"))
-        with_mask = any(transform.get("with_mask") for transform in transforms)
-        masks[_file(dataset)] = masks.get(_file(dataset), False) or with_mask
-    copies, notes = {}, []
-    for number, (file, with_mask) in enumerate(masks.items()):
-        content, findings = usable(read_annotations(file), with_mask)
-        if findings:
-            copy = Path(config.work_dir).absolute() / "annotations" / f"{number}_{file.name}"
-            notes.append(_write(copy, file, content, findings))
-            copies[file.absolute()] = str(copy)
     evaluators = [
         evaluator
         for split in splits
         for evaluator in settings.iter_dicts(config.get(f"{split}_evaluator"))
         if isinstance(evaluator.get("ann_file"), str)
     ]
+    with_masks = {_file(part).absolute() for part in (*datasets, *evaluators) if _uses_masks(part)}
+    copies, notes = {}, []
+    for number, file in enumerate({_file(dataset).absolute(): None for dataset in datasets}):
+        content, findings = usable(read_annotations(file), masks=file in with_masks)
+        if findings:
+            copy = Path(config.work_dir).absolute() / "annotations" / f"{number}_{file.name}"
+            notes.append(_write(copy, file, content, findings))
+            copies[file] = str(copy)
     for part in (*datasets, *evaluators):
         part["ann_file"] = copies.get(_file(part).absolute(), part["ann_file"])
     settings.add_hook(config, type="mmpvt.LeftOutHook", notes=notes)
@@ -70,6 +66,12 @@ def leave_out_unusable_annotations(config: Config, splits: Iterable[str]) -> Non
 
 def _file(part: dict) -> Path:
     return Path(part.get("data_root") or "") / part["ann_file"]
+
+
+def _uses_masks(part: dict) -> bool:
+    """Whether a data set's pipeline loads masks, or an evaluator compares them."""
+    transforms = settings.iter_dicts(part.get("pipeline"))
+    return "segm" in (part.get("metric") or ()) or any(t.get("with_mask") for t in transforms)
 
 
 def _write(copy: Path, file: Path, content: dict, findings: list[Finding]) -> str:

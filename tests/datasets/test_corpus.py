@@ -40,6 +40,7 @@ def detection(root: Path, content: dict, masks: bool = False) -> CocoDataset:
         data_prefix=dict(img=""),
         metainfo=dict(classes=("circle", "square")),
         pipeline=pipeline,
+        serialize_data=False,
     )
 
 
@@ -139,6 +140,7 @@ def test_label_map(item: corpus.Input, evaluating: bool, tmp_path: Path):
     dataset = ADE20KDataset(
         data_root=str(tmp_path),
         data_prefix=dict(img_path="", seg_map_path=""),
+        serialize_data=False,
         pipeline=[
             dict(type="mmpvt.LoadImageFromFile"),
             dict(type="mmpvt.LoadSegAnnotations", num_classes=6, reduce_zero_label=True),
