@@ -67,6 +67,8 @@ class Ended:
 class Started:
     """A tool in a copy of this process, the leader of a process group of its own.
 
+    A copy saves the imports. CUDA can't be copied: where there is a GPU, it is a new process.
+
     Args:
         tool (str): ``train.py``, say.
         args (tuple): its arguments.
@@ -77,6 +79,9 @@ class Started:
     def __init__(self, tool: str, args: tuple, output: Path, variables: dict[str, str]) -> None:
         self.output = output
         self.code: int | None = None
+        if torch.cuda.is_available():
+            self.pid = _spawn_tool(tool, args, output, variables)
+            return
         self.pid = os.fork()
         if not self.pid:
             os.environ.update(variables)
@@ -120,6 +125,14 @@ class Started:
         self.signal(signal.SIGKILL)
         if self.code is None:
             self.wait()
+
+
+def _spawn_tool(tool: str, args: tuple, output: Path, variables: dict[str, str]) -> int:
+    line = command(tool, *args)
+    actions = [(os.POSIX_SPAWN_OPEN, 1, output, os.O_CREAT | os.O_WRONLY, 0o600)]
+    actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
+    env = {**environment(), **variables}
+    return os.posix_spawn(line[0], line, env, file_actions=actions, setsid=True)
 
 
 def _run_tool(tool: str, args: tuple, output: Path) -> int:

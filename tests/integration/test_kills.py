@@ -178,7 +178,7 @@ def test_disk_that_stays_full(tmp_path: Path, arguments, start_tool):
     """Where nobody may mount: a limit to what the process can write to a file."""
     process = start_tool("train.py", *arguments(6))
     process.wait_for(lambda: saved(process) >= 3)
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
     assert process.wait() == 2, process.text
     last = process.text.rstrip().splitlines()[-1]
     assert last.startswith("error: the run is over, but its last checkpoint could not be written")

@@ -23,6 +23,9 @@ from helpers import Started, relative
 from mmpvt.checkpoint.keeping import newest_checkpoint
 from mmpvt.engine import settings
 
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="copies of this process, which CUDA doesn't allow"
+)
 LOST = "has lost another one, which was killed or has ended with a message of its own"
 
 
@@ -138,8 +141,7 @@ def test_both_are_stopped(tmp_path: Path, start_pair):
     pair[0].wait_for(lambda: "[2][2/2]" in pair[0].text)
     pair[1].signal(15)
     assert [process.wait() for process in pair] == [143, 143]
-    assert "which is saved in" in pair[0].text.splitlines()[-1]
-    assert newest_checkpoint(tmp_path / "work").name in ("interrupted.pth", "epoch_2.pth")
+    assert f"saved in {newest_checkpoint(tmp_path / 'work')}" in pair[0].text.splitlines()[-1]
 
 
 class WithUnused(RetinaNet):
