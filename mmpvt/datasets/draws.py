@@ -8,8 +8,10 @@ between.
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -212,7 +214,14 @@ def init_worker(worker_id: int) -> None:
     """Leaves it to the main process to answer signals that a terminal or a cluster sends to all.
 
     A worker that ends on one would take the main process with it before that can save. It ends
-    when the main process asks, or is gone.
+    on the main process's own SIGTERM, or when that is gone.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_asked, daemon=True).start()
+
+
+def _end_when_asked() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
