@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import runpy
 import signal
 import subprocess
@@ -91,6 +92,7 @@ def call_tool(
         except SystemExit as end:
             code = end.code or 0
         finally:
+            gc.collect()  # ends the run's loading workers
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         captured = capsys.readouterr()
