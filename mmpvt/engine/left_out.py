@@ -180,8 +180,9 @@ class LeftOutHook(Hook):
     def _count(self, runner: Runner, mode: str) -> None:
         for note in self.notes:
             runner.logger.warning(note)
-        if self.evaluated:
-            runner.message_hub.update_scalar(f"{mode}/left_out_images", len(self.evaluated))
+        name = f"{mode}/left_out_images"
+        if self.evaluated or name in runner.message_hub.log_scalars:  # the last stays, otherwise
+            runner.message_hub.update_scalar(name, len(self.evaluated))
 
 
 def _left_out(data_batch: dict | None) -> dict[str, tuple[str, object]]:
