@@ -67,9 +67,9 @@ def code_as_a_key(path: Path) -> None:
 
 
 def code_in_a_hook(path: Path) -> None:
-    tensor = torch.ones(1, requires_grad=True)
-    tensor._backward_hooks = collections.OrderedDict(a=runs(path))
-    torch.save({"state_dict": {"a": torch.nn.Parameter(torch.ones(1)), "b": runs(path)}}, path)
+    hooks = collections.OrderedDict(a=runs(path))
+    parameter = Call(torch._utils._rebuild_parameter, torch.ones(1), True, hooks)
+    torch.save({"state_dict": {"a": parameter}}, path)
 
 
 def code_in_a_parameter_subclass(path: Path) -> None:

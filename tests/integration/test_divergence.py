@@ -59,7 +59,7 @@ def config(tmp_path: Path, tiny_config: Path):
     return make
 
 
-@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize("value", ["nan", pytest.param("inf", marks=pytest.mark.full)])
 def test_stop(value: str, tmp_path: Path, shapes: Path, config, call_tool):
     args = (config(value), "--data-root", shapes, "--work-dir", tmp_path / "work", "--seed", 0)
     ended = call_tool("train.py", *args)

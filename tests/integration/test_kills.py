@@ -98,7 +98,9 @@ def test_killed_twenty_times(tmp_path: Path, arguments, start_tool):
     kill_and_resume(20, 40, tmp_path / "work", arguments(40), start_tool)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.full), signal.SIGTERM]
+)
 def test_signals_save(number: signal.Signals, tmp_path: Path, arguments, start_tool, call_tool):
     """Sent to the loading processes, too, between two regular checkpoints."""
     work = tmp_path / "work"

@@ -108,7 +108,7 @@ def start_pair(
     return start
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.full), 1])
 def test_one_is_killed(victim: int, tmp_path: Path, start_pair, shapes, tiny_config, call_tool):
     pair = start_pair("--cfg-options", "train_cfg.max_epochs=200", "train_cfg.val_interval=200")
     pair[0].wait_for(lambda: (tmp_path / "work" / "epoch_2.pth").exists())
