@@ -147,7 +147,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.getuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("mounting a file system is not permitted here")
     yield work
-    subprocess.run(["umount", work], check=True)
+    subprocess.run(["umount", "--lazy", work], check=True)  # workers may still be ending
 
 
 def fill(ballast: Path) -> None:
