@@ -13,6 +13,7 @@ ops.install()
 from mmpvt import checkpoint, models  # noqa: E402  what they import needs the lines above
 
 checkpoint.register_loaders()
+checkpoint.register_backend_of_whole_files()
 
 from mmpvt.errors import UserError  # noqa: E402
 from mmpvt.swap import swap_backbone  # noqa: E402

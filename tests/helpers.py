@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+import runpy
+import signal
 import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +62,98 @@ class Ended:
         assert len(lines) == 1, self.err
         assert self.err.rstrip().endswith(lines[0]), self.err
         return lines[0]
+
+
+class Started:
+    """A tool in a copy of this process, the leader of a process group of its own.
+
+    A copy saves the imports. CUDA can't be copied: where there is a GPU, it is a new process.
+
+    Args:
+        tool (str): ``train.py``, say.
+        args (tuple): its arguments.
+        output (Path): the file that takes what it prints.
+        variables (dict[str, str]): set in its environment.
+    """
+
+    def __init__(self, tool: str, args: tuple, output: Path, variables: dict[str, str]) -> None:
+        self.output = output
+        self.code: int | None = None
+        if torch.cuda.is_available():
+            self.pid = _spawn_tool(tool, args, output, variables)
+            return
+        self.pid = os.fork()
+        if not self.pid:
+            os.environ.update(variables)
+            os._exit(_run_tool(tool, args, output))
+
+    @property
+    def text(self) -> str:
+        """What it has printed so far."""
+        return self.output.read_text() if self.output.exists() else ""
+
+    def wait(self, timeout: float = 300) -> int:
+        """The exit code, negative for a signal's number, once it has ended."""
+        self.wait_for(lambda: not self.is_alive(), timeout)
+        return self.code
+
+    def wait_for(
+        self, condition: Callable[[], object], timeout: float = 300, pause: float = 0.002
+    ) -> None:
+        """Waits until something holds; its end, before that, fails the test."""
+        end = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < end, f"nothing in {timeout} s: {self.text[-3000:]}"
+            assert self.is_alive() or condition(), self.text[-3000:]
+            time.sleep(pause)
+
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+        return self.code is None
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to it and its workers, as a terminal or a cluster does."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def kill(self) -> None:
+        """Ends it and its workers at this very moment."""
+        self.signal(signal.SIGKILL)
+        if self.code is None:
+            self.wait()
+
+
+def _spawn_tool(tool: str, args: tuple, output: Path, variables: dict[str, str]) -> int:
+    line = command(tool, *args)
+    actions = [(os.POSIX_SPAWN_OPEN, 1, output, os.O_CREAT | os.O_WRONLY, 0o600)]
+    actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
+    env = {**environment(), **variables}
+    return os.posix_spawn(line[0], line, env, file_actions=actions, setsid=True)
+
+
+def _run_tool(tool: str, args: tuple, output: Path) -> int:
+    os.setsid()
+    with output.open("wb", buffering=0) as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    sys.stdout, sys.stderr = (os.fdopen(i, "w", buffering=1) for i in (1, 2))
+    forget_runs()
+    sys.argv = [tool, *map(str, args)]
+    try:
+        runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
+    except SystemExit as end:
+        return end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
 
 
 def forget_runs() -> None:

@@ -10,10 +10,12 @@ import argparse
 from mmengine.runner import Runner
 
 import mmpvt  # noqa: F401  registers the modules
-from mmpvt.engine import settings, speed
+from mmpvt.engine import reliable, settings, speed
 from mmpvt.engine.cli import add_run_arguments, user_errors
 from mmpvt.engine.data_check import check_data
+from mmpvt.engine.divergence import REACTIONS
 from mmpvt.engine.launch import is_first_process, prepare_launcher
+from mmpvt.engine.left_out import leave_out_unusable_annotations
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,12 +55,18 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="scale the learning rate with the batch that this machine makes up",
     )
+    parser.add_argument(
+        "--on-nan",
+        choices=REACTIONS,
+        default="stop",
+        help="where the loss or a gradient is no number: end the run, or leave the batch out",
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    with user_errors("interrupted; --resume goes on from the last checkpoint"):
+    with user_errors():
         config = settings.from_arguments(args)
         if args.pretrained:
             settings.set_pretrained(config, args.pretrained)
@@ -68,16 +76,23 @@ def main() -> None:
             speed.set_amp(config, args.amp)
         if args.auto_scale_lr:
             settings.set_auto_scale_lr(config)
+        splits = ("train", "val") if config.get("val_cfg") else ("train",)
         if is_first_process():
-            check_data(config, ("train", "val") if config.get("val_cfg") else ("train",))
+            check_data(config, splits)
         settings.make_work_dir(config)
+        leave_out_unusable_annotations(config, splits, args.on_bad_data)
         settings.name_broken_files(config)
         settings.add_tensorboard(config)
         speed.spare_amp_without_gpu(config)
         speed.fuse_optimizer(config)
+        reliable.make_resumable(config, args.on_bad_data)
+        reliable.keep_checkpoints(config)
+        reliable.shield_workers(config)
         if args.compile:
             settings.add_hook(config, type="mmpvt.CompileHook")
-        settings.add_hook(config, type="mmpvt.CheckpointFitHook", strict=bool(config.get("resume")))
+        resume = bool(config.get("resume"))
+        settings.add_hook(config, type="mmpvt.CheckpointFitHook", strict=resume, resume=resume)
+        settings.add_hook(config, type="mmpvt.DivergenceHook", on_nan=args.on_nan)
         settings.add_hook(config, type="mmpvt.PicturesHook")
         settings.add_hook(config, type="mmpvt.InterruptHook")
         prepare_launcher(config, args.launcher)

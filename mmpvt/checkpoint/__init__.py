@@ -1,6 +1,7 @@
 """Checkpoints: read without running code from them, recognised and converted from any layout."""
 
 from mmpvt.checkpoint.fit import describe_misfit, load_pretrained
+from mmpvt.checkpoint.keeping import newest_checkpoint, register_backend_of_whole_files
 from mmpvt.checkpoint.layouts import convert, convert_in_place, unwrap
 from mmpvt.checkpoint.loading import load_checkpoint, register_loaders
 
@@ -10,6 +11,8 @@ __all__ = [
     "describe_misfit",
     "load_checkpoint",
     "load_pretrained",
+    "newest_checkpoint",
+    "register_backend_of_whole_files",
     "register_loaders",
     "unwrap",
 ]

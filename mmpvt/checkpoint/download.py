@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -13,6 +12,24 @@ from mmengine.logging import print_log
 from mmpvt.errors import UserError
 
 TIMEOUT = 30  # seconds without a byte
+LIMIT = 16 << 30  # bytes; the largest checkpoints of this field are a tenth of it
+
+
+class _SameScheme(urllib.request.HTTPRedirectHandler):
+    """Follows redirections, but from ``https://`` only to ``https://``."""
+
+    def redirect_request(self, request, file, code, message, headers, address):
+        """The request to go on with.
+
+        Raises:
+            URLError: the new address is less safe than the old.
+        """
+        safe = address.startswith("https://") or (
+            address.startswith("http://") and request.full_url.startswith("http://")
+        )
+        if not safe:
+            raise urllib.error.URLError(f"it redirects to {address}")
+        return super().redirect_request(request, file, code, message, headers, address)
 
 
 def download(address: str, target: Path) -> None:
@@ -23,16 +40,20 @@ def download(address: str, target: Path) -> None:
         target (Path): the file to make; its folder is made too.
 
     Raises:
-        UserError: the address doesn't answer, answers with an error, or gives fewer bytes than
-            it announced.
+        UserError: the address doesn't answer, answers with an error, redirects to another kind
+            of address, or gives fewer bytes than it announced or more than 16 GiB.
     """
     print_log(f"downloading {address} to {target}", logger="current")
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(address, timeout=TIMEOUT) as answer, part.open("wb") as file:
+        opener = urllib.request.build_opener(_SameScheme)
+        with opener.open(address, timeout=TIMEOUT) as answer, part.open("wb") as file:
             announced = answer.headers.get("Content-Length")
-            shutil.copyfileobj(answer, file, 1 << 20)
+            while block := answer.read(1 << 20):
+                file.write(block)
+                if file.tell() > LIMIT:
+                    raise OSError(f"the answer is longer than {LIMIT} bytes")
             received = file.tell()
         if announced is not None and received != int(announced):
             raise OSError(f"the answer ended after {received} of {announced} bytes")

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WRAPPERS = ("state_dict", "model")  # keys that a file may hold the tensors under
+MAX_WRAPPERS = 4  # within each other; a hostile file's can go on for ever
 PREFIXES = ("module.", "backbone.")  # of DataParallel; of a detector or segmenter
 
 
@@ -170,9 +171,9 @@ LAYOUTS = (PUBLISHED, TIMM, MMDET_V1, MMDET_V2, HUGGING_FACE_V1, HUGGING_FACE_V2
 
 def unwrap(checkpoint: Mapping) -> Mapping:
     """The tensors by name, out of the ``state_dict`` or ``model`` key that may hold them."""
-    for key in WRAPPERS:
-        if isinstance(checkpoint.get(key), Mapping):
-            return unwrap(checkpoint[key])
+    for _ in range(MAX_WRAPPERS):
+        inner = (checkpoint[key] for key in WRAPPERS if isinstance(checkpoint.get(key), Mapping))
+        checkpoint = next(inner, checkpoint)
     return checkpoint
 
 

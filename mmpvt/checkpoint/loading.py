@@ -1,6 +1,7 @@
 """Reading checkpoint files and addresses; nothing in them is ever run.
 
-``torch.load`` with ``weights_only=True`` builds tensors, containers and an explicit list of types.
+``torch.load`` with ``weights_only=True`` builds tensors, containers and an explicit list of types;
+:mod:`mmpvt.checkpoint.guard` shortens that list and sets bounds to sizes.
 What MMEngine stores beside the weights (loss history, NumPy numbers) is on our list, one type at a
 time; the one function such a file names, ``getattr``, is answered by :func:`_statistic`, which
 knows four names and nothing else.
@@ -21,13 +22,9 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
+from mmpvt.checkpoint import guard
 from mmpvt.checkpoint.download import download
 from mmpvt.errors import UserError
-
-try:  # NumPy 2 renamed it; files of either version name either
-    from numpy._core import multiarray
-except ImportError:
-    from numpy.core import multiarray
 
 
 def _statistic(owner: type, name: str) -> Callable:
@@ -44,14 +41,15 @@ PLAIN_TYPES: list = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "?")),
     *(
-        (function, f"{module}.multiarray.{function.__name__}")
-        for function in (multiarray.scalar, multiarray._reconstruct)
-        for module in ("numpy.core", "numpy._core")
+        (function, f"{module}.multiarray.{name}")
+        for name, function in (("scalar", guard.number), ("_reconstruct", guard.empty_array))
+        for module in ("numpy.core", "numpy._core")  # NumPy 2 renamed it; files name either
     ),
     collections.deque,
 ]
 
 torch.serialization.add_safe_globals(PLAIN_TYPES)
+guard.tame_codecs()
 
 
 def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu") -> dict:
@@ -76,6 +74,7 @@ def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu")
         raise UserError(f"no checkpoint at {source}: there is no such file")
     try:
         checkpoint = _read(path, map_location)
+        guard.check_content(path, checkpoint)
     except UserError:
         raise
     except Exception as error:
@@ -85,6 +84,8 @@ def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu")
             f"{source} is no checkpoint: it holds a {type(checkpoint).__name__}, "
             "where tensors by name are expected"
         )
+    if isinstance(checkpoint.get("meta"), dict):
+        checkpoint["meta"].pop("config", None)  # MMEngine would run it, as Python, on resuming
     return checkpoint
 
 
@@ -108,6 +109,7 @@ def _read(path: Path, map_location: str | None) -> dict:
         except ImportError as error:
             raise UserError(f"{path} is in safetensors' format: pip install safetensors") from error
         return load_file(path, device=map_location or "cpu")
+    guard.check_file(path)
     return torch.load(path, map_location=map_location, weights_only=True)
 
 

@@ -2,36 +2,98 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import cv2
+import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
+from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
+from PIL import Image
 
 from mmpvt.errors import UserError
 from mmpvt.registry import TRANSFORMS
 
 IGNORED = 255  # label of pixels that count for no class
+BYTES = ("1", "L", "P")  # Pillow's names for images of a byte or less a pixel
+BLANK = (64, 64)  # height and width of what stands in for an image that can't be used
+
+_standing_in = False
+
+
+@contextmanager
+def stand_in() -> Iterator[None]:
+    """Has the transforms below give a blank image without objects, in place of a file's."""
+    global _standing_in
+    _standing_in = True
+    try:
+        yield
+    finally:
+        _standing_in = False
 
 
 @TRANSFORMS.register_module()
 class LoadImageFromFile(MMCVLoadImageFromFile):
-    """MMCV's transform, saying which file it is that can't be read."""
+    """MMCV's transform, which takes what is left of a truncated file for the image.
+
+    An image turned by its EXIF tag is taken as its annotations take it: turned, or as it is
+    stored where only that has the size they say.
+    """
 
     def transform(self, results: dict) -> dict | None:
         """Reads ``results['img_path']``.
 
         Raises:
-            UserError: the file is missing or no readable image.
+            UserError: the file is missing, no readable image, or of another size than its
+                annotations say.
         """
+        if _standing_in:
+            results["instances"] = []
+            return self._fill(results, np.zeros((*BLANK, 3), np.uint8))
+        path = results["img_path"]
         try:
-            return super().transform(results)
+            content = fileio.get(path, backend_args=self.backend_args)
+            image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
+            told = (results.get("height"), results.get("width"))
+            if None not in told and image.shape[:2] != told and image.shape[1::-1] == told:
+                image = self._as_stored(content)
         except FileNotFoundError as error:
-            raise UserError(f"the image {results['img_path']} is missing") from error
+            raise UserError(f"the image {path} is missing") from error
         except (OSError, ValueError, AssertionError, AttributeError, cv2.error) as error:
+            raise UserError(_unreadable(path)) from error
+        if image is None or not is_complete(content):
+            raise UserError(_unreadable(path))
+        if None not in told and image.shape[:2] != told:
             raise UserError(
-                f"{results['img_path']} can't be read as an image: the file is empty, truncated "
-                "or of another kind; replace it, or take it out of the annotations"
-            ) from error
+                f"the image {path} is of another size than its annotations say: "
+                f"{_size(image.shape[:2])}, not {_size(told)} (height x width)"
+            )
+        return self._fill(results, image)
+
+    def _as_stored(self, content: bytes) -> np.ndarray:
+        flag = f"{self.color_type}_ignore_orientation"
+        return mmcv.imfrombytes(content, flag=flag, backend=self.imdecode_backend)
+
+    def _fill(self, results: dict, image: np.ndarray) -> dict:
+        results["img"] = image.astype(np.float32) if self.to_float32 else image
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results
+
+
+def is_complete(content: bytes) -> bool:
+    """Whether a JPEG or PNG file has its end, which decoders fill up with grey where it hasn't.
+
+    Args:
+        content (bytes): the file's. Of other kinds it is taken to be complete.
+    """
+    if content.startswith(b"\xff\xd8"):
+        return content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda")  # end; start of a scan
+    if content.startswith(b"\x89PNG"):
+        return b"IEND" in content[-1024:]
+    return True
 
 
 @TRANSFORMS.register_module()
@@ -54,8 +116,14 @@ class LoadSegAnnotations(LoadAnnotations):
             UserError: the file is missing or no label map, of another size than its image, or
                 holds labels that the model has no class for.
         """
+        if _standing_in:
+            results["gt_seg_map"] = np.full(results["ori_shape"], IGNORED, np.uint8)
+            results["seg_fields"].append("gt_seg_map")
+            return
         path = results["seg_map_path"]
         try:
+            content = fileio.get(path, backend_args=self.backend_args)
+            whole = Image.open(io.BytesIO(content)).mode in BYTES or _holds_labels(content)
             super()._load_seg_map(results)
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(
@@ -66,8 +134,11 @@ class LoadSegAnnotations(LoadAnnotations):
         if labels.shape != tuple(results["ori_shape"]):
             raise UserError(
                 f"the label map {path} is of another size than its image {results['img_path']}: "
-                f"{'x'.join(map(str, labels.shape))}, not "
-                f"{'x'.join(map(str, results['ori_shape']))} (height x width)"
+                f"{_size(labels.shape)}, not {_size(results['ori_shape'])} (height x width)"
+            )
+        if not whole:
+            raise UserError(
+                f"the label map {path} holds values that are no labels: numbers from 0 to 255"
             )
         if self.num_classes is not None:
             outside = labels[(labels >= self.num_classes) & (labels != IGNORED)]
@@ -78,3 +149,20 @@ class LoadSegAnnotations(LoadAnnotations):
                     f"the model's {self.num_classes} classes end at "
                     f"{self.num_classes - 1 + shift}"
                 )
+
+
+def _unreadable(path: str) -> str:
+    return (
+        f"{path} can't be read as an image: the file is empty, truncated or of another kind; "
+        "replace it, or take it out of the annotations"
+    )
+
+
+def _holds_labels(content: bytes) -> bool:
+    """Whether an image's values stay what they are as bytes, which MMSegmentation takes them as."""
+    stored = np.asarray(Image.open(io.BytesIO(content)))
+    return np.array_equal(stored, stored.astype(np.uint8))
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
 from mmpvt.checkpoint import convert, convert_in_place, describe_misfit, unwrap
+from mmpvt.engine.resume_check import check_resumable
 from mmpvt.errors import UserError
 from mmpvt.models.backbone import PyramidBackbone
 from mmpvt.registry import HOOKS
@@ -22,21 +24,26 @@ class CheckpointFitHook(Hook):
     Args:
         strict (bool): refuse a checkpoint that doesn't fill the model exactly, as testing and
             resuming must; fine-tuning leaves out the heads that don't fit. Default: True.
+        resume (bool): refuse a checkpoint that a run can't go on from. Default: False.
     """
 
-    def __init__(self, strict: bool = True) -> None:
+    def __init__(self, strict: bool = True, resume: bool = False) -> None:
         self.strict = strict
+        self.resume = resume
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Adapts ``checkpoint['state_dict']`` to the runner's model.
 
         Raises:
-            UserError: in strict mode, naming the tensors that don't fit.
+            UserError: in strict mode, naming the tensors that don't fit; on resuming, what else
+                is missing.
         """
         model = _bare(runner.model)
         target = model.state_dict()
         tensors = {
-            name.removeprefix("module."): tensor for name, tensor in unwrap(checkpoint).items()
+            name.removeprefix("module."): tensor
+            for name, tensor in unwrap(checkpoint).items()
+            if isinstance(name, str) and isinstance(tensor, torch.Tensor)
         }
         for name, module in model.named_modules():
             if isinstance(module, PyramidBackbone):
@@ -49,6 +56,8 @@ class CheckpointFitHook(Hook):
         misfit = describe_misfit(tensors, target)
         if misfit and self.strict:
             raise UserError(f"the checkpoint is another model's than the config's: {misfit}")
+        if self.resume:
+            check_resumable(runner, checkpoint)
         checkpoint["state_dict"] = tensors
 
 

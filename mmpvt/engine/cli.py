@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mmengine.config import DictAction
 
-from mmpvt.engine.launch import LAUNCHERS
-from mmpvt.errors import UserError
+from mmpvt.datasets.draws import ON_BAD_DATA
+from mmpvt.engine.launch import LAUNCHERS, describe_failure
+from mmpvt.errors import Stopped, UserError
 
+FAILURE = 1
 USER_ERROR = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,22 +33,38 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="settings to override, such as train_dataloader.batch_size=4",
     )
+    parser.add_argument(
+        "--on-bad-data",
+        choices=ON_BAD_DATA,
+        default="stop",
+        help="an image or label map that can't be used: stop, unless training is past its first "
+        "batches (the default), or leave it out, with its name in the log",
+    )
     parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="job launcher")
 
 
 @contextmanager
 def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
-    """Ends the process with one sentence and code 2 on :class:`UserError`, 130 on Ctrl-C.
+    """Ends the process with one sentence: code 2 on :class:`UserError`, 130 on Ctrl-C, 143 on
+    SIGTERM, 1 where another of the run's processes is lost.
 
     Args:
-        on_interrupt (str): the sentence for Ctrl-C.
+        on_interrupt (str): the sentence for Ctrl-C while there is nothing to save.
     """
+    logging.raiseExceptions = False  # a full disk is said once, not by each line of the log
     try:
         yield
     except UserError as error:
         _leave(f"error: {error.sentence}", USER_ERROR)
+    except Stopped as stop:
+        _leave(stop.sentence, stop.code)
+    except RuntimeError as error:
+        sentence = describe_failure(error)
+        if sentence is None:
+            raise
+        _leave(f"error: {sentence}", FAILURE)
     except KeyboardInterrupt:
-        _leave(on_interrupt, INTERRUPTED)
+        _leave(on_interrupt, 128 + signal.SIGINT)
 
 
 def _leave(sentence: str, code: int) -> None:

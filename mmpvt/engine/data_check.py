@@ -27,8 +27,8 @@ def check_data(config: Config, splits: Iterable[str]) -> None:
         splits (Iterable[str]): of ``'train'``, ``'val'`` and ``'test'``, those about to be used.
 
     Raises:
-        UserError: annotations or images are missing, empty or no JSON; masks are in no known
-            format; the classes are not the annotations', or not as many as the model's.
+        UserError: annotations or images are missing, empty or no JSON; the classes are not the
+            annotations', or not as many as the model's.
     """
     init_default_scope(config.get("default_scope", "mmengine"))
     seen = []
@@ -55,7 +55,7 @@ def iter_datasets(dataset: dict | None) -> Iterator[dict]:
 
 
 def _check_class_counts(dataset: dict, model: dict) -> None:
-    classes = _classes(dataset, _kind(dataset))
+    classes = _classes(dataset, dataset_kind(dataset))
     for part in iter_dicts(model):
         for name in CLASSIFYING & part.keys():
             heads = part[name] if isinstance(part[name], list) else [part[name]]
@@ -69,7 +69,8 @@ def _check_class_counts(dataset: dict, model: dict) -> None:
                 )
 
 
-def _kind(dataset: dict) -> type | None:
+def dataset_kind(dataset: dict) -> type | None:
+    """The class that a data set's config names."""
     return DATASETS.get(dataset["type"]) if isinstance(dataset["type"], str) else dataset["type"]
 
 
@@ -80,7 +81,7 @@ def _classes(dataset: dict, kind: type | None) -> list[str]:
 
 
 def _check(dataset: dict) -> None:
-    kind = _kind(dataset)
+    kind = dataset_kind(dataset)
     root = Path(dataset.get("data_root") or "")
     if dataset.get("data_root") and not root.is_dir():
         raise UserError(f"no data under {root}: there is no such folder; {HELP}")
@@ -96,8 +97,6 @@ def _check_coco(dataset: dict, root: Path, kind: type) -> None:
     names = [image.get("file_name") for image in content["images"]]
     prefix = (dataset.get("data_prefix") or {}).get("img") or ""
     _check_files(root / prefix, names, f"named in {file}", "images")
-    if any(transform.get("with_mask") for transform in dataset.get("pipeline") or ()):
-        _check_masks(content["annotations"], file)
     classes = _classes(dataset, kind)
     found = [category.get("name") for category in content["categories"]]
     if classes and not set(classes) & set(found):
@@ -105,21 +104,6 @@ def _check_coco(dataset: dict, root: Path, kind: type) -> None:
             f"{file} holds none of the config's {len(classes)} classes ({_first(classes)}), but "
             f"{len(found)} others ({_first(found)}): set metainfo=dict(classes=…) in the config"
         )
-
-
-def _check_masks(annotations: list[dict], file: Path) -> None:
-    bad = [a.get("id") for a in annotations if not _is_mask(a.get("segmentation"))]
-    if bad:
-        raise UserError(
-            f"{len(bad)} of {len(annotations)} annotations in {file} (id {_first(bad)}) have a "
-            "segmentation that is neither polygons nor run-length encoded: mend or remove them"
-        )
-
-
-def _is_mask(segmentation: object) -> bool:
-    if isinstance(segmentation, dict):
-        return isinstance(segmentation.get("counts"), str | list) and "size" in segmentation
-    return isinstance(segmentation, list) and all(isinstance(p, list) for p in segmentation)
 
 
 def read_annotations(file: Path) -> dict:

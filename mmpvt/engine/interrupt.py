@@ -1,4 +1,4 @@
-"""Ctrl-C ends a run, whatever Python was doing at that moment."""
+"""Ctrl-C and SIGTERM: the run is saved, and ends."""
 
 from __future__ import annotations
 
@@ -6,30 +6,50 @@ import signal
 from collections.abc import Sequence
 from types import FrameType
 
+import torch
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmpvt.engine.checkpoints import CheckpointHook
+from mmpvt.errors import Stopped
 from mmpvt.registry import HOOKS
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # of a terminal; of a cluster that takes a node back
 
 
 @HOOKS.register_module()
 class InterruptHook(Hook):
-    """Raises ``KeyboardInterrupt`` again after the iteration, if it was lost.
+    """Ends a run on Ctrl-C or SIGTERM, whatever Python was doing at that moment.
 
-    Python drops one that arrives within a destructor or a callback ("Exception ignored in …"),
-    and the run would go on.
+    Training ends after the iteration, once it is saved; a second signal ends it at once. A test
+    has nothing to save and ends at once. An exception alone would not do: Python drops one that
+    arrives within a destructor or a callback ("Exception ignored in …"), and the run would go on.
     """
 
+    priority = "LOWEST"  # after the schedules have moved on and a regular checkpoint is written
+
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = 0
+        self.training = False
 
     def before_run(self, runner: Runner) -> None:
-        """Takes note of Ctrl-C from here on."""
-        signal.signal(signal.SIGINT, self._note)
+        """Takes note of signals from here on."""
+        for number in SIGNALS:
+            signal.signal(number, self._note)
+
+    def before_train(self, runner: Runner) -> None:
+        """From here on there is something to save."""
+        self.training = True
+
+    def after_train(self, runner: Runner) -> None:
+        """It is saved."""
+        self.training = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        raise KeyboardInterrupt
+        again, self.asked = self.asked, number
+        if not self.training or again:
+            raise Stopped(number)
 
     def _after_iter(
         self,
@@ -39,6 +59,28 @@ class InterruptHook(Hook):
         outputs: Sequence | dict | None = None,
         mode: str = "train",
     ) -> None:
-        """Raises what was lost."""
-        if self.asked:
-            raise KeyboardInterrupt
+        """Saves, and ends the run, if asked.
+
+        Raises:
+            Stopped: a signal came, to this process or another of the run's.
+        """
+        number = self._asked_of_any() if self.training else self.asked
+        if not number:
+            return
+        if not self.training:
+            raise Stopped(number)
+        done = runner.iter + (mode == "train")  # MMEngine counts an iteration after its hooks
+        raise Stopped(number, done, self._save(runner, done))
+
+    def _asked_of_any(self) -> int:
+        """The processes have to stop after the same iteration, or one would wait for the other."""
+        if get_world_size() == 1:
+            return self.asked
+        number = torch.tensor(self.asked)
+        all_reduce(number, "max")
+        return int(number)
+
+    def _save(self, runner: Runner, done: int) -> str | None:
+        hooks = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+        hook = next(hooks, None)
+        return hook and hook.save_interrupted(runner, runner.epoch, done)

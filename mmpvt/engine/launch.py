@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_distributed
+from mmengine.dist import get_rank, get_world_size, is_distributed
 
 from mmpvt.errors import UserError
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 VARIABLES = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}
+LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|TCPStore", re.I)
 
 
 def prepare_launcher(config: Config, launcher: str) -> None:
@@ -48,6 +50,32 @@ def prepare_launcher(config: Config, launcher: str) -> None:
     if launcher == "pytorch" and not is_distributed():
         # MMEngine's own start asks for a CUDA device first.
         torch.distributed.init_process_group("gloo")
+
+
+def describe_failure(error: RuntimeError) -> str | None:
+    """What went wrong between the processes of a run, in a sentence.
+
+    Args:
+        error (RuntimeError): as PyTorch raised it.
+
+    Returns:
+        str | None: the sentence, or None where it is another error.
+    """
+    said = str(error)
+    if not is_distributed():
+        return None
+    if "Expected to have finished reduction in the prior iteration" in said:
+        return (
+            "some of the model's parameters took no part in the loss, and the processes would "
+            "wait for their gradients: pass --cfg-options find_unused_parameters=True"
+        )
+    if LOST.search(said):
+        return (
+            f"process {get_rank()} of {get_world_size()} has lost another one, which was killed "
+            "or has ended with a message of its own: --resume goes on from the last checkpoint, "
+            "on as many processes as you like"
+        )
+    return None
 
 
 def is_first_process() -> bool:

@@ -72,6 +72,8 @@ class PicturesHook(Hook):
         for i, sample in enumerate(outputs):
             if self.show_dir is None and not (on_sheet and i == 0):
                 continue
+            if "left_out" in sample.metainfo:
+                continue  # there is no image to draw on
             picture = self._pair(sample, loader.dataset.metainfo)
             if on_sheet and i == 0:
                 self._sheet.append(picture)

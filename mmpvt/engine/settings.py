@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import find_latest_checkpoint
 
+from mmpvt.checkpoint.keeping import newest_checkpoint
 from mmpvt.compat import get_installed_path
 from mmpvt.errors import UserError
 from mmpvt.swap import swap
@@ -164,13 +164,14 @@ def set_resume(config: Config, checkpoint: str) -> None:
         UserError: there is nothing to go on from.
     """
     if checkpoint == "auto":
-        found = _latest(config.work_dir)
+        found = newest_checkpoint(config.work_dir)
         if found is None:
             raise UserError(
-                f"--resume: nothing to go on from in {config.work_dir}, which holds no checkpoint; "
+                f"--resume: nothing to go on from in {config.work_dir}, which holds no whole "
+                "checkpoint; "
                 "leave --resume out to start anew, or name a checkpoint"
             )
-        checkpoint = found
+        checkpoint = str(found)
     elif not Path(checkpoint).is_file():
         raise UserError(f"--resume: no such checkpoint: {checkpoint}")
     config.resume = True
@@ -312,14 +313,6 @@ def _flip_tta(pipeline: list[dict]) -> tuple[ConfigDict, list[ConfigDict]]:
     nms = dict(type="nms", iou_threshold=0.5)
     model = ConfigDict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
     return model, [*pipeline[:-1], tta]
-
-
-def _latest(work_dir: str) -> str | None:
-    pointer = Path(work_dir) / "last_checkpoint"
-    if not pointer.is_file():
-        return None
-    found = find_latest_checkpoint(work_dir)
-    return found if found and Path(found).is_file() else None
 
 
 def _find(path: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
 import pickle
@@ -129,11 +130,23 @@ def test_pretrained_of_another_architecture(tmp_path: Path):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """/good.pth whole, /cut.pth half of what it announces, anything else 404."""
+    """/good.pth whole, /cut.pth half of what it announces, /to?A redirects to A, the rest 404."""
 
     body = b""
 
     def do_GET(self):
+        if self.path.startswith("/to?"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to?"))
+            self.end_headers()
+            return
+        if self.path == "/endless.pth":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(1 << 16))
+            return
         if self.path not in ("/good.pth", "/cut.pth"):
             self.send_error(404)
             return
@@ -174,3 +187,30 @@ def test_download_that_fails_leaves_nothing(server: str, name: str, reason: str,
     with pytest.raises(UserError, match=rf"could not download {server}/{name} \(.*{reason}"):
         download(f"{server}/{name}", tmp_path / "to" / name)
     assert not list((tmp_path / "to").iterdir())
+
+
+def test_redirected(server: str, tmp_path: Path):
+    download(f"{server}/to?/good.pth", tmp_path / "good.pth")
+    assert (tmp_path / "good.pth").read_bytes() == Handler.body
+
+
+@pytest.mark.parametrize(
+    "target", ["file:///etc/passwd", "ftp://127.0.0.1/a", "data:,text", "/to?/to?/no.pth"]
+)
+def test_redirected_to_what_is_no_file(target: str, server: str, tmp_path: Path):
+    with pytest.raises(UserError, match="could not download"):
+        download(f"{server}/to?{target}", tmp_path / "a.pth")
+    assert not list(tmp_path.glob("a.*"))
+
+
+def test_redirected_in_a_circle(server: str, tmp_path: Path):
+    circle = "/to?" * 2000
+    with pytest.raises(UserError, match="could not download"):
+        download(f"{server}{circle}", tmp_path / "a.pth")
+
+
+def test_download_without_an_end(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mmpvt.checkpoint.download.LIMIT", 10_000_000)
+    with pytest.raises(UserError, match="longer than 10000000 bytes"):
+        download(f"{server}/endless.pth", tmp_path / "a.pth")
+    assert not list(tmp_path.glob("a.*"))

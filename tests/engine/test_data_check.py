@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -67,35 +66,16 @@ def test_wrapped_data_sets_are_found():
     assert list(iter_datasets(ConfigDict(wrapped))) == [inner, inner]
 
 
-def detector(root: Path, num_classes: int = 6, with_mask: bool = True) -> Config:
+def detector(root: Path, num_classes: int) -> Config:
     dataset = dict(
         type="mmpvt.ShapesDataset",
         data_root=str(root),
         ann_file=ANNOTATIONS,
         data_prefix=dict(img="train2017/"),
-        pipeline=[dict(type="LoadAnnotations", with_bbox=True, with_mask=with_mask)],
     )
     model = dict(roi_head=dict(bbox_head=[dict(num_classes=num_classes)]))
     loader = dict(dataset=dataset)
     return Config(dict(default_scope="mmdet", model=model, train_dataloader=loader))
-
-
-@pytest.mark.parametrize("mask", ["a mask", None, {"counts": "abc"}, [1.0, 2.0, 3.0]])
-def test_masks_of_no_known_format(mask: object, root: Path):
-    content = json.loads((root / ANNOTATIONS).read_text())
-    content["annotations"][1]["segmentation"] = mask
-    (root / ANNOTATIONS).write_text(json.dumps(content))
-    named = content["annotations"][1]["id"]
-    with pytest.raises(UserError, match=rf"1 of \d+ annotations in .*\(id {named}\) have a segm"):
-        check_data(detector(root), ("train",))
-    check_data(detector(root, with_mask=False), ("train",))
-
-
-def test_run_length_encoded_masks(root: Path):
-    content = json.loads((root / ANNOTATIONS).read_text())
-    content["annotations"][0]["segmentation"] = {"counts": [0, 4096], "size": [64, 64]}
-    (root / ANNOTATIONS).write_text(json.dumps(content))
-    check_data(detector(root), ("train",))
 
 
 def test_head_for_another_number_of_classes(root: Path):

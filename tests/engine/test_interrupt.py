@@ -1,4 +1,4 @@
-"""Ctrl-C that Python lost is raised again."""
+"""A signal that Python lost ends the run all the same."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from collections.abc import Iterator
 import pytest
 
 from mmpvt.engine import InterruptHook
+from mmpvt.errors import Stopped
 
 
 @pytest.fixture(autouse=True)
-def _handler() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGINT)
+def _handlers() -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 class Swallows:
@@ -30,9 +33,18 @@ class Swallows:
 def test_lost_in_a_destructor():
     hook = InterruptHook()
     hook.before_run(None)
-    hook.after_train_iter(None, 0)
+    hook.after_test_iter(None, 0)
     swallows = Swallows()
     del swallows
-    for after_iter in (hook.after_train_iter, hook.after_val_iter, hook.after_test_iter):
-        with pytest.raises(KeyboardInterrupt):
-            after_iter(None, 1)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        hook.after_test_iter(None, 1)
+    assert caught.value.code == 130
+
+
+def test_training_ends_after_the_iteration():
+    hook = InterruptHook()
+    hook.before_run(None)
+    hook.before_train(None)
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Stopped, match=str(int(signal.SIGTERM))):  # the second, at once
+        os.kill(os.getpid(), signal.SIGTERM)

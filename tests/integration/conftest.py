@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import runpy
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from helpers import ROOT, Ended, command, environment, forget_runs
+from helpers import ROOT, Ended, Started, command, environment, forget_runs
 from mmpvt.datasets.shapes import generate
+from mmpvt.engine.interrupt import SIGNALS
 
 TINY = """
 _base_ = "{base}"
@@ -77,6 +80,8 @@ def call_tool(
 ) -> Callable[..., Ended]:
     """Runs a tool within this process, which saves its imports."""
 
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+
     def call(tool: str, *args: object) -> Ended:
         monkeypatch.setattr(sys, "argv", [tool, *map(str, args)])
         capsys.readouterr()
@@ -86,10 +91,28 @@ def call_tool(
             runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
         except SystemExit as end:
             code = end.code or 0
+        finally:
+            gc.collect()  # ends the run's loading workers
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         captured = capsys.readouterr()
         return Ended(code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def start_tool(tmp_path: Path) -> Iterator[Callable[..., Started]]:
+    """Starts a tool in a copy of this process, which saves its imports, to do harm to it."""
+    started: list[Started] = []
+
+    def start(tool: str, *args: object, **variables: str) -> Started:
+        started.append(Started(tool, args, tmp_path / f"out_{len(started)}", variables))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
 
 
 @pytest.fixture(scope="session")

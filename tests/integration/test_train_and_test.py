@@ -1,14 +1,12 @@
-"""A detector is trained, interrupted, resumed and tested, by the tools as processes."""
+"""A detector is trained and tested, by the tools as processes."""
 
 from __future__ import annotations
 
 import json
 import pickle
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -18,7 +16,7 @@ import pytest
 import torch
 
 import mmpvt
-from helpers import ROOT, command, environment
+from helpers import ROOT, environment
 
 
 def test_what_a_work_directory_ends_with(trained: Path):
@@ -33,40 +31,6 @@ def test_what_a_work_directory_ends_with(trained: Path):
     assert list(trained.glob("*/vis_data/events.out.tfevents.*"))
     (picture,) = (trained / "pictures").iterdir()
     assert cv2.imread(str(picture)).std() > 10
-
-
-def test_interrupted_and_resumed(tmp_path: Path, shapes: Path, tiny_config: Path, run_tool):
-    work_dir = tmp_path / "work"
-    args = (tiny_config, "--data-root", shapes, "--work-dir", work_dir, "--seed", 0)
-    process = subprocess.Popen(
-        command("train.py", *args, "--cfg-options", "train_cfg.max_epochs=1000"),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        end = time.monotonic() + 120
-        while not (work_dir / "epoch_2.pth").exists():
-            assert time.monotonic() < end and process.poll() is None
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert err.rstrip().endswith("interrupted; --resume goes on from the last checkpoint")
-    stopped_at = mmpvt.checkpoint.load_checkpoint((work_dir / "last_checkpoint").read_text())
-    epoch = stopped_at["meta"]["epoch"]
-    assert epoch >= 2
-
-    more = ("--resume", "--cfg-options", f"train_cfg.max_epochs={epoch + 1}")
-    resumed = run_tool("train.py", *args, *more)
-    assert resumed.code == 0, resumed.out + resumed.err
-    assert f"resumed epoch: {epoch}, iter: {4 * epoch}" in resumed.out
-    last = mmpvt.checkpoint.load_checkpoint(work_dir / f"epoch_{epoch + 1}.pth")
-    steps = {int(state["step"]) for state in last["optimizer"]["state"].values()}
-    assert steps == {4 * (epoch + 1)}
 
 
 def test_tested_with_results_and_pictures(

@@ -1,0 +1,253 @@
+"""Which samples make up a batch, and the randomness that goes with each.
+
+A draw knows its place in a run: the epoch, the batch, the place in the batch. All that is random
+about a sample follows from that place and the run's seed. It is the same then whichever worker
+loads it, however many there are, how far ahead they are, and whether the run was stopped in
+between.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank
+from mmengine.structures import BaseDataElement
+from torch.utils.data import BatchSampler, Dataset, Sampler
+
+from mmpvt.datasets.loading import stand_in
+from mmpvt.errors import UserError
+from mmpvt.registry import DATA_SAMPLERS, FUNCTIONS
+
+ON_BAD_DATA = ("stop", "skip")
+EARLY = 100  # batches: a run that is older goes on around what it can't use, whatever was asked
+PATIENCE = {False: 20, True: 100}  # images in a row, before and after one that could be used
+
+
+class Draw(NamedTuple):
+    """One sample to be loaded.
+
+    Attributes:
+        index: of the data set.
+        key: numbers that the sample's randomness is derived from: the run's seed, the process, the
+            epoch, the batch, the place in the batch.
+    """
+
+    index: int
+    key: tuple[int, ...]
+
+
+def seed_generators(*key: int) -> None:
+    """Seeds Python's, NumPy's and PyTorch's generators from numbers, each at least 0."""
+    words = np.random.SeedSequence(key).generate_state(4)
+    random.seed(words.tobytes())
+    np.random.seed(words)  # noqa: NPY002  what augmentations draw from
+    torch.manual_seed(int.from_bytes(words[:2].tobytes(), "little"))
+
+
+class Fetch:
+    """Loads draws, each with its own randomness, around samples that can't be used.
+
+    In place of such a sample another one is drawn for training, and in evaluation a blank image
+    stands in, whose score the evaluation leaves out. Either's data sample says in its ``left_out``
+    which images those were, and why: pairs of a name and a reason. A run that has just begun ends
+    instead, unless it is to skip them: its user is still there, and nothing is lost by it.
+
+    PyTorch's data loader calls a data set's ``__getitems__``, where it has one, with all that a
+    batch sampler gave.
+
+    Args:
+        dataset (Dataset): of MMEngine's kind.
+        evaluating (bool): whether each sample counts. Default: False.
+        on_bad_data (str): ``'stop'`` ends training on a sample of its first 100 batches that can't
+            be used, and an evaluation on any; ``'skip'`` goes on. Default: ``'skip'``.
+    """
+
+    def __init__(
+        self, dataset: Dataset, evaluating: bool = False, on_bad_data: str = "skip"
+    ) -> None:
+        self.dataset = dataset
+        self.evaluating = evaluating
+        self.stops = on_bad_data == "stop"
+        self._used = False
+
+    def __call__(self, draws: list[Draw] | list[int]) -> list[dict]:
+        """The samples of a batch.
+
+        Raises:
+            UserError: a sample can't be used, early in a run that is to stop then; or none of many.
+        """
+        return [self._load(draw) for draw in draws]
+
+    def _load(self, draw: Draw | int) -> dict:
+        index = draw
+        if isinstance(draw, Draw):
+            seed_generators(*draw.key)
+            index = draw.index
+        left_out: list[tuple[str, str]] = []
+        while True:
+            try:
+                sample = self.dataset[index]
+                break
+            except Exception as error:  # whatever a file has done to whichever transform
+                left_out.append((self._name(index), _reason(error)))
+                if self.stops and _is_early(draw):
+                    raise UserError(_refusal(*left_out[0])) from error
+                if self.evaluating:
+                    with stand_in():
+                        sample = self.dataset[index]
+                    break
+                if len(left_out) == PATIENCE[self._used]:
+                    name, reason = left_out[-1]
+                    raise UserError(
+                        f"none of {len(left_out)} images in a row can be used, the last of them "
+                        f"{name}: {reason}"
+                    ) from error
+                index = np.random.randint(len(self.dataset))  # noqa: NPY002  seeded by the draw
+        self._used = True
+        if left_out:
+            for packed in flatten(sample["data_samples"]):
+                packed.set_metainfo(dict(left_out=left_out))
+        return sample
+
+    def _name(self, index: int) -> str:
+        try:
+            return self.dataset.get_data_info(index)["img_path"]
+        except Exception:  # of a data set of another kind
+            return f"sample {index}"
+
+
+def flatten(samples: Any) -> Iterator[BaseDataElement]:
+    """Data samples out of the lists that batches and test-time augmentation make of them."""
+    if isinstance(samples, list | tuple):
+        for inner in samples:
+            yield from flatten(inner)
+    else:
+        yield samples
+
+
+def _is_early(draw: Draw | int) -> bool:
+    """Whether a sample is of a run's first batches; an evaluation's samples all are."""
+    if not isinstance(draw, Draw):
+        return True
+    _, _, epoch, batch, _ = draw.key
+    return epoch == 0 and batch < EARLY
+
+
+def _refusal(name: str, reason: str) -> str:
+    said = reason if name in reason else f"{name}: {reason}"
+    return f"{said} (or pass --on-bad-data skip, which leaves out what can't be used)"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return error.sentence
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first}"[:200]
+
+
+@DATA_SAMPLERS.register_module()
+class ResumableBatchSampler(BatchSampler):
+    """A batch sampler that can start anywhere, without loading what comes before.
+
+    It gives nothing until :meth:`start_at` is called: MMEngine's iteration-based loop asks for
+    batches before a checkpoint has said where the run stands.
+
+    Args:
+        sampler (Sampler): MMEngine's or MMDetection's; its data set learns to load draws.
+        batch_size (int): samples of a batch.
+        inner (dict | None): config of the batch sampler that groups the sampler's indices.
+            Default: None, in the order they come.
+        drop_last (bool): leave out an epoch's last batch if it is short; for ``inner=None``.
+            Default: False.
+        endless (bool): go on with the next epoch where one ends. Default: False.
+        on_bad_data (str): as :class:`Fetch`'s. Default: ``'skip'``.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        batch_size: int,
+        inner: dict | None = None,
+        drop_last: bool = False,
+        endless: bool = False,
+        on_bad_data: str = "skip",
+    ) -> None:
+        super().__init__(sampler, batch_size, drop_last)
+        self.endless = endless
+        self.batches: BatchSampler = (
+            BatchSampler(sampler, batch_size, drop_last)
+            if inner is None
+            else DATA_SAMPLERS.build(
+                inner, default_args=dict(sampler=sampler, batch_size=batch_size)
+            )
+        )
+        self.place: tuple[int, int] | None = None
+        sampler.dataset.__getitems__ = Fetch(sampler.dataset, on_bad_data=on_bad_data)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the order and of every sample."""
+        return getattr(self.sampler, "seed", 0)
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self.sampler.seed = seed
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Sets where the next iteration over the sampler starts.
+
+        Args:
+            epoch (int): from 0.
+            batch (int): of that epoch, from 0; those before are left out.
+        """
+        self.place = (epoch, batch)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        """Batches of draws."""
+        if self.place is None:
+            return
+        epoch, first = self.place
+        rank = get_rank()
+        while True:
+            if hasattr(self.sampler, "set_epoch"):
+                self.sampler.set_epoch(epoch)
+            number = -1
+            for number, indices in enumerate(self.batches):
+                if number >= first:
+                    yield [
+                        Draw(index, (self.seed, rank, epoch, number, place))
+                        for place, index in enumerate(indices)
+                    ]
+            if not self.endless or number < 0:
+                return
+            first = max(0, first - number - 1)
+            epoch += 1
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return len(self.batches)
+
+
+@FUNCTIONS.register_module()
+def init_worker(worker_id: int) -> None:
+    """Leaves it to the main process to answer signals that a terminal or a cluster sends to all.
+
+    A worker that ends on one would take the main process with it before that can save. It ends
+    on the main process's own SIGTERM, or when that is gone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_asked, daemon=True).start()
+
+
+def _end_when_asked() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

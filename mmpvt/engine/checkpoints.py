@@ -1,0 +1,138 @@
+"""Keeping checkpoints: the old ones until the new one is whole, and through a full disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.hooks import LoggerHook as MMEngineLoggerHook
+from mmengine.runner import Runner
+
+from mmpvt.checkpoint.keeping import INTERRUPTED, POINTER, remove_parts, write_whole
+from mmpvt.errors import UserError
+from mmpvt.registry import HOOKS
+
+KEPT = "keep_ckpt_ids"  # MMEngine's name, so that its own checkpoints tell theirs
+
+
+@HOOKS.register_module()
+class CheckpointHook(MMEngineCheckpointHook):
+    """MMEngine's hook, which deletes the oldest checkpoint before it writes the newest.
+
+    Here it is deleted afterwards. Where a checkpoint can't be written (a full disk), that is
+    said, the older ones stay, and training goes on.
+
+    Args:
+        max_keep_ckpts (int): checkpoints kept, or -1 for all. Default: -1.
+        **kwargs: of MMEngine's ``CheckpointHook``.
+    """
+
+    def __init__(self, max_keep_ckpts: int = -1, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.keep = max_keep_ckpts
+        self._failure: OSError | None = None
+        self._saved_iteration: int | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Finds the folder, and clears what a killed run left in it half written."""
+        super().before_train(runner)
+        if is_main_process():
+            remove_parts(self.out_dir)
+
+    def after_train(self, runner: Runner) -> None:
+        """Says it again if the run's end was not saved.
+
+        Raises:
+            UserError: the last checkpoint couldn't be written.
+        """
+        if self._failure:
+            raise UserError(
+                f"the run is over, but its last checkpoint could not be written to {self.out_dir} "
+                f"({self._failure.strerror}): make room, then --resume goes on from the one before"
+            )
+        super().after_train(runner)
+
+    def save_interrupted(self, runner: Runner, epoch: int, iteration: int) -> str | None:
+        """Saves between two regular checkpoints, unless the run was just saved.
+
+        Args:
+            runner (Runner): the runner.
+            epoch (int): complete epochs.
+            iteration (int): complete iterations.
+
+        Returns:
+            str | None: the file to go on from, or None where it couldn't be written.
+        """
+        if self._saved_iteration != iteration:
+            self._save(runner, INTERRUPTED, dict(epoch=epoch, iter=iteration), by_epoch=False)
+        return None if self._failure else self.last_ckpt
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        kept = runner.message_hub.get_info(KEPT, [])
+        steps = [*(old for old in kept if old != step), step]
+        dropped = steps[: -self.keep] if self.keep > 0 else []
+        if self.keep > 0:
+            runner.message_hub.update_info(KEPT, steps[-self.keep :])
+        self._save(runner, self.filename_tmpl.format(step), meta, self.by_epoch)
+        if self._failure:
+            runner.message_hub.update_info(KEPT, kept)
+        elif is_main_process():
+            for old in dropped:
+                path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
+                if self.file_backend.isfile(path):
+                    self.file_backend.remove(path)
+
+    def _save(self, runner: Runner, name: str, meta: dict, by_epoch: bool) -> None:
+        path = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info("last_ckpt", path)
+        iteration = meta["iter"]  # MMEngine adds to the dict
+        try:
+            runner.save_checkpoint(
+                self.out_dir,
+                name,
+                self.file_client_args,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            )
+            if is_main_process():
+                write_whole(Path(runner.work_dir) / POINTER, path.encode())
+        except OSError as error:
+            self._failure = error
+            runner.logger.error(
+                f"{path} could not be written ({error.strerror}): training goes on, and the older "
+                "checkpoints stay"
+            )
+            return
+        self._failure = None
+        self._saved_iteration = iteration
+        self.last_ckpt = path
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        except OSError as error:
+            runner.logger.error(f"the best checkpoint could not be written ({error.strerror})")
+
+
+@HOOKS.register_module()
+class LoggerHook(MMEngineLoggerHook):
+    """MMEngine's hook, which ends a run where the disk has no room for another line of figures."""
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Logs an iteration."""
+        self._spare(runner, super().after_train_iter, *args, **kwargs)
+
+    def after_val_epoch(self, runner: Runner, *args, **kwargs) -> None:
+        """Logs a validation's scores."""
+        self._spare(runner, super().after_val_epoch, *args, **kwargs)
+
+    def _spare(self, runner: Runner, log, *args, **kwargs) -> None:
+        try:
+            log(runner, *args, **kwargs)
+        except OSError as error:
+            runner.logger.error(f"the figures could not be written ({error.strerror})")

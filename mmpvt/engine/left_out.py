@@ -1,0 +1,214 @@
+"""What of the data can't be used: said with its reason, counted, and said beside a score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmdet.datasets import CocoDataset
+from mmdet.evaluation import CocoMetric
+from mmengine.config import Config
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.runner.base_loop import BaseLoop
+
+from mmpvt.checkpoint.keeping import write_whole
+from mmpvt.datasets.annotations import UNKNOWN_MASK, Finding, usable
+from mmpvt.datasets.draws import Fetch, flatten
+from mmpvt.engine import settings
+from mmpvt.engine.data_check import dataset_kind, iter_datasets, read_annotations
+from mmpvt.errors import UserError
+from mmpvt.registry import HOOKS
+
+NAMED = 3  # of each file, in the log; the rest is in a file
+
+
+def leave_out_unusable_annotations(config: Config, splits: Iterable[str], on_bad_data: str) -> None:
+    """Puts copies without them in place of annotation files that hold some that can't be used.
+
+    Copies, and lists of what is not in them, are written to the work directory's folder
+    ``annotations``. Evaluators read the same copies as data sets.
+
+    Args:
+        config (Config): changed; it is given a hook that says what was left out.
+        splits (Iterable[str]): of ``'train'``, ``'val'`` and ``'test'``, those about to be used.
+        on_bad_data (str): ``'stop'`` refuses masks of no known format, which speak of a file that
+            was written wrongly as a whole; ``'skip'`` leaves them out like all else.
+
+    Raises:
+        UserError: no annotation or no image of a file can be used; or masks, as said.
+    """
+    datasets = [
+        dataset
+        for split in splits
+        for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset"))
+        if issubclass(dataset_kind(dataset) or object, CocoDataset)
+        and dataset.get("backend_args") is None
+    ]
+    evaluators = [
+        evaluator
+        for split in splits
+        for evaluator in settings.iter_dicts(config.get(f"{split}_evaluator"))
+        if isinstance(evaluator.get("ann_file"), str)
+    ]
+    with_masks = {_file(part).absolute() for part in (*datasets, *evaluators) if _uses_masks(part)}
+    copies, notes = {}, []
+    for number, file in enumerate({_file(dataset).absolute(): None for dataset in datasets}):
+        content, findings = usable(read_annotations(file), masks=file in with_masks)
+        if on_bad_data == "stop":
+            _refuse_unknown_masks(file, findings)
+        if findings:
+            copy = Path(config.work_dir).absolute() / "annotations" / f"{number}_{file.name}"
+            notes.append(_write(copy, file, content, findings))
+            copies[file] = str(copy)
+    for part in (*datasets, *evaluators):
+        part["ann_file"] = copies.get(_file(part).absolute(), part["ann_file"])
+    settings.add_hook(config, type="mmpvt.LeftOutHook", notes=notes, on_bad_data=on_bad_data)
+
+
+def _refuse_unknown_masks(file: Path, findings: list[Finding]) -> None:
+    ids = [str(finding.id) for finding in findings if finding.reason == UNKNOWN_MASK]
+    if ids:
+        named = ", ".join(ids[:NAMED]) + (" …" if len(ids) > NAMED else "")
+        raise UserError(
+            f"{len(ids)} annotations in {file} (id {named}) have a segmentation that is neither "
+            "polygons nor run-length encoded: mend or remove them, or pass --on-bad-data skip, "
+            "which leaves them out"
+        )
+
+
+def _file(part: dict) -> Path:
+    return Path(part.get("data_root") or "") / part["ann_file"]
+
+
+def _uses_masks(part: dict) -> bool:
+    """Whether a data set's pipeline loads masks, or an evaluator compares them."""
+    transforms = settings.iter_dicts(part.get("pipeline"))
+    return "segm" in (part.get("metric") or ()) or any(t.get("with_mask") for t in transforms)
+
+
+def _write(copy: Path, file: Path, content: dict, findings: list[Finding]) -> str:
+    lost = [finding for finding in findings if not finding.mended]
+    first = "; ".join(f"{f.kind} {f.id} {f.reason}" for f in (lost or findings)[:NAMED])
+    if not content["images"] or not content["annotations"]:
+        raise UserError(f"nothing of {file} can be used: {first}")
+    listing = copy.with_suffix(".left_out.json")
+    write_whole(copy, json.dumps(content).encode())
+    write_whole(listing, json.dumps([f._asdict() for f in findings], indent=1).encode())
+    counts = " and ".join(
+        f"{sum(f.kind == kind for f in lost)} {kind}s" for kind in ("image", "annotation")
+    )
+    return (
+        f"{counts} of {file} are left out, {len(findings) - len(lost)} annotations mended: {first}"
+        f"{' …' if len(findings) > NAMED else ''} (all of them: {listing})"
+    )
+
+
+@HOOKS.register_module()
+class LeftOutHook(Hook):
+    """Says which images and annotations are left out, and why; beside a score, how many.
+
+    Args:
+        notes (list[str]): what is left out of annotation files.
+        on_bad_data (str): what a test does on an image that can't be used: ``'stop'`` or
+            ``'skip'``. A validation goes on, as training has brought it so far. Default:
+            ``'skip'``.
+    """
+
+    def __init__(self, notes: list[str], on_bad_data: str = "skip") -> None:
+        self.notes = notes
+        self.on_bad_data = on_bad_data
+        self.trained: dict[str, str] = {}
+        self.evaluated: dict[str, tuple[str, object]] = {}
+
+    def before_run(self, runner: Runner) -> None:
+        """Logs what the annotation files lack."""
+        for note in self.notes:
+            runner.logger.warning(note)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs=None
+    ) -> None:
+        """Logs an image when it is left out for the first time."""
+        for name, (reason, _) in _left_out(data_batch).items():
+            if name not in self.trained:
+                self.trained[name] = reason
+                runner.logger.warning(
+                    f"left out of training, number {len(self.trained)}: {name}: {reason}"
+                )
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Logs how many images were left out, by all processes."""
+        everywhere = {name for part in all_gather_object(self.trained) for name in part}
+        if everywhere:
+            runner.logger.warning(f"left out of training so far: {len(everywhere)} images")
+
+    def before_val(self, runner: Runner) -> None:
+        """Prepares the data set to go on where an image can't be used."""
+        self._prepare(runner.val_loop, "skip")
+
+    def before_test(self, runner: Runner) -> None:
+        """Prepares the data set for images that can't be used."""
+        self._prepare(runner.test_loop, self.on_bad_data)
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs=None
+    ) -> None:
+        """Takes what was left out of the score, before it is computed."""
+        self._evaluate(runner, runner.val_loop, batch_idx, data_batch)
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs=None
+    ) -> None:
+        """Takes what was left out of the score, before it is computed."""
+        self._evaluate(runner, runner.test_loop, batch_idx, data_batch)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Puts the number of images left out beside the score."""
+        self._count(runner, "val")
+
+    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Puts the number of images left out beside the score."""
+        self._count(runner, "test")
+
+    def _prepare(self, loop: BaseLoop, on_bad_data: str) -> None:
+        self.evaluated = {}
+        dataset = loop.dataloader.dataset
+        dataset.__getitems__ = Fetch(dataset, evaluating=True, on_bad_data=on_bad_data)
+
+    def _evaluate(self, runner: Runner, loop: BaseLoop, batch_idx: int, data_batch: dict) -> None:
+        self.evaluated.update(_left_out(data_batch))
+        if batch_idx + 1 < len(loop.dataloader):
+            return
+        for part in all_gather_object(self.evaluated):
+            self.evaluated.update(part)
+        for metric in loop.evaluator.metrics:
+            if isinstance(metric, CocoMetric) and metric._coco_api is not None:
+                lost = {number for _, number in self.evaluated.values()}
+                numbers = metric._coco_api.get_img_ids()
+                metric.img_ids = [number for number in numbers if number not in lost]
+        if self.evaluated and is_main_process():
+            total = len(loop.dataloader.dataset)
+            names = "; ".join(f"{name}: {reason}" for name, (reason, _) in self.evaluated.items())
+            runner.logger.warning(
+                f"the score is over {total - len(self.evaluated)} of {total} images, left out are "
+                f"{names}"
+            )
+
+    def _count(self, runner: Runner, mode: str) -> None:
+        for note in self.notes:
+            runner.logger.warning(note)
+        name = f"{mode}/left_out_images"
+        if self.evaluated or name in runner.message_hub.log_scalars:  # the last stays, otherwise
+            runner.message_hub.update_scalar(name, len(self.evaluated))
+
+
+def _left_out(data_batch: dict | None) -> dict[str, tuple[str, object]]:
+    """Names of a batch's images that couldn't be used, with the reason and the image's number."""
+    return {
+        name: (reason, sample.metainfo.get("img_id"))
+        for sample in flatten((data_batch or {}).get("data_samples", ()))
+        for name, reason in sample.metainfo.get("left_out", ())
+    }

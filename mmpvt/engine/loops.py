@@ -1,0 +1,115 @@
+"""Training loops that go on where a checkpoint left off, as if the run had never stopped.
+
+What is random about an iteration is derived from the run's seed and the iteration's number, what
+is random about a sample from its place in the run (:mod:`mmpvt.datasets.draws`). So a checkpoint
+needs to hold no generators' states, only the seed and how far the data was used: both are kept in
+MMEngine's message hub, which every checkpoint carries.
+"""
+
+from __future__ import annotations
+
+from mmengine.dist import get_rank, get_world_size
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from torch import nn
+
+from mmpvt.datasets.draws import seed_generators
+from mmpvt.registry import LOOPS
+
+POSITION = "mmpvt_position"
+
+
+class Resumable:
+    """What the two loops share: where in the data the run is."""
+
+    def _batches_done(self, otherwise: int) -> int:
+        """Batches of this epoch that a checkpoint says the run has had.
+
+        A run that goes on with another number of processes leaves out as many samples.
+
+        Args:
+            otherwise (int): for a checkpoint that doesn't say it.
+        """
+        position = self.runner.message_hub.get_info(POSITION)
+        if position is None:
+            return otherwise
+        self.dataloader.batch_sampler.seed = position["seed"]
+        return position["samples"] // self._samples(1)
+
+    def _note(self, batches: int) -> None:
+        """Keeps, for checkpoints, how many of this epoch's batches will be done."""
+        position = dict(seed=self.dataloader.batch_sampler.seed, samples=self._samples(batches))
+        self.runner.message_hub.update_info(POSITION, position)
+
+    def _samples(self, batches: int) -> int:
+        return batches * self.dataloader.batch_sampler.batch_size * get_world_size()
+
+    def _seed_iteration(self) -> None:
+        seed_generators(self.dataloader.batch_sampler.seed, get_rank(), self._iter)
+
+
+@LOOPS.register_module()
+class EpochLoop(Resumable, EpochBasedTrainLoop):
+    """MMEngine's epoch-based loop, resumed at the right sample.
+
+    Args:
+        runner (Runner): the runner.
+        dataloader (DataLoader | dict): with a
+            :class:`~mmpvt.datasets.draws.ResumableBatchSampler`.
+        **kwargs: of ``EpochBasedTrainLoop``.
+    """
+
+    def run(self) -> nn.Module:
+        """Trains."""
+        self._done = self._batches_done(otherwise=0)
+        return super().run()
+
+    def run_epoch(self) -> None:
+        """Trains for what is left of an epoch."""
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        self.dataloader.batch_sampler.start_at(self._epoch, self._done)
+        for idx, data_batch in enumerate(self.dataloader, self._done):
+            self._note(idx + 1)
+            self._seed_iteration()
+            self.run_iter(idx, data_batch)
+        self._done = 0
+        self._note(0)
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+
+
+@LOOPS.register_module()
+class IterLoop(Resumable, IterBasedTrainLoop):
+    """MMEngine's iteration-based loop, resumed without loading the samples that it has had.
+
+    Args:
+        runner (Runner): the runner.
+        dataloader (DataLoader | dict): with an endless
+            :class:`~mmpvt.datasets.draws.ResumableBatchSampler`.
+        **kwargs: of ``IterBasedTrainLoop``.
+    """
+
+    def run(self) -> nn.Module:
+        """Trains."""
+        self.runner.call_hook("before_train")
+        self.runner.call_hook("before_train_epoch")
+        done = self._batches_done(otherwise=self._iter)
+        self.dataloader.batch_sampler.start_at(0, done)
+        self.dataloader_iterator = iter(self.dataloader)
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            data_batch = next(self.dataloader_iterator)
+            done += 1
+            self._note(done)
+            self._seed_iteration()
+            self.run_iter(data_batch)
+            self._decide_current_val_interval()
+            if self._validates():
+                self.runner.val_loop.run()
+        self.runner.call_hook("after_train_epoch")
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+    def _validates(self) -> bool:
+        due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+        return self.runner.val_loop is not None and self._iter >= self.val_begin and due

@@ -1,0 +1,191 @@
+"""Each bad input is used correctly, or left out with its name and the reason."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmdet.datasets import CocoDataset
+from mmengine.registry import init_default_scope
+from mmseg.datasets import ADE20KDataset
+from PIL import Image
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+
+import corpus
+from mmpvt import UserError
+from mmpvt.datasets.annotations import _run_lengths, usable
+from mmpvt.datasets.draws import EARLY, Draw, Fetch
+
+
+def names(inputs: list[corpus.Input]) -> dict:
+    return dict(argvalues=inputs, ids=[item.name for item in inputs])
+
+
+def detection(root: Path, content: dict, masks: bool = False) -> CocoDataset:
+    init_default_scope("mmdet")
+    (root / "a.json").write_text(json.dumps(content))
+    pipeline = [
+        dict(type="mmpvt.LoadImageFromFile"),
+        dict(type="LoadAnnotations", with_bbox=True, with_mask=masks),
+        dict(type="Resize", scale=(64, 64), keep_ratio=True),
+        dict(type="PackDetInputs"),
+    ]
+    return CocoDataset(
+        data_root=str(root),
+        ann_file="a.json",
+        data_prefix=dict(img=""),
+        metainfo=dict(classes=("circle", "square")),
+        pipeline=pipeline,
+        serialize_data=False,
+    )
+
+
+def load(dataset, evaluating: bool):
+    """The first sample, which is the bad one."""
+    return Fetch(dataset, evaluating)([Draw(0, (0, 0))])[0]
+
+
+def left_out(sample: dict) -> tuple[str, str] | None:
+    pairs = sample["data_samples"].metainfo.get("left_out")
+    return pairs and pairs[0]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for i in (1, 2):
+        (tmp_path / f"{i}.jpg").write_bytes(corpus.jpeg(corpus.picture()))
+    return tmp_path
+
+
+@pytest.mark.parametrize("evaluating", [False, True])
+@pytest.mark.parametrize("item", **names(corpus.IMAGES))
+def test_image(item: corpus.Input, evaluating: bool, root: Path):
+    (root / "1.jpg").write_bytes(item.make(corpus.picture()))
+    sample = load(detection(root, corpus.annotations()), evaluating)
+    if item.reason:
+        name, reason = left_out(sample)
+        assert name == str(root / "1.jpg") and item.reason in reason
+        blank = not sample["inputs"].any()
+        assert blank == evaluating and sample["data_samples"].img_id == 2 - evaluating
+    else:
+        assert left_out(sample) is None
+        seen = sample["inputs"].permute(1, 2, 0).numpy()[..., ::-1].astype(int)
+        wanted = item.expected(corpus.picture())
+        assert seen.shape == wanted.shape
+        assert np.abs(seen - wanted).mean() < 12, np.abs(seen - wanted).mean()
+
+
+@pytest.mark.parametrize(
+    ("draw", "evaluating", "stops"),
+    [
+        (Draw(0, (0, 0, 0, EARLY - 1, 0)), False, True),
+        (Draw(0, (0, 0, 0, EARLY, 0)), False, False),
+        (Draw(0, (0, 0, 1, 0, 0)), False, False),
+        (0, True, True),
+    ],
+    ids=["early", "late", "second epoch", "test"],
+)
+def test_bad_image_stops_a_run_that_has_just_begun(
+    draw: Draw | int, evaluating: bool, stops: bool, root: Path
+):
+    (root / "1.jpg").write_bytes(b"no image")
+    fetch = Fetch(detection(root, corpus.annotations()), evaluating, on_bad_data="stop")
+    if not stops:
+        assert left_out(fetch([draw])[0])[0] == str(root / "1.jpg")
+        return
+    with pytest.raises(UserError, match=r"1\.jpg can't be read .*--on-bad-data skip"):
+        fetch([draw])
+
+
+@pytest.mark.parametrize("name", corpus.SIZED)
+@pytest.mark.parametrize("evaluating", [False, True])
+def test_image_of_an_unusual_shape(name: str, evaluating: bool, root: Path):
+    height, width = corpus.SIZED[name]
+    Image.new("RGB", (width, height), (9, 9, 9)).save(root / "1.jpg", quality=95)
+    content = corpus.annotations()
+    content["images"][0].update(height=height, width=width)
+    sample = load(detection(root, content), evaluating)
+    if min(height, width) * 64 / max(height, width) < 0.5:  # would shrink to nothing
+        assert "1.jpg" in left_out(sample)[0]
+    else:
+        assert left_out(sample) is None and sample["inputs"].float().mean() == 9
+
+
+@pytest.mark.parametrize("item", **names(corpus.ANNOTATIONS))
+def test_annotation(item: corpus.Input, root: Path):
+    content = corpus.annotations()
+    item.make(content)
+    before = copy.deepcopy(content)
+    cleaned, findings = usable(content, masks=True)
+    assert repr(content) == repr(before)
+    lost = [finding for finding in findings if not finding.mended]
+    if item.reason:
+        assert len(lost) == 1 and item.reason in lost[0].reason
+    else:
+        assert not lost
+    ids = [annotation["id"] for annotation in cleaned["annotations"]]
+    assert len(set(ids)) == len(ids)
+    dataset = detection(root, cleaned, masks=True)
+    samples = [Fetch(dataset)([i])[0] for i in range(len(dataset))]
+    assert all(left_out(sample) is None for sample in samples)
+    for annotation in COCO(str(root / "a.json")).anns.values():  # as an evaluator reads it
+        assert COCO(str(root / "a.json")).annToMask(annotation).shape == corpus.SIZE
+        assert np.isfinite(annotation["area"]) and annotation["iscrowd"] in (0, 1)
+
+
+def test_whole_annotations_stay_as_they_are():
+    content = corpus.annotations()
+    assert usable(content, masks=True) == (content, [])
+    content["annotations"][0]["segmentation"] = "no mask"
+    assert usable(content, masks=False) == (content, [])
+
+
+def test_run_lengths_are_pycocotools():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        drawn = np.asfortranarray(rng.random((37, 53)) < rng.random(), dtype=np.uint8)
+        assert _run_lengths(rle.encode(drawn)["counts"].decode()) == 37 * 53
+
+
+@pytest.mark.parametrize("evaluating", [False, True])
+@pytest.mark.parametrize("item", **names(corpus.LABEL_MAPS))
+def test_label_map(item: corpus.Input, evaluating: bool, tmp_path: Path):
+    init_default_scope("mmseg")
+    for i in (1, 2):
+        (tmp_path / f"{i}.jpg").write_bytes(corpus.jpeg(corpus.picture()))
+        (tmp_path / f"{i}.png").write_bytes(corpus.png(corpus.labels()))
+    (tmp_path / "1.png").write_bytes(item.make(corpus.labels()))
+    dataset = ADE20KDataset(
+        data_root=str(tmp_path),
+        data_prefix=dict(img_path="", seg_map_path=""),
+        serialize_data=False,
+        pipeline=[
+            dict(type="mmpvt.LoadImageFromFile"),
+            dict(type="mmpvt.LoadSegAnnotations", num_classes=6, reduce_zero_label=True),
+            dict(type="PackSegInputs"),
+        ],
+    )
+    sample = load(dataset, evaluating)
+    labels = sample["data_samples"].gt_sem_seg.data.numpy()
+    if item.reason:
+        assert item.reason in left_out(sample)[1]
+        assert (labels == 255).all() == evaluating
+    else:
+        assert left_out(sample) is None
+        assert np.array_equal(labels[0], corpus.labels() - 1)
+
+
+def test_nothing_can_be_used(root: Path):
+    for i in (1, 2):
+        (root / f"{i}.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match="none of 20 images in a row can be used, the last of them"):
+        load(detection(root, corpus.annotations()), False)
+
+
+def test_corpus_is_large():
+    inputs = len(corpus.IMAGES) + len(corpus.SIZED) + len(corpus.ANNOTATIONS)
+    assert inputs + len(corpus.LABEL_MAPS) >= 60

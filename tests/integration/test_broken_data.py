@@ -1,0 +1,117 @@
+"""A data set with everything wrong in it is trained on and evaluated, and it is said."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import corpus
+from helpers import ROOT
+from mmpvt.datasets.shapes import generate
+
+
+def scores(work_dir: Path) -> dict[str, float]:
+    """What a test has written, to the last digit."""
+    (file,) = work_dir.glob("[0-9]*/*.json")  # the folder of the run, named by its time
+    written = json.loads(file.read_text())
+    return {name: value for name, value in written.items() if name.startswith("coco/")}
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The shapes, and every bad input among them, in both splits; how many can't be used."""
+    root = tmp_path_factory.mktemp("data") / "broken"
+    generate(root, num_train=8, num_val=4, size=64, progress=False)
+    for split in ("train", "val"):
+        file = root / "annotations" / f"instances_{split}2017.json"
+        content = json.loads(file.read_text())
+        height, width = corpus.SIZE
+        lost = 0
+        for i, item in enumerate(corpus.IMAGES, start=100):
+            (root / f"{split}2017" / f"{i}.jpg").write_bytes(item.make(corpus.picture()))
+            image = dict(id=i, file_name=f"{i}.jpg", width=width, height=height)
+            content["images"].append(image)
+            if not item.reason:
+                square = dict(bbox=[8, 8, 16, 16], area=256, segmentation=[corpus.SQUARE])
+                content["annotations"].append(
+                    dict(id=1000 + i, image_id=i, category_id=1, iscrowd=0, **square)
+                )
+            lost += bool(item.reason)
+        wrong = dict(image_id=1, category_id=1, iscrowd=0, area=9)
+        content["annotations"] += [
+            dict(wrong, id=2000, bbox=[float("nan")] * 4),
+            dict(wrong, id=2001, bbox=[1, 1, 0, 9]),
+            dict(wrong, id=2002, bbox=[1, 1, 9, 9], image_id=77),
+        ]
+        file.write_text(json.dumps(content))
+    return root, lost
+
+
+def test_trained_and_tested(broken: tuple[Path, int], tmp_path: Path, tiny_config: Path, call_tool):
+    root, lost = broken
+    skip = ("--on-bad-data", "skip")
+    args = ("--data-root", root, "--work-dir", tmp_path / "work", "--seed", 0, *skip)
+    options = ("--cfg-options", "train_cfg.max_epochs=2", "train_dataloader.num_workers=2")
+    trained = call_tool("train.py", tiny_config, *args, *options)
+    assert trained.code == 0, trained.out + trained.err
+    assert f"left out of training so far: {lost} images" in trained.out
+    assert len(re.findall(r"left out of training, number \d+: \S+: \S", trained.out)) == lost
+    annotations = "0 images and 3 annotations of"
+    assert trained.out.count(annotations) >= 2
+    checkpoint = tmp_path / "work" / "epoch_2.pth"
+    single = (*skip, "--cfg-options", "test_dataloader.batch_size=1")  # padding depends on it
+    test = ("test.py", tiny_config, checkpoint, "--data-root", root, "--work-dir")
+    tested = call_tool(*test, tmp_path / "broken", *single)
+    total = 4 + len(corpus.IMAGES)
+    for out in (trained.out, tested.out):
+        assert f"the score is over {total - lost} of {total} images, left out are" in out
+        assert re.search(rf"coco/bbox_mAP: .*left_out_images: {lost} ", out)
+    (listing,) = (tmp_path / "work" / "annotations").glob("*_val2017.left_out.json")
+    assert len(json.loads(listing.read_text())) == 3
+
+    content = json.loads((root / "annotations" / "instances_val2017.json").read_text())
+    bad = {i for i, item in enumerate(corpus.IMAGES, start=100) if item.reason}
+    content["images"] = [image for image in content["images"] if image["id"] not in bad]
+    content["annotations"] = [a for a in content["annotations"] if a["id"] < 2000]
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    clean = call_tool(*test, tmp_path / "clean", *single)
+    assert clean.code == 0, clean.err
+    assert "left out" not in clean.out
+    assert scores(tmp_path / "broken") == scores(tmp_path / "clean") != {}
+
+
+def test_segmentation(tmp_path: Path, shapes: Path, call_tool):
+    """Label maps that can't be used count for no pixel."""
+    for split, name in (("training", "000000000003"), ("validation", "000000000002")):
+        for folder in ("images", "annotations"):
+            (tmp_path / folder / split).mkdir(parents=True)
+            for file in (shapes / folder / split).iterdir():
+                (tmp_path / folder / split / file.name).write_bytes(file.read_bytes())
+        (tmp_path / "annotations" / split / f"{name}.png").write_bytes(b"")
+    config = tmp_path / "segmenter.py"
+    config.write_text(SEGMENTER.format(base=ROOT / "configs" / "fpn_pvt_v2_b0_shapes.py"))
+    args = ("--data-root", tmp_path, "--work-dir", tmp_path / "work", "--on-bad-data", "skip")
+    ended = call_tool("train.py", config, *args)
+    assert ended.code == 0, ended.out + ended.err
+    assert "left out of training, number 1:" in ended.out
+    assert "000000000003.png can't be read as a label map" in ended.out
+    assert "the score is over 3 of 4 images, left out are" in ended.out
+    assert re.search(r"mIoU: .*left_out_images: 1 ", ended.out)
+
+
+SEGMENTER = """
+_base_ = "{base}"
+model = dict(
+    backbone=dict(
+        arch=dict(_delete_=True, embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
+    ),
+    neck=dict(in_channels=[8, 16, 20, 32], out_channels=16),
+    decode_head=dict(in_channels=[16, 16, 16, 16], channels=16),
+)
+train_dataloader = dict(batch_size=2, num_workers=1)
+train_cfg = dict(max_iters=6, val_interval=6)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=6))
+"""

@@ -1,0 +1,170 @@
+"""Several processes over gloo: what they compute together, and what happens when one is lost."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.models import RetinaNet
+from mmengine.dataset import pseudo_collate
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from torch import distributed, nn
+
+import mmpvt
+from helpers import Started, relative
+from mmpvt.checkpoint.keeping import newest_checkpoint
+from mmpvt.engine import settings
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="copies of this process, which CUDA doesn't allow"
+)
+LOST = "has lost another one, which was killed or has ended with a message of its own"
+
+
+def step(model: nn.Module, data: dict) -> dict[str, torch.Tensor]:
+    """The weights after a step of plain gradient descent."""
+    bare = getattr(model, "module", model)
+    optimizer = torch.optim.SGD(bare.parameters(), lr=1.0)
+    model.train()
+    model.train_step(data, OptimWrapper(optimizer))
+    return {name: parameter.detach() for name, parameter in bare.named_parameters()}
+
+
+def step_in_a_group(model: nn.Module, data: list[dict], rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    model = MMDistributedDataParallel(model, device_ids=None)
+    torch.save(step(model, data[rank]), folder / f"{rank}.pth")
+    distributed.barrier()
+
+
+def test_two_processes_take_the_mean_of_the_gradients(
+    tmp_path: Path, shapes: Path, tiny_config: Path
+):
+    config = settings.load_config(str(tiny_config))
+    settings.set_data_root(config, str(shapes))
+    init_default_scope("mmdet")
+    dataset = DATASETS.build(config.train_dataloader.dataset)
+    data = [pseudo_collate([dataset[i]]) for i in (0, 1)]
+    model = MODELS.build(config.model)
+    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    alone = [step(copy.deepcopy(model), one) for one in copy.deepcopy(data)]
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=step_in_a_group, args=(model, data, rank, tmp_path))
+        for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    first, second = (mmpvt.checkpoint.load_checkpoint(tmp_path / f"{i}.pth") for i in (0, 1))
+    for name, weights in start.items():
+        assert torch.equal(first[name], second[name])
+        mean = sum(weights - one[name] for one in alone) / 2
+        if mean.norm() > 1e-6:
+            assert relative(weights - first[name], mean) < 1e-3, name
+    together = torch.cat([(start[name] - first[name]).flatten() for name in start])
+    means = [sum(start[name] - one[name] for one in alone) / 2 for name in start]
+    mean = torch.cat([one.flatten() for one in means])
+    assert relative(together, mean) < 1e-5
+
+
+@pytest.fixture
+def start_pair(
+    tmp_path: Path, shapes: Path, tiny_config: Path, start_tool
+) -> Callable[..., list[Started]]:
+    """Starts a run of two processes."""
+    ranks = ("0", "1")
+
+    def start(*options: object, config: Path = tiny_config) -> list[Started]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        shared = dict(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        args = (config, "--data-root", shapes, "--work-dir", tmp_path / "work", "--seed", 0)
+        return [
+            start_tool(
+                "train.py",
+                *(*args, "--launcher", "pytorch", *options),
+                **shared,
+                RANK=rank,
+                LOCAL_RANK=rank,
+            )
+            for rank in ranks
+        ]
+
+    return start
+
+
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.full), 1])
+def test_one_is_killed(victim: int, tmp_path: Path, start_pair, shapes, tiny_config, call_tool):
+    pair = start_pair("--cfg-options", "train_cfg.max_epochs=200", "train_cfg.val_interval=200")
+    pair[0].wait_for(lambda: (tmp_path / "work" / "epoch_2.pth").exists())
+    pair[victim].kill()
+    survivor, began = pair[1 - victim], time.monotonic()
+    assert survivor.wait(60) not in (0, None)
+    assert time.monotonic() - began < 60
+    last = survivor.text.rstrip().splitlines()[-1]
+    assert f"error: process {1 - victim} of 2 {LOST}" in last
+    assert "Traceback" not in survivor.text
+
+    newest = newest_checkpoint(tmp_path / "work")
+    epoch = mmpvt.checkpoint.load_checkpoint(newest)["meta"]["epoch"]
+    more = ("--resume", "--cfg-options", f"train_cfg.max_epochs={epoch + 1}")
+    pair = start_pair(*more)
+    assert [process.wait() for process in pair] == [0, 0], pair[0].text
+    assert newest_checkpoint(tmp_path / "work").name == f"epoch_{epoch + 1}.pth"
+    alone = call_tool(
+        "train.py",
+        *(tiny_config, "--data-root", shapes, "--work-dir", tmp_path / "work", "--resume"),
+        *("--cfg-options", f"train_cfg.max_epochs={epoch + 2}"),
+    )
+    assert alone.code == 0, alone.err
+    assert newest_checkpoint(tmp_path / "work").name == f"epoch_{epoch + 2}.pth"
+
+
+def test_both_are_stopped(tmp_path: Path, start_pair):
+    """Whichever is told first, they stop after the same iteration and the run is saved."""
+    pair = start_pair("--cfg-options", "train_cfg.max_epochs=200", "train_cfg.val_interval=200")
+    pair[0].wait_for(lambda: "[2][2/2]" in pair[0].text)
+    pair[1].signal(15)
+    assert [process.wait() for process in pair] == [143, 143]
+    assert f"saved in {newest_checkpoint(tmp_path / 'work')}" in pair[0].text.splitlines()[-1]
+
+
+class WithUnused(RetinaNet):
+    """A detector with a layer that its loss has no use for."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.unused = nn.Linear(3, 3)
+
+
+@pytest.fixture
+def unused(tmp_path: Path, tiny_config: Path) -> Iterator[Path]:
+    MODELS.register_module(module=WithUnused)
+    path = tmp_path / "unused.py"
+    path.write_text(f'_base_ = "{tiny_config}"\nmodel = dict(type="WithUnused")\n')
+    yield path
+    MODELS.module_dict.pop("WithUnused")
+
+
+def test_unused_parameters(unused: Path, start_pair):
+    for process in start_pair(config=unused):
+        assert process.wait(60) != 0
+        last = process.text.rstrip().splitlines()[-1]
+        assert "find_unused_parameters=True" in last or LOST in last
+    pair = start_pair("--cfg-options", "find_unused_parameters=True", config=unused)
+    assert [process.wait() for process in pair] == [0, 0], pair[0].text

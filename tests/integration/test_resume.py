@@ -1,0 +1,132 @@
+"""A run that was stopped and resumed ends with the same weights, bit for bit."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+import torch
+
+import mmpvt
+
+RANDOM = """
+_base_ = "{base}"
+model = dict(backbone=dict(drop_path_rate=0.3))
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="RandomChoiceResize", scales=[(48, 64), (64, 64), (64, 80)], keep_ratio=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PhotoMetricDistortion"),
+    dict(type="RandomCrop", crop_size=(0.8, 0.8), crop_type="relative_range"),
+    dict(type="PackDetInputs"),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+train_cfg = dict(val_interval=1)
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1))
+"""
+BY_ITERATION = """
+train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=8, val_interval=5)
+train_dataloader.update(sampler=dict(type="{sampler}"))
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=3),
+    dict(type="CosineAnnealingLR", T_max=8, end=8, by_epoch=False),
+]
+log_processor = dict(by_epoch=False)
+"""
+GROUPED = """
+train_dataloader.update(batch_sampler=dict(type="AspectRatioBatchSampler"), batch_size=3)
+"""
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> dict[str, Path]:
+    """Configs that draw random numbers wherever one can, by the way they go through the data."""
+    kinds = {
+        "epochs": "",
+        "epochs, grouped": GROUPED,
+        "iterations": BY_ITERATION.format(sampler="InfiniteSampler"),
+        "iterations of epochs": BY_ITERATION.format(sampler="DefaultSampler") + GROUPED,
+    }
+    folder = tmp_path_factory.mktemp("configs")
+    for kind, lines in kinds.items():
+        (folder / f"{kind}.py").write_text(RANDOM.format(base=tiny_config) + lines)
+    return {kind: folder / f"{kind}.py" for kind in kinds}
+
+
+@pytest.fixture
+def train(configs: dict[str, Path], shapes: Path, tmp_path: Path, call_tool) -> Callable:
+    """Trains in a folder of its own, perhaps from another run's checkpoint."""
+    numbers = itertools.count()
+
+    def run(kind: str, workers: int, *options: object) -> Path:
+        work_dir = tmp_path / str(next(numbers))
+        ended = call_tool(
+            "train.py",
+            configs[kind],
+            *("--data-root", shapes, "--work-dir", work_dir, *options),
+            "--cfg-options",
+            f"train_dataloader.num_workers={workers}",
+            f"train_dataloader.persistent_workers={workers > 0}",
+        )
+        assert ended.code == 0, ended.out + ended.err
+        return work_dir
+
+    return run
+
+
+def state(work_dir: Path) -> dict:
+    checkpoint = mmpvt.checkpoint.load_checkpoint((work_dir / "last_checkpoint").read_text())
+    return {key: checkpoint[key] for key in ("state_dict", "optimizer", "param_schedulers")}
+
+
+def assert_equal(ours: object, theirs: object, where: str = "") -> None:
+    """Bit for bit, through dicts and lists."""
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            assert_equal(ours[key], theirs[key], f"{where}.{key}")
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs), where
+        for i, pair in enumerate(zip(ours, theirs, strict=True)):
+            assert_equal(*pair, f"{where}.{i}")
+    else:
+        assert ours == theirs, where
+
+
+def resume_from(iterations: Iterable[int], kind: str, workers: int, train: Callable) -> None:
+    """A run, and others that go on from its checkpoints; four iterations are an epoch."""
+    whole = train(kind, workers, "--seed", 3)
+    for iteration in iterations:
+        resumed = train(kind, workers, "--resume", whole / f"iter_{iteration}.pth")
+        assert_equal(state(resumed), state(whole))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["epochs", "iterations"])
+def test_resumed_ends_as_never_stopped(kind: str, workers: int, train):
+    resume_from([3], kind, workers, train)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "kind", ["epochs", "iterations", "epochs, grouped", "iterations of epochs"]
+)
+def test_resumed_from_every_checkpoint(kind: str, workers: int, train):
+    """Of two epochs; the grouped ones have three iterations each."""
+    resume_from(range(1, 6), kind, workers, train)
+
+
+def test_workers_do_not_matter(train):
+    """Nor does it that no seed was asked for: the checkpoint holds the one that was drawn."""
+    whole = train("epochs", 0)
+    resumed = train("epochs", 2, "--resume", whole / "iter_5.pth")
+    assert_equal(state(resumed), state(whole))
+    with pytest.raises(AssertionError):  # another seed, another run
+        assert_equal(state(train("epochs", 0)), state(whole))
