@@ -16,6 +16,7 @@ checkpoint.register_loaders()
 checkpoint.register_backend_of_whole_files()
 
 from mmpvt.errors import UserError  # noqa: E402
+from mmpvt.swap import swap_backbone  # noqa: E402
 from mmpvt.version import __version__  # noqa: E402
 
-__all__ = ["UserError", "__version__", "checkpoint", "models", "ops"]
+__all__ = ["UserError", "__version__", "checkpoint", "models", "ops", "swap_backbone"]

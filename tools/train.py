@@ -10,7 +10,7 @@ import argparse
 from mmengine.runner import Runner
 
 import mmpvt  # noqa: F401  registers the modules
-from mmpvt.engine import reliable, settings
+from mmpvt.engine import reliable, settings, speed
 from mmpvt.engine.cli import add_run_arguments, user_errors
 from mmpvt.engine.data_check import check_data
 from mmpvt.engine.divergence import REACTIONS
@@ -21,6 +21,11 @@ from mmpvt.engine.left_out import leave_out_unusable_annotations
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add_run_arguments(parser)
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="PVT to put in the place of the model's backbone: pvt_small, pvt_v2_b2, …",
+    )
     parser.add_argument(
         "--pretrained",
         metavar="{FILE,URL,none}",
@@ -33,7 +38,18 @@ def parse_args() -> argparse.Namespace:
         metavar="CHECKPOINT",
         help="go on with a run that was stopped (default: the work directory's newest)",
     )
-    parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
+    parser.add_argument(
+        "--amp",
+        nargs="?",
+        const="float16",
+        choices=speed.AMP_DTYPES,
+        help="automatic mixed precision, on a GPU (default: float16)",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the backbone, for a GPU and images of few sizes (docs/performance.md)",
+    )
     parser.add_argument(
         "--auto-scale-lr",
         action="store_true",
@@ -57,7 +73,7 @@ def main() -> None:
         if args.resume:
             settings.set_resume(config, args.resume)
         if args.amp:
-            settings.set_amp(config)
+            speed.set_amp(config, args.amp)
         if args.auto_scale_lr:
             settings.set_auto_scale_lr(config)
         splits = ("train", "val") if config.get("val_cfg") else ("train",)
@@ -67,7 +83,10 @@ def main() -> None:
         leave_out_unusable_annotations(config, splits)
         settings.name_broken_files(config)
         settings.add_tensorboard(config)
-        settings.spare_amp_without_gpu(config)
+        speed.spare_amp_without_gpu(config)
+        speed.fuse_optimizer(config)
+        if args.compile:
+            settings.add_hook(config, type="mmpvt.CompileHook")
         reliable.make_resumable(config)
         reliable.keep_checkpoints(config)
         reliable.shield_workers(config)

@@ -33,11 +33,11 @@ shapes_val_dataloader = dict(
     ),
 )
 shapes_evaluator = dict(ann_file="data/shapes/annotations/instances_val2017.json")
-# 10 epochs of 63 iterations
-shapes_train_cfg = dict(max_epochs=10, val_interval=10)
+# 6 epochs of 63 iterations
+shapes_train_cfg = dict(max_epochs=6, val_interval=6)
 shapes_schedule = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(type="CosineAnnealingLR", T_max=10, end=10, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", T_max=6, end=6, convert_to_iter_based=True),
 ]
 shapes_optim = dict(
     optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05), clip_grad=dict(max_norm=5.0)

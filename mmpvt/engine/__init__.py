@@ -7,10 +7,12 @@ from mmpvt.engine.interrupt import InterruptHook
 from mmpvt.engine.left_out import LeftOutHook
 from mmpvt.engine.loops import EpochLoop, IterLoop
 from mmpvt.engine.pictures import PicturesHook
+from mmpvt.engine.speed import CompileHook
 
 __all__ = [
     "CheckpointFitHook",
     "CheckpointHook",
+    "CompileHook",
     "DivergenceHook",
     "EpochLoop",
     "InterruptHook",

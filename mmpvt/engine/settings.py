@@ -9,28 +9,27 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from mmengine.config import Config, ConfigDict
 
 from mmpvt.checkpoint.keeping import newest_checkpoint
 from mmpvt.compat import get_installed_path
 from mmpvt.errors import UserError
+from mmpvt.swap import swap
 
 PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH
 
 
-def load_config(path: str, options: dict | None = None) -> Config:
-    """Reads a config file.
+def read_config(path: str) -> Config:
+    """Reads a config file as it is.
 
     Args:
         path (str): a file, or ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one.
-        options (dict | None): dotted keys and the values to set.
 
     Returns:
-        Config: the config, with the options in.
+        Config: the config.
 
     Raises:
-        UserError: there is no such config, it can't be parsed, or an option doesn't fit.
+        UserError: there is no such config, it can't be parsed, or it holds no model.
     """
     file = _find(path)
     try:
@@ -41,13 +40,38 @@ def load_config(path: str, options: dict | None = None) -> Config:
         raise UserError(
             f"{path} can't be read as a config: {type(error).__name__}: {error}"
         ) from error
+    if not isinstance(config.get("model"), dict):
+        raise UserError(f"{path} holds no model: give a config of an experiment, not a part of one")
+    return config
+
+
+def load_config(path: str, options: dict | None = None, backbone: str | None = None) -> Config:
+    """Reads a config file, and makes it one to run.
+
+    Args:
+        path (str): a file, or ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one.
+        options (dict | None): dotted keys and the values to set.
+        backbone (str | None): a PVT to put in the place of the model's backbone first.
+
+    Returns:
+        Config: the config, with the options in.
+
+    Raises:
+        UserError: there is no such config, it can't be parsed, the backbone can't be swapped, or
+            an option doesn't fit.
+    """
+    config = read_config(path)
+    name = Path(path).stem
+    if backbone:
+        swapped = swap(config, backbone)
+        for change in swapped.changes:
+            print(f"{change.where}: {change.what}")
+        config, name = swapped.config, f"{name}_{swapped.name}"
     try:
         config.merge_from_dict(options or {})
     except (KeyError, TypeError, AssertionError, IndexError) as error:
         raise UserError(f"--cfg-options don't fit {path}: {error}") from error
-    if not isinstance(config.get("model"), dict):
-        raise UserError(f"{path} holds no model: give a config of an experiment, not a part of one")
-    config.work_dir = config.get("work_dir") or str(Path("work_dirs") / Path(path).stem)
+    config.work_dir = config.get("work_dir") or str(Path("work_dirs") / name)
     return config
 
 
@@ -63,7 +87,7 @@ def from_arguments(args: argparse.Namespace) -> Config:
     Raises:
         UserError: there is no such config, or an option doesn't fit it.
     """
-    config = load_config(args.config, args.cfg_options)
+    config = load_config(args.config, args.cfg_options, getattr(args, "backbone", None))
     if args.work_dir:
         config.work_dir = args.work_dir
     if args.data_root:
@@ -167,18 +191,6 @@ def set_checkpoint(config: Config, checkpoint: str) -> None:
     config.load_from = checkpoint
 
 
-def set_amp(config: Config) -> None:
-    """Trains in mixed precision.
-
-    Raises:
-        UserError: there is no GPU.
-    """
-    if not torch.cuda.is_available():
-        raise UserError("--amp needs a CUDA GPU, and PyTorch sees none here: leave it out")
-    config.optim_wrapper.type = "AmpOptimWrapper"
-    config.optim_wrapper.setdefault("loss_scale", "dynamic")
-
-
 def set_auto_scale_lr(config: Config) -> None:
     """Scales the learning rate with the batch size.
 
@@ -261,16 +273,6 @@ def add_hook(config: Config, **hook) -> None:
     config.custom_hooks = [*(config.get("custom_hooks") or []), ConfigDict(hook)]
 
 
-def spare_amp_without_gpu(config: Config) -> None:
-    """Trains a config that asks for mixed precision in float32 where there is no GPU for it."""
-    wrapper = config.get("optim_wrapper") or {}
-    if wrapper.get("type") == "AmpOptimWrapper" and not torch.cuda.is_available():
-        print("no GPU here: training in float32, where the config asks for mixed precision")
-        wrapper["type"] = "OptimWrapper"
-        for key in ("loss_scale", "dtype", "use_fsdp"):
-            wrapper.pop(key, None)
-
-
 def add_tensorboard(config: Config) -> None:
     """Writes scalars for TensorBoard too, where it is installed."""
     backends = (config.get("visualizer") or {}).get("vis_backends")
@@ -315,7 +317,7 @@ def _flip_tta(pipeline: list[dict]) -> tuple[ConfigDict, list[ConfigDict]]:
 
 def _find(path: str) -> Path:
     package, _, name = path.rpartition("::")
-    folder = _config_folder(package) if package in PACKAGES else None
+    folder = config_folder(package) if package in PACKAGES else None
     file = folder / name if folder else Path(path)
     if file.is_file():
         if file.suffix not in (".py", ".json", ".yaml", ".yml"):
@@ -326,7 +328,7 @@ def _find(path: str) -> Path:
     raise UserError(f"no config at {path}: {hint}")
 
 
-def _config_folder(package: str) -> Path | None:
+def config_folder(package: str) -> Path | None:
     try:
         path = Path(get_installed_path(package))
     except ModuleNotFoundError:
@@ -347,7 +349,7 @@ def _near(path: str) -> list[str]:
     installed = {
         file.stem: f"{package}::{file.relative_to(folder)}"
         for package in PACKAGES
-        if (folder := _config_folder(package)) and folder.is_dir()
+        if (folder := config_folder(package)) and folder.is_dir()
         for file in folder.rglob("*.py")
         if "_base_" not in file.parts
     }

@@ -35,6 +35,7 @@ class PyramidBackbone(BaseModule):
         drop_rate, attn_drop_rate, drop_path_rate (float): dropout of tokens, of attention
             weights, and stochastic depth's rate at the last block (linear from 0 at the first).
         with_cp (bool): recompute each block in the backward pass instead of storing it.
+        contiguous_maps (bool): return maps that lie in memory channel by channel.
         init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=…)`` for weights in any
             known layout.
 
@@ -52,6 +53,7 @@ class PyramidBackbone(BaseModule):
         attn_drop_rate: float,
         drop_path_rate: float,
         with_cp: bool,
+        contiguous_maps: bool,
         init_cfg: dict | None,
     ) -> None:
         super().__init__(init_cfg)
@@ -62,6 +64,7 @@ class PyramidBackbone(BaseModule):
             raise UserError(f"frozen_stages takes -1 to {NUM_STAGES}, not {frozen_stages}")
         self.frozen_stages = min(frozen_stages, self.num_stages)
         self.with_cp = with_cp
+        self.contiguous_maps = contiguous_maps
 
         drop_paths = iter(np.linspace(0, drop_path_rate, sum(arch.depths)).tolist())
         for i in range(self.num_stages):
@@ -102,7 +105,7 @@ class PyramidBackbone(BaseModule):
         Returns:
             tuple[Tensor, ...]: maps, (batch, embed_dims[i], height / stride, width / stride) with
             stride 4, 8, 16, 32; v1 rounds the sides down, v2 up. They lie channels-last in
-            memory, but for mmcv's compiled operators, which take NCHW for granted.
+            memory, unless ``contiguous_maps`` or mmcv's compiled operators ask for NCHW.
 
         Raises:
             UserError: the images are smaller than 32 pixels a side.
@@ -112,6 +115,8 @@ class PyramidBackbone(BaseModule):
                 f"images of {x.shape[-2]}x{x.shape[-1]} pixels are too small for a pyramid of "
                 f"stride 32: each side takes at least {MIN_SIDE}"
             )
+        # mmcv's compiled operators read any map as if it lay in memory channel by channel
+        is_contiguous = self.contiguous_maps or not ops.stands_in()
         outs = []
         x = x.contiguous(memory_format=torch.channels_last)
         for stage in range(self.num_stages):
@@ -123,8 +128,7 @@ class PyramidBackbone(BaseModule):
                     x = block(x)
             x = to_map(self.finish(stage, x))
             if stage in self.out_indices:
-                # mmcv's compiled operators read any map as if it lay in memory channel by channel
-                outs.append(x if ops.stands_in() else x.contiguous())
+                outs.append(x.contiguous() if is_contiguous else x)
         return tuple(outs)
 
     def init_weights(self) -> None:

@@ -12,6 +12,15 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
+from mmpvt.models.kernels import (
+    Linear,
+    attention,
+    in_bands,
+    in_chunks,
+    recomputed,
+    takes_convolutions,
+)
+
 POOL_SIZE = 7  # of v2's linear attention (PVT v2, section 3.1)
 
 
@@ -78,9 +87,9 @@ class SpatialReductionAttention(nn.Module):
         self.num_heads = num_heads
         self.linear = linear
         self.attn_drop = attn_drop
-        self.q = nn.Linear(embed_dims, embed_dims)
-        self.kv = nn.Linear(embed_dims, 2 * embed_dims)
-        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.q = Linear(embed_dims, embed_dims)
+        self.kv = Linear(embed_dims, 2 * embed_dims)
+        self.proj = Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop)
         self.sr = None
         if linear or sr_ratio > 1:
@@ -107,8 +116,7 @@ class SpatialReductionAttention(nn.Module):
         (q,) = self.heads(self.q(x), 1)
         k, v = self.heads(self.kv(self.reduce(x)), 2)
         drop = self.attn_drop if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
-        return self.proj_drop(self.proj(out.transpose(1, 2).reshape(x.shape)))
+        return self.proj_drop(self.proj(attention(q, k, v, drop).reshape(x.shape)))
 
 
 class FeedForward(nn.Module):
@@ -122,17 +130,27 @@ class FeedForward(nn.Module):
 
     def __init__(self, embed_dims: int, hidden_dims: int, drop: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(embed_dims, hidden_dims)
-        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+        self.fc1 = Linear(embed_dims, hidden_dims)
+        self.fc2 = Linear(hidden_dims, embed_dims)
         self.drop = nn.Dropout(drop)
 
     def hidden(self, x: Tensor) -> Tensor:
-        """(batch, height, width, embed_dims) to (batch, height, width, hidden_dims)."""
-        return F.gelu(self.fc1(x))
+        """(..., embed_dims) to (..., hidden_dims), before the activation."""
+        return self.fc1(x)
+
+    def output(self, hidden: Tensor) -> Tensor:
+        """(..., hidden_dims) to (..., embed_dims)."""
+        return self.drop(self.fc2(self.drop(F.gelu(hidden))))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """The formula as it stands."""
+        return self.output(self.hidden(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, height, width, embed_dims) tokens to tokens of the same shape."""
-        return self.drop(self.fc2(self.drop(self.hidden(x))))
+        """(..., embed_dims) tokens to tokens of the same shape."""
+        if takes_convolutions(x):
+            return in_chunks(self.transform, x, self.fc1.out_features)
+        return recomputed(self.output, self.hidden(x))  # stores the hidden channels once, not twice
 
 
 class DepthwiseConv(nn.Module):
@@ -173,7 +191,17 @@ class ConvFeedForward(FeedForward):
         x = self.fc1(x)
         if self.relu:
             x = F.relu(x, inplace=True)
-        return F.gelu(self.dwconv(x))
+        return self.dwconv(x)
+
+    def transform(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        """The formula as it stands, of which ``rows`` are kept."""
+        return self.output(self.hidden(x)[:, rows])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, height, width, embed_dims) tokens to tokens of the same shape."""
+        if takes_convolutions(x):
+            return in_bands(self.transform, x, self.fc1.out_features)
+        return recomputed(self.output, self.hidden(x))
 
 
 class Block(nn.Module):

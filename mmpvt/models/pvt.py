@@ -32,6 +32,8 @@ class PyramidVisionTransformer(PyramidBackbone):
         drop_path_rate (float): stochastic depth at the last block, rising linearly from 0 at the
             first. Default: 0.1.
         with_cp (bool): recompute blocks in the backward pass to save memory. Default: False.
+        contiguous_maps (bool): return maps that lie in memory channel by channel, for heads that
+            take that for granted. Default: False.
         pretrain_img_size (int): side, in pixels, of the square images whose grid the position
             embeddings are learned for; at any other input size they are resized bilinearly, and
             so are those of a checkpoint of another pre-training size. Default: 224.
@@ -56,6 +58,7 @@ class PyramidVisionTransformer(PyramidBackbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
         with_cp: bool = False,
+        contiguous_maps: bool = False,
         pretrain_img_size: int = 224,
         init_cfg: dict | None = None,
     ) -> None:
@@ -77,6 +80,7 @@ class PyramidVisionTransformer(PyramidBackbone):
             attn_drop_rate,
             drop_path_rate,
             with_cp,
+            contiguous_maps,
             init_cfg,
         )
         self.pos_drop = nn.Dropout(drop_rate)

@@ -29,6 +29,8 @@ class PyramidVisionTransformerV2(PyramidBackbone):
         drop_path_rate (float): stochastic depth at the last block, rising linearly from 0 at the
             first. Default: 0.1.
         with_cp (bool): recompute blocks in the backward pass to save memory. Default: False.
+        contiguous_maps (bool): return maps that lie in memory channel by channel, for heads that
+            take that for granted. Default: False.
         init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=FILE_OR_URL)``. Default: None.
 
     Raises:
@@ -50,6 +52,7 @@ class PyramidVisionTransformerV2(PyramidBackbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
         with_cp: bool = False,
+        contiguous_maps: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         arch = resolve_arch(arch, PVT_V2_ARCHS)
@@ -64,6 +67,7 @@ class PyramidVisionTransformerV2(PyramidBackbone):
             attn_drop_rate,
             drop_path_rate,
             with_cp,
+            contiguous_maps,
             init_cfg,
         )
         for i in range(self.num_stages):

@@ -101,6 +101,31 @@ def softnms(
     return torch.from_numpy(index[:count])
 
 
+def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
+    """Groups boxes by the one that suppresses them.
+
+    Args:
+        dets (Tensor): (N, 5), corners (x1, y1, x2, y2) and score, on the CPU.
+        iou_threshold (float): a box of this intersection over union with a better one, or more,
+            joins that one's group.
+
+    Returns:
+        list[list[int]]: indices of each group, the best first; groups in the order of their best.
+    """
+    order = dets[:, 4].detach().argsort(descending=True, stable=True)
+    columns = _columns(at_least_float32(dets[:, :4].detach()).index_select(0, order), 0)
+    threshold = float(np.float32(iou_threshold))
+    left = torch.arange(len(order))
+    groups = []
+    while left.numel():
+        best, rest = left[:1], left[1:]
+        overlap = _iou(columns.index_select(1, best), columns.index_select(1, rest), 0)[0]
+        joins = overlap >= threshold
+        groups.append(order[torch.cat([best, rest[joins]])].tolist())
+        left = rest[~joins]
+    return groups
+
+
 def _greedy(boxes: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """:func:`_columns` of N boxes, best first, to the ascending int64 indices of those that stay.
 

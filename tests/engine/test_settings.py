@@ -74,16 +74,6 @@ def test_auto_scale_lr(config: Config):
         settings.set_auto_scale_lr(config)
 
 
-def test_mixed_precision_is_spared_without_a_gpu(monkeypatch: pytest.MonkeyPatch):
-    config = settings.load_config(str(ROOT / "configs/retinanet_pvt_l_fpn_1x_coco.py"))
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    settings.spare_amp_without_gpu(config)
-    assert config.optim_wrapper.type == "AmpOptimWrapper"
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    settings.spare_amp_without_gpu(config)
-    assert config.optim_wrapper.type == "OptimWrapper" and "loss_scale" not in config.optim_wrapper
-
-
 def test_published_settings_of_retinanet():
     """Of each config the lines in which the published settings differ."""
     rows = {

@@ -1,0 +1,71 @@
+"""The configs that the installed MMDetection and MMSegmentation ship."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmpvt.engine.settings import config_folder
+from mmpvt.errors import UserError
+from mmpvt.swap.parts import find_part
+from mmpvt.swap.pyramids import RESNETS, type_name
+
+PACKAGES = ("mmdet", "mmseg")
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One config.
+
+    Attributes:
+        package: ``mmdet`` or ``mmseg``.
+        path: relative to the package's folder of configs.
+    """
+
+    package: str
+    path: str
+
+    @property
+    def name(self) -> str:
+        """As a command line takes it: ``mmdet::atss/atss_r50_fpn_1x_coco.py``."""
+        return f"{self.package}::{self.path}"
+
+    @property
+    def family(self) -> str:
+        """The folder that it lies in."""
+        return f"{self.package}::{self.path.partition('/')[0]}"
+
+    @property
+    def file(self) -> Path:
+        """Where it lies."""
+        return config_folder(self.package) / self.path
+
+
+def shipped_configs() -> list[Shipped]:
+    """All configs of experiments that are shipped, whatever their backbones, in order."""
+    return [
+        Shipped(package, file.relative_to(folder).as_posix())
+        for package in PACKAGES
+        if (folder := config_folder(package))
+        for file in sorted(folder.rglob("*.py"))
+        if "_base_" not in file.parts
+    ]
+
+
+def by_family(configs: Sequence[Shipped]) -> list[list[Shipped]]:
+    """The configs of each family, those on a ResNet-50 by name first."""
+    families: dict[str, list[Shipped]] = {}
+    for config in sorted(configs, key=lambda config: "r50" not in Path(config.path).name):
+        families.setdefault(config.family, []).append(config)
+    return [families[name] for name in sorted(families)]
+
+
+def has_resnet(config: Config) -> bool:
+    """Whether the backbone that a swap would take is of the ResNet family."""
+    try:
+        return type_name(find_part(config.get("model") or {}).backbone) in RESNETS
+    except UserError:
+        return False

@@ -1,0 +1,158 @@
+"""The maps that backbones give: those of the one that goes, and of the PVT that comes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mmpvt.errors import UserError
+from mmpvt.models.archs import PVT_ARCHS, PVT_V2_ARCHS, STRIDES, Arch
+
+WEIGHTS = "https://github.com/whai362/PVT/releases/download/v2/{}.pth"
+
+RESNETS = (
+    "ResNet",
+    "ResNetV1c",
+    "ResNetV1d",
+    "ResNeXt",
+    "ResNeSt",
+    "Res2Net",
+    "RegNet",
+    "DetectoRS_ResNet",
+    "DetectoRS_ResNeXt",
+    "TridentResNet",
+)
+# four stages of strides 4, 8, 16, 32, whatever the options
+PYRAMIDS = ("HRNet", "SwinTransformer", "MixVisionTransformer", "MSCAN", "PCPVT", "SVT")
+
+
+@dataclass(frozen=True)
+class Map:
+    """One map that a backbone gives.
+
+    Attributes:
+        stage: the stage that it comes from, counted from 0.
+        stride: pixels of the image to one of the map.
+    """
+
+    stage: int
+    stride: int
+
+    @property
+    def is_dilated(self) -> bool:
+        """Whether dilation kept it larger than PVT's map of that stage."""
+        return self.stride < STRIDES[self.stage]
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """The PVT that comes.
+
+    Attributes:
+        name: ``pvt_small``, ``pvt_v2_b2_li``.
+        arch: its sizes.
+        config: the backbone's part of a config, but for ``out_indices``.
+    """
+
+    name: str
+    arch: Arch
+    config: dict
+
+    def width(self, stage: int) -> int:
+        """Channels of a stage's map."""
+        return self.arch.embed_dims[stage]
+
+
+def find_pyramid(name: str, detects: bool) -> Pyramid:
+    """The published PVT of a name.
+
+    Args:
+        name (str): ``small``, ``b2_li``, or with what stands before it in the zoo: ``pvt_small``,
+            ``pvt_v2_b2_li``.
+        detects (bool): whether it goes under a detector, where the published PVT-Medium and
+            PVT-Large are trained without stochastic depth.
+
+    Returns:
+        Pyramid: the backbone.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    known = {
+        **{f"pvt_{arch}": (arch, row) for arch, row in PVT_ARCHS.items()},
+        **{f"pvt_v2_{arch}": (arch, row) for arch, row in PVT_V2_ARCHS.items()},
+    }
+    full = name if name in known else next((k for k, (a, _) in known.items() if a == name), None)
+    if full is None:
+        short = [arch for arch, _ in known.values()]
+        near = difflib.get_close_matches(name, [*known, *short], n=1)
+        hint = f"did you mean {near[0]}? The archs are" if near else "take one of"
+        raise UserError(f"unknown arch {name!r}: {hint} {', '.join(short)}")
+    arch, row = known[full]
+    version = "V2" if arch in PVT_V2_ARCHS else ""
+    config = dict(type=f"mmpvt.PyramidVisionTransformer{version}", arch=arch)
+    if detects and arch in ("medium", "large"):
+        config["drop_path_rate"] = 0.0
+    config["init_cfg"] = dict(type="Pretrained", checkpoint=WEIGHTS.format(full))
+    return Pyramid(full, row, config)
+
+
+def maps_of(backbone: Mapping, path: str) -> list[Map]:
+    """The maps that a backbone gives, as its config says.
+
+    Args:
+        backbone (Mapping): the backbone's config.
+        path (str): where it stands, for messages.
+
+    Returns:
+        list[Map]: in the order that they leave it.
+
+    Raises:
+        UserError: it is PVT already, or of a kind whose maps are not known.
+    """
+    kind = type_name(backbone)
+    if kind in ("PyramidVisionTransformer", "PyramidVisionTransformerV2"):
+        raise UserError(
+            f"{path} is PVT already ({backbone['type']}): set its arch to have another size"
+        )
+    is_resnet = kind in RESNETS or {"depth", "num_stages"} <= set(backbone)
+    if not is_resnet and kind not in PYRAMIDS:
+        raise UserError(
+            f"{path} is {kind}, of which it isn't known that it gives the maps of strides 4, 8, "
+            f"16, 32 that PVT would take the place of: those of {', '.join(RESNETS + PYRAMIDS)} are"
+        )
+    strides = list(STRIDES)
+    if is_resnet and backbone.get("strides"):
+        strides, stride = [], 4
+        for step in backbone["strides"]:
+            stride *= step
+            strides.append(stride)
+    indices = as_list(backbone.get("out_indices", range(len(strides))))
+    if not all(0 <= i < len(strides) and strides[i] in STRIDES for i in indices):
+        raise UserError(
+            f"{path} gives maps of strides {strides} from stages {indices}; PVT has but the "
+            f"strides {', '.join(map(str, STRIDES))}"
+        )
+    return [Map(i, strides[i]) for i in indices]
+
+
+def stages_of(maps: Sequence[Map]) -> tuple[int, ...]:
+    """The stages of maps, which may serve as ``out_indices``."""
+    return tuple(each.stage for each in maps)
+
+
+def same_stride(one: Map) -> int:
+    """The stage of PVT whose map has the stride of ``one``."""
+    return STRIDES.index(one.stride)
+
+
+def type_name(part: Mapping) -> str:
+    """A part's type without its scope: ``'mmdet.ResNet'``, or the class itself, to ``'ResNet'``."""
+    kind = part.get("type", "")
+    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+
+
+def as_list(value: int | Sequence) -> list:
+    """A list of what may be one or several."""
+    return list(value) if isinstance(value, Sequence | range) else [value]

@@ -1,0 +1,110 @@
+"""What training wants otherwise over PVT: optimizer, image statistics, checkpoints to start at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from mmengine.config import Config, ConfigDict
+
+from mmpvt.swap.changes import Change
+from mmpvt.swap.parts import Part
+from mmpvt.swap.pyramids import as_list, type_name
+
+# the published settings: Semantic FPN; Mask R-CNN; RetinaNet. Rate and the batch it is for
+_RATE_SEGMENTER = (2e-4, 32)
+_RATE_TWO_STAGE = (2e-4, 16)
+_RATE_ONE_STAGE = (1e-4, 16)
+_WEIGHT_DECAY = 1e-4
+
+# of the images that the published weights were trained on, RGB
+_STATISTICS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
+
+
+def set_optimizer(config: Config, part: Part) -> Iterator[Change]:
+    """Trains with AdamW at the published rate where the base trains with another optimizer.
+
+    The rate follows the square root of the batch, as between the published settings.
+
+    Args:
+        config (Config): changed.
+        part (Part): the part with the backbone.
+
+    Yields:
+        Change: what was changed.
+    """
+    wrapper = config.get("optim_wrapper")
+    if not wrapper or "optimizer" not in wrapper:
+        return
+    before = wrapper.optimizer
+    if type_name(before) in ("AdamW", "Adam"):
+        yield Change("optim_wrapper.optimizer", f"{before.type} stays, at rate {before.get('lr')}")
+        return
+    if any(name.endswith("decode_head") for name in part.config):
+        rate, batch = _RATE_SEGMENTER
+    else:
+        rate, batch = _RATE_TWO_STAGE if "roi_head" in part.config else _RATE_ONE_STAGE
+    own_batch = (config.get("auto_scale_lr") or {}).get("base_batch_size") or batch
+    rate = float(f"{rate * math.sqrt(own_batch / batch):.2g}")
+    wrapper.optimizer = ConfigDict(type="AdamW", lr=rate, weight_decay=_WEIGHT_DECAY)
+    yield Change(
+        "optim_wrapper.optimizer",
+        f"{before.type} -> AdamW at rate {rate:g}, as published for PVT (--keep-optimizer leaves "
+        f"{before.type})",
+    )
+    for i, scheduler in enumerate(as_list(config.get("param_scheduler") or [])):
+        floor = scheduler.get("eta_min")
+        if floor and floor > rate / 100:
+            scheduler["eta_min"] = 0.0
+            yield Change(
+                f"param_scheduler[{i}].eta_min",
+                f"{floor:g} -> 0, as it was a hundredth of the old rate and isn't of the new",
+            )
+
+
+def set_statistics(config: Config) -> Iterator[Change]:
+    """Normalises images as for the published weights, where the base does otherwise.
+
+    Args:
+        config (Config): changed.
+
+    Yields:
+        Change: what was changed.
+    """
+    for path, one in _preprocessors(config.model, "model"):
+        before = {key: one.get(key) for key in _STATISTICS}
+        before.update(mean=list(one["mean"]), std=list(one["std"]))
+        if before != _STATISTICS:
+            one.update(ConfigDict(_STATISTICS))
+            yield Change(path, "images in RGB, of ImageNet's mean and deviation, as PVT's weights")
+
+
+def drop_checkpoints(config: Config, part: Part) -> Iterator[Change]:
+    """Starts from PVT's weights alone, where the base starts from a trained model.
+
+    Args:
+        config (Config): changed.
+        part (Part): the part with the backbone.
+
+    Yields:
+        Change: what was changed.
+    """
+    for owner, path, key in (
+        (config, "", "load_from"),
+        (part.config, f"{part.path}.", "init_cfg"),
+        (part.config, f"{part.path}.", "pretrained"),
+    ):
+        if owner.get(key) and not part.prefix:
+            owner[key] = None
+            yield Change(f"{path}{key}", "dropped: weights of the backbone that was")
+
+
+def _preprocessors(config: object, path: str) -> Iterator[tuple[str, dict]]:
+    """The dicts that say how images are normalised, but a re-identification model's."""
+    if not isinstance(config, dict):
+        return
+    for key, value in config.items():
+        if key == "data_preprocessor" and isinstance(value, dict) and len(value.get("mean") or ()):
+            yield f"{path}.{key}", value
+        elif key != "reid":
+            yield from _preprocessors(value, f"{path}.{key}")

@@ -1,0 +1,120 @@
+"""A swapped config as the file that a person would write: its base, and the lines that change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from mmengine.config import Config
+
+_WIDTH = 100
+_MISSING = object()
+
+
+def as_text(base: Config, swapped: Config, base_name: str, title: str) -> str:
+    """The text of a config file.
+
+    Args:
+        base (Config): as it was read.
+        swapped (Config): what the file is to give.
+        base_name (str): how the file names its base: a path from where it will lie, or
+            ``mmdet::…``.
+        title (str): its first line, a comment.
+
+    Returns:
+        str: the file's content.
+    """
+    lines = [f"# {title}", f"_base_ = {_literal(base_name, 0)}"]
+    before, after = base.to_dict(), swapped.to_dict()
+    names = ["custom_imports", "model", *after]
+    for name in dict.fromkeys(names):
+        old, new = before.get(name, _MISSING), after[name]
+        if old == new:
+            continue
+        if isinstance(new, Mapping) and _inherits(old, new):
+            changed, statements = _differences(old, new, f"_base_.{name}")
+            if changed:
+                lines.append(f"{name} = {_literal(changed, len(name) + 3)}")
+            lines += statements
+        elif _same_shape(old, new):
+            lines += _list_statements(old, new, f"_base_.{name}")
+        else:
+            if isinstance(new, dict) and old is not _MISSING:
+                new = dict(_delete_=True, **new)
+            lines.append(f"{name} = {_literal(new, len(name) + 3)}")
+    return "\n".join(lines) + "\n"
+
+
+def _differences(old: Mapping, new: Mapping, path: str) -> tuple[dict, list[str]]:
+    """What a dict inheriting ``old`` has to say to be ``new``; and, of what lies in lists, which
+    can't be inherited piece by piece, statements."""
+    changed: dict = {}
+    statements: list[str] = []
+    for key, value in new.items():
+        before = old.get(key, _MISSING)
+        if before == value:
+            continue
+        if isinstance(value, Mapping):
+            if _inherits(before, value):
+                inner, more = _differences(before, value, f"{path}.{key}")
+                statements += more
+                if inner:
+                    changed[key] = inner
+            else:
+                changed[key] = value if before is _MISSING else dict(_delete_=True, **value)
+        elif _same_shape(before, value):
+            statements += _list_statements(before, value, f"{path}.{key}")
+        else:
+            changed[key] = value
+    return changed, statements
+
+
+def _inherits(old: object, new: Mapping) -> bool:
+    """Whether ``new`` can be told by what differs from ``old``: entries can't be taken away."""
+    is_same_kind = isinstance(old, Mapping) and old.get("type") == new.get("type")
+    return is_same_kind and not set(old) - set(new)
+
+
+def _same_shape(old: object, new: object) -> bool:
+    """Whether two lists hold as many dicts."""
+    return (
+        isinstance(old, list)
+        and isinstance(new, list)
+        and len(old) == len(new) > 0
+        and all(isinstance(item, Mapping) for item in [*old, *new])
+    )
+
+
+def _list_statements(old: list, new: list, path: str) -> Iterator[str]:
+    for i, (before, after) in enumerate(zip(old, new, strict=True)):
+        if before == after:
+            continue
+        where = f"{path}[{i}]"
+        changed, statements = _differences(before, after, where)
+        for key, value in changed.items():
+            if isinstance(value, dict):
+                value = {k: v for k, v in value.items() if k != "_delete_"}
+            target = f"{where}.{key}"
+            yield f"{target} = {_literal(value, len(target) + 3)}"
+        yield from statements
+
+
+def _literal(value: object, column: int, indent: int = 0) -> str:
+    """``value`` as source, broken into lines where it would pass the line's end."""
+    if isinstance(value, Mapping):
+        opening, closing = "dict(", ")"
+        items = [(f"{key}=", item) for key, item in value.items()]
+    elif isinstance(value, list | tuple) and value:
+        opening, closing = ("[", "]") if isinstance(value, list) else ("(", ")")
+        items = [("", item) for item in value]
+    else:
+        return '"' + value + '"' if isinstance(value, str) and '"' not in value else repr(value)
+    parts = [name + _literal(item, 0) for name, item in items]
+    tail = "," if isinstance(value, tuple) and len(value) == 1 else ""
+    line = opening + ", ".join(parts) + tail + closing
+    is_nested = sum(isinstance(item, Mapping) for _, item in items) and len(items) > 1
+    if "\n" not in line and column + len(line) <= _WIDTH and not is_nested:
+        return line
+    inner = indent + 4
+    parts = [name + _literal(item, inner + len(name) + 1, inner) for name, item in items]
+    pad = " " * inner
+    return opening + "".join(f"\n{pad}{part}," for part in parts) + f"\n{' ' * indent}{closing}"

@@ -1,0 +1,144 @@
+"""The ways that products run give what PyTorch's plain ones give, and hold no scores at large."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from helpers import relative
+from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2, kernels
+from mmpvt.models.layers import ConvFeedForward, FeedForward
+
+CLOSE = 1e-5
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of a few tokens, so that small tensors are cut as large ones are."""
+    monkeypatch.setattr(kernels, "CHUNK_BYTES", 4000)
+    monkeypatch.setattr(kernels, "SMALL_BYTES", 0)
+    monkeypatch.setattr(kernels, "MIN_ROWS", 1)
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch):
+    """Runs a function as on a machine where convolutions are no faster."""
+
+    def run(function, *args):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+            return function(*args)
+
+    return run
+
+
+def with_gradients(function, *inputs: torch.Tensor) -> list[torch.Tensor]:
+    """What a function gives, and the gradients of its inputs (and parameters, of a module)."""
+    wanted = [*inputs, *(function.parameters() if isinstance(function, torch.nn.Module) else ())]
+    out = function(*inputs)
+    weight = torch.sin(torch.arange(out.numel(), dtype=out.dtype)).view(out.shape)
+    return [out, *torch.autograd.grad(out, wanted, weight)]
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape).requires_grad_()
+
+
+def assert_equal(function, *inputs: torch.Tensor, plain) -> None:
+    theirs = plain(with_gradients, function, *inputs)
+    for mine, other in zip(with_gradients(function, *inputs), theirs, strict=True):
+        assert mine.shape == other.shape
+        assert relative(mine, other) < CLOSE
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 16), (7, 16), (16,), (1, 1, 1, 16)])
+def test_linear(shape: tuple[int, ...], plain):
+    torch.manual_seed(0)
+    assert_equal(kernels.Linear(16, 24), random(*shape), plain=plain)
+    strided = torch.randn(*shape[:-1], 32)[..., ::2].requires_grad_()
+    assert_equal(kernels.Linear(16, 24), strided, plain=plain)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_attention(heads: int, small_chunks, plain):
+    torch.manual_seed(0)
+    q, k, v = random(2, heads, 101, 8), random(2, heads, 13, 8), random(2, heads, 13, 8)
+    assert_equal(kernels.attention, q, k, v, plain=plain)
+    expected = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    assert relative(kernels.attention(q, k, v), expected) < CLOSE
+
+
+def test_attention_drops_the_same_weights_again(small_chunks):
+    """In the backward pass: the output is linear in the values, under one choice of weights."""
+    torch.manual_seed(0)
+    q, k, v = random(1, 2, 101, 8), random(1, 2, 13, 8), random(1, 2, 13, 8)
+    out = kernels.attention(q, k, v, drop=0.5)
+    (gradient,) = torch.autograd.grad(out.sum(), v)
+    torch.testing.assert_close((gradient * v).sum(), out.sum())
+    assert relative(out, kernels.attention(q, k, v)) > 0.1
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 4, 11])
+@pytest.mark.parametrize("kind", [FeedForward, ConvFeedForward])
+def test_feed_forward(kind: type[FeedForward], height: int, small_chunks, plain):
+    torch.manual_seed(0)
+    assert_equal(kind(8, 32), random(2, height, 7, 8), plain=plain)
+
+
+@pytest.mark.parametrize("with_cp", [False, True])
+@pytest.mark.parametrize("backbone", [PyramidVisionTransformer, PyramidVisionTransformerV2])
+def test_backbone(backbone, with_cp: bool, small_chunks, plain):
+    torch.manual_seed(0)
+    arch = dict(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), mlp_ratios=(2, 2, 2, 2))
+    model = backbone(arch, with_cp=with_cp, drop_path_rate=0.0)
+
+    class Flat(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([out.flatten() for out in self.model(x)])
+
+    assert_equal(Flat(), random(2, 3, 75, 101), plain=plain)
+
+
+class Largest(TorchDispatchMode):
+    """Which operators ran, and the most numbers that one of them gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.names.add(function.overloadpacket.__name__)
+        tensors = out if isinstance(out, tuple | list) else (out,)
+        sizes = [x.numel() for x in tensors if isinstance(x, torch.Tensor)]
+        self.numel = max([self.numel, *sizes])
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_scores_are_never_held_at_once(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+    """Forward or backward, in chunks or in PyTorch's fused kernel."""
+    monkeypatch.setattr(kernels, "CHUNK_BYTES", 64 << 10)
+    q, k, v = (torch.randn(1, 2, n, 16, dtype=dtype).requires_grad_() for n in (4096, 128, 128))
+    with Largest() as largest:
+        kernels.attention(q, k, v).sum().backward()
+    assert largest.numel <= 2 * 4096 * 16, largest.names  # the output, not 2 * 4096 * 128 scores
+    fused = any("flash_attention" in name for name in largest.names)
+    assert fused == (dtype != torch.float32), largest.names
+
+
+def test_graphs_are_recorded_plainly():
+    """A traced model holds linear layers and attention, whatever machine it will run on."""
+    model = PyramidVisionTransformerV2("b0").eval()
+    names = {
+        node.kind()
+        for node in torch.jit.trace(model, torch.rand(1, 3, 64, 64)).inlined_graph.nodes()
+    }
+    assert {"aten::linear", "aten::scaled_dot_product_attention"} <= names

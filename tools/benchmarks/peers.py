@@ -1,0 +1,129 @@
+"""The implementations that are compared, each built from the same row of the table of variants.
+
+A peer that isn't installed, or that lacks a variant, says so in a sentence and is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.published import PublishedPVT
+from mmpvt.errors import UserError
+from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
+from mmpvt.models.archs import PVT_ARCHS, PVT_V2_ARCHS, Arch
+
+
+def find_arch(name: str) -> tuple[Arch, int]:
+    """The variant's row and its version, 1 or 2.
+
+    Raises:
+        UserError: there is no such variant.
+    """
+    for version, table in ((1, PVT_ARCHS), (2, PVT_V2_ARCHS)):
+        if name in table:
+            return table[name], version
+    known = ", ".join((*PVT_ARCHS, *PVT_V2_ARCHS))
+    raise UserError(f"unknown arch {name!r}: take one of {known}")
+
+
+def mmpvt(name: str, with_cp: bool = False) -> nn.Module:
+    arch, version = find_arch(name)
+    kind = PyramidVisionTransformer if version == 1 else PyramidVisionTransformerV2
+    return kind(arch, drop_path_rate=0.0, with_cp=with_cp)
+
+
+def checkpointed(name: str) -> nn.Module:
+    return mmpvt(name, with_cp=True)
+
+
+def compiled(name: str) -> nn.Module:
+    model = mmpvt(name)
+    model.compile(dynamic=False)
+    return model
+
+
+def published(name: str) -> nn.Module:
+    weights = mmpvt(name).state_dict()  # first, for the same draws
+    model = PublishedPVT(*find_arch(name))
+    model.load_state_dict(weights)
+    return model
+
+
+def mmdet(name: str) -> nn.Module:
+    from mmdet.models.backbones import pvt as theirs
+
+    arch, version = find_arch(name)
+    if arch.linear:
+        raise UserError("MMDetection's class has no linear attention")
+    kind = theirs.PyramidVisionTransformer if version == 1 else theirs.PyramidVisionTransformerV2
+    # it multiplies embed_dims by the number of heads
+    return kind(
+        embed_dims=arch.embed_dims[0] // arch.num_heads[0],
+        num_layers=list(arch.depths),
+        num_heads=list(arch.num_heads),
+        sr_ratios=list(arch.sr_ratios),
+        mlp_ratios=list(arch.mlp_ratios),
+        drop_path_rate=0.0,
+    )
+
+
+def transformers(name: str) -> nn.Module:
+    try:
+        import transformers as theirs
+    except ImportError as error:
+        raise UserError(f"transformers can't be imported: {error}") from error
+
+    arch, version = find_arch(name)
+    sizes = dict(
+        depths=list(arch.depths),
+        hidden_sizes=list(arch.embed_dims),
+        num_attention_heads=list(arch.num_heads),
+        mlp_ratios=list(arch.mlp_ratios),
+        drop_path_rate=0.0,
+    )
+    if version == 1:
+        sizes["sequence_reduction_ratios"] = list(arch.sr_ratios)
+        return _OnlyOutput(theirs.PvtModel(theirs.PvtConfig(**sizes)), "last_hidden_state")
+    sizes.update(
+        sr_ratios=list(arch.sr_ratios),
+        linear_attention=arch.linear,
+        out_features=[f"stage{i}" for i in range(1, 5)],
+    )
+    return _OnlyOutput(theirs.PvtV2Backbone(theirs.PvtV2Config(**sizes)), "feature_maps")
+
+
+def timm(name: str) -> nn.Module:
+    if find_arch(name)[1] == 1:
+        raise UserError("timm has no PVT v1")
+    try:
+        import timm as theirs
+    except (ImportError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"timm can't be imported: {reason}") from error
+    return theirs.create_model(f"pvt_v2_{name}", features_only=True)
+
+
+PEERS: dict[str, Callable[[str], nn.Module]] = {
+    "mmpvt": mmpvt,
+    "compiled": compiled,
+    "with_cp": checkpointed,
+    "published": published,
+    "mmdet": mmdet,
+    "transformers": transformers,
+    "timm": timm,
+}
+
+
+class _OnlyOutput(nn.Module):
+    """A Hugging Face model that gives a tuple of tensors, as the others do."""
+
+    def __init__(self, model: nn.Module, field: str) -> None:
+        super().__init__()
+        self.model, self.field = model, field
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        outs = getattr(self.model(x), self.field)
+        return (outs,) if isinstance(outs, torch.Tensor) else tuple(outs)

@@ -1,0 +1,70 @@
+"""Puts PVT under an existing MMDetection or MMSegmentation config.
+
+python tools/swap_backbone.py mmdet::atss/atss_r50_fpn_1x_coco.py --arch small --out my_config.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from mmpvt.engine import settings
+from mmpvt.engine.cli import user_errors
+from mmpvt.errors import UserError
+from mmpvt.swap import as_text, swap
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("base", help="config file, or mmdet::… / mmseg::… for an installed one")
+    parser.add_argument("--arch", required=True, help="tiny … large, b0 … b5, b2_li")
+    parser.add_argument("--out", metavar="FILE", help="where to write the config (default: print)")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
+    parser.add_argument(
+        "--part",
+        metavar="NAME",
+        help="which backbone, where there are several, such as teacher (default: the student's, "
+        "the detector's)",
+    )
+    parser.add_argument("--keep-optimizer", action="store_true", help="leave the optimizer")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with user_errors():
+        out = _free(args.out, args.force) if args.out else None
+        base = settings.read_config(args.base)
+        swapped = swap(base, args.arch, args.part, args.keep_optimizer)
+        name = args.base
+        if "::" not in name:
+            name = os.path.relpath(name, out.parent if out else ".")
+        title = f"{Path(args.base.rpartition('::')[2]).stem} on {swapped.name}"
+        text = as_text(base, swapped.config, name, title)
+        if out:
+            out.write_text(text)
+        else:
+            print(text, end="")
+        # what is printed may be piped into a file
+        for change in swapped.changes:
+            print(f"{change.where}: {change.what}", file=sys.stdout if out else sys.stderr)
+        if out:
+            print(f"wrote {out}; train it with: python tools/train.py {out}")
+
+
+def _free(path: str, force: bool) -> Path:
+    """The path of a file to write, made sure that nothing is lost by it."""
+    out = Path(path)
+    if out.suffix != ".py":
+        raise UserError(f"--out {out}: a config's name ends in .py")
+    if out.exists() and not force:
+        raise UserError(f"{out} exists: pass --force to overwrite it, or another --out")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    return out
+
+
+if __name__ == "__main__":
+    main()
