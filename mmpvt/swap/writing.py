@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from mmengine.config import Config
 
+from mmpvt.errors import UserError
+
 _WIDTH = 100
 _MISSING = object()
 
@@ -22,7 +24,15 @@ def as_text(base: Config, swapped: Config, base_name: str, title: str) -> str:
 
     Returns:
         str: the file's content.
+
+    Raises:
+        UserError: the base is written in MMEngine's new style, which such a file can't inherit.
     """
+    if base.filename and Config._is_lazy_import(base.filename):
+        raise UserError(
+            f"{base.filename} is written with read_base or imports, and MMEngine lets no config of "
+            "settings inherit it: train it with tools/train.py --backbone, which takes no file"
+        )
     lines = [f"# {title}", f"_base_ = {_literal(base_name, 0)}"]
     before, after = base.to_dict(), swapped.to_dict()
     names = ["custom_imports", "model", *after]
