@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 
 from mmengine.config import Config
@@ -35,7 +36,7 @@ def as_text(base: Config, swapped: Config, base_name: str, title: str) -> str:
         )
     lines = [f"# {title}", f"_base_ = {_literal(base_name, 0)}"]
     before, after = base.to_dict(), swapped.to_dict()
-    names = ["custom_imports", "model", *after]
+    names = [name for name in ("custom_imports", "model", *after) if name in after]
     for name in dict.fromkeys(names):
         old, new = before.get(name, _MISSING), after[name]
         if old == new:
@@ -111,18 +112,19 @@ def _list_statements(old: list, new: list, path: str) -> Iterator[str]:
 def _literal(value: object, column: int, indent: int = 0) -> str:
     """``value`` as source, broken into lines where it would pass the line's end."""
     if isinstance(value, Mapping):
-        opening, closing = "dict(", ")"
-        items = [(f"{key}=", item) for key, item in value.items()]
+        is_call = all(isinstance(key, str) and key.isidentifier() for key in value)
+        opening, closing = ("dict(", ")") if is_call else ("{", "}")
+        items = [(f"{key}=" if is_call else f"{key!r}: ", item) for key, item in value.items()]
     elif isinstance(value, list | tuple) and value:
         opening, closing = ("[", "]") if isinstance(value, list) else ("(", ")")
         items = [("", item) for item in value]
     else:
-        return '"' + value + '"' if isinstance(value, str) and '"' not in value else repr(value)
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
     parts = [name + _literal(item, 0) for name, item in items]
     tail = "," if isinstance(value, tuple) and len(value) == 1 else ""
     line = opening + ", ".join(parts) + tail + closing
-    is_nested = sum(isinstance(item, Mapping) for _, item in items) and len(items) > 1
-    if "\n" not in line and column + len(line) <= _WIDTH and not is_nested:
+    holds_a_dict = len(items) > 1 and any(isinstance(item, Mapping) for _, item in items)
+    if "\n" not in line and column + len(line) <= _WIDTH and not holds_a_dict:
         return line
     inner = indent + 4
     parts = [name + _literal(item, inner + len(name) + 1, inner) for name, item in items]
