@@ -10,10 +10,17 @@ import os
 import sys
 from pathlib import Path
 
-from mmpvt.engine import settings
-from mmpvt.engine.cli import user_errors
-from mmpvt.errors import UserError
-from mmpvt.swap import as_text, swap
+# MMEngine tries to import these for two optimizers: without them a swap takes half the time
+SPARED = [name for name in ("torch.distributed.optim", "transformers") if name not in sys.modules]
+sys.modules.update(dict.fromkeys(SPARED))
+
+from mmpvt.engine import settings  # noqa: E402
+from mmpvt.engine.cli import user_errors  # noqa: E402
+from mmpvt.errors import UserError  # noqa: E402
+from mmpvt.swap import as_text, swap  # noqa: E402
+
+for name in SPARED:  # what a config itself imports may need them
+    del sys.modules[name]
 
 
 def parse_args() -> argparse.Namespace:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from mmengine.config import Config
 
+from mmpvt.errors import UserError
+
 _WIDTH = 100
 _MISSING = object()
 
@@ -24,10 +26,18 @@ def as_text(base: Config, swapped: Config, base_name: str, title: str) -> str:
 
     Returns:
         str: the file's content.
+
+    Raises:
+        UserError: the base is written in MMEngine's new style, which such a file can't inherit.
     """
+    if base.filename and Config._is_lazy_import(base.filename):
+        raise UserError(
+            f"{base.filename} is written with read_base or imports, and MMEngine lets no config of "
+            "settings inherit it: train it with tools/train.py --backbone, which takes no file"
+        )
     lines = [f"# {title}", f"_base_ = {_literal(base_name, 0)}"]
     before, after = base.to_dict(), swapped.to_dict()
-    names = ["custom_imports", "model", *after]
+    names = [name for name in ("custom_imports", "model", *after) if name in after]
     for name in dict.fromkeys(names):
         old, new = before.get(name, _MISSING), after[name]
         if old == new:
@@ -118,8 +128,8 @@ def _literal(value: object, column: int, indent: int = 0) -> str:
     parts = [name + _literal(item, 0) for name, item in items]
     tail = "," if isinstance(value, tuple) and len(value) == 1 else ""
     line = opening + ", ".join(parts) + tail + closing
-    is_nested = sum(isinstance(item, Mapping) for _, item in items) and len(items) > 1
-    if "\n" not in line and column + len(line) <= _WIDTH and not is_nested:
+    holds_a_dict = len(items) > 1 and any(isinstance(item, Mapping) for _, item in items)
+    if "\n" not in line and column + len(line) <= _WIDTH and not holds_a_dict:
         return line
     inner = indent + 4
     parts = [name + _literal(item, inner + len(name) + 1, inner) for name, item in items]

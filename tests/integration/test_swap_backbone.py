@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT, command, environment
+from mmpvt import swap_backbone
 from mmpvt.engine.settings import read_config
 
 ATSS = "mmdet::atss/atss_r50_fpn_1x_coco.py"
@@ -77,6 +78,20 @@ def test_nothing_is_written_of_a_swap_that_fails(call_tool, tmp_path: Path):
     ended = call_tool("swap_backbone.py", name, "--arch", "b0", "--out", out, "--force")
     assert "run on each box" in ended.one_sentence()
     assert out.read_text() == "precious"
+
+
+def test_a_base_in_the_new_style(call_tool, tmp_path: Path):
+    base, out = tmp_path / "base.py", tmp_path / "mine.py"
+    base.write_text(
+        "from mmdet.models import FPN, ResNet, RetinaNet\n"
+        "model = dict(type=RetinaNet, backbone=dict(type=ResNet, depth=50, num_stages=4),\n"
+        "    neck=dict(type=FPN, in_channels=[256, 512, 1024, 2048]))\n"
+    )
+    sentence = call_tool("swap_backbone.py", base, "--arch", "b0", "--out", out).one_sentence()
+    assert "train it with tools/train.py --backbone" in sentence
+    assert not out.exists()
+    model = swap_backbone(read_config(str(base)), "b0").model
+    assert model.neck.in_channels == [32, 64, 160, 256]
 
 
 def test_train_without_a_file_in_between(call_tool, tmp_path: Path, shapes: Path):

@@ -196,6 +196,21 @@ def test_what_is_carried_over_and_what_is_not():
     assert swapped(name).model.backbone.contiguous_maps
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py",
+        "mmdet::hrnet/faster-rcnn_hrnetv2p-w18-1x_coco.py",
+        "mmdet::regnet/retinanet_regnetx-800MF_fpn_1x_coco.py",
+        "mmdet::resnest/faster-rcnn_s50_fpn_syncbn-backbone+head_ms-range-1x_coco.py",
+        "mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py",
+    ],
+)
+def test_other_backbones_that_give_a_pyramid(name: str):
+    model = swapped(name).model
+    assert model.get("neck", model.get("decode_head")).in_channels == WIDTHS
+
+
 def test_it_says_what_changed():
     changes = dict(swap(read_config("mmdet::atss/atss_r50_fpn_1x_coco.py"), "small").changes)
     assert list(changes) == ["model.backbone", "model.neck.in_channels", "optim_wrapper.optimizer"]

@@ -87,3 +87,14 @@ def test_a_base_of_one_s_own(tmp_path: Path):
     written = read_config(str(path))
     assert written.custom_imports.imports == ["os", "mmpvt"]
     assert without_scopes(written.to_dict()) == without_scopes(config.to_dict())
+
+
+def test_any_value_is_written_as_source(tmp_path: Path):
+    base = tmp_path / "base.py"
+    base.write_text("model = dict(type='A')\nkeys = dict(a=1)\n")
+    config = read_config(str(base))
+    config.model.name = 'a "quoted" back\\slash'
+    config.keys_of_parts = {"backbone.norm": dict(decay_mult=0.0), "x" * 90: (1,)}
+    path = tmp_path / "other.py"
+    path.write_text(as_text(read_config(str(base)), config, str(base), "title"))
+    assert read_config(str(path)).to_dict() == config.to_dict()

@@ -52,7 +52,8 @@ class Trial:
         except UserError as error:
             if "holds no model" in error.sentence:
                 return Record(shipped.name, shipped.family, SKIPPED), None
-            reason = str(error.__cause__ or error).split("\n")[0]
+            reason = str(error.__cause__ or error).partition(", the current sys.path")[0]
+            reason = reason.split("\n")[0]
             return Record(shipped.name, shipped.family, UNREADABLE, reason), None
         if not has_resnet(base):
             return Record(shipped.name, shipped.family, SKIPPED), None
@@ -104,7 +105,7 @@ def _error_of_base(shipped: Shipped) -> Exception | None:
 
 
 def _one_line(error: Exception | None) -> str:
-    return f"{type(error).__name__}: {error}".split("\n")[0][:300]
+    return " ".join(f"{type(error).__name__}: {error}".split("\n")[0].split())[:300]
 
 
 def run_config(config: Config) -> None:
