@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def test_memory_stays_flat(tmp_path: Path, shapes: Path, tiny_config: Path, star
         *(tiny_config, "--data-root", shapes, "--work-dir", work, "--cfg-options"),
         *("train_cfg.max_epochs=500", "train_cfg.val_interval=1000"),
         *("default_hooks.checkpoint.interval=100", "default_hooks.checkpoint.max_keep_ckpts=1"),
+        copied=False,
     )
     measured = {}
     for epoch in range(100, 500, 25):
@@ -37,8 +39,8 @@ def test_memory_stays_flat(tmp_path: Path, shapes: Path, tiny_config: Path, star
         process.wait_for(lambda line=line: line.search(process.text), timeout=1800, pause=0.5)
         measured[4 * epoch] = resident(process.pid)
     print("iterations: MB", {iteration: kb // 1000 for iteration, kb in measured.items()})
-    first, *later = measured.values()
-    assert max(later) < 1.02 * first, measured
+    values = list(measured.values())  # each with what an iteration holds at that moment
+    assert statistics.median(values[-5:]) < 1.02 * statistics.median(values[:5]), measured
     assert process.wait() == 0, process.text[-2000:]
     (scalars,) = work.glob("*/vis_data/scalars.json")
     lines = [json.loads(line) for line in scalars.read_text().splitlines()]
