@@ -74,12 +74,20 @@ class Started:
         args (tuple): its arguments.
         output (Path): the file that takes what it prints.
         variables (dict[str, str]): set in its environment.
+        copied (bool): a copy of this process, whose memory is partly this one's. Default: True.
     """
 
-    def __init__(self, tool: str, args: tuple, output: Path, variables: dict[str, str]) -> None:
+    def __init__(
+        self,
+        tool: str,
+        args: tuple,
+        output: Path,
+        variables: dict[str, str],
+        copied: bool = True,
+    ) -> None:
         self.output = output
         self.code: int | None = None
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() or not copied:
             self.pid = _spawn_tool(tool, args, output, variables)
             return
         self.pid = os.fork()

@@ -48,7 +48,10 @@ def seed_generators(*key: int) -> None:
     words = np.random.SeedSequence(key).generate_state(4)
     random.seed(words.tobytes())
     np.random.seed(words)  # noqa: NPY002  what augmentations draw from
-    torch.manual_seed(int.from_bytes(words[:2].tobytes(), "little"))
+    seed = int.from_bytes(words[:2].tobytes(), "little")
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a stack every time
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 class Fetch:

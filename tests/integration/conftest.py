@@ -106,8 +106,9 @@ def start_tool(tmp_path: Path) -> Iterator[Callable[..., Started]]:
     """Starts a tool in a copy of this process, which saves its imports, to do harm to it."""
     started: list[Started] = []
 
-    def start(tool: str, *args: object, **variables: str) -> Started:
-        started.append(Started(tool, args, tmp_path / f"out_{len(started)}", variables))
+    def start(tool: str, *args: object, copied: bool = True, **variables: str) -> Started:
+        output = tmp_path / f"out_{len(started)}"
+        started.append(Started(tool, args, output, variables, copied))
         return started[-1]
 
     yield start
