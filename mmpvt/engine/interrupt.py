@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Sequence
 from types import FrameType
 
@@ -48,8 +50,12 @@ class InterruptHook(Hook):
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         again, self.asked = self.asked, number
-        if not self.training or again:
-            raise Stopped(number)
+        stop = Stopped(number)
+        if again:  # whatever is running may catch an exception, as MMEngine does around a config
+            os.write(sys.stderr.fileno(), f"{stop.sentence}\n".encode())
+            os._exit(stop.code)
+        if not self.training:
+            raise stop
 
     def _after_iter(
         self,

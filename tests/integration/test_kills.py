@@ -134,7 +134,7 @@ def test_second_signal_ends_at_once(tmp_path: Path, arguments, start_tool):
     for _ in range(2):
         process.signal(signal.SIGINT)
         time.sleep(0.001)
-    assert process.wait() == 130
+    assert process.wait() == 130, process.text
     assert "stopped by SIGINT" in process.text.splitlines()[-1]
 
 
