@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from mmengine.config import Config
 
 from mmpvt.analysis.swap_sweep.batches import SIDE
-from mmpvt.engine import settings
+from mmpvt.engine import settings, speed
 
 # how many boxes go from one part of a model to the next; the structure doesn't depend on them
 _COUNTS = dict(
@@ -22,7 +22,7 @@ def make_small(config: Config) -> None:
     Args:
         config (Config): changed; the structure of the model is not.
     """
-    settings.spare_amp_without_gpu(config)
+    speed.spare_amp_without_gpu(config)
     _spare_reid(config)
     for part in settings.iter_dicts(config.model):
         if (part.get("init_cfg") or {}) and "Pretrained" in str(part.get("init_cfg")):
