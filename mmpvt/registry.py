@@ -36,4 +36,20 @@ FUNCTIONS = Registry(
     "function", parent=MMENGINE_FUNCTIONS, scope="mmpvt", locations=["mmpvt.datasets.draws"]
 )
 LOOPS = Registry("loop", parent=MMENGINE_LOOPS, scope="mmpvt", locations=["mmpvt.engine.loops"])
-HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="mmpvt", locations=["mmpvt.engine"])
+HOOKS = Registry(
+    "hook",
+    parent=MMENGINE_HOOKS,
+    scope="mmpvt",
+    locations=[
+        f"mmpvt.engine.{name}"
+        for name in (
+            "checkpoint_fit",
+            "checkpoints",
+            "divergence",
+            "interrupt",
+            "left_out",
+            "pictures",
+            "speed",
+        )
+    ],
+)

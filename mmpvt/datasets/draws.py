@@ -25,7 +25,6 @@ from mmpvt.datasets.loading import stand_in
 from mmpvt.errors import UserError
 from mmpvt.registry import DATA_SAMPLERS, FUNCTIONS
 
-ON_BAD_DATA = ("stop", "skip")
 EARLY = 100  # batches: a run that is older goes on around what it can't use, whatever was asked
 PATIENCE = {False: 20, True: 100}  # images in a row, before and after one that could be used
 

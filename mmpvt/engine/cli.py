@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 from mmengine.config import DictAction
 
-from mmpvt.datasets.draws import ON_BAD_DATA
 from mmpvt.engine.launch import LAUNCHERS, describe_failure
 from mmpvt.errors import Stopped, UserError
 
+ON_BAD_DATA = ("stop", "skip")
 FAILURE = 1
 USER_ERROR = 2
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from helpers import environment
-from mmpvt.engine import InterruptHook
+from mmpvt.engine.interrupt import InterruptHook
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def test_lost_in_a_destructor():
 
 TRAINING = """
 import os, signal
-from mmpvt.engine import InterruptHook
+from mmpvt.engine.interrupt import InterruptHook
 
 hook = InterruptHook()
 hook.before_run(None)
