@@ -119,7 +119,7 @@ class PublishedPVT(nn.Module):
 
     def __init__(self, arch: Arch, version: int, pretrain_img_size: int = 224) -> None:
         super().__init__()
-        self.version, self.depths = version, arch.depths
+        self.version = version
         dims = (3, *arch.embed_dims)
         for i in range(NUM_STAGES):
             stride = 4 if i == 0 else 2
