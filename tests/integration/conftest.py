@@ -40,6 +40,22 @@ train_cfg = dict(max_epochs=2, val_interval=2)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=-1))
 """
 
+TINY_SEGMENTER = """
+_base_ = "{base}"
+model = dict(
+    backbone=dict(
+        arch=dict(_delete_=True, embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
+    ),
+    neck=dict(in_channels=[8, 16, 20, 32], out_channels=16),
+    decode_head=dict(in_channels=[16, 16, 16, 16], channels=16),
+)
+train_dataloader = dict(batch_size=2, num_workers=1)
+val_dataloader = dict(num_workers=1)
+test_dataloader = dict(num_workers=1)
+train_cfg = dict(max_iters=4, val_interval=4)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=4))
+"""
+
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -53,6 +69,14 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's config, made smaller still."""
     path = tmp_path_factory.mktemp("configs") / "tiny.py"
     path.write_text(TINY.format(base=ROOT / "configs/retinanet_pvt_v2_b0_fpn_shapes.py"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A segmenter's config on the shapes, made as small."""
+    path = tmp_path_factory.mktemp("configs") / "segmenter.py"
+    path.write_text(TINY_SEGMENTER.format(base=ROOT / "configs" / "fpn_pvt_v2_b0_shapes.py"))
     return path
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import corpus
-from helpers import ROOT
 from mmpvt.datasets.shapes import generate
 
 
@@ -83,7 +82,7 @@ def test_trained_and_tested(broken: tuple[Path, int], tmp_path: Path, tiny_confi
     assert scores(tmp_path / "broken") == scores(tmp_path / "clean") != {}
 
 
-def test_segmentation(tmp_path: Path, shapes: Path, call_tool):
+def test_segmentation(tmp_path: Path, shapes: Path, tiny_segmenter: Path, call_tool):
     """Label maps that can't be used count for no pixel."""
     for split, name in (("training", "000000000003"), ("validation", "000000000002")):
         for folder in ("images", "annotations"):
@@ -91,27 +90,10 @@ def test_segmentation(tmp_path: Path, shapes: Path, call_tool):
             for file in (shapes / folder / split).iterdir():
                 (tmp_path / folder / split / file.name).write_bytes(file.read_bytes())
         (tmp_path / "annotations" / split / f"{name}.png").write_bytes(b"")
-    config = tmp_path / "segmenter.py"
-    config.write_text(SEGMENTER.format(base=ROOT / "configs" / "fpn_pvt_v2_b0_shapes.py"))
     args = ("--data-root", tmp_path, "--work-dir", tmp_path / "work", "--on-bad-data", "skip")
-    ended = call_tool("train.py", config, *args)
+    ended = call_tool("train.py", tiny_segmenter, *args)
     assert ended.code == 0, ended.out + ended.err
     assert "left out of training, number 1:" in ended.out
     assert "000000000003.png can't be read as a label map" in ended.out
     assert "the score is over 3 of 4 images, left out are" in ended.out
     assert re.search(r"mIoU: .*left_out_images: 1 ", ended.out)
-
-
-SEGMENTER = """
-_base_ = "{base}"
-model = dict(
-    backbone=dict(
-        arch=dict(_delete_=True, embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1))
-    ),
-    neck=dict(in_channels=[8, 16, 20, 32], out_channels=16),
-    decode_head=dict(in_channels=[16, 16, 16, 16], channels=16),
-)
-train_dataloader = dict(batch_size=2, num_workers=1)
-train_cfg = dict(max_iters=6, val_interval=6)
-default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=6))
-"""
