@@ -64,5 +64,8 @@ setup(
         "full": ["mmcv>=2.0.0,<2.2"],
         "tensorboard": ["tensorboard"],
         "safetensors": ["safetensors"],
+        "evaluation": ["faster-coco-eval"],
+        "export": ["onnx", "onnxscript", "onnxruntime"],
+        "app": ["gradio"],
     },
 )
