@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -108,6 +109,9 @@ class CheckpointHook(MMEngineCheckpointHook):
                 "checkpoints stay"
             )
             return
+        # The config's text in it was formatted through trees that refer to themselves, 2 MB that
+        # Python's own collector leaves lying for a dozen checkpoints.
+        gc.collect()
         self._failure = None
         self._saved_iteration = iteration
         self.last_ckpt = path
