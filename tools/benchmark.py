@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from benchmarks import worker
-from benchmarks.peers import PEERS, find_arch
+from benchmarks.peers import PEERS
 from benchmarks.table import OURS, Measured, markdown
 from benchmarks.workloads import BACKBONE, WORK, Case
 from rich.progress import Progress
@@ -30,6 +30,7 @@ from rich.progress import Progress
 import mmpvt
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
+from mmpvt.models.archs import find_variant
 
 SAME = 1e-3  # how far apart the norms of equal maps may be, relative, in float32
 
@@ -101,7 +102,7 @@ def make_cases(args: argparse.Namespace) -> list[Case]:
         if size is None or min(map(int, size.groups())) < 32:
             raise UserError(f"--sizes takes HEIGHTxWIDTH, each at least 32 pixels, not {text!r}")
     for arch in args.arch:
-        find_arch(arch)
+        find_variant(arch)
     return [
         Case(arch, work, int(size[1]), int(size[2]), args.batch, precision, args.device)
         for arch, precision, size, work in product(args.arch, args.precision, sizes, args.work)

@@ -5,6 +5,7 @@ Sources: PVT v1, arXiv 2102.12122, table 1; PVT v2, arXiv 2106.13797, table 1.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
@@ -100,3 +101,38 @@ def resolve_arch(arch: str | Mapping | Arch, table: Mapping[str, Arch]) -> Arch:
             f"or a dict of {', '.join(field.name for field in fields(Arch))}"
         )
     return table[arch]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A published variant: its row's name, the version of PVT that it is of (1 or 2), the row."""
+
+    name: str
+    version: int
+    arch: Arch
+
+    @property
+    def full_name(self) -> str:
+        """As the published files are named: ``pvt_small``, ``pvt_v2_b2``."""
+        return ("pvt_" if self.version == 1 else "pvt_v2_") + self.name
+
+
+VARIANTS = tuple(
+    Variant(name, version, arch)
+    for version, table in ((1, PVT_ARCHS), (2, PVT_V2_ARCHS))
+    for name, arch in table.items()
+)
+
+
+def find_variant(name: str) -> Variant:
+    """The published variant of a name, short (``small``, ``b2_li``) or full (``pvt_v2_b2_li``).
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    named = {key: v for v in VARIANTS for key in (v.name, v.full_name)}
+    if name not in named:
+        near = difflib.get_close_matches(name, named, n=1)
+        hint = f"did you mean {near[0]}? The archs are" if near else "take one of"
+        raise UserError(f"unknown arch {name!r}: {hint} {', '.join(v.name for v in VARIANTS)}")
+    return named[name]

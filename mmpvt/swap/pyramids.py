@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmpvt.errors import UserError
-from mmpvt.models.archs import PVT_ARCHS, PVT_V2_ARCHS, STRIDES, Arch
+from mmpvt.models.archs import STRIDES, Arch, find_variant
 
 WEIGHTS = "https://github.com/whai362/PVT/releases/download/v2/{}.pth"
 
@@ -79,23 +78,13 @@ def find_pyramid(name: str, detects: bool) -> Pyramid:
     Raises:
         UserError: there is none of this name.
     """
-    known = {
-        **{f"pvt_{arch}": (arch, row) for arch, row in PVT_ARCHS.items()},
-        **{f"pvt_v2_{arch}": (arch, row) for arch, row in PVT_V2_ARCHS.items()},
-    }
-    full = name if name in known else next((k for k, (a, _) in known.items() if a == name), None)
-    if full is None:
-        short = [arch for arch, _ in known.values()]
-        near = difflib.get_close_matches(name, [*known, *short], n=1)
-        hint = f"did you mean {near[0]}? The archs are" if near else "take one of"
-        raise UserError(f"unknown arch {name!r}: {hint} {', '.join(short)}")
-    arch, row = known[full]
-    version = "V2" if arch in PVT_V2_ARCHS else ""
-    config = dict(type=f"mmpvt.PyramidVisionTransformer{version}", arch=arch)
-    if detects and arch in ("medium", "large"):
+    variant = find_variant(name)
+    version = "V2" if variant.version == 2 else ""
+    config = dict(type=f"mmpvt.PyramidVisionTransformer{version}", arch=variant.name)
+    if detects and variant.name in ("medium", "large"):
         config["drop_path_rate"] = 0.0
-    config["init_cfg"] = dict(type="Pretrained", checkpoint=WEIGHTS.format(full))
-    return Pyramid(full, row, config)
+    config["init_cfg"] = dict(type="Pretrained", checkpoint=WEIGHTS.format(variant.full_name))
+    return Pyramid(variant.full_name, variant.arch, config)
 
 
 def maps_of(backbone: Mapping, path: str) -> list[Map]:

@@ -13,26 +13,13 @@ from torch import Tensor, nn
 from benchmarks.published import PublishedPVT
 from mmpvt.errors import UserError
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
-from mmpvt.models.archs import PVT_ARCHS, PVT_V2_ARCHS, Arch
-
-
-def find_arch(name: str) -> tuple[Arch, int]:
-    """The variant's row and its version, 1 or 2.
-
-    Raises:
-        UserError: there is no such variant.
-    """
-    for version, table in ((1, PVT_ARCHS), (2, PVT_V2_ARCHS)):
-        if name in table:
-            return table[name], version
-    known = ", ".join((*PVT_ARCHS, *PVT_V2_ARCHS))
-    raise UserError(f"unknown arch {name!r}: take one of {known}")
+from mmpvt.models.archs import find_variant
 
 
 def mmpvt(name: str, with_cp: bool = False) -> nn.Module:
-    arch, version = find_arch(name)
-    kind = PyramidVisionTransformer if version == 1 else PyramidVisionTransformerV2
-    return kind(arch, drop_path_rate=0.0, with_cp=with_cp)
+    variant = find_variant(name)
+    kind = PyramidVisionTransformer if variant.version == 1 else PyramidVisionTransformerV2
+    return kind(variant.arch, drop_path_rate=0.0, with_cp=with_cp)
 
 
 def checkpointed(name: str) -> nn.Module:
@@ -47,7 +34,8 @@ def compiled(name: str) -> nn.Module:
 
 def published(name: str) -> nn.Module:
     weights = mmpvt(name).state_dict()  # first, for the same draws
-    model = PublishedPVT(*find_arch(name))
+    variant = find_variant(name)
+    model = PublishedPVT(variant.arch, variant.version)
     model.load_state_dict(weights)
     return model
 
@@ -55,7 +43,8 @@ def published(name: str) -> nn.Module:
 def mmdet(name: str) -> nn.Module:
     from mmdet.models.backbones import pvt as theirs
 
-    arch, version = find_arch(name)
+    variant = find_variant(name)
+    arch, version = variant.arch, variant.version
     if arch.linear:
         raise UserError("MMDetection's class has no linear attention")
     kind = theirs.PyramidVisionTransformer if version == 1 else theirs.PyramidVisionTransformerV2
@@ -76,7 +65,8 @@ def transformers(name: str) -> nn.Module:
     except ImportError as error:
         raise UserError(f"transformers can't be imported: {error}") from error
 
-    arch, version = find_arch(name)
+    variant = find_variant(name)
+    arch, version = variant.arch, variant.version
     sizes = dict(
         depths=list(arch.depths),
         hidden_sizes=list(arch.embed_dims),
@@ -96,14 +86,15 @@ def transformers(name: str) -> nn.Module:
 
 
 def timm(name: str) -> nn.Module:
-    if find_arch(name)[1] == 1:
+    variant = find_variant(name)
+    if variant.version == 1:
         raise UserError("timm has no PVT v1")
     try:
         import timm as theirs
     except (ImportError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"timm can't be imported: {reason}") from error
-    return theirs.create_model(f"pvt_v2_{name}", features_only=True)
+    return theirs.create_model(variant.full_name, features_only=True)
 
 
 PEERS: dict[str, Callable[[str], nn.Module]] = {

@@ -13,8 +13,9 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import nn
 
-from benchmarks.peers import PEERS, find_arch
+from benchmarks.peers import PEERS
 from mmpvt.engine.settings import load_config
+from mmpvt.models.archs import find_variant
 
 BACKBONE = ("forward", "forward+backward")
 DETECTOR = ("train", "predict")
@@ -102,10 +103,10 @@ def _forward_backward(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def _detector(case: Case, backbone: nn.Module) -> nn.Module:
-    arch, version = find_arch(case.arch)
-    config = load_config(str(CONFIGS / DETECTORS[version]))
-    config.model.neck.in_channels = list(arch.embed_dims)
-    config.model.backbone.update(arch="tiny" if version == 1 else "b0", init_cfg=None)
+    variant = find_variant(case.arch)
+    config = load_config(str(CONFIGS / DETECTORS[variant.version]))
+    config.model.neck.in_channels = list(variant.arch.embed_dims)
+    config.model.backbone.update(arch="tiny" if variant.version == 1 else "b0", init_cfg=None)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         model = MODELS.build(config.model)
     model.backbone = backbone
