@@ -47,7 +47,7 @@ def draw_sample(
     Returns:
         np.ndarray: RGB, uint8; a small image's is enlarged to a shorter side of 480 pixels.
     """
-    scale = max(1.0, min(SIDE / min(image.shape[:2]), LONGEST / max(image.shape[:2])))
+    scale = enlargement(image)
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
     canvas = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     part = "gt" if truth else "pred"
@@ -62,6 +62,11 @@ def draw_sample(
             instances = instances[instances.scores > score_thr]
         canvas = draw_instances(canvas, instances, scale, classes, palette)
     return canvas
+
+
+def enlargement(image: np.ndarray) -> float:
+    """How many times larger an image is drawn, at least 1."""
+    return max(1.0, min(SIDE / min(image.shape[:2]), LONGEST / max(image.shape[:2])))
 
 
 def draw_instances(

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
+from mmseg.models import BaseSegmentor
 
 from mmpvt.checkpoint import load_checkpoint
 from mmpvt.engine.checkpoint_fit import fit_to_model
@@ -78,6 +79,11 @@ class Predictor:
         self.classes = [str(name) for name in self.meta.get("classes") or ()]
         model.cfg, model.dataset_meta = config, self.meta  # where the ecosystem looks for them
         self.model = model.to(self.device).eval()
+
+    @property
+    def finds_instances(self) -> bool:
+        """Whether it gives boxes or masks of instances, rather than a label map."""
+        return not isinstance(self.model, BaseSegmentor)
 
     def load(self, path: str | os.PathLike) -> np.ndarray:
         """Decodes an image file: BGR, (height, width, 3), uint8.
