@@ -29,11 +29,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with user_errors("closed"), serving.private_folder() as folder:
+    with user_errors("closed"), serving.private_folder():
         serving.check_installed()
         serving.check_port(args.host, args.port)
         predictor = Predictor(args.config, args.checkpoint, args.device)
-        serving.serve(predictor, args.config, args.host, args.port, folder)
+        serving.serve(predictor, args.config, args.host, args.port)
 
 
 if __name__ == "__main__":

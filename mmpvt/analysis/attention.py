@@ -86,6 +86,9 @@ class Attention:
     def picture(self, block: int = -1, head: int | None = None) -> np.ndarray:
         """Heat maps over the image with the position marked, a column a stage.
 
+        The brightest colour is the highest weight's, or that of twice an even share where all
+        are lower: attention to everything alike has no bright places.
+
         Args:
             block (int): of each stage, from 0. Default: the last.
             head (int | None): from 0. Default: the mean of all.
@@ -102,9 +105,11 @@ class Attention:
             heat = self.heat_map(stage, block, head)
             which = f"heads: {heads}" if head is None else f"head {head % heads + 1} of {heads}"
             title = f"stage {stage + 1}, block {block % blocks + 1} of {blocks}"
-            share = f"up to {100 * heat.max():.2g}% (even: {100 / (rows * cols):.2g}%)"
-            detail = f"{which}, {rows}x{cols} keys, {share}"
-            columns.append(draw_heat(self.image, heat, self.position, (title, detail)))
+            even = 1 / (rows * cols)
+            share = f"up to {100 * heat.max():.2g}% (even: {100 * even:.2g}%)"
+            head_lines = (title, f"{which}, {rows}x{cols} keys, {share}")
+            brightest = max(float(heat.max()), 2 * even)
+            columns.append(draw_heat(self.image, heat, brightest, self.position, head_lines))
         return side_by_side(columns)
 
 

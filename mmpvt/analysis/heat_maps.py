@@ -18,13 +18,18 @@ RING = 7  # pixels: radius of the mark around a position
 
 
 def draw_heat(
-    image: np.ndarray, heat: np.ndarray, position: Sequence[int], head: tuple[str, str]
+    image: np.ndarray,
+    heat: np.ndarray,
+    brightest: float,
+    position: Sequence[int],
+    head: tuple[str, str],
 ) -> np.ndarray:
     """A heat map over an image, with a position marked, under a headline.
 
     Args:
         image (np.ndarray): RGB, (height, width, 3), uint8.
         heat (np.ndarray): (height, width), not negative.
+        brightest (float): of the heat; what has the brightest colour.
         position (Sequence[int]): y and x, in the image's pixels.
         head (tuple[str, str]): the headline's two lines.
 
@@ -35,7 +40,7 @@ def draw_heat(
     width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
     canvas = np.full((HEAD + height, COLUMN, 3), 255, np.uint8)
     shown = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    canvas[HEAD:, :width] = overlay(shown, cv2.resize(heat, (width, height)))
+    canvas[HEAD:, :width] = overlay(shown, cv2.resize(heat, (width, height)), brightest)
     place = tuple(int((value + 0.5) * scale) for value in position[::-1])
     for colour, thickness in (((0, 0, 0), 4), ((0, 255, 255), 2)):  # seen on any ground
         cv2.circle(canvas[HEAD:, :width], place, RING, colour, thickness, cv2.LINE_AA)
@@ -44,17 +49,18 @@ def draw_heat(
     return canvas
 
 
-def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """A heat map over an image, its highest value the brightest.
+def overlay(image: np.ndarray, heat: np.ndarray, brightest: float) -> np.ndarray:
+    """A heat map over an image.
 
     Args:
         image (np.ndarray): RGB, (height, width, 3), uint8.
         heat (np.ndarray): (height, width), not negative.
+        brightest (float): of the heat; what has the brightest colour.
 
     Returns:
         np.ndarray: RGB, uint8.
     """
-    share = (heat / max(float(heat.max()), 1e-12)).astype(np.float32)
+    share = np.clip(heat / brightest, 0, 1).astype(np.float32)
     colours = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
     weight = HEAT * share[..., None]
     return ((1 - weight) * DIM * image + weight * colours).astype(np.uint8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 
 import gradio as gr
 from gradio_client.utils import is_http_url_like
@@ -21,8 +20,7 @@ WAITING = 16  # requests in the queue
 FORGOTTEN = (300, 1800)  # seconds: how often files are looked at, how old they become
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # none is fetched
 CSS = """
-.gradio-container {max-width: 1320px !important; margin: 0 auto !important}
-.gradio-container main {width: 100%}
+.gradio-container {width: 100%; max-width: 1320px !important; margin: 0 auto !important}
 #head h1 {margin-bottom: 0; font-size: 1.5rem}
 #head p {margin-top: .2rem; opacity: .7}
 #file {min-height: 150px}
@@ -46,13 +44,13 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
         gr.Blocks: to be started with :func:`launch`.
     """
     semantic = not predictor.finds_instances
-    table = ["class", "pixels, %"] if semantic else ["class", "score", "left, top, right, bottom"]
-    classes = f"{len(predictor.classes)} classes"
+    table = ["class", "pixels, %"] if semantic else ["class", "score", "box"]
+    about = f"{len(predictor.classes)} classes · {predictor.device}"
     with gr.Blocks(
         title=f"{title} · mmpvt", delete_cache=FORGOTTEN, analytics_enabled=False
     ) as page:
-        current = gr.State(None)
-        gr.Markdown(f"# {title}\n{classes} · {predictor.device}", elem_id="head")
+        current = gr.State(None, time_to_live=FORGOTTEN[1])
+        gr.Markdown(f"# {title}\n{about}", elem_id="head")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 file = gr.File(label="image", file_types=["image"], elem_id="file", height=150)
@@ -62,7 +60,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
                     1,
                     SCORE,
                     step=0.01,
-                    label="lowest score shown",
+                    label="lowest score",
                     elem_id="score",
                     visible=not semantic,
                 )
@@ -108,7 +106,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
             return show(trial, value)
 
         @_messages
-        def attend(trial: trials.Trial | None, event: gr.SelectData) -> dict:
+        def attend(trial: trials.Trial | None, event: gr.SelectData) -> gr.Image:
             if trial is None:
                 raise UserError("there is no image yet")
             picture = trials.attention(predictor, trial, *event.index)
@@ -130,14 +128,13 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
     return page.queue(max_size=WAITING)
 
 
-def launch(page: gr.Blocks, host: str, port: int, folder: Path) -> None:
-    """Starts the server and comes back.
+def launch(page: gr.Blocks, host: str, port: int) -> None:
+    """Starts the server and comes back; files go to gradio's folder (see ``serving.py``) alone.
 
     Args:
         page (gr.Blocks): of :func:`build`.
         host (str): the address to listen at.
         port (int): likewise.
-        folder (Path): the only one that is written to and whose uploads can be read back.
 
     Raises:
         OSError: the port is taken.
@@ -159,9 +156,7 @@ def launch(page: gr.Blocks, host: str, port: int, folder: Path) -> None:
         ssr_mode=False,
         mcp_server=False,
         pwa=False,
-        theme=gr.themes.Soft(
-            primary_hue="indigo", font=FONT, font_mono=("ui-monospace", "monospace")
-        ),
+        theme=gr.themes.Soft(primary_hue="indigo", font=FONT, font_mono=FONT),
         css=CSS,
     )
 
@@ -181,7 +176,7 @@ def _messages(function: Callable) -> Callable:
         try:
             return function(*args, **kwargs)
         except UserError as error:
-            sentence = html.escape(error.sentence)
+            sentence = html.escape(error.sentence, quote=False)
             raise gr.Error(sentence, print_exception=False) from None
 
     return told

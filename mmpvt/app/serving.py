@@ -20,7 +20,7 @@ UNSET = ("GRADIO_ALLOWED_PATHS", "GRADIO_SHARE", "GRADIO_NUM_WORKERS", "GRADIO_R
 
 
 @contextmanager
-def private_folder() -> Iterator[Path]:
+def private_folder() -> Iterator[None]:
     """The only folder that gradio writes to, gone afterwards, also on SIGTERM.
 
     Gradio reads its settings as it is imported: that has to happen within.
@@ -35,7 +35,7 @@ def private_folder() -> Iterator[Path]:
         )
         for name in UNSET:
             os.environ.pop(name, None)
-        yield Path(folder)
+        yield
 
 
 def check_installed() -> None:
@@ -71,15 +71,14 @@ def check_port(host: str, port: int) -> None:
         raise UserError(f"--host {host} is no address of this machine") from error
 
 
-def serve(predictor: Predictor, config: str, host: str, port: int, folder: Path) -> None:
-    """Shows the page until the process is told to end.
+def serve(predictor: Predictor, config: str, host: str, port: int) -> None:
+    """Shows the page until the process is told to end; within :func:`private_folder`.
 
     Args:
         predictor (Predictor): the model.
         config (str): its config's path, for the headline.
         host (str): the address to listen at.
         port (int): likewise.
-        folder (Path): of :func:`private_folder`.
 
     Raises:
         UserError: the port was taken in the meantime.
@@ -88,7 +87,7 @@ def serve(predictor: Predictor, config: str, host: str, port: int, folder: Path)
 
     built = page.build(predictor, Path(config.rpartition("::")[2]).stem)
     try:
-        page.launch(built, host, port, folder)
+        page.launch(built, host, port)
     except OSError as error:
         raise UserError(f"--port {port} can't be listened at: {error}") from error
     print(f"ready: http://{_shown(host)}:{port} (Ctrl-C closes it)", flush=True)
