@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import tempfile
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +17,8 @@ from mmpvt.errors import Stopped, UserError
 from mmpvt.inference.predictor import Predictor
 
 UNSET = ("GRADIO_ALLOWED_PATHS", "GRADIO_SHARE", "GRADIO_NUM_WORKERS", "GRADIO_ROOT_PATH")
+
+_asked: list[int] = []  # signals that told the process to end
 
 
 @contextmanager
@@ -94,7 +96,9 @@ def serve(predictor: Predictor, config: str, host: str, port: int) -> None:
     if not _is_loopback(host):
         print("whoever reaches this machine can use the page, without a password", flush=True)
     try:
-        threading.Event().wait()
+        while not _asked:  # one long wait would sleep through a signal that another thread takes
+            time.sleep(0.5)
+        raise Stopped(_asked[0])
     finally:
         built.close(verbose=False)
 
@@ -120,4 +124,5 @@ def _shown(host: str) -> str:
 
 
 def _stop(number: int, frame: object) -> None:
+    _asked.append(number)
     raise Stopped(number)

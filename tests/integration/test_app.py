@@ -20,7 +20,9 @@ import pytest
 import torch
 from PIL import Image
 
+import mmpvt
 from helpers import Started
+from mmpvt.app import trial as trials
 from mmpvt.app.guard import MAX_UPLOAD
 
 CHROMIUM = next(
@@ -264,6 +266,23 @@ def test_text_file_named_as_an_image(page, app: tuple, tmp_path: Path, shapes: P
     page.wait_for_selector(INPUT, state="attached")
     page.set_input_files(INPUT, shapes / "val2017" / "000000000002.jpg")  # the page goes on
     page.wait_for_selector("#result img")
+
+
+def test_segmenter(untrained_segmenter: tuple[Path, Path], shapes: Path):
+    """A label map is drawn, listed by its classes' shares, and its attention looked at."""
+    predictor = mmpvt.Predictor(*untrained_segmenter, device="cpu")
+    trial = trials.run(predictor, str(shapes / "val2017" / "000000000001.jpg"))
+    assert trials.draw(predictor, trial, 0.3).shape == (480, 480, 3)
+    shares = [float(share) for _, share in trials.rows(predictor, trial, 0.3)]
+    assert len(shares) > 1 and 99 < sum(shares) < 101 and shares == sorted(shares, reverse=True)
+    assert trials.attention(predictor, trial, 470, 20).std() > 10
+
+
+def test_long_images_are_made_smaller():
+    assert trials.shrink(np.zeros((8, 4000, 3), np.uint8)).shape == (4, 2000, 3)
+    assert trials.shrink(np.zeros((1, 9000, 3), np.uint8)).shape == (1, 2000, 3)
+    image = np.zeros((300, 2000, 3), np.uint8)
+    assert trials.shrink(image) is image
 
 
 def test_careless_options(trained: Path, tiny_config: Path, tmp_path: Path, run_tool):

@@ -14,15 +14,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import mmpvt
 from corpus import IMAGES, SIZED, UNREADABLE, picture, png
-from helpers import ROOT
+from helpers import ROOT, save_untrained
 
 TINY_MASKS = """
 _base_ = "{base}"
@@ -42,32 +40,12 @@ model = dict(
 """
 
 
-def save_untrained(config: Path, path: Path) -> Path:
-    """A checkpoint of drawn weights, whose predictions differ from place to place."""
-    settings = Config.fromfile(config)
-    init_default_scope(settings.default_scope)
-    torch.manual_seed(0)
-    model = MODELS.build(settings.model)
-    model.init_weights()
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
-    torch.save(dict(state_dict=model.state_dict()), path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def tiny_masks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("masks")
     path = folder / "masks.py"
     path.write_text(TINY_MASKS.format(base=ROOT / "configs/mask_rcnn_pvt_v2_b0_fpn_shapes.py"))
     return path, save_untrained(path, folder / "masks.pth")
-
-
-@pytest.fixture(scope="module")
-def segmenter(tmp_path_factory: pytest.TempPathFactory, tiny_segmenter: Path) -> tuple[Path, Path]:
-    path = tmp_path_factory.mktemp("segmenter") / "segmenter.pth"
-    return tiny_segmenter, save_untrained(tiny_segmenter, path)
 
 
 @pytest.fixture
@@ -154,13 +132,13 @@ def compare(results: Path, found: list[dict]) -> None:
             assert (one != other).mean() < 1e-3
 
 
-def test_label_maps_are_the_tests(tmp_path: Path, shapes: Path, segmenter, call_tool):
+def test_label_maps_are_the_tests(tmp_path: Path, shapes: Path, untrained_segmenter, call_tool):
     options = ("--data-root", shapes, "--work-dir", tmp_path / "work")
-    tested = call_tool("test.py", *segmenter, *options, "--out", tmp_path / "maps")
+    tested = call_tool("test.py", *untrained_segmenter, *options, "--out", tmp_path / "maps")
     assert tested.code == 0, tested.err
     out = tmp_path / "out"
     images = shapes / "images" / "validation"
-    ended = call_tool("predict.py", *segmenter, images, "--out", out, "--batch", 4)
+    ended = call_tool("predict.py", *untrained_segmenter, images, "--out", out, "--batch", 4)
     assert ended.code == 0, ended.err
     entries = predictions(out)
     assert [entry["file_name"] for entry in entries] == sorted(p.name for p in images.iterdir())
@@ -171,7 +149,7 @@ def test_label_maps_are_the_tests(tmp_path: Path, shapes: Path, segmenter, call_
         assert ours.shape == (64, 64) and len(np.unique(ours)) > 1
         assert (ours + 1 == theirs).mean() > 0.999  # a test's are ADE20K's, 0 being no class
         coloured = cv2.imread(str(out / "colour_maps" / name))[..., ::-1]
-        palette = np.array(mmpvt.Predictor(*segmenter).meta["palette"])
+        palette = np.array(mmpvt.Predictor(*untrained_segmenter).meta["palette"])
         assert (coloured == palette[ours]).all()
 
 
@@ -272,10 +250,9 @@ def test_careless_images(harm, tmp_path: Path, tiny_config: Path, trained: Path,
 def test_careless_options(
     photos: Path,
     tmp_path: Path,
-    shapes: Path,
     tiny_config: Path,
     trained: Path,
-    segmenter,
+    untrained_segmenter,
     call_tool,
 ):
     checkpoint = trained / "epoch_2.pth"
@@ -286,7 +263,7 @@ def test_careless_options(
     for args, expected in (
         ((checkpoint, tiny_config, photos, *out), "is no config"),
         ((tiny_config, tmp_path / "no.pth", photos, *out), "no checkpoint at"),
-        ((tiny_config, segmenter[1], photos, *out), "another model's than the config's"),
+        ((tiny_config, untrained_segmenter[1], photos, *out), "another model's than the config's"),
         ((*good, *out, "--score", 3), "--score 3.0: a score is a number from 0 to 1"),
         ((*good, *out, "--batch", 0), "--batch 0: at least one"),
         ((*good, *out, "--device", "tpu"), "no device 'tpu'"),
