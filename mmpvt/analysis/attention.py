@@ -27,7 +27,7 @@ from mmpvt.models.layers import SpatialReductionAttention
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, RGB
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Attention:
     """One position's attention in every block of a backbone.
 

@@ -67,7 +67,7 @@ def predict_folder(
         predictor (Predictor): the model.
         sources (Sequence[Source]): the images.
         out (Path): the folder of results: a new or empty one, or one of an earlier run, whose
-            results are replaced.
+            files of the same names are replaced.
         score (float): instances below are not drawn; ``predictions.json`` holds them all.
         batch_size (int): images at a time, at most: only images of one size share a batch, since
             padding would change their numbers.
@@ -111,10 +111,13 @@ def _predicted(
         try:
             yield from zip(batch, predictor.predict([item.data for item in batch]), strict=True)
             return
-        except UserError as error:  # of the images' size, which is the same for all
-            for item in batch:
-                item.reason = f"{item.source.path}: {error.sentence}"
-    yield from ((item, None) for item in batch)
+        except UserError as error:
+            if len(batch) > 1:  # they may be too many for the memory
+                for item in batch:
+                    yield from _predicted(predictor, [item])
+                return
+            batch[0].reason = f"{batch[0].source.path}: {error.sentence}"
+    yield batch[0], None
 
 
 def check_out(out: Path) -> None:
@@ -217,7 +220,12 @@ class _Writer:
             self.instances = (self.instances or 0) + drawn
 
     def finish(self, order: Sequence[Path]) -> None:
-        """Writes the predictions and the contact sheet, in the order of the images."""
+        """Writes the predictions and the contact sheet, in the order of the images.
+
+        Where there are none, what an earlier run has written stays.
+        """
+        if not self.predictions:
+            return
         done = [result for path in order for result in self.predictions.get(path, ())]
         write_json(self.out / PREDICTIONS, done)
         sheet = [self.thumbnails[path] for path in order if path in self.thumbnails]

@@ -285,20 +285,20 @@ def test_long_images_are_made_smaller():
     assert trials.shrink(image) is image
 
 
-def test_careless_options(trained: Path, tiny_config: Path, tmp_path: Path, run_tool):
+def test_careless_options(trained: Path, tiny_config: Path, call_tool):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         args = (tiny_config, trained / "epoch_2.pth")
-        sentence = run_tool("app.py", *args, "--port", port).one_sentence()
+        sentence = call_tool("app.py", *args, "--port", port).one_sentence()
         free = re.fullmatch(rf"error: --port {port} is taken: pass --port (\d+), .*", sentence)
         assert free and int(free[1]) != port
     for wrong, expected in (
         (("--port", 99999), "a port is a number from 1 to 65535"),
         (("--host", "203.0.113.7", "--port", 7999), "is no address of this machine"),
     ):
-        assert expected in run_tool("app.py", *args, *wrong).one_sentence()
+        assert expected in call_tool("app.py", *args, *wrong).one_sentence()
 
 
 def test_without_gradio(trained: Path, tiny_config: Path, call_tool, monkeypatch):

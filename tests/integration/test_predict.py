@@ -21,6 +21,10 @@ from pycocotools.cocoeval import COCOeval
 import mmpvt
 from corpus import IMAGES, SIZED, UNREADABLE, picture, png
 from helpers import ROOT, save_untrained
+from mmpvt.datasets.shapes import PALETTE
+from mmpvt.engine.settings import read_config
+from mmpvt.inference.folders import predict_folder
+from mmpvt.inference.sources import find_sources
 
 TINY_MASKS = """
 _base_ = "{base}"
@@ -149,8 +153,7 @@ def test_label_maps_are_the_tests(tmp_path: Path, shapes: Path, untrained_segmen
         assert ours.shape == (64, 64) and len(np.unique(ours)) > 1
         assert (ours + 1 == theirs).mean() > 0.999  # a test's are ADE20K's, 0 being no class
         coloured = cv2.imread(str(out / "colour_maps" / name))[..., ::-1]
-        palette = np.array(mmpvt.Predictor(*untrained_segmenter).meta["palette"])
-        assert (coloured == palette[ours]).all()
+        assert (coloured == np.array(PALETTE)[ours]).all()
 
 
 def test_batches_change_no_number(photos: Path, tmp_path: Path, tiny_config, trained, call_tool):
@@ -218,6 +221,25 @@ def bomb(side: int) -> bytes:
     content[16:24] = struct.pack(">II", side, side)
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     return bytes(content)
+
+
+def test_images_that_the_model_refuses(tmp_path: Path, untrained_segmenter, capsys):
+    """Each of a batch is tried by itself, then passed over; what an earlier run gave stays."""
+    config = read_config(str(untrained_segmenter[0]))
+    pipeline = config.test_dataloader.dataset.pipeline
+    pipeline[:] = [step for step in pipeline if not step["type"].startswith("Resize")]
+    predictor = mmpvt.Predictor(config, untrained_segmenter[1], "cpu")
+    for name, side in (("a", 16), ("b", 16), ("c", 64)):
+        (tmp_path / f"{name}.png").write_bytes(png(np.full((side, side, 3), 200, np.uint8)))
+    out = tmp_path / "out"
+    sources, _ = find_sources([tmp_path], out)
+    outcome = predict_folder(predictor, sources, out, 0.3, batch_size=2)
+    assert outcome.images == 1 and outcome.instances is None
+    assert [path.name for path in outcome.passed_over] == ["a.png", "b.png"]
+    assert "a.png: images of 16x16 pixels are too small" in capsys.readouterr().err
+    before = predictions(out)
+    assert predict_folder(predictor, sources[:2], out, 0.3, batch_size=2).images == 0
+    assert predictions(out) == before
 
 
 def no_images(folder: Path) -> tuple[list, str]:
