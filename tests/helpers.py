@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.utils import ManagerMixin
 
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
@@ -184,3 +186,17 @@ def environment() -> dict[str, str]:
 def command(tool: str, *args: object) -> list[str]:
     """The command line of ``tools/TOOL``."""
     return [sys.executable, str(ROOT / "tools" / tool), *map(str, args)]
+
+
+def save_untrained(config: Path, target: Path) -> Path:
+    """A checkpoint of drawn weights, whose predictions differ from place to place."""
+    settings = Config.fromfile(config)
+    init_default_scope(settings.default_scope)
+    torch.manual_seed(0)
+    model = MODELS.build(settings.model)
+    model.init_weights()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    torch.save(dict(state_dict=model.state_dict()), target)
+    return target

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from mmpvt.checkpoint import convert, convert_in_place, describe_misfit, unwrap
 from mmpvt.engine.resume_check import check_resumable
@@ -38,27 +37,45 @@ class CheckpointFitHook(Hook):
             UserError: in strict mode, naming the tensors that don't fit; on resuming, what else
                 is missing.
         """
-        model = _bare(runner.model)
-        target = model.state_dict()
-        tensors = {
-            name.removeprefix("module."): tensor
-            for name, tensor in unwrap(checkpoint).items()
-            if isinstance(name, str) and isinstance(tensor, torch.Tensor)
-        }
-        for name, module in model.named_modules():
-            if isinstance(module, PyramidBackbone):
-                own = module.state_dict()
-                alone = convert(tensors, own)
-                if name and describe_misfit(alone, own) is None and not _has(tensors, name):
-                    tensors = {f"{name}.{key}": tensor for key, tensor in alone.items()}
-                else:
-                    convert_in_place(tensors, f"{name}." if name else "", own)
-        misfit = describe_misfit(tensors, target)
-        if misfit and self.strict:
-            raise UserError(f"the checkpoint is another model's than the config's: {misfit}")
+        tensors = fit_to_model(checkpoint, runner.model, self.strict)
         if self.resume:
             check_resumable(runner, checkpoint)
         checkpoint["state_dict"] = tensors
+
+
+def fit_to_model(checkpoint: dict, model: nn.Module, strict: bool = True) -> dict[str, Tensor]:
+    """A checkpoint's tensors under a model's names, from any known layout.
+
+    Args:
+        checkpoint (dict): of a whole model, or of a backbone alone.
+        model (nn.Module): to be filled.
+        strict (bool): refuse tensors that don't fill the model exactly. Default: True.
+
+    Returns:
+        dict[str, Tensor]: a state dict.
+
+    Raises:
+        UserError: in strict mode, naming the tensors that don't fit.
+    """
+    model = _bare(model)
+    target = model.state_dict()
+    tensors = {
+        name.removeprefix("module."): tensor
+        for name, tensor in unwrap(checkpoint).items()
+        if isinstance(name, str) and isinstance(tensor, Tensor)
+    }
+    for name, module in model.named_modules():
+        if isinstance(module, PyramidBackbone):
+            own = module.state_dict()
+            alone = convert(tensors, own)
+            if name and describe_misfit(alone, own) is None and not _has(tensors, name):
+                tensors = {f"{name}.{key}": tensor for key, tensor in alone.items()}
+            else:
+                convert_in_place(tensors, f"{name}." if name else "", own)
+    misfit = describe_misfit(tensors, target)
+    if misfit and strict:
+        raise UserError(f"the checkpoint is another model's than the config's: {misfit}")
+    return tensors
 
 
 def _bare(model: nn.Module) -> nn.Module:

@@ -11,8 +11,23 @@ import torch
 from mmengine.structures import BaseDataElement, InstanceData
 
 SIDE = 480  # pixels: a smaller image is enlarged until its shorter side has as many
+LONGEST = 1920  # pixels: but not its longer side beyond
 FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
 MASK_WEIGHT, MAP_WEIGHT = 0.45, 0.6  # of the colour laid over an instance, over a label map
+# where a label goes if its place is taken, in its own widths and heights
+SHIFTS = [
+    (0, 0),
+    (0, 1),
+    (1, 0),
+    (0, -1),
+    (1, 1),
+    (0, 2),
+    (0, -2),
+    (-1, 0),
+    (-1, 1),
+    (0, 3),
+    (2, 0),
+]
 LABELLED = 0.01  # share of an image that a class of a label map takes to be named
 IGNORED = 255  # label of pixels that count for no class
 
@@ -30,9 +45,9 @@ def draw_sample(
         score_thr (float): predicted instances below this score are left out.
 
     Returns:
-        np.ndarray: RGB, uint8, the shorter side at least 480 pixels.
+        np.ndarray: RGB, uint8; a small image's is enlarged to a shorter side of 480 pixels.
     """
-    scale = max(1.0, SIDE / min(image.shape[:2]))
+    scale = enlargement(image)
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
     canvas = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     part = "gt" if truth else "pred"
@@ -47,6 +62,11 @@ def draw_sample(
             instances = instances[instances.scores > score_thr]
         canvas = draw_instances(canvas, instances, scale, classes, palette)
     return canvas
+
+
+def enlargement(image: np.ndarray) -> float:
+    """How many times larger an image is drawn, at least 1."""
+    return max(1.0, min(SIDE / min(image.shape[:2]), LONGEST / max(image.shape[:2])))
 
 
 def draw_instances(
@@ -80,13 +100,18 @@ def draw_instances(
             mask = cv2.resize(masks[i].astype(np.uint8), canvas.shape[1::-1]) > 0
             canvas[mask] = _blend(canvas[mask], colour, MASK_WEIGHT)
         left, top, right, bottom = corners[i]
-        cv2.rectangle(canvas, (left, top), (right, bottom), colour, 2, cv2.LINE_AA)
-    for i in order:
+        thickness = round(2 * text_scale(canvas))
+        cv2.rectangle(canvas, (left, top), (right, bottom), colour, thickness, cv2.LINE_AA)
+    taken: list[tuple[int, int, int, int]] = []
+    by_score = order
+    if "scores" in instances:  # the best placed goes to the surest
+        by_score = instances.scores.argsort(descending=True).tolist()
+    for i in by_score:
         label = int(instances.labels[i])
         text = classes[label] if label < len(classes) else str(label)
         if "scores" in instances:
             text += f" {float(instances.scores[i]):.2f}"
-        draw_label(canvas, text, corners[i][:2], palette[label % len(palette)])
+        draw_label(canvas, text, corners[i][:2], palette[label % len(palette)], taken=taken)
     return canvas
 
 
@@ -114,13 +139,15 @@ def draw_map(
     shown = labels != IGNORED
     canvas = canvas.copy()
     canvas[shown] = _blend(canvas[shown], table[labels[shown]], MAP_WEIGHT)
+    taken: list[tuple[int, int, int, int]] = []
     for label in np.unique(labels[shown]):
         region = (labels == label).astype(np.uint8)
         if region.mean() < LABELLED or label >= len(classes):
             continue
         inside = cv2.distanceTransform(np.pad(region, 1), cv2.DIST_L2, 3)
         y, x = np.unravel_index(inside.argmax(), inside.shape)
-        draw_label(canvas, classes[label], (int(x), int(y)), palette[label], centred=True)
+        place = (int(x), int(y))
+        draw_label(canvas, classes[label], place, palette[label], centred=True, taken=taken)
     return canvas
 
 
@@ -130,8 +157,9 @@ def draw_label(
     place: Sequence[int],
     colour: tuple[int, int, int],
     centred: bool = False,
+    taken: list[tuple[int, int, int, int]] | None = None,
 ) -> None:
-    """A text on a ground of its class's colour, kept within the picture.
+    """A text on a ground of its class's colour, kept within the picture and off other labels.
 
     Args:
         canvas (np.ndarray): RGB, uint8; changed.
@@ -139,17 +167,47 @@ def draw_label(
         place (Sequence[int]): x and y of its lower left corner, or of its middle.
         colour (tuple[int, int, int]): of the ground, RGB; the text is black or white.
         centred (bool): whether ``place`` is the middle. Default: False.
+        taken (list | None): left, top, right and bottom of the labels drawn so far; this one's
+            are added. Default: there are none.
     """
-    (width, height), below = cv2.getTextSize(text, FONT, FONT_SCALE, 1)
-    width, height = width + 6, height + below + 4
+    scale = text_scale(canvas)
+    weight, margin = max(1, round(scale)), round(3 * scale)
+    (width, height), below = cv2.getTextSize(text, FONT, FONT_SCALE * scale, weight)
+    width, height = width + 2 * margin, height + below + margin + 1
     x, y = place
     if centred:
         x, y = x - width // 2, y + height // 2
+    taken = [] if taken is None else taken
+    free = [_within(canvas, x + i * width, y + j * height, width, height) for i, j in SHIFTS]
+    left, top, right, bottom = box = min(free, key=lambda box: _overlap(box, taken))
+    taken.append(box)
+    cv2.rectangle(canvas, (left, top), (right, bottom), colour, cv2.FILLED)
+    ink = (0, 0, 0) if np.dot(colour, (0.299, 0.587, 0.114)) > 140 else (255, 255, 255)
+    start = (left + margin, bottom - below)
+    cv2.putText(canvas, text, start, FONT, FONT_SCALE * scale, ink, weight, cv2.LINE_AA)
+
+
+def text_scale(canvas: np.ndarray) -> float:
+    """How many times larger texts and lines are than on a picture of 480 pixels a side."""
+    return max(1.0, min(canvas.shape[:2]) / SIDE)  # what is larger is looked at made smaller
+
+
+def _within(
+    canvas: np.ndarray, x: int, y: int, width: int, height: int
+) -> tuple[int, int, int, int]:
+    """A label's left, top, right and bottom, moved into the picture; x, y: its lower left."""
     x = max(0, min(x, canvas.shape[1] - width))
     y = max(height, min(y, canvas.shape[0]))
-    cv2.rectangle(canvas, (x, y - height), (x + width, y), colour, cv2.FILLED)
-    ink = (0, 0, 0) if np.dot(colour, (0.299, 0.587, 0.114)) > 140 else (255, 255, 255)
-    cv2.putText(canvas, text, (x + 3, y - below), FONT, FONT_SCALE, ink, 1, cv2.LINE_AA)
+    return x, y - height, x + width, y
+
+
+def _overlap(box: tuple[int, ...], others: Sequence[tuple[int, ...]]) -> int:
+    """Pixels that a box shares with others."""
+    sides = (
+        (min(box[2], o[2]) - max(box[0], o[0]), min(box[3], o[3]) - max(box[1], o[1]))
+        for o in others
+    )
+    return sum(max(0, width) * max(0, height) for width, height in sides)
 
 
 def colours(palette: object, count: int) -> list[tuple[int, int, int]]:

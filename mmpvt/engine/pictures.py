@@ -19,7 +19,10 @@ from mmpvt.registry import HOOKS
 CELL = (420, 1120)  # pixels: height and width of a pair of pictures on a sheet
 COLUMNS = 2
 GAP = 12  # pixels between the pairs
-TITLE = 40  # pixels of a sheet's headline
+TITLE = 40  # pixels of a sheet's headline, and of a name under a picture
+GRID_CELL = (300, 400)  # pixels: height and width of a single picture in a grid
+GRID_COLUMNS = 4
+NAME_LENGTH = 44  # characters that fit under it
 
 
 @HOOKS.register_module()
@@ -128,10 +131,36 @@ def contact_sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return sheet
 
 
+def grid(pictures: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:
+    """Pictures in cells of one size, four a row, each above its name.
+
+    Args:
+        pictures (Sequence[np.ndarray]): RGB, uint8.
+        names (Sequence[str]): of each; the end of a long one is shown.
+
+    Returns:
+        np.ndarray: RGB, uint8.
+    """
+    columns = min(GRID_COLUMNS, len(pictures))
+    rows = -(-len(pictures) // columns)
+    height, width = GRID_CELL
+    size = (rows * (height + TITLE) + GAP, columns * (width + GAP) + GAP, 3)
+    sheet = np.full(size, 255, dtype=np.uint8)
+    for i, (picture, name) in enumerate(zip(pictures, names, strict=True)):
+        left, top = GAP + i % columns * (width + GAP), GAP + i // columns * (height + TITLE)
+        cell = sheet[top : top + height, left : left + width]
+        cell[:] = 235
+        _paste(cell, picture)
+        shown = name if len(name) <= NAME_LENGTH else "..." + name[-NAME_LENGTH:]
+        place = (left, top + height + TITLE // 2)
+        cv2.putText(sheet, shown, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (60, 60, 60), 1, 16)
+    return sheet
+
+
 def _paste(cell: np.ndarray, picture: np.ndarray) -> None:
     """As large as it fits, in the middle."""
     scale = min(cell.shape[0] / picture.shape[0], cell.shape[1] / picture.shape[1])
-    height, width = round(picture.shape[0] * scale), round(picture.shape[1] * scale)
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
     top, left = (cell.shape[0] - height) // 2, (cell.shape[1] - width) // 2
     fitted = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
     cell[top : top + height, left : left + width] = fitted

@@ -8,8 +8,8 @@ import torch
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
-from mmpvt.engine.drawing import SIDE, colours, draw_label, draw_sample
-from mmpvt.engine.pictures import contact_sheet
+from mmpvt.engine.drawing import LONGEST, SIDE, colours, draw_label, draw_sample
+from mmpvt.engine.pictures import contact_sheet, grid
 
 META = dict(classes=("cat", "dog"), palette=[(255, 0, 0), (0, 0, 255)])
 GREY = np.full((60, 80, 3), 128, dtype=np.uint8)
@@ -73,6 +73,35 @@ def test_labels_stay_within_the_picture():
         assert (canvas.max(axis=2) == 255).sum() > 500
 
 
+def test_labels_keep_off_each_other():
+    canvas = np.zeros((480, 640, 3), dtype=np.uint8)
+    taken = []
+    for _ in range(8):
+        draw_label(canvas, "cat 0.95", (100, 200), (255, 255, 255), taken=taken)
+    covered = np.zeros(canvas.shape[:2], dtype=int)
+    for left, top, right, bottom in taken:
+        covered[top:bottom, left:right] += 1
+    assert len(taken) == 8 and covered.max() == 1
+
+
+def test_labels_grow_with_the_picture():
+    heights = []
+    for scale in (1, 5):
+        taken = []
+        canvas = np.zeros((480 * scale, 640 * scale, 3), dtype=np.uint8)
+        draw_label(canvas, "cat", (100, 100), (255, 255, 255), taken=taken)
+        heights.append(taken[0][3] - taken[0][1])
+    assert 4 < heights[1] / heights[0] < 6
+
+
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (1, 1), (40, 5000)])
+def test_slim_images_are_not_blown_up(size: tuple[int, int]):
+    sample = BaseDataElement(pred_instances=instances(scores=torch.tensor([0.9])))
+    image = np.zeros((*size, 3), dtype=np.uint8)
+    canvas = draw_sample(image, sample, META, truth=False, score_thr=0.4)
+    assert max(canvas.shape) <= max(LONGEST, *size)
+
+
 def test_empty_samples():
     empty = InstanceData(
         bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long(), scores=torch.zeros(0)
@@ -92,3 +121,11 @@ def test_contact_sheet_holds_every_picture(count: int):
     sheet = contact_sheet(pictures)
     for i in range(count):
         assert (sheet == 10 * i).all(axis=2).sum() > 10_000
+
+
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_grid_holds_every_picture(count: int):
+    pictures = [np.full((40 + i, 60, 3), 20 * i, dtype=np.uint8) for i in range(count)]
+    sheet = grid(pictures, ["a rather long name, longer than a cell is wide.jpg"] * count)
+    for i in range(count):
+        assert (sheet == 20 * i).all(axis=2).sum() > 10_000

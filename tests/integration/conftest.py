@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import ROOT, Ended, Started, command, environment, forget_runs
+from helpers import ROOT, Ended, Started, command, environment, forget_runs, save_untrained
 from mmpvt.datasets.shapes import generate
 from mmpvt.engine.interrupt import SIGNALS
 
@@ -78,6 +78,15 @@ def tiny_segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("configs") / "segmenter.py"
     path.write_text(TINY_SEGMENTER.format(base=ROOT / "configs" / "fpn_pvt_v2_b0_shapes.py"))
     return path
+
+
+@pytest.fixture(scope="session")
+def untrained_segmenter(
+    tmp_path_factory: pytest.TempPathFactory, tiny_segmenter: Path
+) -> tuple[Path, Path]:
+    """The segmenter's config, and a checkpoint of drawn weights."""
+    folder = tmp_path_factory.mktemp("untrained")
+    return tiny_segmenter, save_untrained(tiny_segmenter, folder / "segmenter.pth")
 
 
 @pytest.fixture(scope="session")

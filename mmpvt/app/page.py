@@ -1,0 +1,191 @@
+"""The page: an image in, boxes, masks or the label map out."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from functools import wraps
+
+import gradio as gr
+from gradio_client.utils import is_http_url_like
+from starlette.middleware import Middleware
+
+from mmpvt.app import trial as trials
+from mmpvt.app.guard import MAX_UPLOAD, Guard
+from mmpvt.errors import UserError
+from mmpvt.inference.predictor import SCORE, Predictor
+
+SESSIONS = 8  # visitors whose last image is kept
+WAITING = 16  # requests in the queue
+FORGOTTEN = (300, 1800)  # seconds: how often files are looked at, how old they become
+FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # none is fetched
+CSS = """
+.gradio-container {width: 100%; max-width: 1320px !important; margin: 0 auto !important}
+#head h1 {margin-bottom: 0; font-size: 1.5rem}
+#head p {margin-top: .2rem; opacity: .7}
+#file {min-height: 150px}
+#hint p {opacity: .7; font-size: .9rem}
+.times {display: flex; gap: .5rem; flex-wrap: wrap}
+.times span {background: var(--background-fill-secondary); border-radius: 8px;
+  border: 1px solid var(--border-color-primary); padding: .3rem .7rem; font-size: .85rem}
+.times b {font-variant-numeric: tabular-nums}
+#result img {cursor: crosshair}
+"""
+
+
+def build(predictor: Predictor, title: str) -> gr.Blocks:
+    """The page of a model.
+
+    Args:
+        predictor (Predictor): the model.
+        title (str): its name, for the headline.
+
+    Returns:
+        gr.Blocks: to be started with :func:`launch`.
+    """
+    semantic = not predictor.finds_instances
+    table = ["class", "pixels, %"] if semantic else ["class", "score", "box"]
+    about = f"{len(predictor.classes)} classes · {predictor.device}"
+    with gr.Blocks(
+        title=f"{title} · mmpvt", delete_cache=FORGOTTEN, analytics_enabled=False
+    ) as page:
+        current = gr.State(None, time_to_live=FORGOTTEN[1])
+        gr.Markdown(f"# {title}\n{about}", elem_id="head")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                file = gr.File(label="image", file_types=["image"], elem_id="file", height=150)
+                file.async_move_resource_to_block_cache = _refuse_addresses
+                score = gr.Slider(
+                    trials.LOWEST,
+                    1,
+                    SCORE,
+                    step=0.01,
+                    label="lowest score",
+                    elem_id="score",
+                    visible=not semantic,
+                )
+                times = gr.HTML(elem_id="times")
+                listed = gr.Dataframe(
+                    headers=table, label="found", interactive=False, elem_id="found", max_height=420
+                )
+            with gr.Column(scale=5, min_width=420):
+                result = gr.Image(
+                    label="result",
+                    format="jpeg",
+                    interactive=False,
+                    elem_id="result",
+                    height=560,
+                    buttons=["download", "fullscreen"],
+                )
+                gr.Markdown(
+                    "Click into the result to see where that position looks, in each stage.",
+                    elem_id="hint",
+                )
+        heat = gr.Image(
+            format="jpeg",
+            interactive=False,
+            show_label=False,
+            visible=False,
+            elem_id="attention",
+            buttons=["fullscreen"],
+        )
+
+        def show(trial: trials.Trial | None, value: float) -> tuple:
+            if trial is None:
+                return None, [], ""
+            picture = trials.draw(predictor, trial, float(value))
+            return picture, trials.rows(predictor, trial, float(value)), _times(trial)
+
+        @_messages
+        def predict(path: str | None, value: float) -> tuple:
+            trial = trials.run(predictor, path) if path else None
+            return trial, *show(trial, value), gr.Image(value=None, visible=False)
+
+        @_messages
+        def redraw(trial: trials.Trial | None, value: float) -> tuple:
+            return show(trial, value)
+
+        @_messages
+        def attend(trial: trials.Trial | None, event: gr.SelectData) -> gr.Image:
+            if trial is None:
+                raise UserError("there is no image yet")
+            picture = trials.attention(predictor, trial, *event.index)
+            return gr.Image(value=picture, visible=True)
+
+        model = dict(concurrency_limit=1, concurrency_id="model", show_progress_on=result)
+        shown = [result, listed, times]
+        file.change(predict, [file, score], [current, *shown, heat], api_name="predict", **model)
+        score.change(
+            redraw,
+            [current, score],
+            shown,
+            api_name="redraw",
+            trigger_mode="always_last",
+            show_progress="hidden",
+            **model,
+        )
+        result.select(attend, [current], [heat], api_name="attention", **model)
+    return page.queue(max_size=WAITING)
+
+
+def launch(page: gr.Blocks, host: str, port: int) -> None:
+    """Starts the server and comes back; files go to gradio's folder (see ``serving.py``) alone.
+
+    Args:
+        page (gr.Blocks): of :func:`build`.
+        host (str): the address to listen at.
+        port (int): likewise.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        allowed_paths=[],
+        blocked_paths=[],
+        max_file_size=MAX_UPLOAD,
+        state_session_capacity=SESSIONS,
+        app_kwargs=dict(middleware=[Middleware(Guard)]),
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        theme=gr.themes.Soft(primary_hue="indigo", font=FONT, font_mono=FONT),
+        css=CSS,
+    )
+
+
+async def _refuse_addresses(path: str) -> str:
+    """Takes uploaded files, not addresses that the server would fetch."""
+    if is_http_url_like(path):
+        raise gr.Error("an address is not taken: upload the file", print_exception=False)
+    return path
+
+
+def _messages(function: Callable) -> Callable:
+    """Shows a user's mistake as a message on the page."""
+
+    @wraps(function)
+    def told(*args, **kwargs) -> object:
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            sentence = html.escape(error.sentence, quote=False)
+            raise gr.Error(sentence, print_exception=False) from None
+
+    return told
+
+
+def _times(trial: trials.Trial) -> str:
+    parts = [
+        f"<span>{part} <b>{1000 * value:.0f} ms</b></span>" for part, value in trial.times.items()
+    ]
+    height, width = trial.image.shape[:2]
+    size = f"<span>{width} x {height}</span>"
+    return f"<div class='times'>{''.join([*parts, size])}</div>"

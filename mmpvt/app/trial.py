@@ -1,0 +1,137 @@
+"""What the page does with an image: predict, draw, list, look at a position's attention."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.structures import BaseDataElement, InstanceData
+
+from mmpvt.analysis.attention import visualize_attention
+from mmpvt.engine.drawing import enlargement
+from mmpvt.errors import UserError
+from mmpvt.inference import results
+from mmpvt.inference.pipeline import read_image
+from mmpvt.inference.predictor import Predictor
+
+MAX_PIXELS = 50_000_000  # of an image that is taken
+SIDE = 2000  # pixels: a longer image is made smaller, as masks of its size would fill the memory
+LOWEST = 0.05  # score: what is below is not kept
+LISTED = 100  # rows of a table
+BLANK_SHARE = 0.001  # of the pixels: rarer classes aren't listed
+
+
+@dataclass
+class Trial:
+    """An image and what the model says of it.
+
+    Attributes:
+        image: BGR, (height, width, 3), uint8.
+        sample: the prediction, without instances below 0.05.
+        name: the file's.
+        times: seconds that each part took.
+    """
+
+    image: np.ndarray
+    sample: BaseDataElement
+    name: str
+    times: dict[str, float] = field(default_factory=dict)
+
+
+def run(predictor: Predictor, path: str) -> Trial:
+    """Predicts on an uploaded file.
+
+    Args:
+        predictor (Predictor): the model.
+        path (str): the file.
+
+    Returns:
+        Trial: the image, the prediction and how long each took.
+
+    Raises:
+        UserError: the file is no image that can be used; its name is given without its folder.
+    """
+    name = Path(path).name
+    start = time.perf_counter()
+    try:
+        image = shrink(read_image(path, max_pixels=MAX_PIXELS))
+    except UserError as error:
+        raise UserError(error.sentence.replace(path, name)) from error
+    data = predictor.pipeline.prepare(image, name)
+    prepared = time.perf_counter()
+    (sample,) = predictor.predict([data])
+    done = time.perf_counter()
+    if "pred_instances" in sample:
+        sample.pred_instances = sample.pred_instances[sample.pred_instances.scores > LOWEST]
+    return Trial(image, sample, name, {"prepare": prepared - start, "model": done - prepared})
+
+
+def shrink(image: np.ndarray) -> np.ndarray:
+    """An image of at most 2,000 pixels a side."""
+    scale = SIDE / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def draw(predictor: Predictor, trial: Trial, score: float) -> np.ndarray:
+    """The prediction over the image, RGB; how long it took goes to ``trial.times``."""
+    start = time.perf_counter()
+    picture = predictor.draw(trial.image, trial.sample, score)
+    trial.times["draw"] = time.perf_counter() - start
+    return picture
+
+
+def rows(predictor: Predictor, trial: Trial, score: float) -> list[list]:
+    """The prediction as a table.
+
+    Args:
+        predictor (Predictor): the model.
+        trial (Trial): of an image.
+        score (float): instances below are left out.
+
+    Returns:
+        list[list]: class, score and box (left, top, right, bottom) of each instance, the surest
+        first; or class and percentage of the pixels, the largest first.
+    """
+    if "pred_instances" not in trial.sample:
+        labels, counts = np.unique(results.label_map(trial.sample), return_counts=True)
+        shares = sorted(zip(counts / counts.sum(), labels, strict=True), reverse=True)
+        return [
+            [_name(predictor, int(label)), f"{100 * share:.1f}"]
+            for share, label in shares
+            if share >= BLANK_SHARE
+        ]
+    found: InstanceData = trial.sample.pred_instances
+    found = found[found.scores > score]
+    boxes = getattr(found.bboxes, "tensor", found.bboxes)
+    listed = []
+    for i in found.scores.argsort(descending=True).tolist()[:LISTED]:
+        box = ", ".join(str(round(value)) for value in boxes[i].tolist())
+        listed.append([_name(predictor, int(found.labels[i])), f"{found.scores[i]:.2f}", box])
+    return listed
+
+
+def attention(predictor: Predictor, trial: Trial, x: float, y: float) -> np.ndarray:
+    """Heat maps of a position's attention, a column a stage: RGB.
+
+    Args:
+        predictor (Predictor): the model.
+        trial (Trial): of an image.
+        x, y (float): in pixels of the picture that :func:`draw` gives.
+
+    Raises:
+        UserError: the model's backbone is no PVT.
+    """
+    height, width = trial.image.shape[:2]
+    scale = enlargement(trial.image)
+    place = (min(int(y / scale), height - 1), min(int(x / scale), width - 1))
+    return visualize_attention(predictor, trial.image, place).picture()
+
+
+def _name(predictor: Predictor, label: int) -> str:
+    return predictor.classes[label] if label < len(predictor.classes) else str(label)

@@ -1,0 +1,182 @@
+"""From an image to what a model reads, by the steps of its config's test data set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmcv.transforms import Compose
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DefaultScope
+from PIL import Image, UnidentifiedImageError
+
+from mmpvt.datasets.loading import LoadImageFromFile
+from mmpvt.engine.data_check import dataset_kind, iter_datasets
+from mmpvt.errors import UserError
+
+MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # 179 million: from there on Pillow, too, sees an attack
+LOADER = "LoadImageFromFile"
+
+
+class TestPipeline:
+    """The test data set's transforms, but for those that read annotations.
+
+    mmdet's and mmseg's own inference functions build theirs at every call, take what is left of a
+    truncated file for the image, and mmseg's reads ``test_pipeline`` where ``tools/test.py`` takes
+    ``test_dataloader``'s, which need not be the same.
+
+    Args:
+        config (Config): of an experiment.
+        max_pixels (int): an image of more is refused before it is decoded. Default: 179 million,
+            as Pillow does.
+
+    Raises:
+        UserError: the config has no test data set, or that doesn't read images from files.
+    """
+
+    __test__ = False  # to pytest
+
+    def __init__(self, config: Config, max_pixels: int = MAX_PIXELS) -> None:
+        self.max_pixels = max_pixels
+        steps = [
+            ConfigDict(step)
+            for step in _dataset(config).get("pipeline", ())
+            if not _name(step).endswith("Annotations")
+        ]
+        names = [_name(step) for step in steps]
+        if LOADER not in names:
+            raise UserError(
+                f"the config's test pipeline has no {LOADER}, but {', '.join(names) or 'nothing'}: "
+                "only models that read single images from files can predict"
+            )
+        place = names.index(LOADER)
+        options = {key: value for key, value in steps[place].items() if key != "type"}
+        self._reader = LoadImageFromFile(**options)
+        with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmdet")):
+            self._transform = Compose(steps[:place] + steps[place + 1 :])
+
+    def load(self, path: str | os.PathLike) -> np.ndarray:
+        """Decodes an image file as the config has its images loaded; see :func:`read_image`."""
+        return read_image(path, self._reader, self.max_pixels)
+
+    def prepare(self, image: np.ndarray, path: str = "") -> dict:
+        """What the model's data preprocessor takes for an image.
+
+        Args:
+            image (np.ndarray): as :meth:`load` gives it.
+            path (str): its file, kept beside it. Default: none.
+
+        Returns:
+            dict: ``inputs``, a (3, height, width) tensor, and ``data_samples``, one of MMDetection
+            or MMSegmentation.
+
+        Raises:
+            UserError: the array is no such image, or can't be resized as the config says.
+        """
+        check_array(image)
+        results = dict(img=image, img_path=str(path), img_id=0)
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        try:
+            return self._transform(results)
+        except (cv2.error, ZeroDivisionError, MemoryError) as error:
+            size = "x".join(map(str, image.shape[:2]))
+            raise UserError(
+                f"{path or 'the image'}, {size} pixels, can't be resized as the config says"
+            ) from error
+
+
+def dataset_meta(config: Config) -> dict:
+    """The ``classes`` and, perhaps, ``palette`` of the config's test data set.
+
+    Args:
+        config (Config): of an experiment.
+    """
+    dataset = _dataset(config)
+    with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmdet")):
+        kind = dataset_kind(dataset)
+    meta = kind._load_metainfo(dict(dataset.get("metainfo") or {})) if kind else {}
+    return {key.lower(): value for key, value in meta.items()}
+
+
+def read_image(
+    path: str | os.PathLike,
+    reader: LoadImageFromFile | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
+    """Decodes an image file, turned as its EXIF tag says.
+
+    Args:
+        path (str | PathLike): the file, of any format that OpenCV reads.
+        reader (LoadImageFromFile | None): what decodes it. Default: one without options.
+        max_pixels (int): an image of more is refused before it is decoded. Default: 179 million.
+
+    Returns:
+        np.ndarray: (height, width, 3), BGR, uint8.
+
+    Raises:
+        UserError: it is missing, empty, truncated, of another kind or too large.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no image at {path}: there is no such file")
+    check_size(path, max_pixels)
+    try:
+        return (reader or LoadImageFromFile())(dict(img_path=str(path)))["img"]
+    except UserError as error:
+        raise UserError(error.sentence.split("; replace it")[0]) from error
+    except MemoryError as error:
+        raise UserError(f"{path} takes more memory than there is") from error
+
+
+def check_array(image: np.ndarray) -> np.ndarray:
+    """The array itself.
+
+    Raises:
+        UserError: it is no (height, width, 3) image.
+    """
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3:
+        found = getattr(image, "shape", type(image).__name__)
+        raise UserError(f"an image is an array of (height, width, 3), BGR, not {found}")
+    if not image.size:
+        raise UserError("the image has no pixels")
+    return image
+
+
+def check_size(path: Path, max_pixels: int) -> None:
+    """Looks at an image's size without decoding it.
+
+    Raises:
+        UserError: it has more pixels than ``max_pixels``.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is refused as an image: {str(error).split(',')[0]}") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        return  # OpenCV may know the format; if it doesn't, it says so
+    if width * height > max_pixels:
+        raise UserError(
+            f"{path} is too large an image: {width}x{height} pixels, and {max_pixels // 10**6} "
+            "million are the limit"
+        )
+
+
+def _dataset(config: Config) -> ConfigDict:
+    loader = config.get("test_dataloader") or config.get("val_dataloader") or {}
+    dataset: Iterator[ConfigDict] = iter_datasets(loader.get("dataset"))
+    first = next(dataset, None)
+    if first is None:
+        raise UserError(
+            "the config has no test_dataloader, which says how images are prepared and which "
+            "classes there are"
+        )
+    return first
+
+
+def _name(step: dict) -> str:
+    kind = step["type"]
+    return (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]

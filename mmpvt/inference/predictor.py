@@ -1,0 +1,193 @@
+"""A trained detector or segmenter that takes images and gives predictions."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import BaseDataElement
+from mmseg.models import BaseSegmentor
+
+from mmpvt.checkpoint import load_checkpoint
+from mmpvt.engine.checkpoint_fit import fit_to_model
+from mmpvt.engine.drawing import draw_sample
+from mmpvt.engine.settings import read_config
+from mmpvt.errors import UserError
+from mmpvt.inference.pipeline import MAX_PIXELS, TestPipeline, dataset_meta
+
+SCORE = 0.3  # instances below are not shown, unless asked for
+
+
+class Predictor:
+    """A trained model and all that goes with it: how images are prepared, what its classes are.
+
+    It gives the numbers of ``tools/test.py`` with batches of one image: the same loading,
+    transforms and model. MMDetection's ``inference_detector`` and MMSegmentation's
+    ``inference_model`` are not under it: they take part of a checkpoint for all of it, and the
+    former knows no batches (for more, see :class:`~mmpvt.inference.pipeline.TestPipeline`).
+
+    Args:
+        config (str | PathLike | Config): of an experiment; ``mmdet::…`` and ``mmseg::…`` too.
+        checkpoint (str | PathLike): file or address, of any layout that tests take.
+        device (str | None): ``'cpu'``, ``'cuda'``, ``'cuda:1'``. Default: a GPU where there is one.
+        max_pixels (int): an image of more is refused. Default: 179 million.
+
+    Attributes:
+        model (nn.Module): MMDetection's or MMSegmentation's.
+        classes (list[str]): by label.
+        meta (dict): ``classes`` and, perhaps, ``palette``.
+        pipeline (TestPipeline): from an image to what the model reads.
+
+    Raises:
+        UserError: the config or checkpoint can't be read or don't go together, or there is no such
+            device.
+
+    Example:
+        >>> predictor = mmpvt.Predictor('configs/retinanet_pvt_s_fpn_1x_coco.py', 'epoch_12.pth')
+        >>> sample = predictor('street.jpg')
+        >>> sample.pred_instances.bboxes.shape, predictor.classes[sample.pred_instances.labels[0]]
+        (torch.Size([100, 4]), 'car')
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike | Config,
+        checkpoint: str | os.PathLike,
+        device: str | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self.device = choose_device(device)
+        if not isinstance(config, Config):
+            config = read_config(os.fspath(config))
+        self.pipeline = TestPipeline(config, max_pixels)
+        self._autocast = bool((config.get("test_cfg") or {}).get("fp16"))
+        scope = config.get("default_scope") or "mmdet"
+        init_default_scope(scope)
+        settings = copy.deepcopy(config.model)
+        if config.get("data_preprocessor"):
+            settings.setdefault("data_preprocessor", config.data_preprocessor)
+        model = revert_sync_batchnorm(MODELS.build(settings))
+        content = load_checkpoint(checkpoint)
+        model.load_state_dict(fit_to_model(content, model))
+        self.meta = {**_stored_meta(content), **dataset_meta(config)}
+        self.classes = [str(name) for name in self.meta.get("classes") or ()]
+        model.cfg, model.dataset_meta = config, self.meta  # where the ecosystem looks for them
+        self.model = model.to(self.device).eval()
+
+    @property
+    def finds_instances(self) -> bool:
+        """Whether it gives boxes or masks of instances, rather than a label map."""
+        return not isinstance(self.model, BaseSegmentor)
+
+    def load(self, path: str | os.PathLike) -> np.ndarray:
+        """Decodes an image file: BGR, (height, width, 3), uint8.
+
+        Raises:
+            UserError: it is missing, empty, truncated, of another kind or too large.
+        """
+        return self.pipeline.load(path)
+
+    def __call__(
+        self, image: str | os.PathLike | np.ndarray | Sequence
+    ) -> BaseDataElement | list[BaseDataElement]:
+        """Predicts on an image, or on each of several.
+
+        Args:
+            image (str | PathLike | np.ndarray | Sequence): a file, or a (height, width, 3) array
+                in BGR; or several of them.
+
+        Returns:
+            BaseDataElement | list[BaseDataElement]: MMDetection's or MMSegmentation's data
+            sample, with ``pred_instances`` or ``pred_sem_seg`` in the image's pixels, on the CPU.
+
+        Raises:
+            UserError: an image can't be read.
+        """
+        if isinstance(image, Sequence) and not isinstance(image, str):
+            return [self(one) for one in image]
+        is_array = isinstance(image, np.ndarray)
+        pixels = image if is_array else self.load(image)
+        return self.predict([self.pipeline.prepare(pixels, "" if is_array else str(image))])[0]
+
+    @torch.no_grad()
+    def predict(self, batch: Sequence[dict]) -> list[BaseDataElement]:
+        """Predicts on prepared images.
+
+        Args:
+            batch (Sequence[dict]): of :meth:`TestPipeline.prepare`. Where their ``inputs`` are not
+                of one size, MMDetection pads the smaller ones, which changes their numbers, and
+                MMSegmentation refuses.
+
+        Returns:
+            list[BaseDataElement]: a data sample an image, on the CPU.
+
+        Raises:
+            UserError: the model takes no images of that size, or the GPU's memory is full.
+        """
+        data = {key: [item[key] for item in batch] for key in ("inputs", "data_samples")}
+        try:
+            with torch.autocast(self.device.type, enabled=self._autocast):
+                samples = self.model.test_step(data)
+        except torch.cuda.OutOfMemoryError as error:
+            raise UserError(
+                f"the GPU has no memory for {len(batch)} images of this size at once"
+            ) from error
+        return [sample.cpu() for sample in samples]
+
+    def draw(self, image: np.ndarray, sample: BaseDataElement, score: float = SCORE) -> np.ndarray:
+        """A prediction over its image.
+
+        Args:
+            image (np.ndarray): BGR, (height, width, 3), uint8.
+            sample (BaseDataElement): its prediction.
+            score (float): instances below are left out. Default: 0.3.
+
+        Returns:
+            np.ndarray: RGB, uint8, the shorter side at least 480 pixels.
+        """
+        image = np.ascontiguousarray(image[..., ::-1]).clip(0, 255).astype(np.uint8)
+        return draw_sample(image, sample, self.meta, truth=False, score_thr=score)
+
+
+def check_score(score: float) -> None:
+    """Refuses what is no score.
+
+    Raises:
+        UserError: it is not from 0 to 1.
+    """
+    if not 0 <= score <= 1:
+        raise UserError(f"--score {score}: a score is a number from 0 to 1")
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name; by default a GPU where there is one.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"no device {name!r}: take cpu, cuda, or cuda:1 for the second") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"no device {name!r}: take cpu, cuda, or cuda:1 for the second")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        there = f"{count} GPUs" if count else "no GPU that PyTorch can use"
+        raise UserError(f"--device {name}: this machine has {there}; take cpu, say")
+    return device
+
+
+def _stored_meta(checkpoint: dict) -> dict:
+    """Classes and palette that a checkpoint carries."""
+    meta = checkpoint.get("meta")
+    stored = meta.get("dataset_meta") if isinstance(meta, dict) else None
+    return {key.lower(): value for key, value in stored.items()} if isinstance(stored, dict) else {}

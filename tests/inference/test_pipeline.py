@@ -1,0 +1,102 @@
+"""Images are read as data sets read them, and prepared as in testing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from corpus import IMAGES, UNREADABLE, Input, picture, pillow, png
+from helpers import ROOT
+from mmpvt import UserError
+from mmpvt.inference.pipeline import TestPipeline, dataset_meta, read_image
+
+NEAR = 6  # grey levels, on average: what JPEG and conversions of colour change
+
+
+@pytest.mark.parametrize("entry", IMAGES, ids=lambda entry: entry.name)
+def test_reading(entry: Input, tmp_path: Path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(entry.make(picture()))
+    if entry.reason == UNREADABLE:
+        with pytest.raises(UserError, match=r"a\.jpg can't be read as an image: .* another kind$"):
+            read_image(path)
+        return
+    image = read_image(path)
+    assert image.dtype == np.uint8 and image.ndim == 3
+    if entry.reason is None:
+        expected = entry.expected(picture())
+        if entry.name == "turned by 90, sized as stored":  # there are no annotations to say so
+            expected = np.rot90(expected, -1)
+        assert image.shape == expected.shape
+        assert np.abs(image[..., ::-1].astype(int) - expected).mean() < NEAR
+
+
+def test_too_many_pixels(tmp_path: Path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png(picture()))
+    assert read_image(path, max_pixels=48 * 64).shape == (48, 64, 3)
+    with pytest.raises(UserError, match="too large an image: 64x48 pixels"):
+        read_image(path, max_pixels=48 * 64 - 1)
+
+
+@pytest.mark.parametrize("name", ["retinanet_pvt_v2_b0_fpn_shapes", "fpn_pvt_v2_b0_shapes"])
+def test_preparation_is_the_data_sets(name: str, shapes_config, tmp_path: Path):
+    """What the model gets is what the test data set gives it."""
+    config, dataset = shapes_config(name)
+    theirs = dataset[0]
+    path = theirs["data_samples"].img_path
+    pipeline = TestPipeline(config)
+    ours = pipeline.prepare(pipeline.load(path), path)
+    assert torch.equal(ours["inputs"], theirs["inputs"])
+    for key in ("ori_shape", "img_shape", "scale_factor"):
+        assert ours["data_samples"].get(key) == theirs["data_samples"].get(key)
+    assert list(dataset_meta(config)["classes"])[:2] == ["circle", "square"]
+
+
+@pytest.fixture
+def shapes_config(tmp_path: Path):
+    """A config of the built-in data, and its test data set."""
+    from mmengine.registry import DATASETS, init_default_scope
+
+    from mmpvt.datasets.shapes import generate
+    from mmpvt.engine.settings import set_data_root
+
+    def load(name: str) -> tuple:
+        config = Config.fromfile(ROOT / "configs" / f"{name}.py")
+        root = generate(tmp_path / "shapes", num_train=1, num_val=1, size=(64, 80), progress=False)
+        set_data_root(config, str(root))
+        init_default_scope(config.default_scope)
+        return config, DATASETS.build(config.test_dataloader.dataset)
+
+    return load
+
+
+def test_arrays_that_are_no_images():
+    config = Config.fromfile(ROOT / "configs" / "retinanet_pvt_v2_b0_fpn_shapes.py")
+    pipeline = TestPipeline(config)
+    for wrong in (np.zeros((8, 8)), np.zeros((8, 8, 4)), "a.jpg", None):
+        with pytest.raises(UserError, match="an array of"):
+            pipeline.prepare(wrong)
+    with pytest.raises(UserError, match="no pixels"):
+        pipeline.prepare(np.zeros((0, 8, 3), np.uint8))
+
+
+def test_configs_that_cannot_predict():
+    with pytest.raises(UserError, match="no test_dataloader"):
+        TestPipeline(Config(dict(model=dict())))
+    steps = [dict(type="LoadProposals")]
+    with pytest.raises(UserError, match="has no LoadImageFromFile, but LoadProposals"):
+        TestPipeline(Config(dict(test_dataloader=dict(dataset=dict(type="X", pipeline=steps)))))
+
+
+def test_pillow_and_opencv_agree_on_what_an_image_is(tmp_path: Path):
+    path = tmp_path / "a.tif"
+    from PIL import Image
+
+    path.write_bytes(pillow(Image.fromarray(picture()), "TIFF"))
+    assert (read_image(path) == cv2.imread(str(path))).all()

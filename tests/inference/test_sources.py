@@ -1,0 +1,70 @@
+"""Which images are found, and what their results are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmpvt import UserError
+from mmpvt.inference.sources import find_sources
+
+
+@pytest.fixture
+def make(tmp_path: Path):
+    """Makes empty files below a folder, which it gives."""
+
+    def touch(*names: str) -> Path:
+        for name in names:
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return tmp_path
+
+    return touch
+
+
+def named(*args, **kwargs) -> list[tuple[str, str, int]]:
+    sources, _ = find_sources(*args, **kwargs)
+    return [(source.file_name, source.name, source.image_id) for source in sources]
+
+
+def test_folders_are_walked_in_order(make):
+    root = make("b.jpg", "a/z.png", "a/y.JPEG", "c/d/e.webp", "c.txt", ".git/x.jpg")
+    assert named([root]) == [
+        ("a/y.JPEG", "a/y", 1),
+        ("a/z.png", "a/z", 2),
+        ("b.jpg", "b", 3),
+        ("c/d/e.webp", "c/d/e", 4),
+    ]
+    assert find_sources([root])[1] == [root / "c.txt"]
+
+
+def test_no_two_results_share_a_name(make):
+    root = make("a/x.jpg", "a/x.png", "b/x.jpg", "c/x.jpg", "c/X.png", "c/x_png.jpg")
+    found = named([root / "a", root / "b", root / "c", root / "a" / "x.jpg"])
+    names = [name for _, name, _ in found]
+    assert names == ["x", "x_png", "x_jpg", "X_png_2", "x_jpg_2", "x_png_jpg"]
+    assert len({name.casefold() for name in names}) == len(names)
+
+
+def test_numbers_are_image_ids_where_all_are_numbers(make):
+    coco = make("000000000139.jpg", "sub/000000000285.jpg")
+    assert [number for *_, number in named([coco])] == [139, 285]
+    (coco / "sub" / "139.jpg").touch()  # twice the same number
+    assert [number for *_, number in named([coco])] == [1, 2, 3]
+
+
+def test_results_and_circles_are_not_walked(make):
+    root = make("x.jpg", "out/pictures/x.jpg", "link_target/y.jpg")
+    (root / "link").symlink_to(root, target_is_directory=True)
+    assert [name for name, *_ in named([root], out=root / "out")] == ["link_target/y.jpg", "x.jpg"]
+
+
+def test_a_file_named_itself_is_taken_whatever_its_name(make):
+    root = make("photo.dat", "notes.txt")
+    assert named([root / "photo.dat"]) == [("photo.dat", "photo", 1)]
+    with pytest.raises(UserError, match="no images under"):
+        find_sources([root])
+    with pytest.raises(UserError, match="no image or folder at"):
+        find_sources([root / "no"])
