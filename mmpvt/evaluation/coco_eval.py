@@ -119,9 +119,8 @@ class FasterCOCOeval(COCOeval):
                 for side in (truth, detections)
             ]
         evaluation = COCOeval_faster(*sides, p.iouType)
-        for name in ("useCats", "maxDets", "areaRng", "areaRngLbl", "recThrs"):
+        for name in ("useCats", "maxDets", "areaRng", "areaRngLbl", "iouThrs", "recThrs"):
             setattr(evaluation.params, name, getattr(p, name))
-        evaluation.params.iouThrs = np.asarray(p.iouThrs)
         evaluation.params.imgIds, evaluation.params.catIds = places, group
         evaluation.evaluate()
         evaluation.accumulate()

@@ -131,7 +131,7 @@ class CocoMetric(MMDetCocoMetric):
         params = evaluation.params
         params.useCats = int(not is_proposal)
         params.catIds, params.imgIds = self.cat_ids, self.img_ids
-        params.maxDets, params.iouThrs = list(self.proposal_nums), self.iou_thrs
+        params.maxDets, params.iouThrs = list(self.proposal_nums), np.asarray(self.iou_thrs)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

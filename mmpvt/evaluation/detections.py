@@ -128,9 +128,9 @@ class Detections:
             )
         ]
         if self.masks is not None:
-            masks = self.masks.unpack(which)
-            for annotation, mask, pixels in zip(annotations, masks, area(masks), strict=True):
-                annotation.update(segmentation=mask, area=float(pixels))
+            # one at a time: pycocotools 2.0.11 counts the masks of a list in a byte
+            for annotation, mask in zip(annotations, self.masks.unpack(which), strict=True):
+                annotation.update(segmentation=mask, area=float(area(mask)))
         return annotations
 
 

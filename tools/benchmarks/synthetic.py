@@ -68,7 +68,7 @@ def make_results(truth: dict, detections: int, masks: bool, seed: int = 1) -> It
     categories = len(truth["categories"])
     for image, here in objects.items():
         boxes, labels = _boxes(rng, detections), rng.integers(0, categories, detections)
-        if here:  # half of all detections are near an object, most of its class
+        if here and detections:  # half of all detections are near an object, most of its class
             near = rng.integers(0, len(here), detections // 2)
             close = np.array([here[i]["bbox"] for i in near])
             close += np.tile(close[:, 2:], 2) * rng.normal(0, 0.08, close.shape)
@@ -84,7 +84,7 @@ def make_results(truth: dict, detections: int, masks: bool, seed: int = 1) -> It
         )
         if masks:
             polygons = [_polygon(*box) for box in boxes.tolist()]
-            instances["masks"] = mask_api.frPyObjects(polygons, HEIGHT, WIDTH)
+            instances["masks"] = mask_api.frPyObjects(polygons, HEIGHT, WIDTH) if polygons else []
         yield dict(img_id=image, ori_shape=(HEIGHT, WIDTH), pred_instances=instances)
 
 
