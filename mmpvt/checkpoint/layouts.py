@@ -213,7 +213,7 @@ def convert(checkpoint: Mapping, target: Mapping[str, Tensor]) -> dict[str, Tens
     renamed = {}
     for name, tensor in tensors.items():
         if not re.fullmatch(layout.dropped, name):
-            renamed[_rename(name, layout)] = tensor
+            renamed[rename(name, layout)] = tensor
     _restack(renamed)
     stages = {_stage(name) for name in target}
     return {
@@ -236,7 +236,8 @@ def convert_in_place(state_dict: dict, prefix: str, target: Mapping[str, Tensor]
     state_dict.update({prefix + name: tensor for name, tensor in convert(own, target).items()})
 
 
-def _rename(name: str, layout: Layout) -> str:
+def rename(name: str, layout: Layout) -> str:
+    """The name that a layout's first fitting rule gives a tensor, or its own."""
     for pattern, template in layout.rules:
         match = re.fullmatch(pattern, name)
         if match:
