@@ -13,27 +13,35 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mmpvt.checkpoint.layouts import REST, Layout, rename, unwrap
+from mmpvt.checkpoint.conversion import unwrap
+from mmpvt.checkpoint.layouts import Layout, to_ours
 
-_TRANSFORMER = r"bbox_head\.transformer\.(?P<half>encoder|decoder)"
-_LAYER = rf"{_TRANSFORMER}\.layers\.(?P<layer>\d+)"
-
-# mmdet/models/dense_heads/detr_head.py and mmcv/cnn/bricks/transformer.py; until 2.8, the second
-# of two names
+_THEIRS = "bbox_head.transformer.{half}"
+# mmdet/models/dense_heads/detr_head.py and mmcv/cnn/bricks/transformer.py; the second of two names
+# is that of before 2.9
 DETR = Layout(
     "MMDetection 2's DETR",
     mark=r"bbox_head\.input_proj\.weight",
     rules=(
-        (rf"{_LAYER}\.(attentions\.0|self_attn)\.{REST}", "{half}.layers.{layer}.self_attn.{rest}"),
-        (
-            rf"{_LAYER}\.(attentions\.1|multihead_attn)\.{REST}",
-            "{half}.layers.{layer}.cross_attn.{rest}",
+        *(
+            (
+                f"{_THEIRS}.layers.{{layer}}.{theirs}.{{rest}}",
+                f"{{half}}.layers.{{layer}}.{ours}.{{rest}}",
+            )
+            for theirs, ours in (
+                ("attentions.0", "self_attn"),
+                ("self_attn", "self_attn"),
+                ("attentions.1", "cross_attn"),
+                ("multihead_attn", "cross_attn"),
+                ("ffns.0", "ffn"),
+                ("ffn", "ffn"),
+                ("norms", "norms"),
+            )
         ),
-        (rf"{_LAYER}\.(ffns\.0|ffn)\.{REST}", "{half}.layers.{layer}.ffn.{rest}"),
-        (rf"{_LAYER}\.{REST}", "{half}.layers.{layer}.{rest}"),
-        (rf"{_TRANSFORMER}\.(post_norm|norm)\.{REST}", "{half}.post_norm.{rest}"),
-        (rf"bbox_head\.input_proj\.{REST}", "neck.convs.0.conv.{rest}"),
-        (rf"bbox_head\.query_embedding\.{REST}", "query_embedding.{rest}"),
+        (f"{_THEIRS}.post_norm.{{rest}}", "{half}.post_norm.{rest}"),
+        (f"{_THEIRS}.norm.{{rest}}", "{half}.post_norm.{rest}"),
+        ("bbox_head.input_proj.{rest}", "neck.convs.0.conv.{rest}"),
+        ("bbox_head.query_embedding.{rest}", "query_embedding.{rest}"),
     ),
 )
 
@@ -51,7 +59,7 @@ def upgrade(checkpoint: dict) -> None:
     averages = {f"ema_{_bare(name).replace('.', '_')}" for name in _names(tensors)}
     kept = {name: value for name, value in tensors.items() if _bare(name) not in averages}
     if any(re.fullmatch(DETR.mark, _bare(name)) for name in _names(kept)):
-        kept = {rename(_bare(name), DETR): value for name, value in kept.items()}
+        kept = {to_ours(_bare(name), DETR): value for name, value in kept.items()}
     if list(kept) != list(tensors):
         tensors.clear()
         tensors.update(kept)

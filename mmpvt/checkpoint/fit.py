@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmpvt.checkpoint.layouts import convert, unwrap
+from mmpvt.checkpoint.conversion import convert, unwrap
 from mmpvt.checkpoint.loading import load_checkpoint
 from mmpvt.errors import UserError
 
