@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from mmpvt.checkpoint.conversion import unwrap
-from mmpvt.checkpoint.layouts import Layout, to_ours
+from mmpvt.checkpoint.layouts import Layout, from_ours, to_ours
 
 _THEIRS = "bbox_head.transformer.{half}"
 # mmdet/models/dense_heads/detr_head.py and mmcv/cnn/bricks/transformer.py; the second of two names
@@ -63,6 +63,12 @@ def upgrade(checkpoint: dict) -> None:
     if list(kept) != list(tensors):
         tensors.clear()
         tensors.update(kept)
+
+
+def downgrade(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A detector's tensors, but for its backbone's, under the names of MMDetection 2.13."""
+    is_detr = "query_embedding.weight" in tensors and "bbox_head.fc_reg.weight" in tensors
+    return {from_ours(k, DETR): v for k, v in tensors.items()} if is_detr else dict(tensors)
 
 
 def _names(tensors: Mapping) -> list[str]:

@@ -17,7 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-FIELDS = {"stage": r"\d+", "block": r"\d+", "layer": r"\d+", "half": "encoder|decoder"}
+NUMBER = r"\d{1,6}"
+FIELDS = {"stage": NUMBER, "block": NUMBER, "layer": NUMBER, "half": "encoder|decoder"}
 
 
 @dataclass(frozen=True)
