@@ -7,9 +7,11 @@ detections are in that form at a time.
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -68,14 +70,15 @@ class FasterCOCOeval(COCOeval):
             groups = [([k], which) for k, which in enumerate(np.split(used, ends[:-1]))]
         else:
             groups = [(list(range(len(categories))), used)]
-        self.parts = [
-            self._evaluate(
-                group,
-                [annotation for place in group for annotation in truth[place]],
-                self.detections.as_annotations(which, image_places, category_places),
-            )
-            for group, which in groups
-        ]
+        with _collector_off():
+            self.parts = [
+                self._evaluate(
+                    group,
+                    [annotation for place in group for annotation in truth[place]],
+                    self.detections.as_annotations(which, image_places, category_places),
+                )
+                for group, which in groups
+            ]
 
     def accumulate(self) -> None:
         """Puts the categories' results together, as ``eval``."""
@@ -125,3 +128,15 @@ class FasterCOCOeval(COCOeval):
         evaluation.evaluate()
         evaluation.accumulate()
         return {name: np.asarray(evaluation.eval[name]) for name in AXES}
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """Python's garbage collector would look again and again at dicts that are all in use."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
