@@ -5,16 +5,15 @@ from __future__ import annotations
 import pytest
 
 
-@pytest.mark.parametrize("metric", ["bbox", "segm"])
+@pytest.mark.parametrize("metric", ["bbox", pytest.param("segm", marks=pytest.mark.full)])
 def test_table(metric: str, run_tool):
     pytest.importorskip("faster_coco_eval")
     options = ("--metric", metric, "--images", 3, "--detections", 5, "--runs", 1)
-    ended = run_tool("benchmark_evaluation.py", *options)
+    ended = run_tool("benchmark_evaluation.py", *options, "--ways", "mmpvt", "mmdet")
     assert ended.code == 0, ended.err
     rows = [line.split(" | ")[0] for line in ended.out.splitlines() if line.startswith("| ")]
     assert rows[2:] == [
         "| mmpvt.CocoMetric with faster-coco-eval",
-        "| mmpvt.CocoMetric with pycocotools",
         "| MMDetection's CocoMetric (pycocotools)",
     ]
 
