@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from pycocotools.mask import area
+
+AT_ONCE = 255  # pycocotools 2.0.11 counts the masks of a list in a byte
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,15 @@ class Detections:
             )
         ]
         if self.masks is not None:
-            # one at a time: pycocotools 2.0.11 counts the masks of a list in a byte
-            for annotation, mask in zip(annotations, self.masks.unpack(which), strict=True):
-                annotation.update(segmentation=mask, area=float(area(mask)))
+            masks = self.masks.unpack(which)
+            for annotation, mask, pixels in zip(annotations, masks, _areas(masks), strict=True):
+                annotation.update(segmentation=mask, area=pixels)
         return annotations
+
+
+def _areas(masks: list[dict]) -> Iterator[float]:
+    for start in range(0, len(masks), AT_ONCE):
+        yield from area(masks[start : start + AT_ONCE]).astype(float).tolist()
 
 
 def _as_bytes(counts: str | bytes) -> bytes:

@@ -297,3 +297,22 @@ def test_real_truth(coco_mini: Path, synthetic, tmp_path: Path):
 def test_configs_name_it():
     metric = METRICS.build(dict(type="mmpvt.CocoMetric"))
     assert isinstance(metric, CocoMetric) and isinstance(metric, MMDetCocoMetric)
+
+
+def test_names_of_categories_in_no_order(synthetic, tmp_path: Path):
+    truth = synthetic.make_truth(6, 5, masks=False)
+    results = list(synthetic.make_results(truth, 20, masks=False))
+    _, expected = score(CocoMetric, truth, results, tmp_path, classwise=True)
+    truth["categories"].reverse()
+    for result in results:
+        result["pred_instances"]["labels"] = 4 - result["pred_instances"]["labels"]
+    _, found = score(CocoMetric, truth, results, tmp_path, classwise=True)
+    assert found == expected and len(set(expected.values())) > 5
+
+
+def test_thresholds_as_a_config_holds_them(computed_by: str, synthetic, tmp_path: Path):
+    truth = synthetic.make_truth(6, 5, masks=False)
+    results = list(synthetic.make_results(truth, 20, masks=False))
+    _, expected = score(CocoMetric, truth, results, tmp_path, iou_thrs=np.array([0.5, 0.75]))
+    _, found = score(CocoMetric, truth, results, tmp_path, iou_thrs=[0.5, 0.75])
+    assert found == expected and found["coco/bbox_mAP_50"] > 0
