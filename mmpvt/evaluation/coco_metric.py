@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOevalMP
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
 from mmengine.logging import MMLogger
-from pycocotools.cocoeval import COCOeval
+from pycocotools.cocoeval import COCOeval, Params
 from terminaltables import AsciiTable
 
 from mmpvt.errors import UserError
@@ -24,6 +24,22 @@ STATS = (  # as pycocotools' summary lists them
 )
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What pycocotools' ``COCOeval`` gives in the end, without what it took.
+
+    Attributes:
+        params (Params): categories, thresholds and so on.
+        eval (dict): ``'precision'`` (IoU thresholds, recall thresholds, categories, areas,
+            maximum detections), ``'recall'`` (without recall thresholds) and ``'scores'``.
+        stats (np.ndarray): the summary's twelve numbers, unrounded.
+    """
+
+    params: Params
+    eval: dict
+    stats: np.ndarray
+
+
 @METRICS.register_module()
 class CocoMetric(MMDetCocoMetric):
     """Takes and gives what MMDetection's does, in less time and memory.
@@ -31,9 +47,8 @@ class CocoMetric(MMDetCocoMetric):
     Where faster-coco-eval isn't installed, pycocotools computes the same numbers.
 
     Attributes:
-        evaluations (dict[str, COCOeval]): of each metric of boxes or masks, once computed:
-            ``eval['precision']`` (IoU thresholds, recall thresholds, categories, areas, maximum
-            detections) and the rest of pycocotools' results, and the unrounded ``stats``.
+        evaluations (dict[str, Evaluation]): of each metric of the last evaluation, but for
+            ``'proposal_fast'``.
 
     Args:
         *args, **kwargs: of MMDetection's ``CocoMetric``.
@@ -41,7 +56,7 @@ class CocoMetric(MMDetCocoMetric):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.evaluations: dict[str, COCOeval] = {}
+        self.evaluations: dict[str, Evaluation] = {}
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keeps a batch's predictions.
@@ -86,6 +101,7 @@ class CocoMetric(MMDetCocoMetric):
                 compare, or it was given images that the annotations don't hold.
         """
         logger = MMLogger.get_current_instance()
+        self.evaluations = {}
         truths, predictions = zip(*results, strict=True)
         if self._coco_api is None:
             logger.info("Converting ground truth to coco format...")
@@ -135,12 +151,13 @@ class CocoMetric(MMDetCocoMetric):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-        self.evaluations[metric] = evaluation
+        done = Evaluation(evaluation.params, evaluation.eval, evaluation.stats)
+        self.evaluations[metric] = done
 
-        stats = dict(zip(STATS, evaluation.stats, strict=True))
+        stats = dict(zip(STATS, done.stats, strict=True))
         if is_proposal:
             return {item: round(float(stats[item]), 3) for item in items}
-        scores = self._classwise(evaluation, logger) if self.classwise else {}
+        scores = self._classwise(done, logger) if self.classwise else {}
         scores.update({f"{metric}_{item}": float(round(stats[item], 3)) for item in items})
         logger.info(f"{metric}_mAP_copypaste: {' '.join(f'{stats[k]:.3f}' for k in STATS[:6])}")
         return scores
@@ -154,10 +171,13 @@ class CocoMetric(MMDetCocoMetric):
                 f"{next(iter(unknown))}: the data set and the evaluator read different files"
             )
         detections = Detections.collect(predictions, with_masks=iou_type == "segm")
-        if importlib.util.find_spec("faster_coco_eval"):
+        try:
             from mmpvt.evaluation.coco_eval import FasterCOCOeval
+        except ImportError:  # faster-coco-eval is an extra
+            return self._pycocotools(detections, image_ids, iou_type)
+        return FasterCOCOeval(self._coco_api, detections, image_ids, self.cat_ids, iou_type)
 
-            return FasterCOCOeval(self._coco_api, detections, image_ids, self.cat_ids, iou_type)
+    def _pycocotools(self, detections: Detections, image_ids: list, iou_type: str) -> COCOeval:
         annotations = detections.as_annotations(
             np.arange(len(detections.labels)), np.array(image_ids), np.array(self.cat_ids)
         )
@@ -167,7 +187,7 @@ class CocoMetric(MMDetCocoMetric):
         kind = COCOevalMP if self.use_mp_eval else COCOeval
         return kind(self._coco_api, self._coco_api.loadRes(annotations), iou_type)
 
-    def _classwise(self, evaluation: COCOeval, logger: MMLogger) -> dict[str, float]:
+    def _classwise(self, evaluation: Evaluation, logger: MMLogger) -> dict[str, float]:
         """A table of each category's AP, and the first of its columns."""
         precision, thresholds = evaluation.eval["precision"], np.asarray(self.iou_thrs)
         at = [np.isclose(thresholds, iou) for iou in (0.5, 0.75)]

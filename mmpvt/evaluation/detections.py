@@ -88,13 +88,16 @@ class Detections:
         score = "mask_scores" if with_masks else "scores"
         boxes = np.concatenate([result["bboxes"].reshape(-1, 4) for result in results])
         boxes = boxes.astype(np.float64)
-        boxes[:, 2:] -= boxes[:, :2]
+        with np.errstate(invalid="ignore"):  # infinite ones, of a model that diverged
+            boxes[:, 2:] -= boxes[:, :2]
+        scores = np.concatenate([result.get(score, result["scores"]) for result in results])
+        scores[np.isnan(scores)] = -np.inf  # come last, as in pycocotools
         return cls(
             images=np.repeat(
                 np.arange(len(results)), [len(result["labels"]) for result in results]
             ),
             labels=np.concatenate([result["labels"] for result in results]),
-            scores=np.concatenate([result.get(score, result["scores"]) for result in results]),
+            scores=scores,
             boxes=boxes,
             masks=Masks.join([result["masks"] for result in results]) if with_masks else None,
         )
