@@ -90,7 +90,7 @@ def rewrite(checkpoint: Mapping, target: str, backbone_only: bool = False) -> Re
     layout = recognise(own)
     if layout is None:
         raise UserError(
-            f"it holds no PVT of a known layout: its first tensors are {', '.join(list(own)[:3])}"
+            f"it holds no PVT of a known layout: its first tensors are {', '.join(list(own)[:3]) or 'none'}"
         )
     kind = "detector or segmenter" if is_detector else "backbone"
     try:
