@@ -39,3 +39,5 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 train_cfg = dict(max_epochs=36)
 param_scheduler = _base_.schedule_3x
 optim_wrapper = dict(_delete_=True, type="AmpOptimWrapper", loss_scale="dynamic", **_base_.optim_3x)
+val_evaluator = dict(type="mmpvt.CocoMetric")
+test_evaluator = val_evaluator

@@ -30,3 +30,5 @@ train_cfg = dict(max_epochs=50)
 param_scheduler = [
     dict(type="MultiStepLR", begin=0, end=50, by_epoch=True, milestones=[33], gamma=0.1)
 ]
+val_evaluator = dict(type="mmpvt.CocoMetric")
+test_evaluator = val_evaluator

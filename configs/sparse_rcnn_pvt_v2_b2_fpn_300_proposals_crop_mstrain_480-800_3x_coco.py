@@ -17,3 +17,5 @@ model = dict(
 optim_wrapper = dict(optimizer=dict(lr=2.5e-5 / 1.4))
 train_dataloader = dict(batch_size=1)
 auto_scale_lr = dict(base_batch_size=8)
+val_evaluator = dict(type="mmpvt.CocoMetric")
+test_evaluator = val_evaluator

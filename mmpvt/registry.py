@@ -10,6 +10,7 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
@@ -35,6 +36,7 @@ DATA_SAMPLERS = Registry(
 FUNCTIONS = Registry(
     "function", parent=MMENGINE_FUNCTIONS, scope="mmpvt", locations=["mmpvt.datasets.draws"]
 )
+METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="mmpvt", locations=["mmpvt.evaluation"])
 LOOPS = Registry("loop", parent=MMENGINE_LOOPS, scope="mmpvt", locations=["mmpvt.engine.loops"])
 HOOKS = Registry(
     "hook",

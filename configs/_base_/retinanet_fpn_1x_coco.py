@@ -11,3 +11,5 @@ model = dict(
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
 optim_wrapper = dict(optimizer=dict(_delete_=True, type="AdamW", lr=1e-4, weight_decay=1e-4))
+val_evaluator = dict(type="mmpvt.CocoMetric")
+test_evaluator = val_evaluator

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmpvt.checkpoint.layouts import convert, unwrap
+from mmpvt.checkpoint.conversion import convert, unwrap
 from mmpvt.checkpoint.loading import load_checkpoint
 from mmpvt.errors import UserError
 
@@ -31,9 +31,19 @@ def describe_misfit(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor])
         for name, tensor in tensors.items()
         if name in target and tensor.shape != target[name].shape
     ]
-    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-    said = [_some(kind, names) for kind, names in kinds if names]
-    return "; ".join(said) or None
+    return _say(("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+
+
+def describe_names(found: Iterable[str], expected: Iterable[str]) -> str | None:
+    """What two sets of tensors differ in, or None where they are one.
+
+    Args:
+        found (Iterable[str]): names of those that there are.
+        expected (Iterable[str]): names of those that there should be.
+    """
+    missing = [name for name in sorted(expected) if name not in set(found)]
+    unexpected = [name for name in found if name not in set(expected)]
+    return _say(("missing", missing), ("unexpected", unexpected))
 
 
 def load_pretrained(backbone: nn.Module, source: str, prefix: str | None = None) -> None:
@@ -70,6 +80,10 @@ def _is_counter(name: str) -> bool:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _say(*kinds: tuple[str, list[str]]) -> str | None:
+    return "; ".join(_some(kind, names) for kind, names in kinds if names) or None
 
 
 def _some(kind: str, names: list[str]) -> str:

@@ -23,6 +23,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from mmpvt.checkpoint import guard
+from mmpvt.checkpoint.detectors import upgrade
 from mmpvt.checkpoint.download import download
 from mmpvt.errors import UserError
 
@@ -61,7 +62,7 @@ def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu")
         map_location (str | None): device for the tensors, as for ``torch.load``.
 
     Returns:
-        dict: what the file holds.
+        dict: what the file holds, a whole model's tensors under the names they have today.
 
     Raises:
         UserError: there is no such file, it can't be downloaded or read, or it holds anything but
@@ -86,6 +87,7 @@ def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu")
         )
     if isinstance(checkpoint.get("meta"), dict):
         checkpoint["meta"].pop("config", None)  # MMEngine would run it, as Python, on resuming
+    upgrade(checkpoint)
     return checkpoint
 
 

@@ -1,0 +1,150 @@
+"""From any layout to ours, and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmpvt.checkpoint.layouts import Layout, from_ours, recognise, to_ours
+
+WRAPPERS = ("state_dict", "model")  # keys that a file may hold the tensors under
+MAX_WRAPPERS = 4  # within each other; a hostile file's can go on for ever
+PREFIXES = ("module.", "backbone.")  # of DataParallel; of a detector or segmenter
+CLASSIFIER = r"(head|classifier|norm)\..*|cls_token"  # what dense prediction has no use for
+
+
+def unwrap(checkpoint: Mapping) -> Mapping:
+    """The tensors by name, out of the ``state_dict`` or ``model`` key that may hold them."""
+    for _ in range(MAX_WRAPPERS):
+        inner = (checkpoint[key] for key in WRAPPERS if isinstance(checkpoint.get(key), Mapping))
+        checkpoint = next(inner, checkpoint)
+    return checkpoint
+
+
+def convert(checkpoint: Mapping, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A backbone's tensors under our names, from a checkpoint of any known layout.
+
+    Args:
+        checkpoint (Mapping): what a file holds, or a state dict: a backbone's, a classifier's or
+            a whole detector's (``backbone.`` in front; the rest of it is left out).
+        target (Mapping[str, Tensor]): state dict of the backbone to be filled; position
+            embeddings are resized to its shapes, stages that it lacks are left out.
+
+    Returns:
+        dict[str, Tensor]: the tensors, those that fit no pattern under the name they had.
+    """
+    tensors = {k: v for k, v in unwrap(checkpoint).items() if isinstance(v, Tensor)}
+    for prefix in PREFIXES:
+        if any(name.startswith(prefix) for name in tensors):
+            tensors = {
+                name.removeprefix(prefix): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
+            }
+    layout = recognise(tensors)
+    if layout is None:
+        return tensors
+    stages = {_stage(name) for name in target}
+    return {
+        name: _fit(name, tensor, target)
+        for name, tensor in convert_from(tensors, layout).items()
+        if not re.fullmatch(CLASSIFIER, name) and (_stage(name) is None or _stage(name) in stages)
+    }
+
+
+def convert_in_place(state_dict: dict, prefix: str, target: Mapping[str, Tensor]) -> None:
+    """:func:`convert` for what lies under ``prefix`` in a state dict that is being loaded.
+
+    Args:
+        state_dict (dict): of the whole model; changed.
+        prefix (str): the backbone's place in it, ``'backbone.'`` say, or ``''``.
+        target (Mapping[str, Tensor]): state dict of the backbone.
+    """
+    names = [name for name in state_dict if name.startswith(prefix)]
+    own = {name.removeprefix(prefix): state_dict.pop(name) for name in names}
+    state_dict.update({prefix + name: tensor for name, tensor in convert(own, target).items()})
+
+
+def convert_from(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """A backbone's or classifier's tensors under our names and in our shapes.
+
+    Args:
+        tensors (Mapping[str, Tensor]): of the layout.
+        layout (Layout): theirs.
+    """
+    ours = {to_ours(name, layout): tensor for name, tensor in tensors.items()}
+    for name in list(ours):
+        if ".attn.qkv." in name:
+            q, k, v = ours.pop(name).chunk(3)
+            ours[name.replace(".qkv.", ".q.")] = q
+            ours[name.replace(".qkv.", ".kv.")] = torch.cat([k, v])
+        elif ".attn.k." in name and name.replace(".k.", ".v.") in ours:
+            k, v = ours.pop(name), ours.pop(name.replace(".k.", ".v."))
+            ours[name.replace(".k.", ".kv.")] = torch.cat([k, v])
+        elif _is_linear(name) and ours[name].dim() == 4:
+            ours[name] = ours[name].flatten(1)
+    return ours
+
+
+def convert_to(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """A backbone's or classifier's tensors under a layout's names and in its shapes.
+
+    Args:
+        tensors (Mapping[str, Tensor]): under our names, all of which the layout has a place for.
+        layout (Layout): theirs.
+    """
+    ours = dict(tensors)
+    for name in list(ours):
+        if _is_linear(name) and layout.convolutions:
+            ours[name] = ours[name][:, :, None, None]
+        elif ".attn.kv." in name and layout.attention == "q k v":
+            k, v = ours.pop(name).chunk(2)
+            ours[name.replace(".kv.", ".k.")] = k
+            ours[name.replace(".kv.", ".v.")] = v
+        elif ".attn.kv." in name and layout.attention == "qkv":
+            q, kv = ours.pop(name.replace(".kv.", ".q.")), ours.pop(name)
+            ours[name.replace(".kv.", ".qkv.")] = torch.cat([q, kv])
+    renamed = {from_ours(name, layout): tensor for name, tensor in ours.items()}
+    if any(name.startswith("head.") for name in tensors):
+        is_last = re.compile("(head|classifier)[.].*")
+        renamed = {
+            name if is_last.fullmatch(name) else layout.prefix + name: tensor
+            for name, tensor in renamed.items()
+        }
+    return renamed
+
+
+def without_class_token(pos_embed: Tensor) -> Tensor:
+    """(1, n, channels) of a square grid, without the class token's position, which comes first."""
+    side = int(pos_embed.shape[1] ** 0.5)
+    return pos_embed[:, 1:] if pos_embed.shape[1] == side * side + 1 else pos_embed
+
+
+def _is_linear(name: str) -> bool:
+    return re.search(r"\.mlp\.fc[12]\.weight$", name) is not None
+
+
+def _stage(name: str) -> int | None:
+    match = re.match(r"(?:patch_embed|pos_embed|block|norm)(\d+)(?:\.|$)", name)
+    return int(match[1]) if match else None
+
+
+def _fit(name: str, tensor: Tensor, target: Mapping[str, Tensor]) -> Tensor:
+    """A position embedding at the target's size; other tensors as they are."""
+    if not name.startswith("pos_embed") or name not in target or tensor.dim() != 3:
+        return tensor
+    positions = target[name].shape[1]
+    if tensor.shape[1] == positions:
+        return tensor
+    tensor = without_class_token(tensor)
+    side = int(tensor.shape[1] ** 0.5)
+    if tensor.shape[1] in (positions, 0) or tensor.shape[1] != side * side:
+        return tensor
+    grid = tensor.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    new_side = round(positions**0.5)
+    grid = F.interpolate(grid, size=(new_side, new_side), mode="bilinear")
+    return grid.flatten(2).transpose(1, 2)

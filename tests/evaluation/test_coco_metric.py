@@ -1,0 +1,327 @@
+"""The COCO metric: MMDetection's numbers, whatever computes them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmdet.evaluation import CocoMetric as MMDetCocoMetric
+from mmengine.registry import METRICS
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from helpers import ROOT
+from mmpvt import UserError
+from mmpvt.evaluation import CocoMetric
+
+EXACT = 1e-9
+
+
+@pytest.fixture
+def synthetic(monkeypatch: pytest.MonkeyPatch):
+    """The benchmark's made-up data."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from benchmarks import synthetic
+
+    return synthetic
+
+
+@pytest.fixture(params=["faster-coco-eval", "pycocotools"])
+def computed_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What computes the numbers."""
+    if request.param == "pycocotools":
+        monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+        monkeypatch.delitem(sys.modules, "mmpvt.evaluation.coco_eval", raising=False)
+    else:
+        pytest.importorskip("faster_coco_eval")
+    return request.param
+
+
+def score(kind: type, truth: dict, results: list[dict], path: Path, **options) -> tuple:
+    """A metric that has scored the results, and the scores."""
+    file = path / "truth.json"
+    file.write_text(json.dumps(truth))
+    metric = kind(**{"ann_file": str(file), **options})
+    metric.dataset_meta = dict(classes=tuple(c["name"] for c in truth["categories"]))
+    for result in results:
+        metric.process({}, [copy.deepcopy(result)])
+    return metric, metric.evaluate(len(results))
+
+
+def summary(truth: dict, results: list[dict], iou_type: str, **params) -> np.ndarray:
+    """pycocotools' own, straight from its own format."""
+    api = COCO()
+    api.dataset = copy.deepcopy(truth)
+    api.createIndex()
+    found = []
+    for result in results:
+        instances = result["pred_instances"]
+        scores = instances.get("mask_scores", instances["scores"])
+        if iou_type == "bbox":
+            scores = instances["scores"]
+        labels = instances["labels"].tolist()
+        for i, (label, score) in enumerate(zip(labels, scores.tolist(), strict=True)):
+            left, top, right, bottom = instances["bboxes"][i].tolist()
+            one = dict(
+                image_id=result["img_id"],
+                category_id=truth["categories"][label]["id"],
+                score=score,
+                bbox=[left, top, right - left, bottom - top],
+            )
+            if iou_type == "segm":
+                del one["bbox"]
+                one["segmentation"] = instances["masks"][i]
+            found.append(one)
+    evaluation = COCOeval(api, api.loadRes(found), iou_type)
+    evaluation.params.maxDets = [100, 300, 1000]
+    for name, value in params.items():
+        setattr(evaluation.params, name, value)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation
+
+
+def assert_same(ours: COCOeval, theirs: COCOeval) -> None:
+    for name in ("precision", "recall", "scores"):
+        assert ours.eval[name].shape == theirs.eval[name].shape
+        np.testing.assert_allclose(ours.eval[name], theirs.eval[name], rtol=0, atol=EXACT)
+    np.testing.assert_allclose(ours.stats, theirs.stats, rtol=0, atol=EXACT)
+
+
+def without_truth(truth: dict) -> dict:
+    return dict(truth, annotations=[])
+
+
+def odd_ids(truth: dict) -> dict:
+    """One annotation's id is 0, which pycocotools takes for none."""
+    return dict(
+        truth,
+        annotations=[dict(a, id=i) for i, a in enumerate(copy.deepcopy(truth["annotations"]))],
+    )
+
+
+def marked_as_ignored(truth: dict) -> dict:
+    """A flag that pycocotools overrides; and areas on the borders between sizes."""
+    areas = (32**2, 96**2, 0, 1e5**2)
+    return dict(
+        truth,
+        annotations=[
+            dict(a, ignore=i % 2, area=areas[i % 5] if i % 5 < 4 else a["area"])
+            for i, a in enumerate(copy.deepcopy(truth["annotations"]))
+        ],
+    )
+
+
+TRUTHS: dict[str, Callable] = {
+    "as made": lambda truth: truth,
+    "no objects at all": without_truth,
+    "an id of 0": odd_ids,
+    "flags and borders": marked_as_ignored,
+    "all crowds": lambda t: dict(t, annotations=[dict(a, iscrowd=1) for a in t["annotations"]]),
+    "categories in no order": lambda t: dict(t, categories=t["categories"][::-1]),
+}
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("kind", TRUTHS)
+def test_equals_pycocotools(kind: str, iou_type: str, synthetic, tmp_path: Path):
+    pytest.importorskip("faster_coco_eval")
+    masks = iou_type == "segm"
+    made = synthetic.make_truth(12, 6, masks)
+    if masks and kind == "all crowds":
+        made["annotations"] = [
+            a for a in made["annotations"] if isinstance(a["segmentation"], dict)
+        ]
+    results = list(synthetic.make_results(made, 40, masks))
+    truth = TRUTHS[kind](made)
+    if kind == "categories in no order":  # labels follow the file's order
+        for result in results:
+            result["pred_instances"]["labels"] = 5 - result["pred_instances"]["labels"]
+    metric, _ = score(CocoMetric, truth, results, tmp_path, metric=iou_type)
+    assert_same(metric.evaluations[iou_type], summary(truth, results, iou_type))
+
+
+OPTIONS: dict[str, dict] = {
+    "boxes and masks": dict(metric=["bbox", "segm"]),
+    "by class": dict(metric=["bbox"], classwise=True),
+    "some numbers": dict(metric="bbox", metric_items=["mAP_l", "AR@1000", "AR_s@1000"]),
+    "proposals": dict(metric=["proposal", "bbox"]),
+    "some proposals": dict(metric="proposal", metric_items=["AR@100", "mAP_50"]),
+    "few detections count": dict(metric="bbox", proposal_nums=(3, 5, 20)),
+    "out of order": dict(metric="bbox", proposal_nums=(100, 1, 10)),
+    "other thresholds": dict(metric="bbox", iou_thrs=np.array([0.3, 0.5, 0.6, 0.7, 0.75, 0.8])),
+    "another prefix": dict(metric="bbox", prefix="val"),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_gives_what_mmdet_gives(name: str, computed_by: str, synthetic, tmp_path: Path):
+    options = OPTIONS[name]
+    masks = "segm" in options["metric"]
+    truth = synthetic.make_truth(6, 5, masks)
+    results = list(synthetic.make_results(truth, 30, masks))
+    for value in results[2]["pred_instances"], results[4]["pred_instances"]:
+        value.update({key: tensor[:0] for key, tensor in value.items()})
+    for result in results if masks else ():
+        result["pred_instances"]["mask_scores"] = result["pred_instances"]["scores"] ** 2
+    _, ours = score(CocoMetric, truth, results, tmp_path, **options)
+    _, theirs = score(MMDetCocoMetric, truth, results, tmp_path, **options)
+    assert list(ours) == list(theirs)
+    np.testing.assert_array_equal(list(ours.values()), list(theirs.values()))
+
+
+def test_truth_that_comes_with_the_images(computed_by: str, synthetic, tmp_path: Path):
+    truth = synthetic.make_truth(4, 3, masks=False)
+    results = list(synthetic.make_results(truth, 20, masks=False))
+    for result in results:
+        here = [a for a in truth["annotations"] if a["image_id"] == result["img_id"]]
+        result["instances"] = [
+            dict(
+                bbox=[x, y, x + w, y + h],
+                bbox_label=a["category_id"] // 3,
+                ignore_flag=a["iscrowd"],
+            )
+            for a in here
+            for x, y, w, h in [a["bbox"]]
+        ]
+    _, ours = score(CocoMetric, truth, results, tmp_path, ann_file=None)
+    _, theirs = score(MMDetCocoMetric, truth, results, tmp_path, ann_file=None)
+    assert ours == theirs and ours["coco/bbox_mAP"] > 0
+
+
+def test_nothing_was_detected(computed_by: str, synthetic, tmp_path: Path):
+    truth = synthetic.make_truth(2, 3, masks=True)
+    results = list(synthetic.make_results(truth, 0, masks=True))
+    _, ours = score(CocoMetric, truth, results, tmp_path, metric=["bbox", "segm"])
+    _, theirs = score(MMDetCocoMetric, truth, results, tmp_path, metric=["bbox", "segm"])
+    assert ours == theirs == {}
+
+
+def test_some_images_only(synthetic, tmp_path: Path):
+    """As where others can't be used: their truth and detections count for nothing."""
+    truth = synthetic.make_truth(6, 3, masks=False)
+    results = list(synthetic.make_results(truth, 20, masks=False))
+    scores = []
+    for kind in (CocoMetric, MMDetCocoMetric):
+        metric, _ = score(kind, truth, results, tmp_path)
+        metric.img_ids = [13, 33, 43]
+        for result in results:
+            metric.process({}, [copy.deepcopy(result)])
+        scores.append(metric.evaluate(6))
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("format_only", [False, True])
+def test_files_for_the_server(format_only: bool, synthetic, tmp_path: Path):
+    truth = synthetic.make_truth(3, 3, masks=True)
+    results = list(synthetic.make_results(truth, 10, masks=True))
+    options = dict(metric=["bbox", "segm"], format_only=format_only)
+    for kind, name in ((CocoMetric, "ours"), (MMDetCocoMetric, "theirs")):
+        (tmp_path / name).mkdir()
+        prefix = str(tmp_path / name / "results")
+        _, scores = score(kind, truth, results, tmp_path, outfile_prefix=prefix, **options)
+        assert bool(scores) != format_only
+    written = {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()}
+    assert written == {path.name: path.read_bytes() for path in (tmp_path / "theirs").iterdir()}
+    assert set(written) == {"results.bbox.json", "results.segm.json"}
+
+
+def test_mistakes(synthetic, tmp_path: Path):
+    truth = synthetic.make_truth(2, 3, masks=False)
+    results = list(synthetic.make_results(truth, 10, masks=False))
+    with pytest.raises(UserError, match="the model predicts none"):
+        score(CocoMetric, truth, results, tmp_path, metric="segm")
+    with pytest.raises(UserError, match=r"'mAP_90' is none of mAP, mAP_50"):
+        score(CocoMetric, truth, results, tmp_path, metric_items=["mAP_90"])
+    results[0]["img_id"] = 77
+    with pytest.raises(UserError, match="1 images were tested that the annotations don't hold"):
+        score(CocoMetric, truth, results, tmp_path)
+
+
+def test_masks_are_kept_behind_each_other(synthetic):
+    truth = synthetic.make_truth(1, 3, masks=True)
+    (result,) = synthetic.make_results(truth, 300, masks=True)
+    metric = CocoMetric(metric="segm")
+    metric.process({}, [dict(result, instances=[])])
+    (((_, kept),)) = pickle.loads(pickle.dumps(metric.results))
+    assert isinstance(kept["masks"].counts, bytes)
+    assert kept["masks"].unpack() == result["pred_instances"]["masks"]
+
+
+@pytest.mark.full
+def test_real_truth(coco_mini: Path, synthetic, tmp_path: Path):
+    """Real polygons and crowds; what is found is the truth of a neighbour's image, and its own."""
+    pytest.importorskip("faster_coco_eval")
+    truth = json.loads((coco_mini / "annotations" / "instances_val2017.json").read_text())
+    api = COCO(str(coco_mini / "annotations" / "instances_val2017.json"))
+    labels = {category["id"]: i for i, category in enumerate(truth["categories"])}
+    rng = np.random.default_rng(0)
+    results = []
+    images = truth["images"]
+    for image, shown in zip(images, [*images[1:], images[0]], strict=True):
+        here = [a for i in (image, shown) for a in api.imgToAnns[i["id"]]]
+        boxes = torch.tensor([a["bbox"] for a in here]).reshape(-1, 4)
+        boxes += boxes[:, 2:].tile(2) * torch.from_numpy(rng.normal(0, 0.05, boxes.shape)).float()
+        size = image["height"], image["width"]
+        masks = [np.zeros(size, np.uint8) for _ in here]
+        for annotation, mask in zip(here, masks, strict=True):
+            whole = api.annToMask(annotation)[: size[0], : size[1]]
+            mask[: whole.shape[0], : whole.shape[1]] = np.roll(whole, rng.integers(-5, 6), 1)
+        instances = dict(
+            bboxes=torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1),
+            labels=torch.tensor([labels[a["category_id"]] for a in here], dtype=torch.long),
+            scores=torch.from_numpy(rng.random(len(here)).round(2)).float(),
+            masks=[synthetic.mask_api.encode(np.asfortranarray(mask)) for mask in masks],
+        )
+        results.append(dict(img_id=image["id"], ori_shape=size, pred_instances=instances))
+    metric, _ = score(CocoMetric, truth, results, tmp_path, metric=["bbox", "segm"])
+    for iou_type in ("bbox", "segm"):
+        assert_same(metric.evaluations[iou_type], summary(truth, results, iou_type))
+        assert metric.evaluations[iou_type].stats[0] > 0.1
+
+
+def test_configs_name_it():
+    metric = METRICS.build(dict(type="mmpvt.CocoMetric"))
+    assert isinstance(metric, CocoMetric) and isinstance(metric, MMDetCocoMetric)
+
+
+def test_names_of_categories_in_no_order(synthetic, tmp_path: Path):
+    truth = synthetic.make_truth(6, 5, masks=False)
+    results = list(synthetic.make_results(truth, 20, masks=False))
+    _, expected = score(CocoMetric, truth, results, tmp_path, classwise=True)
+    truth["categories"].reverse()
+    for result in results:
+        result["pred_instances"]["labels"] = 4 - result["pred_instances"]["labels"]
+    _, found = score(CocoMetric, truth, results, tmp_path, classwise=True)
+    assert found == expected and len(set(expected.values())) > 5
+
+
+def test_thresholds_as_a_config_holds_them(computed_by: str, synthetic, tmp_path: Path):
+    truth = synthetic.make_truth(6, 5, masks=False)
+    results = list(synthetic.make_results(truth, 20, masks=False))
+    _, expected = score(CocoMetric, truth, results, tmp_path, iou_thrs=np.array([0.5, 0.75]))
+    _, found = score(CocoMetric, truth, results, tmp_path, iou_thrs=[0.5, 0.75])
+    assert found == expected and found["coco/bbox_mAP_50"] > 0
+
+
+@pytest.mark.parametrize("spoiled", ["scores", "bboxes"])
+def test_numbers_that_are_none(spoiled: str, synthetic, tmp_path: Path):
+    """A model that has diverged still gets its score."""
+    truth = synthetic.make_truth(3, 3, masks=False)
+    results = list(synthetic.make_results(truth, 20, masks=False))
+    for result in results:
+        result["pred_instances"][spoiled][::2] = float("nan")
+        result["pred_instances"]["bboxes"][1::4] = float("inf")
+    _, ours = score(CocoMetric, truth, results, tmp_path)
+    assert 0 < ours["coco/bbox_mAP"] < 1
+    if spoiled == "scores":  # to pycocotools, a box of no numbers is any object's
+        _, theirs = score(MMDetCocoMetric, truth, results, tmp_path)
+        assert ours == theirs

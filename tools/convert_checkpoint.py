@@ -1,0 +1,73 @@
+"""Converts a checkpoint to another project's tensor names: a backbone, a classifier, a detector.
+
+python tools/convert_checkpoint.py pvt_v2_b2.pth pvt_v2_b2.safetensors --to huggingface
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import mmpvt  # noqa: F401  makes the stack run
+from mmpvt.checkpoint import load_checkpoint, unwrap
+from mmpvt.checkpoint.conversion import WRAPPERS
+from mmpvt.checkpoint.rewriting import SUFFIXES, TARGETS, rewrite, write
+from mmpvt.engine.cli import user_errors
+from mmpvt.errors import UserError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("source", metavar="IN", help="file or address, in any known layout")
+    parser.add_argument("out", metavar="OUT", help=f"file to write: {', '.join(SUFFIXES)}")
+    parser.add_argument("--to", required=True, choices=TARGETS, help="whose names the tensors get")
+    parser.add_argument(
+        "--backbone-only", action="store_true", help="leave out the rest of a detector"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite OUT")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with user_errors():
+        out = free_path(args.out, args.force)
+        checkpoint = load_checkpoint(args.source)
+        try:
+            done = rewrite(checkpoint, args.to, args.backbone_only)
+        except UserError as error:
+            raise UserError(f"{args.source} can't be converted: {error.sentence}") from error
+        write(done, out)
+        print(f"{args.source}: {done.kind}, in {done.layout} layout")
+        keeps_meta = done.meta is not None and out.suffix != ".safetensors"
+        left_out = [*done.dropped, *other_content(checkpoint, keeps_meta)]
+        for what, names in (("left out", left_out), ("added", done.added)):
+            if names:
+                print(f"{what}: {', '.join(names)}")
+        print(f"wrote {out}: {len(done.tensors)} tensors, as {args.to} names them")
+
+
+def other_content(checkpoint: dict, keeps_meta: bool) -> list[str]:
+    """What a training run's file holds beside its weights, and the new one doesn't."""
+    if unwrap(checkpoint) is checkpoint:
+        return []
+    kept = (*WRAPPERS, "meta") if keeps_meta else WRAPPERS
+    return [str(key) for key in checkpoint if key not in kept]
+
+
+def free_path(path: str, force: bool) -> Path:
+    """The path of a file to write, made sure that nothing is lost by it."""
+    out = Path(path)
+    if out.suffix not in SUFFIXES:
+        raise UserError(f"{out}: a checkpoint's name ends in {', '.join(SUFFIXES)}")
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: name a file")
+    if out.exists() and not force:
+        raise UserError(f"{out} exists: pass --force to overwrite it, or another name")
+    if not out.parent.is_dir():
+        raise UserError(f"{out}: there is no folder {out.parent}")
+    return out
+
+
+if __name__ == "__main__":
+    main()
