@@ -52,6 +52,7 @@ def get_archives(
         for source in sources:
             if (folder / source.folder).exists():
                 _check_whole(source, folder)
+                _clear(source, temporary, keep_archives)
                 say(f"{folder / source.folder} is there, with all its {_count(source)} files")
             else:
                 missing.append(source)
@@ -60,8 +61,7 @@ def get_archives(
             archive = temporary / source.name
             _fetch(source, archive, missing[place + 1 :], patience, say)
             _unpack(source, archive, folder, say)
-            if not keep_archives:
-                archive.unlink()
+            _clear(source, temporary, keep_archives)
 
 
 def get_weights(
@@ -134,16 +134,26 @@ def _fetch(
 
 
 def _unpack(source: Source, archive: Path, folder: Path, say: Callable[[str], None]) -> None:
-    temporary = archive.with_name(f"unpacked-{archive.stem}")
+    temporary = _unpacked(archive)
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was stopped
     total = content_size(archive)
     with progress(f"unpacking {source.name}", total, in_bytes=True) as advance:
         unpack(archive, temporary, advance)
     _check_whole(source, temporary, f"the archive {archive} is another one: ")
     (temporary / source.folder).rename(folder / source.folder)
-    os.sync()
-    shutil.rmtree(temporary)
     say(f"{folder / source.folder}: {_count(source)} files")
+
+
+def _unpacked(archive: Path) -> Path:
+    return archive.with_name(f"unpacked-{archive.stem}")
+
+
+def _clear(source: Source, temporary: Path, keep_archives: bool) -> None:
+    """Removes what was needed to get a folder that is whole now."""
+    archive = temporary / source.name
+    shutil.rmtree(_unpacked(archive), ignore_errors=True)
+    if not keep_archives:
+        archive.unlink(missing_ok=True)
 
 
 def _count(source: Source) -> str:

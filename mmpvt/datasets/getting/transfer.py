@@ -160,8 +160,8 @@ def _open(
                 raise _Retry(f"{error.code} {error.reason}", _wait(error, patience)) from error
             hint = "check the address" if error.code in (404, 410) else "it doesn't give the file"
             raise UserError(
-                f"could not download {source.address} ({error.code} {_plain(error.reason)}): {hint}, or "
-                "pass --mirror URL of a server that has it"
+                f"could not download {source.address} ({error.code} {_plain(error.reason)}): "
+                f"{hint}, or pass --mirror URL of a server that has it"
             ) from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, OSError):
@@ -229,8 +229,8 @@ def _wait(error: urllib.error.HTTPError, patience: Patience) -> float | None:
         seconds = (when - datetime.now(timezone.utc)).total_seconds()
     if not seconds <= patience.longest:
         raise UserError(
-            f"could not download {_plain(error.url)} ({error.code} {_plain(error.reason)}): its server asks to "
-            f"come back in {seconds:.0f} seconds"
+            f"could not download {_plain(error.url)} ({error.code} {_plain(error.reason)}): "
+            f"its server asks to come back in {seconds:.0f} seconds"
         ) from error
     return max(0.0, seconds)
 
