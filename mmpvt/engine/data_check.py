@@ -19,12 +19,16 @@ CLASSIFYING = {"bbox_head", "mask_head", "decode_head", "auxiliary_head"}
 HELP = "get the data as docs/data.md says, or pass --data-root"
 
 
-def check_data(config: Config, splits: Iterable[str]) -> None:
+def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
     """Checks that each data set's annotations can be read and its files are there.
 
     Args:
         config (Config): of an experiment.
         splits (Iterable[str]): of ``'train'``, ``'val'`` and ``'test'``, those about to be used.
+
+    Returns:
+        dict[Path, dict]: what COCO's annotation files hold, by their absolute paths: they take
+            minutes to read.
 
     Raises:
         UserError: annotations or images are missing, empty or no JSON; the classes are not the
@@ -32,13 +36,15 @@ def check_data(config: Config, splits: Iterable[str]) -> None:
     """
     init_default_scope(config.get("default_scope", "mmengine"))
     seen = []
+    contents = {}
     for split in splits:
         for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset")):
             place = (dataset.get("data_root"), dataset.get("ann_file"), dataset.get("data_prefix"))
             if dataset.get("backend_args") is None and place not in seen:
                 seen.append(place)
-                _check(dataset)
-                _check_class_counts(dataset, config.model)
+                contents.update(_check(dataset))
+                check_class_counts(dataset, config.model)
+    return contents
 
 
 def iter_datasets(dataset: dict | None) -> Iterator[dict]:
@@ -54,8 +60,17 @@ def iter_datasets(dataset: dict | None) -> Iterator[dict]:
         yield dataset
 
 
-def _check_class_counts(dataset: dict, model: dict) -> None:
-    classes = _classes(dataset, dataset_kind(dataset))
+def check_class_counts(dataset: dict, model: dict) -> None:
+    """Compares a data set's classes with the model's heads.
+
+    Args:
+        dataset (dict): a data set's config.
+        model (dict): a model's.
+
+    Raises:
+        UserError: a head is for another number of classes.
+    """
+    classes = class_names(dataset, dataset_kind(dataset))
     for part in iter_dicts(model):
         for name in CLASSIFYING & part.keys():
             heads = part[name] if isinstance(part[name], list) else [part[name]]
@@ -74,36 +89,49 @@ def dataset_kind(dataset: dict) -> type | None:
     return DATASETS.get(dataset["type"]) if isinstance(dataset["type"], str) else dataset["type"]
 
 
-def _classes(dataset: dict, kind: type | None) -> list[str]:
+def class_names(dataset: dict, kind: type | None) -> list[str]:
+    """The classes of a data set: those that its config names, or its type knows."""
     known = getattr(kind, "METAINFO", {}).get("classes", ())
     classes = (dataset.get("metainfo") or {}).get("classes") or known
     return [classes] if isinstance(classes, str) else list(classes)
 
 
-def _check(dataset: dict) -> None:
-    kind = dataset_kind(dataset)
+def data_root(dataset: dict) -> Path:
+    """The folder that a data set lies in.
+
+    Raises:
+        UserError: there is no such folder.
+    """
     root = Path(dataset.get("data_root") or "")
     if dataset.get("data_root") and not root.is_dir():
         raise UserError(f"no data under {root}: there is no such folder; {HELP}")
+    return root
+
+
+def _check(dataset: dict) -> dict[Path, dict]:
+    kind = dataset_kind(dataset)
+    root = data_root(dataset)
     if kind and issubclass(kind, CocoDataset):
-        _check_coco(dataset, root, kind)
-    elif kind and issubclass(kind, BaseSegDataset):
+        return _check_coco(dataset, root, kind)
+    if kind and issubclass(kind, BaseSegDataset):
         _check_segmentation(dataset, root, kind)
+    return {}
 
 
-def _check_coco(dataset: dict, root: Path, kind: type) -> None:
+def _check_coco(dataset: dict, root: Path, kind: type) -> dict[Path, dict]:
     file = root / dataset["ann_file"]
     content = read_annotations(file)
     names = [image.get("file_name") for image in content["images"]]
     prefix = (dataset.get("data_prefix") or {}).get("img") or ""
     _check_files(root / prefix, names, f"named in {file}", "images")
-    classes = _classes(dataset, kind)
+    classes = class_names(dataset, kind)
     found = [category.get("name") for category in content["categories"]]
     if classes and not set(classes) & set(found):
         raise UserError(
             f"{file} holds none of the config's {len(classes)} classes ({_first(classes)}), but "
             f"{len(found)} others ({_first(found)}): set metainfo=dict(classes=…) in the config"
         )
+    return {file.absolute(): content}
 
 
 def read_annotations(file: Path) -> dict:
@@ -136,9 +164,28 @@ def read_annotations(file: Path) -> dict:
 
 
 def _check_segmentation(dataset: dict, root: Path, kind: type) -> None:
-    prefix = dataset.get("data_prefix") or {}
-    images = root / (prefix.get("img_path") or "")
-    suffix = dataset.get("img_suffix") or _default(kind, "img_suffix")
+    images, stems = list_stems(dataset, root, kind)
+    folder, suffix = label_maps(dataset, root, kind)
+    if folder:
+        _check_files(folder, [stem + suffix for stem in stems], f"for {images}", "label maps")
+
+
+def list_stems(dataset: dict, root: Path, kind: type) -> tuple[Path, list[str]]:
+    """The images of a segmentation data set.
+
+    Args:
+        dataset (dict): its config.
+        root (Path): the folder that it lies in.
+        kind (type): its class.
+
+    Returns:
+        tuple[Path, list[str]]: their folder, and their names in it without the ending.
+
+    Raises:
+        UserError: there are none, or the list of them is missing.
+    """
+    images = root / ((dataset.get("data_prefix") or {}).get("img_path") or "")
+    suffix = dataset.get("img_suffix") or default_of(kind, "img_suffix")
     if not images.is_dir():
         raise UserError(f"no images under {images}: there is no such folder; {HELP}")
     if dataset.get("ann_file"):
@@ -151,10 +198,14 @@ def _check_segmentation(dataset: dict, root: Path, kind: type) -> None:
         stems = [name.removesuffix(suffix) for name in names]
     if not stems:
         raise UserError(f"no images under {images}: no file there ends in {suffix}; {HELP}")
-    if prefix.get("seg_map_path"):
-        map_suffix = dataset.get("seg_map_suffix") or _default(kind, "seg_map_suffix")
-        maps = [stem + map_suffix for stem in stems]
-        _check_files(root / prefix["seg_map_path"], maps, f"for {images}", "label maps")
+    return images, stems
+
+
+def label_maps(dataset: dict, root: Path, kind: type) -> tuple[Path | None, str]:
+    """The folder of a segmentation data set's label maps, or None, and their names' ending."""
+    folder = (dataset.get("data_prefix") or {}).get("seg_map_path")
+    suffix = dataset.get("seg_map_suffix") or default_of(kind, "seg_map_suffix")
+    return root / folder if folder else None, suffix
 
 
 def _check_files(folder: Path, names: list[str], where: str, what: str) -> None:
@@ -176,7 +227,7 @@ def _check_files(folder: Path, names: list[str], where: str, what: str) -> None:
     raise UserError(f"{what} are missing under {folder}: {rest} ({_first(missing)}); {HELP}")
 
 
-def _default(kind: type, argument: str) -> str:
+def default_of(kind: type, argument: str) -> object:
     """What a data set class takes for ``argument``, looked up through its bases."""
     for base in kind.__mro__:
         parameter = inspect.signature(base.__init__).parameters.get(argument)

@@ -25,7 +25,12 @@ from mmpvt.registry import HOOKS
 NAMED = 3  # of each file, in the log; the rest is in a file
 
 
-def leave_out_unusable_annotations(config: Config, splits: Iterable[str], on_bad_data: str) -> None:
+def leave_out_unusable_annotations(
+    config: Config,
+    splits: Iterable[str],
+    on_bad_data: str,
+    contents: dict[Path, dict] | None = None,
+) -> None:
     """Puts copies without them in place of annotation files that hold some that can't be used.
 
     Copies, and lists of what is not in them, are written to the work directory's folder
@@ -36,6 +41,8 @@ def leave_out_unusable_annotations(config: Config, splits: Iterable[str], on_bad
         splits (Iterable[str]): of ``'train'``, ``'val'`` and ``'test'``, those about to be used.
         on_bad_data (str): ``'stop'`` refuses masks of no known format, which speak of a file that
             was written wrongly as a whole; ``'skip'`` leaves them out like all else.
+        contents (dict[Path, dict] | None): what is known of files' contents already, from
+            :func:`~mmpvt.engine.data_check.check_data`; emptied. Default: None.
 
     Raises:
         UserError: no annotation or no image of a file can be used; or masks, as said.
@@ -53,10 +60,11 @@ def leave_out_unusable_annotations(config: Config, splits: Iterable[str], on_bad
         for evaluator in settings.iter_dicts(config.get(f"{split}_evaluator"))
         if isinstance(evaluator.get("ann_file"), str)
     ]
-    with_masks = {_file(part).absolute() for part in (*datasets, *evaluators) if _uses_masks(part)}
+    with_masks = {_file(part).absolute() for part in (*datasets, *evaluators) if uses_masks(part)}
     copies, notes = {}, []
     for number, file in enumerate({_file(dataset).absolute(): None for dataset in datasets}):
-        content, findings = usable(read_annotations(file), masks=file in with_masks)
+        known = (contents or {}).pop(file, None)
+        content, findings = usable(known or read_annotations(file), masks=file in with_masks)
         if on_bad_data == "stop":
             _refuse_unknown_masks(file, findings)
         if findings:
@@ -83,7 +91,7 @@ def _file(part: dict) -> Path:
     return Path(part.get("data_root") or "") / part["ann_file"]
 
 
-def _uses_masks(part: dict) -> bool:
+def uses_masks(part: dict) -> bool:
     """Whether a data set's pipeline loads masks, or an evaluator compares them."""
     transforms = settings.iter_dicts(part.get("pipeline"))
     return "segm" in (part.get("metric") or ()) or any(t.get("with_mask") for t in transforms)
