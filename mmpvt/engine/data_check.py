@@ -34,7 +34,8 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
         UserError: annotations or images are missing, empty or no JSON; the classes are not the
             annotations', or not as many as the model's.
     """
-    init_default_scope(config.get("default_scope", "mmengine"))
+    scope = config.get("default_scope", "mmengine")
+    init_default_scope(scope)
     seen = []
     contents = {}
     for split in splits:
@@ -42,8 +43,9 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
             place = (dataset.get("data_root"), dataset.get("ann_file"), dataset.get("data_prefix"))
             if dataset.get("backend_args") is None and place not in seen:
                 seen.append(place)
-                contents.update(_check(dataset))
-                check_class_counts(dataset, config.model)
+                kind = dataset_kind(dataset, scope)
+                contents.update(_check(dataset, kind))
+                check_class_counts(class_names(dataset, kind), config.model)
     return contents
 
 
@@ -60,17 +62,16 @@ def iter_datasets(dataset: dict | None) -> Iterator[dict]:
         yield dataset
 
 
-def check_class_counts(dataset: dict, model: dict) -> None:
+def check_class_counts(classes: list[str], model: dict) -> None:
     """Compares a data set's classes with the model's heads.
 
     Args:
-        dataset (dict): a data set's config.
+        classes (list[str]): the data set's.
         model (dict): a model's.
 
     Raises:
         UserError: a head is for another number of classes.
     """
-    classes = class_names(dataset, dataset_kind(dataset))
     for part in iter_dicts(model):
         for name in CLASSIFYING & part.keys():
             heads = part[name] if isinstance(part[name], list) else [part[name]]
@@ -84,9 +85,42 @@ def check_class_counts(dataset: dict, model: dict) -> None:
                 )
 
 
-def dataset_kind(dataset: dict) -> type | None:
-    """The class that a data set's config names."""
-    return DATASETS.get(dataset["type"]) if isinstance(dataset["type"], str) else dataset["type"]
+def dataset_kind(dataset: dict, scope: str) -> type | None:
+    """The class that a data set's config names.
+
+    Args:
+        dataset (dict): the config.
+        scope (str): the experiment's ``default_scope``, for a name that says none.
+
+    Returns:
+        type | None: the class, or None where there is none of this name.
+    """
+    name = dataset["type"]
+    if not isinstance(name, str):
+        return name
+    try:
+        return DATASETS.get(name if "." in name else f"{scope}.{name}")
+    except RuntimeError:
+        return None
+
+
+def is_coco(kind: type | None) -> bool:
+    """Whether a class reads COCO's format as MMDetection's ``CocoDataset`` does."""
+    return _reads_like(kind, CocoDataset)
+
+
+def is_maps(kind: type | None) -> bool:
+    """Whether a class reads images and label maps as MMSegmentation's ``BaseSegDataset`` does."""
+    return _reads_like(kind, BaseSegDataset)
+
+
+def _reads_like(kind: type | None, known: type) -> bool:
+    own = ("load_data_list", "parse_data_info")  # LVIS's file names lie elsewhere, say
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, known)
+        and all(getattr(kind, name, None) is getattr(known, name, None) for name in own)
+    )
 
 
 def class_names(dataset: dict, kind: type | None) -> list[str]:
@@ -108,12 +142,11 @@ def data_root(dataset: dict) -> Path:
     return root
 
 
-def _check(dataset: dict) -> dict[Path, dict]:
-    kind = dataset_kind(dataset)
+def _check(dataset: dict, kind: type | None) -> dict[Path, dict]:
     root = data_root(dataset)
-    if kind and issubclass(kind, CocoDataset):
+    if is_coco(kind):
         return _check_coco(dataset, root, kind)
-    if kind and issubclass(kind, BaseSegDataset):
+    if is_maps(kind):
         _check_segmentation(dataset, root, kind)
     return {}
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, is_main_process
@@ -18,7 +17,12 @@ from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.datasets.annotations import UNKNOWN_MASK, Finding, usable
 from mmpvt.datasets.draws import Fetch, flatten
 from mmpvt.engine import settings
-from mmpvt.engine.data_check import dataset_kind, iter_datasets, read_annotations
+from mmpvt.engine.data_check import (
+    dataset_kind,
+    is_coco,
+    iter_datasets,
+    read_annotations,
+)
 from mmpvt.errors import UserError
 from mmpvt.registry import HOOKS
 
@@ -47,12 +51,12 @@ def leave_out_unusable_annotations(
     Raises:
         UserError: no annotation or no image of a file can be used; or masks, as said.
     """
+    scope = config.get("default_scope", "mmengine")
     datasets = [
         dataset
         for split in splits
         for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset"))
-        if issubclass(dataset_kind(dataset) or object, CocoDataset)
-        and dataset.get("backend_args") is None
+        if is_coco(dataset_kind(dataset, scope)) and dataset.get("backend_args") is None
     ]
     evaluators = [
         evaluator
