@@ -72,6 +72,7 @@ def _draw_classes(
         axes = figure.add_subplot(grid[column])
         rows = np.arange(len(part))
         height = 0.8 / len(surveys)
+        axes.set(xscale="log", xlim=(low, high))
         for i, (survey, count) in enumerate(zip(surveys, counts, strict=True)):
             axes.barh(
                 rows + (i - (len(surveys) - 1) / 2) * height,
@@ -81,7 +82,7 @@ def _draw_classes(
                 color=COLOURS[i % len(COLOURS)],
                 label=survey.name,
             )
-        axes.set(xscale="log", xlim=(low, high), ylim=(len(part) - 0.4, -0.6))
+        axes.set(xlim=(low, high), ylim=(len(part) - 0.4, -0.6))
         axes.set_yticks(rows, [str(classes[i]) for i in part], fontsize=10)
         for tick, i in zip(axes.get_yticklabels(), part, strict=True):
             if not all(count[i] for count in counts):
@@ -104,8 +105,8 @@ def _by_name(survey: Survey, classes: Sequence[str]) -> np.ndarray:
 
 def _draw_object_sizes(axes: Axes, surveys: Sequence[Survey]) -> None:
     sizes = [np.maximum(survey.sizes, 0.5) for survey in surveys]
-    high = max((size.max() for size in sizes if len(size)), default=1)
-    bins = np.geomspace(0.5, max(1, high), 60)
+    everything = np.concatenate([*sizes, [10.0]])
+    bins = np.geomspace(everything.min() * 0.9, everything.max() * 1.1, 60)
     for i, (survey, size) in enumerate(zip(surveys, sizes, strict=True)):
         if len(size):
             colour = COLOURS[i % len(COLOURS)]
@@ -116,7 +117,7 @@ def _draw_object_sizes(axes: Axes, surveys: Sequence[Survey]) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
     axes.grid(alpha=0.3)
     if surveys[0].segments:
-        what = "regions: square root of the pixels of a class in an image"
+        what = "a class in an image: square root of its pixels"
     else:
         what = "objects: square root of a box's area, pixels"
         for side, name in ((32, "medium"), (96, "large")):
