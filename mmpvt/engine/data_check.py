@@ -152,7 +152,7 @@ def _check(dataset: dict, kind: type | None) -> dict[Path, dict]:
 
 
 def _check_coco(dataset: dict, root: Path, kind: type) -> dict[Path, dict]:
-    file = root / dataset["ann_file"]
+    file = root / (dataset.get("ann_file") or "")
     content = read_annotations(file)
     names = [image.get("file_name") for image in content["images"]]
     prefix = (dataset.get("data_prefix") or {}).get("img") or ""
@@ -174,7 +174,8 @@ def read_annotations(file: Path) -> dict:
         file (Path): ``instances_train2017.json``, say.
 
     Returns:
-        dict: with lists under ``images``, ``annotations`` and ``categories``.
+        dict: with lists under ``images``, ``annotations`` and ``categories``. Of files that list
+            images without labels, COCO's test-dev's for one, the second is empty.
 
     Raises:
         UserError: the file is missing, empty, no JSON, or lacks one of the lists.
@@ -187,6 +188,8 @@ def read_annotations(file: Path) -> dict:
         content = json.loads(file.read_bytes())
     except ValueError as error:
         raise UserError(f"the annotation file {file} is no JSON ({error}); {HELP}") from error
+    if isinstance(content, dict) and "images" in content and "categories" in content:
+        content.setdefault("annotations", [])
     keys = ("images", "annotations", "categories")
     lacking = [key for key in keys if not isinstance(_get(content, key), list)]
     if lacking:

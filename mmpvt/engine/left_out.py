@@ -76,7 +76,8 @@ def leave_out_unusable_annotations(
             notes.append(_write(copy, file, content, findings))
             copies[file] = str(copy)
     for part in (*datasets, *evaluators):
-        part["ann_file"] = copies.get(_file(part).absolute(), part["ann_file"])
+        if copy := copies.get(_file(part).absolute()):
+            part["ann_file"] = copy
     settings.add_hook(config, type="mmpvt.LeftOutHook", notes=notes, on_bad_data=on_bad_data)
 
 
@@ -92,7 +93,7 @@ def _refuse_unknown_masks(file: Path, findings: list[Finding]) -> None:
 
 
 def _file(part: dict) -> Path:
-    return Path(part.get("data_root") or "") / part["ann_file"]
+    return Path(part.get("data_root") or "") / (part.get("ann_file") or "")
 
 
 def uses_masks(part: dict) -> bool:

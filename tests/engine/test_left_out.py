@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mmpvt import UserError
@@ -75,3 +77,23 @@ def test_what_was_read_is_not_read_again(kind: str, root: Path):
     leave_out_unusable_annotations(config, ("train",), "skip", contents)
     assert not contents
     assert Path(config.train_dataloader.dataset.ann_file).parent == root / "work" / "annotations"
+
+
+def leave_out(root: Path) -> None:
+    for _ in range(20):
+        config = detector(root)
+        leave_out_unusable_annotations(config, ("train",), "skip")
+        json.loads(Path(config.train_dataloader.dataset.ann_file).read_text())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA can't be copied to a process")
+def test_processes_of_one_run(root: Path):
+    """Each writes the copy; none sees a half one."""
+    with_mask(root, None)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=leave_out, args=(root,)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
