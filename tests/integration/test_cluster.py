@@ -80,7 +80,7 @@ def ended(*processes: subprocess.Popen) -> list[str]:
 
 
 def test_two_machines(tmp_path: Path, shapes: Path, tiny_config: Path, start):
-    """Each trains on its share, the learning rate follows the batch of all; then a test."""
+    """Each trains on its share; the learning rate follows the batch of all."""
     variables = dict(NNODES="2", MASTER_ADDR="127.0.0.1", PORT=str(free_port()))
     work_dir = tmp_path / "work"
     args = ("--data-root", shapes, "--work-dir", work_dir)
@@ -96,12 +96,15 @@ def test_two_machines(tmp_path: Path, shapes: Path, tiny_config: Path, start):
     configured = re.search(r"^optim_wrapper.*?lr=([\d.e-]+)", first, re.M | re.S)
     assert rate == pytest.approx(float(configured[1]) * 4 / 16)
 
-    variables["PORT"] = str(free_port())
-    checkpoint = work_dir / "epoch_1.pth"
-    texts = ended(
-        *(start("dist_test.sh", tiny_config, checkpoint, 1, *args, **variables) for _ in range(2))
-    )
-    assert any("coco/bbox_mAP" in text for text in texts)
+
+@pytest.mark.full
+def test_two_machines_test(tmp_path: Path, shapes: Path, tiny_config: Path, trained: Path, start):
+    variables = dict(NNODES="2", MASTER_ADDR="127.0.0.1", PORT=str(free_port()))
+    args = (tiny_config, trained / "epoch_2.pth", 1, "--data-root", shapes)
+    processes = [
+        start("dist_test.sh", *args, "--work-dir", tmp_path, **variables) for _ in range(2)
+    ]
+    assert any("coco/bbox_mAP" in text for text in ended(*processes))
 
 
 @pytest.fixture
@@ -129,6 +132,7 @@ def test_slurm(tmp_path: Path, shapes: Path, tiny_config: Path, slurm: dict, sta
     assert (work_dir / "epoch_1.pth").is_file()
 
 
+@pytest.mark.full
 def test_sbatch(tmp_path: Path, shapes: Path, tiny_config: Path, slurm: dict, start):
     """Within a job srun has the job's resources, and the script is a copy; SIGTERM saves."""
     copy = shutil.copy(ROOT / "tools" / "slurm_train.sh", tmp_path / "slurm_script")
