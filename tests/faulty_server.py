@@ -126,12 +126,12 @@ def cut(handler: Handler, content: bytes) -> None:
 def stall(handler: Handler, content: bytes) -> None:
     """A third, then nothing for longer than the tests' patience."""
     handler.give(content, end=len(content) // 3, close=True)
-    time.sleep(1)
+    time.sleep(1.5)
 
 
 def silence(handler: Handler, content: bytes) -> None:
     """No answer."""
-    time.sleep(1)
+    time.sleep(1.5)
     handler.close_connection = True
 
 
@@ -172,6 +172,7 @@ def wrong_byte(handler: Handler, content: bytes) -> None:
 
 def page(handler: Handler, content: bytes) -> None:
     """A page to log in on."""
+    del handler.headers["Range"]
     handler.give(b"<html>Please log in</html>")
 
 

@@ -127,13 +127,13 @@ def _continue(source: Source, part: Part, patience: Patience) -> None:
                 part.discard()
                 raise _Retry("the file has changed meanwhile")
             if answer.status != 206:
-                part.begin(_validator(answer), _length(answer))
-            if source.size and part.total not in (None, source.size):
-                part.discard()
-                raise UserError(
-                    f"{source.address} is another file than {source.name}: it has {part.total} "
-                    f"bytes, not {source.size}"
-                )
+                total = _length(answer)
+                if source.size and total not in (None, source.size):  # what is there stays
+                    raise UserError(
+                        f"{source.address} is another file than {source.name}: it has {total} "
+                        f"bytes, not {source.size}"
+                    )
+                part.begin(_validator(answer), total)
             part.pieces += 1
             part.keep()
             _copy(answer, part)

@@ -80,6 +80,7 @@ def test_folder_that_is_there_already(tmp_path: Path):
     assert everything(tmp_path) == {"data": None, "data/mine": b"precious"}
 
 
+@pytest.mark.full
 def test_more_entries_than_the_old_format_can_say(tmp_path: Path):
     """As COCO's largest archive has."""
     content = io.BytesIO()
