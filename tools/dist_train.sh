@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on several GPUs of one machine, or of several (NNODES, NODE_RANK, MASTER_ADDR, PORT):
+# Trains on several GPUs of one machine, or of several (NNODES, MASTER_ADDR, PORT: rendezvous.sh):
 #   bash tools/dist_train.sh CONFIG GPUS [options of tools/train.py]
 set -euo pipefail
 if [ $# -lt 2 ]; then
@@ -8,7 +8,6 @@ if [ $# -lt 2 ]; then
 fi
 config=$1 gpus=$2
 shift 2
-exec "${PYTHON:-python}" -m torch.distributed.run \
-  --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$gpus" \
-  --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
-  "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"
+tools=$(dirname "$0")
+source "$tools/rendezvous.sh"
+exec "${torchrun[@]}" "$tools/train.py" "$config" --launcher pytorch "$@"

@@ -1,4 +1,4 @@
-"""Writes docs/model_zoo.md and model-index.yml anew: python tools/make_model_zoo.py"""
+"""Writes the model zoo's pages and tables anew: python tools/make_model_zoo.py"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 import mmpvt  # noqa: F401  registers the modules
-from mmpvt.analysis import model_zoo
+from mmpvt.analysis import model_zoo, training_cost
 from mmpvt.engine.cli import user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Write docs/model_zoo.md and model-index.yml from the configs and the "
-        "published figures."
+        description="Write docs/model_zoo.md, model-index.yml and the table of docs/reproduce.md "
+        "from the configs and the published figures."
     )
     parser.add_argument(
         "--root", type=Path, default=ROOT, help="the checkout (default: the one of this file)"
@@ -27,10 +27,15 @@ def main() -> None:
     args = parse_args()
     with user_errors():
         zoo = model_zoo.read_zoo(args.root)
-        for path, content in {
+        pages = {
             args.root / "docs" / "model_zoo.md": model_zoo.markdown(zoo),
             args.root / "model-index.yml": model_zoo.index(zoo),
-        }.items():
+        }
+        reproduce = args.root / "docs" / "reproduce.md"
+        if reproduce.is_file():
+            costs = training_cost.markdown(zoo)
+            pages[reproduce] = training_cost.insert(reproduce.read_text(), costs)
+        for path, content in pages.items():
             path.write_text(content)
             print(path)
 

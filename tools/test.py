@@ -36,10 +36,9 @@ def main() -> None:
     with user_errors():
         config = settings.from_arguments(args)
         settings.set_checkpoint(config, args.checkpoint)
-        if is_first_process():
-            check_data(config, ("test",))
+        contents = check_data(config, ("test",)) if is_first_process() else {}
         settings.make_work_dir(config)
-        leave_out_unusable_annotations(config, ("test",), args.on_bad_data)
+        leave_out_unusable_annotations(config, ("test",), args.on_bad_data, contents)
         settings.name_broken_files(config)
         if args.out:
             settings.set_out(config, args.out)

@@ -77,10 +77,9 @@ def main() -> None:
         if args.auto_scale_lr:
             settings.set_auto_scale_lr(config)
         splits = ("train", "val") if config.get("val_cfg") else ("train",)
-        if is_first_process():
-            check_data(config, splits)
+        contents = check_data(config, splits) if is_first_process() else {}
         settings.make_work_dir(config)
-        leave_out_unusable_annotations(config, splits, args.on_bad_data)
+        leave_out_unusable_annotations(config, splits, args.on_bad_data, contents)
         settings.name_broken_files(config)
         settings.add_tensorboard(config)
         speed.spare_amp_without_gpu(config)

@@ -147,8 +147,8 @@ def markdown(zoo: Sequence[Entry]) -> str:
         _section([entry for entry in published if entry.published["method"] == method])
         for method in methods
     ]
-    others = [[_link(entry), entry.comment] for entry in zoo if not entry.published]
-    return "\n".join([INTRODUCTION, *sections, OTHERS, _table(["config", "what it is"], others)])
+    others = [[link(entry), entry.comment] for entry in zoo if not entry.published]
+    return "\n".join([INTRODUCTION, *sections, OTHERS, table(["config", "what it is"], others)])
 
 
 def _section(entries: Sequence[Entry]) -> str:
@@ -156,7 +156,7 @@ def _section(entries: Sequence[Entry]) -> str:
     scores = [name for name in SCORES if any(entry.published.get(name) for entry in entries)]
     rows = [
         [
-            _link(entry),
+            link(entry),
             *(_cell(entry.published.get(name), 1) for name in scores),
             _cell(entry.parameters / 1e6, 2, entry.published.get("params_M")),
             _cell(entry.macs / 1e9, 1, entry.published_gflops),
@@ -165,10 +165,11 @@ def _section(entries: Sequence[Entry]) -> str:
     ]
     head = ["config", *(SCORES[name] for name in scores), "parameters, M", "GFLOPs"]
     first = entries[0].published
-    return f"## {first['method']}, {first['dataset']}\n\n{_table(head, rows)}"
+    return f"## {first['method']}, {first['dataset']}\n\n{table(head, rows)}"
 
 
-def _link(entry: Entry) -> str:
+def link(entry: Entry) -> str:
+    """A config's name that leads to it from a page in ``docs``."""
     return f"[{entry.name}](../configs/{entry.path.name})"
 
 
@@ -178,7 +179,8 @@ def _cell(value: float | None, digits: int, published: float | None = None) -> s
     return f"{value:.{digits}f}" + (f" ({published})" if published else "")
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = (head, ["---"] * len(head), *rows)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -15,7 +15,7 @@ TIMEOUT = 30  # seconds without a byte
 LIMIT = 16 << 30  # bytes; the largest checkpoints of this field are a tenth of it
 
 
-class _SameScheme(urllib.request.HTTPRedirectHandler):
+class SameScheme(urllib.request.HTTPRedirectHandler):
     """Follows redirections, but from ``https://`` only to ``https://``."""
 
     def redirect_request(self, request, file, code, message, headers, address):
@@ -47,7 +47,7 @@ def download(address: str, target: Path) -> None:
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        opener = urllib.request.build_opener(_SameScheme)
+        opener = urllib.request.build_opener(SameScheme)
         with opener.open(address, timeout=TIMEOUT) as answer, part.open("wb") as file:
             announced = answer.headers.get("Content-Length")
             while block := answer.read(1 << 20):

@@ -28,7 +28,7 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}{PART}")
+    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")  # of one writer among several
     try:
         with part.open("wb") as file:
             file.write(content)
@@ -48,7 +48,7 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
 
 def remove_parts(folder: str | os.PathLike) -> None:
     """Removes what writing left behind when it was killed."""
-    for part in Path(folder).glob(f".*.pth{PART}"):
+    for part in Path(folder).glob(f".*{PART}"):
         part.unlink(missing_ok=True)
 
 

@@ -19,26 +19,34 @@ CLASSIFYING = {"bbox_head", "mask_head", "decode_head", "auxiliary_head"}
 HELP = "get the data as docs/data.md says, or pass --data-root"
 
 
-def check_data(config: Config, splits: Iterable[str]) -> None:
+def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
     """Checks that each data set's annotations can be read and its files are there.
 
     Args:
         config (Config): of an experiment.
         splits (Iterable[str]): of ``'train'``, ``'val'`` and ``'test'``, those about to be used.
 
+    Returns:
+        dict[Path, dict]: what COCO's annotation files hold, by their absolute paths: they take
+            minutes to read.
+
     Raises:
         UserError: annotations or images are missing, empty or no JSON; the classes are not the
             annotations', or not as many as the model's.
     """
-    init_default_scope(config.get("default_scope", "mmengine"))
+    scope = config.get("default_scope", "mmengine")
+    init_default_scope(scope)
     seen = []
+    contents = {}
     for split in splits:
         for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset")):
             place = (dataset.get("data_root"), dataset.get("ann_file"), dataset.get("data_prefix"))
             if dataset.get("backend_args") is None and place not in seen:
                 seen.append(place)
-                _check(dataset)
-                _check_class_counts(dataset, config.model)
+                kind = dataset_kind(dataset, scope)
+                contents.update(_check(dataset, kind))
+                check_class_counts(class_names(dataset, kind), config.model)
+    return contents
 
 
 def iter_datasets(dataset: dict | None) -> Iterator[dict]:
@@ -54,8 +62,16 @@ def iter_datasets(dataset: dict | None) -> Iterator[dict]:
         yield dataset
 
 
-def _check_class_counts(dataset: dict, model: dict) -> None:
-    classes = _classes(dataset, dataset_kind(dataset))
+def check_class_counts(classes: list[str], model: dict) -> None:
+    """Compares a data set's classes with the model's heads.
+
+    Args:
+        classes (list[str]): the data set's.
+        model (dict): a model's.
+
+    Raises:
+        UserError: a head is for another number of classes.
+    """
     for part in iter_dicts(model):
         for name in CLASSIFYING & part.keys():
             heads = part[name] if isinstance(part[name], list) else [part[name]]
@@ -69,41 +85,86 @@ def _check_class_counts(dataset: dict, model: dict) -> None:
                 )
 
 
-def dataset_kind(dataset: dict) -> type | None:
-    """The class that a data set's config names."""
-    return DATASETS.get(dataset["type"]) if isinstance(dataset["type"], str) else dataset["type"]
+def dataset_kind(dataset: dict, scope: str) -> type | None:
+    """The class that a data set's config names.
+
+    Args:
+        dataset (dict): the config.
+        scope (str): the experiment's ``default_scope``, for a name that says none.
+
+    Returns:
+        type | None: the class, or None where there is none of this name.
+    """
+    name = dataset["type"]
+    if not isinstance(name, str):
+        return name
+    try:
+        return DATASETS.get(name if "." in name else f"{scope}.{name}")
+    except RuntimeError:
+        return None
 
 
-def _classes(dataset: dict, kind: type | None) -> list[str]:
+def is_coco(kind: type | None) -> bool:
+    """Whether a class reads COCO's format as MMDetection's ``CocoDataset`` does."""
+    return _reads_like(kind, CocoDataset)
+
+
+def is_maps(kind: type | None) -> bool:
+    """Whether a class reads images and label maps as MMSegmentation's ``BaseSegDataset`` does."""
+    return _reads_like(kind, BaseSegDataset)
+
+
+def _reads_like(kind: type | None, known: type) -> bool:
+    own = ("load_data_list", "parse_data_info")  # LVIS's file names lie elsewhere, say
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, known)
+        and all(getattr(kind, name, None) is getattr(known, name, None) for name in own)
+    )
+
+
+def class_names(dataset: dict, kind: type | None) -> list[str]:
+    """The classes of a data set: those that its config names, or its type knows."""
     known = getattr(kind, "METAINFO", {}).get("classes", ())
     classes = (dataset.get("metainfo") or {}).get("classes") or known
     return [classes] if isinstance(classes, str) else list(classes)
 
 
-def _check(dataset: dict) -> None:
-    kind = dataset_kind(dataset)
+def data_root(dataset: dict) -> Path:
+    """The folder that a data set lies in.
+
+    Raises:
+        UserError: there is no such folder.
+    """
     root = Path(dataset.get("data_root") or "")
     if dataset.get("data_root") and not root.is_dir():
         raise UserError(f"no data under {root}: there is no such folder; {HELP}")
-    if kind and issubclass(kind, CocoDataset):
-        _check_coco(dataset, root, kind)
-    elif kind and issubclass(kind, BaseSegDataset):
+    return root
+
+
+def _check(dataset: dict, kind: type | None) -> dict[Path, dict]:
+    root = data_root(dataset)
+    if is_coco(kind):
+        return _check_coco(dataset, root, kind)
+    if is_maps(kind):
         _check_segmentation(dataset, root, kind)
+    return {}
 
 
-def _check_coco(dataset: dict, root: Path, kind: type) -> None:
-    file = root / dataset["ann_file"]
+def _check_coco(dataset: dict, root: Path, kind: type) -> dict[Path, dict]:
+    file = root / (dataset.get("ann_file") or "")
     content = read_annotations(file)
     names = [image.get("file_name") for image in content["images"]]
     prefix = (dataset.get("data_prefix") or {}).get("img") or ""
     _check_files(root / prefix, names, f"named in {file}", "images")
-    classes = _classes(dataset, kind)
+    classes = class_names(dataset, kind)
     found = [category.get("name") for category in content["categories"]]
     if classes and not set(classes) & set(found):
         raise UserError(
             f"{file} holds none of the config's {len(classes)} classes ({_first(classes)}), but "
             f"{len(found)} others ({_first(found)}): set metainfo=dict(classes=…) in the config"
         )
+    return {file.absolute(): content}
 
 
 def read_annotations(file: Path) -> dict:
@@ -113,7 +174,8 @@ def read_annotations(file: Path) -> dict:
         file (Path): ``instances_train2017.json``, say.
 
     Returns:
-        dict: with lists under ``images``, ``annotations`` and ``categories``.
+        dict: with lists under ``images``, ``annotations`` and ``categories``. Of files that list
+            images without labels, COCO's test-dev's for one, the second is empty.
 
     Raises:
         UserError: the file is missing, empty, no JSON, or lacks one of the lists.
@@ -126,6 +188,8 @@ def read_annotations(file: Path) -> dict:
         content = json.loads(file.read_bytes())
     except ValueError as error:
         raise UserError(f"the annotation file {file} is no JSON ({error}); {HELP}") from error
+    if isinstance(content, dict) and "images" in content and "categories" in content:
+        content.setdefault("annotations", [])
     keys = ("images", "annotations", "categories")
     lacking = [key for key in keys if not isinstance(_get(content, key), list)]
     if lacking:
@@ -136,9 +200,28 @@ def read_annotations(file: Path) -> dict:
 
 
 def _check_segmentation(dataset: dict, root: Path, kind: type) -> None:
-    prefix = dataset.get("data_prefix") or {}
-    images = root / (prefix.get("img_path") or "")
-    suffix = dataset.get("img_suffix") or _default(kind, "img_suffix")
+    images, stems = list_stems(dataset, root, kind)
+    folder, suffix = label_maps(dataset, root, kind)
+    if folder:
+        _check_files(folder, [stem + suffix for stem in stems], f"for {images}", "label maps")
+
+
+def list_stems(dataset: dict, root: Path, kind: type) -> tuple[Path, list[str]]:
+    """The images of a segmentation data set.
+
+    Args:
+        dataset (dict): its config.
+        root (Path): the folder that it lies in.
+        kind (type): its class.
+
+    Returns:
+        tuple[Path, list[str]]: their folder, and their names in it without the ending.
+
+    Raises:
+        UserError: there are none, or the list of them is missing.
+    """
+    images = root / ((dataset.get("data_prefix") or {}).get("img_path") or "")
+    suffix = dataset.get("img_suffix") or default_of(kind, "img_suffix")
     if not images.is_dir():
         raise UserError(f"no images under {images}: there is no such folder; {HELP}")
     if dataset.get("ann_file"):
@@ -151,10 +234,14 @@ def _check_segmentation(dataset: dict, root: Path, kind: type) -> None:
         stems = [name.removesuffix(suffix) for name in names]
     if not stems:
         raise UserError(f"no images under {images}: no file there ends in {suffix}; {HELP}")
-    if prefix.get("seg_map_path"):
-        map_suffix = dataset.get("seg_map_suffix") or _default(kind, "seg_map_suffix")
-        maps = [stem + map_suffix for stem in stems]
-        _check_files(root / prefix["seg_map_path"], maps, f"for {images}", "label maps")
+    return images, stems
+
+
+def label_maps(dataset: dict, root: Path, kind: type) -> tuple[Path | None, str]:
+    """The folder of a segmentation data set's label maps, or None, and their names' ending."""
+    folder = (dataset.get("data_prefix") or {}).get("seg_map_path")
+    suffix = dataset.get("seg_map_suffix") or default_of(kind, "seg_map_suffix")
+    return root / folder if folder else None, suffix
 
 
 def _check_files(folder: Path, names: list[str], where: str, what: str) -> None:
@@ -176,7 +263,7 @@ def _check_files(folder: Path, names: list[str], where: str, what: str) -> None:
     raise UserError(f"{what} are missing under {folder}: {rest} ({_first(missing)}); {HELP}")
 
 
-def _default(kind: type, argument: str) -> str:
+def default_of(kind: type, argument: str) -> object:
     """What a data set class takes for ``argument``, looked up through its bases."""
     for base in kind.__mro__:
         parameter = inspect.signature(base.__init__).parameters.get(argument)

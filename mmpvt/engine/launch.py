@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 
 import torch
 from mmengine.config import Config
@@ -13,6 +14,7 @@ from mmpvt.errors import UserError
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 VARIABLES = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}
+PORTS = (20_000, 10_000)  # the first that a SLURM job may meet at, and how many there are
 LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|TCPStore", re.I)
 
 
@@ -32,8 +34,11 @@ def prepare_launcher(config: Config, launcher: str) -> None:
     if VARIABLES[launcher] not in os.environ:
         raise UserError(
             f"--launcher {launcher}: this process was not started by it ({VARIABLES[launcher]} is "
-            "not set); use tools/dist_train.sh, or leave --launcher out"
+            "not set); use tools/dist_train.sh or tools/slurm_train.sh, or leave --launcher out"
         )
+    if launcher == "slurm":
+        translate_slurm()
+        config.launcher = launcher = "pytorch"
     if torch.cuda.is_available():
         return
     config.setdefault("env_cfg", {})
@@ -50,6 +55,46 @@ def prepare_launcher(config: Config, launcher: str) -> None:
     if launcher == "pytorch" and not is_distributed():
         # MMEngine's own start asks for a CUDA device first.
         torch.distributed.init_process_group("gloo")
+
+
+def translate_slurm() -> None:
+    """Says in torchrun's variables what SLURM says in its own: who is who, and where all meet.
+
+    They meet on the job's first node, at a port of the job's own: two jobs may share a node. What
+    is set already (``MASTER_ADDR``, ``MASTER_PORT``) stays.
+
+    Raises:
+        UserError: SLURM hasn't said it all, or its first node's name can't be had.
+    """
+    names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_JOB_ID")
+    missing = [name for name in names if not os.environ.get(name, "").isdecimal()]
+    if missing:
+        raise UserError(
+            f"--launcher slurm: {', '.join(missing)} isn't set: start the processes with srun, as "
+            "tools/slurm_train.sh does"
+        )
+    rank, size, local_rank, job = (int(os.environ[name]) for name in names)
+    visible = torch.cuda.device_count()  # a single one where SLURM gives each process its own
+    os.environ["RANK"], os.environ["WORLD_SIZE"] = str(rank), str(size)
+    os.environ["LOCAL_RANK"] = str(local_rank % visible if visible else local_rank)
+    first, count = PORTS
+    os.environ.setdefault("MASTER_PORT", str(first + job % count))
+    if "MASTER_ADDR" not in os.environ:
+        os.environ["MASTER_ADDR"] = _first_node()
+
+
+def _first_node() -> str:
+    nodes = os.environ.get("SLURM_JOB_NODELIST") or os.environ.get("SLURM_NODELIST") or ""
+    try:
+        told = subprocess.run(
+            ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True
+        )
+        return told.stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise UserError(
+            f"--launcher slurm: scontrol doesn't say which is the first of the nodes {nodes!r}: "
+            "set MASTER_ADDR to its name"
+        ) from error
 
 
 def describe_failure(error: RuntimeError) -> str | None:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, is_main_process
@@ -18,14 +17,24 @@ from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.datasets.annotations import UNKNOWN_MASK, Finding, usable
 from mmpvt.datasets.draws import Fetch, flatten
 from mmpvt.engine import settings
-from mmpvt.engine.data_check import dataset_kind, iter_datasets, read_annotations
+from mmpvt.engine.data_check import (
+    dataset_kind,
+    is_coco,
+    iter_datasets,
+    read_annotations,
+)
 from mmpvt.errors import UserError
 from mmpvt.registry import HOOKS
 
 NAMED = 3  # of each file, in the log; the rest is in a file
 
 
-def leave_out_unusable_annotations(config: Config, splits: Iterable[str], on_bad_data: str) -> None:
+def leave_out_unusable_annotations(
+    config: Config,
+    splits: Iterable[str],
+    on_bad_data: str,
+    contents: dict[Path, dict] | None = None,
+) -> None:
     """Puts copies without them in place of annotation files that hold some that can't be used.
 
     Copies, and lists of what is not in them, are written to the work directory's folder
@@ -36,16 +45,18 @@ def leave_out_unusable_annotations(config: Config, splits: Iterable[str], on_bad
         splits (Iterable[str]): of ``'train'``, ``'val'`` and ``'test'``, those about to be used.
         on_bad_data (str): ``'stop'`` refuses masks of no known format, which speak of a file that
             was written wrongly as a whole; ``'skip'`` leaves them out like all else.
+        contents (dict[Path, dict] | None): what is known of files' contents already, from
+            :func:`~mmpvt.engine.data_check.check_data`; emptied. Default: None.
 
     Raises:
         UserError: no annotation or no image of a file can be used; or masks, as said.
     """
+    scope = config.get("default_scope", "mmengine")
     datasets = [
         dataset
         for split in splits
         for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset"))
-        if issubclass(dataset_kind(dataset) or object, CocoDataset)
-        and dataset.get("backend_args") is None
+        if is_coco(dataset_kind(dataset, scope)) and dataset.get("backend_args") is None
     ]
     evaluators = [
         evaluator
@@ -53,10 +64,11 @@ def leave_out_unusable_annotations(config: Config, splits: Iterable[str], on_bad
         for evaluator in settings.iter_dicts(config.get(f"{split}_evaluator"))
         if isinstance(evaluator.get("ann_file"), str)
     ]
-    with_masks = {_file(part).absolute() for part in (*datasets, *evaluators) if _uses_masks(part)}
+    with_masks = {_file(part).absolute() for part in (*datasets, *evaluators) if uses_masks(part)}
     copies, notes = {}, []
     for number, file in enumerate({_file(dataset).absolute(): None for dataset in datasets}):
-        content, findings = usable(read_annotations(file), masks=file in with_masks)
+        known = (contents or {}).pop(file, None)
+        content, findings = usable(known or read_annotations(file), masks=file in with_masks)
         if on_bad_data == "stop":
             _refuse_unknown_masks(file, findings)
         if findings:
@@ -64,7 +76,8 @@ def leave_out_unusable_annotations(config: Config, splits: Iterable[str], on_bad
             notes.append(_write(copy, file, content, findings))
             copies[file] = str(copy)
     for part in (*datasets, *evaluators):
-        part["ann_file"] = copies.get(_file(part).absolute(), part["ann_file"])
+        if copy := copies.get(_file(part).absolute()):
+            part["ann_file"] = copy
     settings.add_hook(config, type="mmpvt.LeftOutHook", notes=notes, on_bad_data=on_bad_data)
 
 
@@ -80,10 +93,10 @@ def _refuse_unknown_masks(file: Path, findings: list[Finding]) -> None:
 
 
 def _file(part: dict) -> Path:
-    return Path(part.get("data_root") or "") / part["ann_file"]
+    return Path(part.get("data_root") or "") / (part.get("ann_file") or "")
 
 
-def _uses_masks(part: dict) -> bool:
+def uses_masks(part: dict) -> bool:
     """Whether a data set's pipeline loads masks, or an evaluator compares them."""
     transforms = settings.iter_dicts(part.get("pipeline"))
     return "segm" in (part.get("metric") or ()) or any(t.get("with_mask") for t in transforms)

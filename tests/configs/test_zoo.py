@@ -18,7 +18,7 @@ from mmengine.runner import set_random_seed
 from mmseg.structures import SegDataSample
 
 from helpers import ROOT
-from mmpvt.analysis import model_zoo
+from mmpvt.analysis import model_zoo, training_cost
 from mmpvt.engine.settings import iter_dicts, set_pretrained
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -98,7 +98,9 @@ def test_images_without_objects(
 
 def test_pages_are_up_to_date(zoo: dict[str, model_zoo.Entry]):
     entries = list(zoo.values())
+    page = (ROOT / "docs" / "reproduce.md").read_text()
     for path, content in {
+        ROOT / "docs" / "reproduce.md": training_cost.insert(page, training_cost.markdown(entries)),
         ROOT / "docs" / "model_zoo.md": model_zoo.markdown(entries),
         ROOT / "model-index.yml": model_zoo.index(entries),
     }.items():

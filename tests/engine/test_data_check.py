@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmpvt import UserError
 from mmpvt.datasets.shapes import generate
-from mmpvt.engine.data_check import check_data, iter_datasets
+from mmpvt.engine.data_check import check_data, dataset_kind, is_coco, is_maps, iter_datasets
 
 ANNOTATIONS = "annotations/instances_train2017.json"
 
@@ -86,3 +86,35 @@ def test_head_for_another_number_of_classes(root: Path):
     segmenter.model = dict(decode_head=dict(num_classes=150))
     with pytest.raises(UserError, match="decode_head is for 150 classes, the data set has 6"):
         check_data(segmenter, ("train",))
+
+
+def test_data_sets_named_without_a_scope(root: Path):
+    """As COCO's and ADE20K's configs name them."""
+    coco = detector(root, num_classes=6)
+    coco.train_dataloader.dataset.update(type="CocoDataset", metainfo=dict(classes=("ring",)))
+    (root / "train2017" / "000000000001.jpg").unlink()
+    with pytest.raises(UserError, match="1 of 2 files named in"):
+        check_data(coco, ("train",))
+    maps = config(root)
+    maps.train_dataloader.dataset.type = "BaseSegDataset"
+    (root / "annotations" / "training" / "000000000002.png").unlink()
+    with pytest.raises(UserError, match="label maps are missing"):
+        check_data(maps, ("train",))
+
+
+@pytest.mark.parametrize(
+    ("name", "scope", "coco", "maps"),
+    [
+        ("CocoDataset", "mmdet", True, False),
+        ("mmpvt.ShapesDataset", "mmdet", True, False),
+        ("LVISV1Dataset", "mmdet", False, False),
+        ("CocoPanopticDataset", "mmdet", False, False),
+        ("ADE20KDataset", "mmseg", False, True),
+        ("mmdet.CocoDataset", "mmseg", True, False),
+        ("NoSuchDataset", "mmdet", False, False),
+    ],
+)
+def test_kinds_that_are_looked_at(name: str, scope: str, coco: bool, maps: bool):
+    """Others keep their files elsewhere, and are left to their own code."""
+    kind = dataset_kind(dict(type=name), scope)
+    assert (is_coco(kind), is_maps(kind)) == (coco, maps)

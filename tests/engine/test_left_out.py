@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mmpvt import UserError
-from mmpvt.datasets.shapes import generate
+from mmpvt.datasets.shapes import METAINFO, generate
+from mmpvt.engine.data_check import check_data
 from mmpvt.engine.left_out import leave_out_unusable_annotations
 
 ANNOTATIONS = "annotations/instances_train2017.json"
@@ -57,3 +60,40 @@ def test_run_length_encoded_masks(root: Path):
     config = detector(root)
     leave_out_unusable_annotations(config, ("train",), "stop")
     assert config.train_dataloader.dataset.ann_file == ANNOTATIONS
+
+
+@pytest.mark.parametrize("kind", ["mmpvt.ShapesDataset", "CocoDataset"])
+def test_what_was_read_is_not_read_again(kind: str, root: Path):
+    with_mask(root, None)
+    config = detector(root)
+    config.default_scope = "mmdet"
+    config.train_dataloader.dataset.update(
+        type=kind, metainfo=METAINFO, data_prefix=dict(img="train2017/")
+    )
+    config.model = {}
+    contents = check_data(config, ("train",))
+    assert list(contents) == [root / ANNOTATIONS]
+    (root / ANNOTATIONS).unlink()
+    leave_out_unusable_annotations(config, ("train",), "skip", contents)
+    assert not contents
+    assert Path(config.train_dataloader.dataset.ann_file).parent == root / "work" / "annotations"
+
+
+def leave_out(root: Path) -> None:
+    for _ in range(20):
+        config = detector(root)
+        leave_out_unusable_annotations(config, ("train",), "skip")
+        json.loads(Path(config.train_dataloader.dataset.ann_file).read_text())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA can't be copied to a process")
+def test_processes_of_one_run(root: Path):
+    """Each writes the copy; none sees a half one."""
+    with_mask(root, None)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=leave_out, args=(root,)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0

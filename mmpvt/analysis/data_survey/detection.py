@@ -1,0 +1,129 @@
+"""Looking at a data set in COCO's format."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from mmpvt.analysis.data_survey.files import Job, look, look_at_all
+from mmpvt.analysis.data_survey.surveys import Sample, Survey
+from mmpvt.datasets.annotations import usable
+from mmpvt.engine.data_check import class_names, read_annotations
+from mmpvt.engine.left_out import uses_masks
+
+OUTSIDE = 1.5  # pixels that a box may reach beyond its image: COCO's own are rounded
+
+
+def survey_coco(dataset: dict, root: Path, kind: type, splits: list[str], workers: int) -> Survey:
+    """Looks at a data set in COCO's format.
+
+    Args:
+        dataset (dict): its config.
+        root (Path): the folder that it lies in.
+        kind (type): its class.
+        splits (list[str]): that it is used for.
+        workers (int): processes that decode images.
+
+    Returns:
+        Survey: what was found.
+
+    Raises:
+        UserError: the annotations can't be read as a whole.
+    """
+    file = root / dataset["ann_file"]
+    content = read_annotations(file)
+    classes = class_names(dataset, kind) or [c.get("name") for c in content["categories"]]
+    palette = (dataset.get("metainfo") or {}).get("palette") or kind.METAINFO.get("palette")
+    found = Survey(splits, str(file), classes, palette, images=len(content["images"]))
+    good, findings = usable(content, masks=uses_masks(dataset))
+    for finding in findings:
+        said = f"{finding.kind} {finding.id} {finding.reason}"
+        unlike = finding.mended and "another's id" not in finding.reason
+        group = found.notes if unlike else found.problems
+        group[f"{finding.kind}s: {finding.reason.split(' (')[0].split(':')[0]}"].append(said)
+    _check_listed(found, content["images"])
+    indices = _check_classes(found, good["categories"])
+
+    folder = root / ((dataset.get("data_prefix") or {}).get("img") or "")
+    jobs = [
+        Job(str(folder / image["file_name"]), (image["height"], image["width"]))
+        for image in good["images"]
+    ]
+    seen = look_at_all(f"images for {found.name}", jobs, functools.partial(look), workers)
+    found.take(jobs, seen)
+    found.ids = {image["id"] for image in good["images"]}
+
+    of_image: dict[object, list[dict]] = {image["id"]: [] for image in good["images"]}
+    for annotation in good["annotations"]:
+        of_image[annotation["image_id"]].append(annotation)
+    found.counts = np.zeros(len(classes))
+    sizes = []
+    for image, job, one in zip(good["images"], jobs, seen, strict=True):
+        annotations = of_image[image["id"]]
+        _check_boxes(found, image, annotations)
+        known = [a for a in annotations if indices.get(a["category_id"]) is not None]
+        labels = np.array([indices[a["category_id"]] for a in known], int)
+        boxes = np.array([a["bbox"] for a in known], float).reshape(-1, 4)
+        found.counts += np.bincount(labels, minlength=len(classes))
+        sizes.append(np.sqrt(boxes[:, 2] * boxes[:, 3]))
+        found.empty += not len(known)
+        if one.shape and len(known):
+            boxes[:, 2:] += boxes[:, :2]
+            found.samples.append(Sample(job, boxes, labels))
+    found.sizes = np.concatenate(sizes) if sizes else found.sizes
+    return found
+
+
+def _check_listed(found: Survey, images: list) -> None:
+    """Images that are listed twice, under one id or under several."""
+    listed = [image for image in images if isinstance(image, dict)]
+    entries = Counter(repr(sorted(image.items(), key=repr)) for image in listed)
+    for entry, count in entries.items():
+        if count > 1:
+            found.problems["images that are listed twice"].append(f"{count} times: {entry[:120]}")
+    ids: dict[str, set] = {}
+    for image in listed:
+        ids.setdefault(str(image.get("file_name")), set()).add(str(image.get("id")))
+    for name, several in ids.items():
+        if len(several) > 1:
+            said = f"{name} is the file of images {', '.join(sorted(several))}"
+            found.problems["images that share a file"].append(said)
+
+
+def _check_classes(found: Survey, categories: list[dict]) -> dict[object, int]:
+    """The config's class of each category, by its id."""
+    names = [category.get("name") for category in categories]
+    for name in found.classes:
+        if name not in names:
+            found.problems["classes of the config that the annotations lack"].append(str(name))
+    for name in names:
+        if name not in found.classes:
+            found.problems["categories that the config has no class for"].append(str(name))
+    for name, count in Counter(map(str, names)).items():
+        if count > 1:
+            found.problems["categories of one name"].append(f"{name}: {count}")
+    return {
+        category["id"]: found.classes.index(category["name"])
+        for category in categories
+        if category.get("name") in found.classes
+    }
+
+
+def _check_boxes(found: Survey, image: dict, annotations: list[dict]) -> None:
+    same = Counter()
+    for annotation in annotations:
+        x, y, width, height = annotation["bbox"]
+        beyond = max(-x, -y, x + width - image["width"], y + height - image["height"])
+        if beyond > OUTSIDE:
+            said = f"annotation {annotation['id']} by {beyond:.1f} pixels"
+            found.notes["annotations: box reaches out of its image"].append(said)
+        same[(annotation["category_id"], x, y, width, height)] += 1
+    if annotations and all(annotation.get("iscrowd") for annotation in annotations):
+        found.notes["images with crowds only"].append(f"image {image['id']}")
+    for (category, *box), count in same.items():
+        if count > 1:
+            said = f"image {image['id']}: {count} of category {category} at {box}"
+            found.notes["annotations: the same box of the same class"].append(said)

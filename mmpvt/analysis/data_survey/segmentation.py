@@ -1,0 +1,72 @@
+"""Looking at a data set of images and label maps."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from mmpvt.analysis.data_survey.files import Job, look, look_at_all
+from mmpvt.analysis.data_survey.surveys import Sample, Survey
+from mmpvt.datasets.loading import IGNORED
+from mmpvt.engine.data_check import class_names, default_of, label_maps, list_stems
+
+
+def survey_maps(dataset: dict, root: Path, kind: type, splits: list[str], workers: int) -> Survey:
+    """Looks at a data set of images and label maps.
+
+    Args:
+        dataset (dict): its config.
+        root (Path): the folder that it lies in.
+        kind (type): its class.
+        splits (list[str]): that it is used for.
+        workers (int): processes that decode files.
+
+    Returns:
+        Survey: what was found.
+
+    Raises:
+        UserError: there are no images.
+    """
+    images, stems = list_stems(dataset, root, kind)
+    folder, suffix = label_maps(dataset, root, kind)
+    ending = dataset.get("img_suffix") or default_of(kind, "img_suffix")
+    reduced = dataset.get("reduce_zero_label")
+    reduced = bool(default_of(kind, "reduce_zero_label") if reduced is None else reduced)
+    classes = class_names(dataset, kind)
+    palette = (dataset.get("metainfo") or {}).get("palette") or kind.METAINFO.get("palette")
+    found = Survey(splits, str(images), classes, palette, segments=True, images=len(stems))
+    found.reduce_zero_label = reduced
+    stems = sorted(stems)
+    maps = [str(folder / (stem + suffix)) if folder else None for stem in stems]
+    jobs = [
+        Job(str(images / (stem + ending)), label_map=path)
+        for stem, path in zip(stems, maps, strict=True)
+    ]
+    options = dict(num_classes=len(classes) or None, reduce_zero_label=reduced)
+    seen = look_at_all(
+        f"images and label maps for {found.name}", jobs, functools.partial(look, **options), workers
+    )
+    found.take(jobs, seen)
+    if folder and folder.is_dir():
+        named = set(maps)
+        extra = sorted(str(p) for p in folder.rglob(f"*{suffix}") if str(p) not in named)
+        if extra:
+            found.notes["label maps without an image"] += extra
+
+    total = np.zeros(256)
+    sizes = []
+    for job, one in zip(jobs, seen, strict=True):
+        if one.pixels is None:
+            continue
+        pixels = one.pixels.copy()
+        pixels[IGNORED] = 0
+        total += pixels
+        sizes.append(np.sqrt(pixels[pixels > 0]))
+        found.empty += not pixels.any()
+        if pixels.any():
+            found.samples.append(Sample(job, np.zeros((0, 4)), np.zeros(0, int)))
+    found.counts = 100 * total[: len(classes)] / max(1, total.sum())
+    found.sizes = np.concatenate(sizes) if sizes else found.sizes
+    return found

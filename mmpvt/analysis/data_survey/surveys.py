@@ -1,0 +1,167 @@
+"""What there is in a data set, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmpvt.analysis.data_survey.files import Job, Seen
+from mmpvt.engine.data_check import (
+    check_class_counts,
+    data_root,
+    dataset_kind,
+    is_coco,
+    is_maps,
+    iter_datasets,
+)
+from mmpvt.errors import UserError
+
+SPLITS = ("train", "val", "test")
+KINDS = {  # part of what is said of a file, and the kind of problem that it is
+    "is missing": "images that are missing",
+    "can't be read as an image": "images that can't be read",
+    "of another size than its annotations say": "images of another size than annotated",
+    "can't be read as a label map": "label maps that are missing or can't be read",
+    "is of another size than its image": "label maps of another size than their images",
+    "values that are no labels": "label maps with values that are no labels",
+    "and the model's": "label maps with labels beyond the classes",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image to show.
+
+    Attributes:
+        job: its file, and its label map's.
+        boxes: its objects, (n, 4), in pixels: left, top, right, bottom.
+        labels: their classes, (n,).
+    """
+
+    job: Job
+    boxes: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass
+class Survey:
+    """A data set that was looked at.
+
+    Attributes:
+        splits: that it is used for.
+        place: of its annotations.
+        classes: the config's names.
+        palette: their colours, or None.
+        segments: whether it is of label maps.
+        images: how many are listed.
+        shapes: heights and widths of those that can be used, (n, 2).
+        counts: a class's objects, or its share of the labelled pixels in percent, (classes,).
+        sizes: square root of each object's area in pixels; of a segmenter's data, of each class's
+            region in an image.
+        empty: images without an object or label.
+        samples: images that can be shown.
+        reduce_zero_label: whether label 0 of its maps stands for no class.
+        digests: of each image's file, by its path.
+        ids: images' ids.
+        problems: what is to be mended, by kind.
+        notes: what is unusual, by kind.
+    """
+
+    splits: list[str]
+    place: str
+    classes: list[str]
+    palette: object = None
+    segments: bool = False
+    images: int = 0
+    shapes: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), int))
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    sizes: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    empty: int = 0
+    samples: list[Sample] = field(default_factory=list)
+    reduce_zero_label: bool = False
+    digests: dict[str, bytes] = field(default_factory=dict)
+    ids: set = field(default_factory=set)
+    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    notes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def name(self) -> str:
+        """The splits that it is used for."""
+        return ", ".join(self.splits)
+
+    def take(self, jobs: Sequence[Job], seen: Sequence[Seen]) -> None:
+        """Takes in what was seen of the files: digests, shapes, problems, duplicates."""
+        first: dict[bytes, str] = {}
+        for job, one in zip(jobs, seen, strict=True):
+            if one.reason:
+                self.problems[_kind(one.reason)].append(one.reason)
+            if one.digest is None or job.image in self.digests:
+                continue
+            self.digests[job.image] = one.digest
+            if one.digest in first:
+                same = f"{job.image} is the same as {first[one.digest]}"
+                self.problems["images that are there twice"].append(same)
+            first.setdefault(one.digest, job.image)
+        shapes = [one.shape for one in seen if one.shape]
+        self.shapes = np.array(shapes, int).reshape(-1, 2)
+
+
+def _kind(reason: str) -> str:
+    return next((kind for part, kind in KINDS.items() if part in reason), "files")
+
+
+def survey(config: Config, splits: Sequence[str], workers: int) -> list[Survey]:
+    """Looks at a config's data sets, each once.
+
+    Args:
+        config (Config): of an experiment.
+        splits (Sequence[str]): of ``'train'``, ``'val'`` and ``'test'``.
+        workers (int): processes that decode files.
+
+    Returns:
+        list[Survey]: one a data set.
+
+    Raises:
+        UserError: there is no data, or an annotation file can't be read as a whole.
+    """
+    from mmpvt.analysis.data_survey.detection import survey_coco
+    from mmpvt.analysis.data_survey.segmentation import survey_maps
+
+    scope = config.get("default_scope", "mmengine")
+    init_default_scope(scope)
+    users: dict[str, list[str]] = defaultdict(list)
+    datasets: dict[str, dict] = {}
+    for split in splits:
+        for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset")):
+            keys = ("data_root", "ann_file", "data_prefix")
+            place = str([dataset.get(key) for key in keys])
+            users[place].append(split)
+            datasets.setdefault(place, dataset)
+    if not datasets:
+        raise UserError(f"the config has no data set for {', '.join(splits)}")
+    surveys = []
+    for place, dataset in datasets.items():
+        kind, used_for = dataset_kind(dataset, scope), list(dict.fromkeys(users[place]))
+        if dataset.get("backend_args") is not None:
+            raise UserError(f"the data set for {', '.join(used_for)} doesn't lie on this machine")
+        if is_coco(kind):
+            look = survey_coco
+        elif is_maps(kind):
+            look = survey_maps
+        else:
+            raise UserError(
+                f"the data set for {', '.join(used_for)} is a {dataset['type']}: only COCO's and "
+                "MMSegmentation's kinds can be looked at"
+            )
+        found = look(dataset, data_root(dataset), kind, used_for, workers)
+        try:
+            check_class_counts(found.classes, config.model)
+        except UserError as error:
+            found.problems["classes"].append(error.sentence)
+        surveys.append(found)
+    return surveys

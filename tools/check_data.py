@@ -1,0 +1,78 @@
+"""Looks at all of a config's data: python tools/check_data.py CONFIG --data-root data/coco
+
+Exit code 0: all is well; 1: something is to be mended; 2: there is nothing to look at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+import mmpvt  # noqa: F401  registers the modules
+from mmpvt.analysis import data_survey
+from mmpvt.analysis.data_survey.surveys import SPLITS
+from mmpvt.checkpoint.keeping import write_whole
+from mmpvt.engine import settings
+from mmpvt.engine.cli import FAILURE, user_errors
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Decode every file of a config's data sets and check every annotation; say "
+        "what is to be mended, and draw a summary.",
+        epilog=__doc__.split("\n\n")[1],
+    )
+    parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
+    parser.add_argument("--data-root", metavar="DIR", help="the folder the data lies in")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where data.png and data.json go (default: the config's work directory)",
+    )
+    parser.add_argument(
+        "--splits", nargs="+", choices=SPLITS, default=SPLITS, help="which (default: all)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(16, len(os.sched_getaffinity(0))),
+        metavar="N",
+        help="processes that decode files (default: %(default)d)",
+    )
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with user_errors(on_interrupt="interrupted; nothing was written"):
+        config = settings.load_config(args.config, args.cfg_options)
+        if args.data_root:
+            settings.set_data_root(config, args.data_root)
+        if args.out:
+            config.work_dir = str(args.out)
+        surveys = data_survey.survey(config, args.splits, max(1, args.workers))
+        data_survey.compare(surveys)
+        print(data_survey.describe(surveys))
+        settings.make_work_dir(config)
+        picture, listing = (Path(config.work_dir) / f"data.{kind}" for kind in ("png", "json"))
+        data_survey.draw(surveys, picture)
+        found = [
+            dict(data=one.name, place=one.place, problems=one.problems, notes=one.notes)
+            for one in surveys
+        ]
+        write_whole(listing, json.dumps(found, indent=1, ensure_ascii=False).encode())
+        number = sum(len(said) for one in surveys for said in one.problems.values())
+        print(f"summary: {picture}; all that was found: {listing}")
+        print(f"{number:,} things to mend" if number else "all is well")
+    sys.exit(FAILURE if number else 0)
+
+
+if __name__ == "__main__":
+    main()
