@@ -51,5 +51,6 @@ HOOKS = Registry(
             "pictures",
             "speed",
         )
-    ],
+    ]
+    + ["mmpvt.analysis.reproduction.collecting"],
 )
