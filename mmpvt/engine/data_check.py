@@ -70,8 +70,11 @@ def _check_class_counts(dataset: dict, model: dict) -> None:
 
 
 def dataset_kind(dataset: dict) -> type | None:
-    """The class that a data set's config names."""
-    return DATASETS.get(dataset["type"]) if isinstance(dataset["type"], str) else dataset["type"]
+    """The class that a data set's config names, looked for in the default scope first."""
+    if not isinstance(dataset["type"], str):
+        return dataset["type"]
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        return registry.get(dataset["type"])
 
 
 def _classes(dataset: dict, kind: type | None) -> list[str]:

@@ -11,6 +11,7 @@ from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 
@@ -40,6 +41,7 @@ def leave_out_unusable_annotations(config: Config, splits: Iterable[str], on_bad
     Raises:
         UserError: no annotation or no image of a file can be used; or masks, as said.
     """
+    init_default_scope(config.get("default_scope", "mmengine"))
     datasets = [
         dataset
         for split in splits
