@@ -91,7 +91,7 @@ def _unrolled(rows: Iterable[dict]) -> Iterator[dict]:
     """Iterations counted through, where a log starts anew each epoch."""
     before = last = 0
     for row in rows:
-        if row["step"] < last:
+        if row["step"] <= last:
             before += last
         last = row["step"]
         yield dict(row, step=before + last)

@@ -28,8 +28,14 @@ function difference(value, target, digits) {
   return { gap, text, kind: gap > 0 ? "up" : gap < 0 ? "down" : "soft" };
 }
 
+let fields = 0;
+function field(label, control) {
+  control.id = `field-${fields++}`;
+  return el("div", { class: "field" }, el("label", { for: control.id }, label), control);
+}
+
 function choice(label, options, chosen, onchange) {
   const select = el("select", { onchange: () => onchange(select.value) },
     options.map(([value, text]) => el("option", { value, selected: value === chosen }, text)));
-  return el("label", {}, label, select);
+  return field(label, select);
 }

@@ -83,5 +83,5 @@ function filters(models, onchange) {
     oninput: () => { chosen.name = search.value.trim().toLowerCase(); changed(); } });
   changed();
   return [select("Family", "family"), select("Backbone", "backbone"), select("Data set", "dataset"),
-    el("label", {}, "Name contains", search), count];
+    field("Name contains", search), count];
 }
