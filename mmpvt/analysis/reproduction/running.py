@@ -19,7 +19,9 @@ from pathlib import Path
 from mmpvt.engine.launch import LOST, is_first_process
 
 PROGRESS = re.compile(r"(?:Epoch|Iter)\(test\)\s*\[\s*(\d+)/(\d+)\]\s*eta: (\S+)")
-ERROR = re.compile(r"^(?:error: .+|(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)\b.*)", re.M)
+ERROR = re.compile(
+    r"^(?:\[rank\d+\]: )?(error: .+|(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt)\b.*)", re.M
+)
 DEFAULT_PORT = 29500  # MMEngine's
 LONGEST = 300  # characters of an error
 CONFIG = """\

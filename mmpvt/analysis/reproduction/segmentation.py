@@ -36,7 +36,7 @@ class LabelMaps:
 
         Returns:
             dict: pixels by class, arrays (classes,): ``both``, ``either``, ``truth``; the label
-            maps ``truth_map`` and ``found_map`` as PNG files.
+            maps ``truth_map`` and ``found_map`` as PNG files, see-through where no class is true.
         """
         found = sample.pred_sem_seg.data.squeeze().cpu()
         truth = sample.gt_sem_seg.data.squeeze().cpu().to(found)
@@ -50,7 +50,7 @@ class LabelMaps:
             either=either.numpy(),
             truth=there.numpy(),
             truth_map=self._drawn(truth),
-            found_map=self._drawn(found),
+            found_map=self._drawn(found.masked_fill(truth == IGNORED, IGNORED)),
         )
 
     def _drawn(self, labels) -> bytes:

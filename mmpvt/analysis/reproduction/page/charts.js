@@ -7,7 +7,7 @@ function lineChart({ title, lines, xLabel, yLabel, xDigits = 2, yDigits = 3, x: 
   const width = 520, height = 300, left = 52, right = 12, top = 10, bottom = 42;
   const all = lines.flatMap((line) => line.points);
   const [x0, x1] = xRange || spread(all.map((p) => p[0]));
-  const [y0, y1] = yRange || [0, spread(all.map((p) => p[1]))[1] || 1];
+  const [y0, y1] = yRange || [0, roundUp(spread(all.map((p) => p[1]))[1])];
   const x = (value) => left + ((value - x0) / (x1 - x0 || 1)) * (width - left - right);
   const y = (value) => height - bottom - ((value - y0) / (y1 - y0 || 1)) * (height - top - bottom);
 
@@ -78,12 +78,20 @@ const spread = (values) => values.reduce(([low, high], value) =>
 const nearest = (points, place) => points.reduce((best, point) =>
   Math.abs(point[0] - place) < Math.abs(best[0] - place) ? point : best);
 
-function ticks(low, high, whole = false) {
-  if (!(high > low)) return [low];
+function stepOf(low, high, whole) {
   const rough = (high - low) / 5;
   const power = 10 ** Math.floor(Math.log10(rough));
   const steps = [1, 2, 2.5, 5, 10].map((factor) => factor * power);
-  const step = steps.find((value) => value >= rough && (!whole || Number.isInteger(value))) || 1;
+  return steps.find((value) => value >= rough && (!whole || Number.isInteger(value))) || 1;
+}
+function roundUp(high) {
+  if (!(high > 0)) return 1;
+  const step = stepOf(0, high, false);
+  return Math.ceil(high / step - 1e-9) * step;
+}
+function ticks(low, high, whole = false) {
+  if (!(high > low)) return [low];
+  const step = stepOf(low, high, whole);
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step);
   return found;

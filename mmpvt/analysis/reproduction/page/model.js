@@ -60,7 +60,7 @@ function training(model) {
   if (!log) return null;
   const charts = [lineChart({ title: "Training: loss", lines: [{ name: "loss", points: log.loss }],
     xLabel: "iteration", yLabel: "loss", xDigits: 0 })];
-  const scores = Object.entries(log.scores);
+  const scores = Object.entries(log.scores).filter(([, points]) => points.length > 1);
   if (scores.length) charts.push(lineChart({ title: "Training: validation", xLabel: "validation", yLabel: "score",
     xDigits: 0, lines: scores.map(([name, points]) => ({ name: name.replace("_", " "), points, dots: true })) }));
   return charts;
