@@ -7,6 +7,7 @@ python tools/reproduce.py --checkpoints DIR --coco data/coco --ade data/ade/ADEC
 from __future__ import annotations
 
 import argparse
+import signal
 from pathlib import Path
 
 import mmpvt  # noqa: F401  registers the modules
@@ -14,7 +15,7 @@ from mmpvt.analysis import model_zoo
 from mmpvt.analysis.reproduction import Plan, find_checkpoints, parse_map, reproduce
 from mmpvt.engine.cli import FAILURE, user_errors
 from mmpvt.engine.launch import LAUNCHERS, check_launcher, is_first_process
-from mmpvt.errors import UserError
+from mmpvt.errors import Stopped, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,8 +58,18 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def stop(number: int, frame: object) -> None:
+    """Ends the test that is under way, too.
+
+    Raises:
+        Stopped: always.
+    """
+    raise Stopped(number)
+
+
 def main() -> int:
     args = parse_args()
+    signal.signal(signal.SIGTERM, stop)
     with user_errors("interrupted; the same command goes on from here"):
         check_launcher(args.launcher)
         if args.logs and not args.logs.is_dir():

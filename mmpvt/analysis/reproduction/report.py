@@ -13,6 +13,7 @@ from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.engine.data_check import iter_datasets
 
 SIZES = dict(s="small", m="medium", l="large")
+SHORT = dict(tiny="t", small="s", medium="m", large="l")  # as in the configs' names
 SCORES = {  # names of scores: of the metrics that tools/test.py prints
     f"{ours}{end}": f"coco/{theirs}_mAP{their_end}"
     for ours, theirs in (("box_AP", "bbox"), ("mask_AP", "segm"))
@@ -47,6 +48,7 @@ def describe(config: Config, name: str, published: Mapping[str, dict]) -> dict:
     known = published.get(name, {})
     backbone = config.model.get("backbone") or {}
     arch = backbone.get("arch", "")
+    arch = SHORT.get(arch, arch) if isinstance(arch, str) else ""
     kind = str(backbone.get("type", "")).rpartition(".")[2]
     kind = {"PyramidVisionTransformer": "pvt", "PyramidVisionTransformerV2": "pvt_v2"}.get(
         kind, kind
@@ -57,7 +59,7 @@ def describe(config: Config, name: str, published: Mapping[str, dict]) -> dict:
     return dict(
         config=name,
         family=known.get("method") or str(config.model.type).rpartition(".")[2],
-        backbone=known.get("backbone") or (f"{kind}_{arch}" if isinstance(arch, str) else kind),
+        backbone=known.get("backbone") or f"{kind}_{arch}".rstrip("_"),
         dataset=known.get("dataset") or str(dataset.get("type", "")).rpartition(".")[2],
         published=scores,
         released_code=known.get("mIoU_released_code"),

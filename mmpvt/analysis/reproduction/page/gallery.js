@@ -103,11 +103,11 @@ function maps(entries, pictures) {
         el("figcaption", {}, title))));
   const text = (entry) => [
     el("strong", {}, entry.image), ` mean IoU ${percent(entry.mean_iou)}`, el("br"),
-    entry.classes.filter((c) => c.share >= 0.005 || c.iou === 0).slice(0, 12).map((c) => el("span", { style: { marginRight: "12px", display: "inline-block" } },
+    entry.classes.filter((c) => c.share >= 0.005).slice(0, 12).map((c) => el("span", { class: "class" },
       el("i", { class: "swatch", style: { background: c.colour } }), `${c.name} ${percent(c.iou)}`))];
   return el("div", {},
-    el("p", { class: "note" }, "The images of the lowest mean IoU first; below each, its classes by their IoU " +
-      "in it, the worst first."),
+    el("p", { class: "note" }, "The images of the lowest mean IoU first; below each, what it shows and the " +
+      "IoU in it, the worst first."),
     shelf(entries, (entry) => card(pair(entry), text(entry))).element);
 }
 
