@@ -45,6 +45,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["mmpvt", "mmpvt.*"]),
+    package_data={"mmpvt.analysis.reproduction.page": ["*.html", "*.css", "*.js"]},
     cmdclass={"build_py": BuildWithConfigs},
     python_requires=">=3.10",
     # mmcv is left out: mmcv-lite and mmcv both provide it, and a machine has room for one.

@@ -53,5 +53,6 @@ HOOKS = Registry(
             "pictures",
             "speed",
         )
-    ],
+    ]
+    + ["mmpvt.analysis.reproduction.collecting"],
 )

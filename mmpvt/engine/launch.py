@@ -29,13 +29,9 @@ def prepare_launcher(config: Config, launcher: str) -> None:
         UserError: this process was not started by that launcher.
     """
     config.launcher = launcher
+    check_launcher(launcher)
     if launcher == "none":
         return
-    if VARIABLES[launcher] not in os.environ:
-        raise UserError(
-            f"--launcher {launcher}: this process was not started by it ({VARIABLES[launcher]} is "
-            "not set); use tools/dist_train.sh or tools/slurm_train.sh, or leave --launcher out"
-        )
     if launcher == "slurm":
         translate_slurm()
         config.launcher = launcher = "pytorch"
@@ -55,6 +51,19 @@ def prepare_launcher(config: Config, launcher: str) -> None:
     if launcher == "pytorch" and not is_distributed():
         # MMEngine's own start asks for a CUDA device first.
         torch.distributed.init_process_group("gloo")
+
+
+def check_launcher(launcher: str) -> None:
+    """Checks that this process was started by what the command line says.
+
+    Raises:
+        UserError: it was not.
+    """
+    if launcher != "none" and VARIABLES[launcher] not in os.environ:
+        raise UserError(
+            f"--launcher {launcher}: this process was not started by it ({VARIABLES[launcher]} is "
+            "not set); use tools/dist_train.sh or tools/slurm_train.sh, or leave --launcher out"
+        )
 
 
 def translate_slurm() -> None:

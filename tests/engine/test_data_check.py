@@ -30,6 +30,13 @@ def config(root: Path, **changes) -> Config:
     return Config(dict(default_scope="mmseg", model={}, train_dataloader=loader))
 
 
+def test_a_data_set_of_the_scope_named_without_it(root: Path):
+    dataset = dict(type="CocoDataset", data_root=str(root), ann_file="none.json")
+    loader = dict(dataset=dataset)
+    with pytest.raises(UserError, match=r"no annotations at .*none\.json"):
+        check_data(Config(dict(default_scope="mmdet", model={}, test_dataloader=loader)), ("test",))
+
+
 def test_whole(root: Path):
     check_data(config(root), ("train", "val"))
 

@@ -24,6 +24,8 @@ def test_wheel_carries_configs_and_tools(tmp_path: Path):
         for file in (ROOT / folder).rglob(pattern):
             if file.is_file() and "__pycache__" not in file.parts:
                 assert f"mmpvt/.mim/{file.relative_to(ROOT)}" in names
+    page = "mmpvt/analysis/reproduction/page"
+    assert {f"{page}/page.html", f"{page}/page.css", f"{page}/main.js"} <= names
     assert {"mmpvt/__init__.py", "mmpvt/models/pvt.py"} <= names
     assert not any(name.startswith("tests/") for name in names)
     assert "retinanet_pvt_s_fpn_1x_coco" in model_index

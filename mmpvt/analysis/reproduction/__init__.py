@@ -1,0 +1,6 @@
+"""Measured against published: checkpoints are tested one after the other, and a report written."""
+
+from mmpvt.analysis.reproduction.matching import Checkpoint, find_checkpoints, parse_map
+from mmpvt.analysis.reproduction.reproducing import Plan, reproduce
+
+__all__ = ["Checkpoint", "Plan", "find_checkpoints", "parse_map", "reproduce"]

@@ -1,0 +1,51 @@
+"""Images as small files within a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import cv2
+import mmcv
+import numpy as np
+from PIL import Image
+
+LONG_SIDE = 480  # pixels at most
+JPEG_QUALITY = 72
+IGNORED = 255  # label of pixels that count for no class
+
+
+def picture(path: str) -> tuple[str, float]:
+    """An image, small enough for a page.
+
+    Args:
+        path (str): of the file.
+
+    Returns:
+        tuple[str, float]: a JPEG file in base64, and its pixels a pixel of the image.
+    """
+    image = mmcv.imread(path)
+    scale = min(1.0, LONG_SIDE / max(image.shape[:2]))
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return base64.b64encode(data).decode(), scale
+
+
+def label_picture(labels: np.ndarray, palette: np.ndarray) -> bytes:
+    """A label map as a picture of its classes' colours, small enough for a page.
+
+    Args:
+        labels (np.ndarray): (height, width), uint8; 255 is see-through.
+        palette (np.ndarray): (256, 3), RGB, uint8, by label.
+
+    Returns:
+        bytes: a PNG file.
+    """
+    scale = min(1.0, LONG_SIDE / max(labels.shape))
+    size = (round(labels.shape[1] * scale), round(labels.shape[0] * scale))
+    small = Image.fromarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), "P")
+    small.putpalette(palette.tobytes())
+    file = io.BytesIO()
+    small.save(file, "PNG", transparency=IGNORED, optimize=True)
+    return file.getvalue()

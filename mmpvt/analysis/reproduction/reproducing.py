@@ -1,0 +1,219 @@
+"""Every checkpoint's test, one after the other, and the report after each."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config, DictAction
+from mmengine.registry import DefaultScope
+from mmseg.datasets import ADE20KDataset
+
+from mmpvt.analysis.reproduction import report
+from mmpvt.analysis.reproduction.matching import Checkpoint
+from mmpvt.analysis.reproduction.records import (
+    FAILED,
+    PASSED_OVER,
+    TESTED,
+    Keys,
+    Records,
+    file_name,
+)
+from mmpvt.analysis.reproduction.running import Job, TestFailed, environment_of, run
+from mmpvt.analysis.reproduction.training_log import find_log, read_log
+from mmpvt.engine import settings
+from mmpvt.engine.data_check import check_data, dataset_kind, iter_datasets
+from mmpvt.engine.launch import is_first_process
+from mmpvt.errors import UserError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a report is made with.
+
+    Attributes:
+        tool: ``tools/test.py``.
+        out: the report's folder.
+        published: what the papers report, by config's name: records of
+            ``docs/published_results.json``.
+        roots: the folders that ``'coco'`` and ``'ade'`` lie in; None for those of the configs.
+        logs: folder of training logs, if there is one.
+        pictures: of a model's gallery, at most.
+        cfg_options: ``KEY=VALUE`` settings, as of ``tools/test.py``.
+        launcher: what started the processes.
+        device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``; None for what there is.
+    """
+
+    tool: Path
+    out: Path
+    published: Mapping[str, dict]
+    roots: Mapping[str, str | None]
+    logs: Path | None = None
+    pictures: int = 24
+    cfg_options: Sequence[str] = ()
+    launcher: str = "none"
+    device: str | None = None
+
+
+def reproduce(plan: Plan, checkpoints: Sequence[Checkpoint]) -> list[dict]:
+    """Tests checkpoints and writes the report, anew after each.
+
+    What an earlier call tested on the same content is taken from its records. A failure ends up in
+    its model's record, and the next time it is tried again.
+
+    Args:
+        plan (Plan): with what.
+        checkpoints (Sequence[Checkpoint]): of what.
+
+    Returns:
+        list[dict]: a record a checkpoint.
+    """
+    return _Reproduction(plan, checkpoints).run()
+
+
+class _Reproduction:
+    def __init__(self, plan: Plan, checkpoints: Sequence[Checkpoint]) -> None:
+        self.plan = plan
+        self.records = Records(plan.out / "models")
+        self.speaks = is_first_process()
+        self.tasks = self._look(checkpoints)
+        self.seconds: list[float] = []
+
+    def _look(self, checkpoints: Sequence[Checkpoint]) -> list[_Task]:
+        """What there is to do; all processes look before any has changed something."""
+        keys = Keys()
+        tasks = []
+        for checkpoint in checkpoints:
+            task = _Task(checkpoint, dict(name=checkpoint.name, file=str(checkpoint.path)))
+            tasks.append(task)
+            if checkpoint.config is None:
+                near = f" (near: {', '.join(checkpoint.near)})" if checkpoint.near else ""
+                task.record.update(
+                    status=PASSED_OVER,
+                    error=f"no config has such a name{near}: name one with --map NAME=CONFIG",
+                )
+                self._say(f"{checkpoint.name}: passed over, {task.record['error']}")
+                continue
+            try:
+                self._prepare(task, keys)
+            except (UserError, OSError) as error:
+                task.record.update(status=FAILED, error=_sentence(error))
+                self._say(f"{checkpoint.name}: failed, {task.record['error']}")
+        return tasks
+
+    def _prepare(self, task: _Task, keys: Keys) -> None:
+        options = _parse_options(self.plan.cfg_options)
+        config = settings.load_config(task.checkpoint.config, options)
+        task.config = Path(config.filename)
+        task.record.update(report.describe(config, task.config.stem, self.plan.published))
+        task.data_root = self._data_root(config)
+        if task.data_root is not None:
+            settings.set_data_root(config, task.data_root)
+        try:
+            key = keys.key_of(task.checkpoint.path, config)
+        except OSError:
+            check_data(config, ("test",))  # says it in a sentence
+            raise
+        task.record["key"] = key
+        known = self.records.get(task.checkpoint.name, key)
+        if self.plan.logs is not None:
+            log = find_log(self.plan.logs, task.checkpoint.name, task.config.stem)
+            task.record["training"] = read_log(log) if log else None
+        if known:
+            task.record = dict(known, **task.record)
+            self._say(f"{task.checkpoint.name}: tested before, on the same")
+
+    def _data_root(self, config: Config) -> str | None:
+        """The folder that the command line names for the data of a config."""
+        with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
+            kinds = [dataset_kind(part) for part in iter_datasets(config.test_dataloader.dataset)]
+        if kinds and all(kind is CocoDataset for kind in kinds):
+            return self.plan.roots.get("coco")
+        if kinds and all(kind is ADE20KDataset for kind in kinds):
+            return self.plan.roots.get("ade")
+        return None
+
+    def run(self) -> list[dict]:
+        waiting = [task for task in self.tasks if "status" not in task.record]
+        self._write()
+        for number, task in enumerate(waiting):
+            self._test(task, number, len(waiting))
+            self._write()
+        return [task.record for task in self.tasks]
+
+    def _test(self, task: _Task, number: int, total: int) -> None:
+        name = task.checkpoint.name
+        place = f"[{number + 1}/{total}] {name}"
+        self._say(f"{place}: {task.config.name}")
+        folder = self.plan.out / "work" / file_name(name)
+        options = ["--launcher", self.plan.launcher]
+        if self.plan.cfg_options:
+            options += ["--cfg-options", *self.plan.cfg_options]
+        job = Job(
+            task.config,
+            task.checkpoint.path,
+            task.data_root,
+            folder,
+            self.plan.pictures,
+            options,
+        )
+        began = time.monotonic()
+        try:
+            collected = run(
+                job,
+                self.plan.tool,
+                environment_of(number, self.plan.launcher, self.plan.device),
+                lambda said: self._say(f"{place}: {said}"),
+            )
+        except (TestFailed, OSError) as error:
+            task.record.update(status=FAILED, error=_sentence(error))
+            self.records.put(task.record)
+            self._say(f"{place}: failed, {task.record['error']}")
+            return
+        if collected is None:  # not the first process
+            task.record.update(status=TESTED)
+            return
+        seconds = time.monotonic() - began
+        self.seconds.append(seconds)
+        finished = datetime.now().astimezone().isoformat(timespec="seconds")
+        task.record.update(collected, status=TESTED, seconds=round(seconds, 1), finished=finished)
+        task.record["scores"] = report.scores(collected["metrics"])
+        self.records.put(task.record)
+        left = sum(self.seconds) / len(self.seconds) * (total - number - 1)
+        self._say(
+            f"{place}: {report.headline(task.record)}, {seconds:.0f} s; "
+            f"all models: ETA {timedelta(seconds=round(left))}"
+        )
+
+    def _write(self) -> None:
+        if self.speaks:
+            report.write(self.plan.out, [task.record for task in self.tasks])
+
+    def _say(self, line: str) -> None:
+        if self.speaks:
+            print(line, flush=True)
+
+
+@dataclass
+class _Task:
+    checkpoint: Checkpoint
+    record: dict
+    config: Path | None = None
+    data_root: str | None = None
+
+
+def _parse_options(options: Sequence[str]) -> dict:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="*", action=DictAction, default={})
+    return parser.parse_args(["--cfg-options", *options]).cfg_options
+
+
+def _sentence(error: Exception) -> str:
+    """The message, of ``tools/test.py`` perhaps, with the option that is this tool's."""
+    sentence = error.sentence if isinstance(error, UserError) else str(error)
+    return sentence.replace("--data-root", "--coco or --ade")

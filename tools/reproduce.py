@@ -1,0 +1,102 @@
+"""Tests published checkpoints and reports what came out beside what the papers say.
+
+python tools/reproduce.py --checkpoints DIR --coco data/coco --ade data/ade/ADEChallengeData2016 \\
+    --out report/
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from pathlib import Path
+
+import mmpvt  # noqa: F401  registers the modules
+from mmpvt.analysis import model_zoo
+from mmpvt.analysis.reproduction import Plan, find_checkpoints, parse_map, reproduce
+from mmpvt.engine.cli import FAILURE, user_errors
+from mmpvt.engine.launch import LAUNCHERS, check_launcher, is_first_process
+from mmpvt.errors import Stopped, UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        epilog="Exit code: 0 if every checkpoint that has a config was tested, 1 if one failed, "
+        "2 for a mistake on the command line. The same command goes on where it was stopped.",
+    )
+    parser.add_argument(
+        "--checkpoints", type=Path, metavar="DIR", required=True, help="searched with its folders"
+    )
+    parser.add_argument("--coco", metavar="DIR", help="COCO 2017 (default: where configs say)")
+    parser.add_argument("--ade", metavar="DIR", help="ADEChallengeData2016 (default: as above)")
+    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="of the report")
+    parser.add_argument(
+        "--map",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=CONFIG",
+        help="configs of checkpoints whose names don't tell, or tell another one",
+    )
+    parser.add_argument(
+        "--logs", type=Path, metavar="DIR", help="training logs or work directories, for curves"
+    )
+    parser.add_argument(
+        "--pictures", type=int, metavar="N", default=24, help="of a model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings to override in all configs, such as test_dataloader.num_workers=8",
+    )
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="job launcher")
+    parser.add_argument("--device", metavar="{cpu,cuda,cuda:N}", help="default: a GPU if there is")
+    return parser.parse_args()
+
+
+def stop(number: int, frame: object) -> None:
+    """Ends the test that is under way, too.
+
+    Raises:
+        Stopped: always.
+    """
+    raise Stopped(number)
+
+
+def main() -> int:
+    args = parse_args()
+    signal.signal(signal.SIGTERM, stop)
+    with user_errors("interrupted; the same command goes on from here"):
+        check_launcher(args.launcher)
+        if args.logs and not args.logs.is_dir():
+            raise UserError(f"--logs: there is no folder {args.logs}")
+        zoo = {entry.name: entry for entry in model_zoo.read_zoo(ROOT)}
+        checkpoints = find_checkpoints(
+            args.checkpoints,
+            {name: entry.path for name, entry in zoo.items()},
+            parse_map(args.map),
+        )
+        plan = Plan(
+            tool=Path(__file__).with_name("test.py"),
+            out=args.out,
+            published={name: entry.published for name, entry in zoo.items()},
+            roots=dict(coco=args.coco, ade=args.ade),
+            logs=args.logs,
+            pictures=args.pictures,
+            cfg_options=args.cfg_options,
+            launcher=args.launcher,
+            device=args.device,
+        )
+        records = reproduce(plan, checkpoints)
+        if is_first_process():
+            print(f"the report is {args.out / 'index.html'}")
+        return FAILURE if any(record["status"] == "failed" for record in records) else 0
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
