@@ -89,9 +89,8 @@ def rewrite(checkpoint: Mapping, target: str, backbone_only: bool = False) -> Re
         rest = {k: v for k, v in tensors.items() if not k.startswith(PLACE)}
     layout = recognise(own)
     if layout is None:
-        raise UserError(
-            f"it holds no PVT of a known layout: its first tensors are {', '.join(list(own)[:3]) or 'none'}"
-        )
+        first = ", ".join(list(own)[:3]) or "none"
+        raise UserError(f"it holds no PVT of a known layout: its first tensors are {first}")
     kind = "detector or segmenter" if is_detector else "backbone"
     try:
         ours = convert_from(own, layout)
