@@ -24,7 +24,7 @@ PAUSE = 15.0  # seconds between a log's lines
 
 @contextmanager
 def progress(
-    what: str, total: int | None, in_bytes: bool = False
+    what: str, total: int | None, in_bytes: bool = False, done: int = 0
 ) -> Iterator[Callable[[int], None]]:
     """Shows how far work has come and how long the rest takes, on the error stream.
 
@@ -32,33 +32,32 @@ def progress(
         what (str): the work: ``'train2017.zip'``.
         total (int | None): steps, or bytes; None where that isn't known.
         in_bytes (bool): whether steps are bytes. Default: False.
+        done (int): how many are done already. Default: 0.
 
     Yields:
         Callable[[int], None]: to be called with the number of steps that are done.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines(what, total, in_bytes)
+        yield _Lines(what, total, in_bytes, done)
         return
     unit = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
     columns = (TextColumn("{task.description}"), BarColumn(), *unit, TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
+        task = bar.add_task(what, total=total, completed=done)
+        yield lambda now: bar.update(task, completed=now)
 
 
 class _Lines:
     """Prints a line at most every :data:`PAUSE` seconds."""
 
-    def __init__(self, what: str, total: int | None, in_bytes: bool) -> None:
+    def __init__(self, what: str, total: int | None, in_bytes: bool, done: int) -> None:
         self.what, self.total, self.in_bytes = what, total, in_bytes
         self.began = self.said = time.monotonic()
-        self.first: int | None = None
+        self.first = done
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
-        if self.first is None:
-            self.first, self.began = done, now
         if now - self.said < PAUSE:
             return
         self.said = now

@@ -177,7 +177,7 @@ def _copy(answer: http.client.HTTPResponse, part: Part) -> None:
     done, name = part.size, part.path.stem
     with on_disk(part.path):
         file = part.path.open("ab", buffering=0)
-    with file, progress(name, part.total, in_bytes=True) as advance:
+    with file, progress(name, part.total, True, done) as advance:
         while block := answer.read1(BLOCK):
             done += len(block)
             if part.total is not None and done > part.total:
