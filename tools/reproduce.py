@@ -12,7 +12,7 @@ from pathlib import Path
 
 import mmpvt  # noqa: F401  registers the modules
 from mmpvt.analysis import model_zoo
-from mmpvt.analysis.reproduction import Plan, find_checkpoints, parse_map, reproduce
+from mmpvt.analysis.reproduction import Plan, check_device, find_checkpoints, parse_map, reproduce
 from mmpvt.engine.cli import FAILURE, user_errors
 from mmpvt.engine.launch import LAUNCHERS, check_launcher, is_first_process
 from mmpvt.errors import Stopped, UserError
@@ -72,6 +72,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     with user_errors("interrupted; the same command goes on from here"):
         check_launcher(args.launcher)
+        check_device(args.device)
+        if args.pictures < 0:
+            raise UserError(f"--pictures takes a number of at least 0, not {args.pictures}")
         if args.logs and not args.logs.is_dir():
             raise UserError(f"--logs: there is no folder {args.logs}")
         zoo = {entry.name: entry for entry in model_zoo.read_zoo(ROOT)}

@@ -251,18 +251,20 @@ def test_what_is_tested_again(data, models, tmp_path: Path, call_tool, start_too
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("models", [(FPN,)], indirect=True)
-def test_killed_alone(data, models, tmp_path: Path, start_tool):
+def test_ended_alone(data, models, number: signal.Signals, tmp_path: Path, start_tool):
     """The test that it has started ends, too."""
     run = start_tool(*arguments(models, data, tmp_path / "report"))
     log = tmp_path / "report" / "work"
     run.wait_for(lambda: list(log.glob("*/log_0.txt")))
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    os.kill(run.pid, signal.SIGKILL)
+    os.kill(run.pid, number)
     end = time.monotonic() + 120
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < end
         time.sleep(0.1)
+    assert run.wait() == (-9 if number == signal.SIGKILL else 143), run.text
 
 
 @pytest.mark.parametrize(
@@ -273,6 +275,8 @@ def test_killed_alone(data, models, tmp_path: Path, start_tool):
         (("--map", "a=none.py"), "no config at none.py"),
         (("--logs", "none"), "--logs: there is no folder none"),
         (("--launcher", "pytorch"), "was not started by it"),
+        (("--device", "gpu"), "--device takes cpu, cuda or cuda:1, not gpu"),
+        (("--pictures", "-1"), "at least 0"),
     ],
 )
 def test_mistakes(more: tuple, expected: str, tmp_path: Path, call_tool):
@@ -287,3 +291,10 @@ def test_no_checkpoints(tmp_path: Path, call_tool):
     assert "there is no folder" in call_tool("reproduce.py", *args).one_sentence()
     args = ("--checkpoints", tmp_path, "--out", tmp_path / "out")
     assert "no file under" in call_tool("reproduce.py", *args).one_sentence()
+
+
+def test_a_report_that_cannot_be_written(tmp_path: Path, call_tool):
+    for name in ("x.pth", "file"):
+        (tmp_path / name).touch()
+    args = ("--checkpoints", tmp_path, "--out", tmp_path / "file")
+    assert "can't be written to" in call_tool("reproduce.py", *args).one_sentence()

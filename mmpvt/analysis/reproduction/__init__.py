@@ -2,5 +2,6 @@
 
 from mmpvt.analysis.reproduction.matching import Checkpoint, find_checkpoints, parse_map
 from mmpvt.analysis.reproduction.reproducing import Plan, reproduce
+from mmpvt.analysis.reproduction.running import check_device
 
-__all__ = ["Checkpoint", "Plan", "find_checkpoints", "parse_map", "reproduce"]
+__all__ = ["Checkpoint", "Plan", "check_device", "find_checkpoints", "parse_map", "reproduce"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -129,6 +128,8 @@ def _peak_memory() -> dict:
     """Of this process: the GPU's, where there is one."""
     if torch.cuda.is_available():
         return dict(of="GPU", MiB=torch.cuda.max_memory_allocated() / 2**20)
+    import resource  # Windows has none, and training imports this module
+
     unit = 1 if sys.platform == "darwin" else 2**10
     return dict(of="RAM", MiB=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
 

@@ -72,8 +72,17 @@ def reproduce(plan: Plan, checkpoints: Sequence[Checkpoint]) -> list[dict]:
 
     Returns:
         list[dict]: a record a checkpoint.
+
+    Raises:
+        UserError: the report can't be written.
     """
-    return _Reproduction(plan, checkpoints).run()
+    try:
+        return _Reproduction(plan, checkpoints).run()
+    except OSError as error:
+        raise UserError(
+            f"--out: {plan.out} can't be written to ({error.strerror}); with that mended, or "
+            "another folder, the same command goes on from here"
+        ) from error
 
 
 class _Reproduction:

@@ -16,7 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmpvt.engine.launch import LOST, is_first_process
+import torch
+
+from mmpvt.engine.launch import LOST, VARIABLES, is_first_process
+from mmpvt.errors import UserError
 
 PROGRESS = re.compile(r"(?:Epoch|Iter)\(test\)\s*\[\s*(\d+)/(\d+)\]\s*eta: (\S+)")
 ERROR = re.compile(
@@ -80,7 +83,7 @@ def run(
         TestFailed: it ended without a result.
     """
     folder = job.folder.absolute()
-    rank = environment.get("RANK") or environment.get("SLURM_PROCID") or "0"
+    rank = next((environment[name] for name in VARIABLES.values() if name in environment), "0")
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / "collected.json"
     config = folder / f"config_{rank}.py"
@@ -149,6 +152,18 @@ def _reason(code: int, folder: Path) -> str:
     if not own:
         return f"ended with code {code} and without a message: see {folder / 'log_0.txt'}"
     return own[0].removeprefix("error: ").strip()[:LONGEST]
+
+
+def check_device(device: str | None) -> None:
+    """Checks what ``--device`` names.
+
+    Raises:
+        UserError: it is no device, or this machine has none of that kind.
+    """
+    if device and not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UserError(f"--device takes cpu, cuda or cuda:1, not {device}")
+    if device and device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"--device {device}: PyTorch finds no GPU on this machine")
 
 
 def environment_of(number: int, launcher: str, device: str | None) -> dict[str, str]:
