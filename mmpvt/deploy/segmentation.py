@@ -1,0 +1,66 @@
+"""Segmenters: Semantic FPN, Trans2Seg and others of MMSegmentation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.segmentors import EncoderDecoder
+from torch import Tensor, nn
+
+from mmpvt.deploy.operators import crop
+from mmpvt.errors import UserError
+
+BYTE_CLASSES = 256  # of a label map of bytes
+
+
+class Segmenter(nn.Module):
+    """An encoder and decoder, its label map at the image's size.
+
+    Args:
+        model (EncoderDecoder): the segmenter.
+        padded (bool): whether the network sees a padded image.
+
+    Raises:
+        UserError: it predicts in another way than MMSegmentation's base class.
+    """
+
+    outputs = ("label_map",)
+
+    def __init__(self, model: EncoderDecoder, padded: bool) -> None:
+        super().__init__()
+        mode = model.test_cfg.get("mode", "whole")
+        if mode != "whole":
+            raise UserError(f"test_cfg's mode {mode!r} can't be exported: 'whole' can")
+        head = model.decode_head
+        if not isinstance(head, nn.Module) or any(
+            getattr(type(head), name) is not getattr(BaseDecodeHead, name)
+            for name in ("predict", "predict_by_feat")
+        ):
+            raise UserError(
+                f"{type(head).__name__} can't be exported: it predicts in a way of its own"
+            )
+        self.model = model
+        self.padded = padded
+
+    def forward(
+        self, x: Tensor, size: Tensor, scale: Tensor, rows: Tensor, columns: Tensor
+    ) -> tuple[Tensor]:
+        """The label map, (image height, image width); arguments as :meth:`OneStage.forward`'s."""
+        head = self.model.decode_head
+        logits = head(self.model.extract_feat(x))
+        logits = self.resized(logits, x.shape[2:])
+        if self.padded:
+            logits = crop(logits, size)
+        logits = self.resized(logits, (rows.shape[0], columns.shape[0]))[0]
+        if head.out_channels == 1:
+            labels = (logits[0].sigmoid() > head.threshold).long()
+        else:
+            labels = logits.argmax(0)
+        fits = max(head.num_classes, head.out_channels) <= BYTE_CLASSES
+        return (labels.to(torch.uint8) if fits else labels,)
+
+    def resized(self, logits: Tensor, size: tuple) -> Tensor:
+        """(1, classes, height, width), to another size."""
+        corners = self.model.align_corners
+        return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=corners)
