@@ -18,6 +18,8 @@ from mmpvt.datasets.drawing import draw_scene
 from mmpvt.deploy.sizes import test_pipeline
 
 LEAST_SCORE = 0.05  # of the detections that are compared
+BOX, SCORE = 0.5, 1e-3  # pixels and score that results in float32 may deviate by
+UNLIKE = 1e-3  # share of pixels or detections that may be unlike: those on the edge of a threshold
 DRAWN = (480, 640)  # pixels of the image drawn where none is given
 
 
@@ -40,6 +42,15 @@ class Deviation:
     score: float = 0.0
     mask: float = 0.0
     unit: str = "detections"
+
+    @property
+    def is_small(self) -> bool:
+        """Whether results in float32 may deviate so far."""
+        return (
+            self.unlike <= self.compared * UNLIKE
+            and self.box <= BOX
+            and self.score <= SCORE
+        )
 
     def include(self, other: Deviation) -> None:
         """Adds another image's."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
+from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 
 from mmpvt.deploy.operators import crop
@@ -40,6 +43,9 @@ class Segmenter(nn.Module):
             raise UserError(
                 f"{type(head).__name__} can't be exported: it predicts in a way of its own"
             )
+        for part in head.modules():
+            if isinstance(part, Upsample) and not part.size:
+                part.forward = functools.partial(enlarged, part)
         self.model = model
         self.padded = padded
 
@@ -64,3 +70,15 @@ class Segmenter(nn.Module):
         """(1, classes, height, width), to another size."""
         corners = self.model.align_corners
         return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=corners)
+
+
+def enlarged(part: Upsample, x: Tensor) -> Tensor:
+    """What MMSegmentation's ``Upsample`` does, without ``int(…)``, which would fix the size.
+
+    Raises:
+        UserError: its factor is no whole number.
+    """
+    if part.scale_factor % 1:
+        raise UserError(f"Upsample by {part.scale_factor} can't be exported: whole factors can")
+    size = [side * int(part.scale_factor) for side in x.shape[2:]]
+    return F.interpolate(x, size=size, mode=part.mode, align_corners=part.align_corners)

@@ -74,7 +74,8 @@ def write(
         Deviation: of the file's results from PyTorch's.
 
     Raises:
-        UserError: a part of the model has no form in ONNX, or the file can't be written.
+        UserError: a part of the model has no form in ONNX, float32 results aren't PyTorch's, or the
+            file can't be written.
     """
     exported = export(model, config, shape, report)
     if photos is not None:
@@ -87,6 +88,8 @@ def write(
         size = part.stat().st_size
         report("checking against PyTorch")
         deviation = check(str(part), model, config, image, shape)
+        if not half and photos is None and not deviation.is_small:
+            raise UserError(f"{type(model).__name__} can't be exported: {deviation}")
         part.replace(out)
     except OSError as error:
         raise UserError(f"{out} can't be written: {error.strerror}") from error
