@@ -1,4 +1,4 @@
-"""Runs a model that tools/export.py wrote, with onnxruntime, NumPy and, to read and draw images, Pillow.
+"""Runs a model that tools/export.py wrote: with onnxruntime, NumPy and Pillow, without PyTorch.
 
 python tools/run_onnx.py model.onnx photos/ more.jpg --out results/ --score 0.3
 
@@ -182,7 +182,7 @@ def draw(model: Model, image: np.ndarray, found: dict[str, np.ndarray]) -> Image
         colour = model.colour(label)
         pen.rectangle(box, outline=colour, width=max(2, size // 8))
         text = f"{model.name(label)} {found['scores'][i]:.2f}"
-        left, top, right, bottom = pen.textbbox((0, 0), text, font_size=size)
+        _, _, right, bottom = pen.textbbox((0, 0), text, font_size=size)
         x = max(0, min(box[0], picture.width - right - 4))
         y = box[1] - bottom - 4 if box[1] > bottom + 4 else box[1]
         pen.rectangle((x, y, x + right + 4, y + bottom + 4), fill=colour)

@@ -46,11 +46,7 @@ class Deviation:
     @property
     def is_small(self) -> bool:
         """Whether results in float32 may deviate so far."""
-        return (
-            self.unlike <= self.compared * UNLIKE
-            and self.box <= BOX
-            and self.score <= SCORE
-        )
+        return self.unlike <= self.compared * UNLIKE and self.box <= BOX and self.score <= SCORE
 
     def include(self, other: Deviation) -> None:
         """Adds another image's."""

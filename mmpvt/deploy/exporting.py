@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import time
 import warnings
@@ -21,7 +22,7 @@ from mmpvt.deploy.metadata import describe
 from mmpvt.deploy.operators import OPSET, TRANSLATIONS
 from mmpvt.deploy.preprocessing import Preprocessing
 from mmpvt.deploy.segmentation import Segmenter
-from mmpvt.deploy.sizes import UpToMultiple, read_steps
+from mmpvt.deploy.sizes import UpToMultiple, frame, read_steps
 from mmpvt.deploy.transformer import Transformer
 from mmpvt.deploy.two_stage import TwoStage
 from mmpvt.errors import UserError
@@ -54,6 +55,7 @@ def export(
         UserError: a part has no form in ONNX; it is named.
     """
     model = model.eval()
+    shape = frame(config, shape)
     steps = read_steps(config, shape)
     normaliser = model.data_preprocessor
     divisor, value = padding(normaliser)
@@ -185,7 +187,7 @@ def join(first: Preprocessing, exported: ir.Model) -> None:
 
 def module_of(node: ir.Node) -> str | None:
     """The part of the model, such as ``backbone.block1.0.attn.q``, that a node comes from."""
-    names = [n.strip(" '\"") for n in node.metadata_props.get(SCOPES, "").strip("[]").split(",")]
+    names = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
     inside = [n.removeprefix("model.") for n in names if n.startswith("model.")]
     return inside[-1] if inside else None
 

@@ -93,6 +93,16 @@ def read_steps(config: Config, shape: Sequence[int] | None = None) -> list[Step]
     return [Within(*shape, any_way_round=False) if keeps_ratio else Exactly(*shape)]
 
 
+def frame(config: Config, shape: Sequence[int] | None) -> tuple[int, int] | None:
+    """A fixed height and width, rounded up where the pipeline rounds the sides of images up."""
+    if shape is None:
+        return None
+    for step in read_steps(config):
+        if isinstance(step, UpToMultiple):
+            shape = [-(-side // step.divisor) * step.divisor for side in shape]
+    return tuple(shape)
+
+
 def _resize(transform: dict) -> Step:
     scale = transform.get("scale")
     if not isinstance(scale, list | tuple) or len(scale) != 2:

@@ -17,6 +17,7 @@ from mmpvt.checkpoint.loading import load_checkpoint
 from mmpvt.deploy.checking import Deviation, check
 from mmpvt.deploy.exporting import export
 from mmpvt.deploy.precision import to_float16, to_int8
+from mmpvt.deploy.sizes import frame
 from mmpvt.engine.checkpoint_fit import CheckpointFitHook
 from mmpvt.errors import UserError
 
@@ -87,7 +88,7 @@ def write(
         ir.save(exported, part)
         size = part.stat().st_size
         report("checking against PyTorch")
-        deviation = check(str(part), model, config, image, shape)
+        deviation = check(str(part), model, config, image, frame(config, shape))
         if not half and photos is None and not deviation.is_small:
             raise UserError(f"{type(model).__name__} can't be exported: {deviation}")
         part.replace(out)
