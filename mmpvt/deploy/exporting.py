@@ -60,7 +60,7 @@ def export(
     normaliser = model.data_preprocessor
     divisor, value = padding(normaliser)
     canvas = shape and [-(-side // divisor) * divisor for side in shape]
-    network = recordable(model, padded=canvas is not None or divisor > 1)
+    network = recordable(model)
 
     start = time.monotonic()
     report(f"recording {type(model).__name__} on {type(model.backbone).__name__}")
@@ -93,7 +93,7 @@ def padding(normaliser: nn.Module) -> tuple[int, float]:
     return divisor, float(getattr(normaliser, "pad_val", 0))
 
 
-def recordable(model: nn.Module, padded: bool) -> nn.Module:
+def recordable(model: nn.Module) -> nn.Module:
     """The model in a form that can be recorded.
 
     Raises:
@@ -109,7 +109,7 @@ def recordable(model: nn.Module, padded: bool) -> nn.Module:
     if isinstance(model, SingleStageDetector) and _predicts_as(model, SingleStageDetector):
         return OneStage(model)
     if isinstance(model, EncoderDecoder) and _predicts_as(model, EncoderDecoder):
-        return Segmenter(model, padded)
+        return Segmenter(model)
     raise UserError(f"{type(model).__name__} can't be exported: docs/deploy.md lists what can")
 
 

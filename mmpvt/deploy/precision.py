@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,14 +48,7 @@ def to_int8(
         images (Sequence[ndarray]): uint8, (height, width, 3), RGB.
         report (Callable): takes a line of progress.
     """
-    weights = set(model.graph.initializers)
-    names = [
-        node.name
-        for node in model.graph
-        if node.op_type in WEIGHTED
-        and not node.name.startswith(OUTSIDE)
-        and any(value is not None and value.name in weights for value in node.inputs[1:2])
-    ]
+    names = [node.name for node in model.graph if takes_int8(node, model.graph.initializers)]
     with tempfile.TemporaryDirectory() as folder, quiet():
         whole, small = (Path(folder, name) for name in ("whole.onnx", "small.onnx"))
         ir.save(model, whole)
@@ -72,6 +65,28 @@ def to_int8(
             extra_options=dict(MatMulConstBOnly=True),
         )
         return _described(onnx.load(small), model, "int8")
+
+
+def takes_int8(node: ir.Node, weights: Mapping[str, ir.Value]) -> bool:
+    """Whether a node is a layer that is worth int8, and bears it.
+
+    What decides is left alone: last layers that narrow, to a box's four numbers, say. They cost
+    little.
+    """
+    if node.op_type not in WEIGHTED or node.name.startswith(OUTSIDE):
+        return False
+    weight = weights.get(node.inputs[1].name)
+    if weight is None:
+        return False
+    shape = weight.shape.numpy()
+    is_dense = node.op_type == "MatMul" or (node.op_type == "Gemm" and not _is_turned(node))
+    outputs, inputs = shape[1::-1] if is_dense else shape[:2]
+    is_last = all(user.name.startswith(OUTSIDE) for user in node.outputs[0].consumers())
+    return not (is_last and outputs < inputs)
+
+
+def _is_turned(node: ir.Node) -> bool:
+    return "transB" in node.attributes and node.attributes["transB"].as_int() == 1
 
 
 class _Images(quantization.CalibrationDataReader):

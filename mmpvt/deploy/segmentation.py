@@ -11,7 +11,7 @@ from mmseg.models.segmentors import EncoderDecoder
 from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 
-from mmpvt.deploy.operators import crop
+from mmpvt.deploy.operators import label_map
 from mmpvt.errors import UserError
 
 BYTE_CLASSES = 256  # of a label map of bytes
@@ -22,7 +22,6 @@ class Segmenter(nn.Module):
 
     Args:
         model (EncoderDecoder): the segmenter.
-        padded (bool): whether the network sees a padded image.
 
     Raises:
         UserError: it predicts in another way than MMSegmentation's base class.
@@ -30,7 +29,7 @@ class Segmenter(nn.Module):
 
     outputs = ("label_map",)
 
-    def __init__(self, model: EncoderDecoder, padded: bool) -> None:
+    def __init__(self, model: EncoderDecoder) -> None:
         super().__init__()
         mode = model.test_cfg.get("mode", "whole")
         if mode != "whole":
@@ -43,11 +42,12 @@ class Segmenter(nn.Module):
             raise UserError(
                 f"{type(head).__name__} can't be exported: it predicts in a way of its own"
             )
+        if head.out_channels == 1:
+            raise UserError(f"{type(head).__name__} of one channel can't be exported")
         for part in head.modules():
             if isinstance(part, Upsample) and not part.size:
                 part.forward = functools.partial(enlarged, part)
         self.model = model
-        self.padded = padded
 
     def forward(
         self, x: Tensor, size: Tensor, scale: Tensor, rows: Tensor, columns: Tensor
@@ -55,21 +55,8 @@ class Segmenter(nn.Module):
         """The label map, (image height, image width); arguments as :meth:`OneStage.forward`'s."""
         head = self.model.decode_head
         logits = head(self.model.extract_feat(x))
-        logits = self.resized(logits, x.shape[2:])
-        if self.padded:
-            logits = crop(logits, size)
-        logits = self.resized(logits, (rows.shape[0], columns.shape[0]))[0]
-        if head.out_channels == 1:
-            labels = (logits[0].sigmoid() > head.threshold).long()
-        else:
-            labels = logits.argmax(0)
-        fits = max(head.num_classes, head.out_channels) <= BYTE_CLASSES
-        return (labels.to(torch.uint8) if fits else labels,)
-
-    def resized(self, logits: Tensor, size: tuple) -> Tensor:
-        """(1, classes, height, width), to another size."""
-        corners = self.model.align_corners
-        return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=corners)
+        labels = label_map(logits, x, size, rows, columns, self.model.align_corners)
+        return (labels.to(torch.uint8) if head.out_channels <= BYTE_CLASSES else labels,)
 
 
 def enlarged(part: Upsample, x: Tensor) -> Tensor:
