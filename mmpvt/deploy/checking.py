@@ -16,6 +16,7 @@ from torch import nn
 
 from mmpvt.datasets.drawing import draw_scene
 from mmpvt.deploy.sizes import test_pipeline
+from mmpvt.errors import UserError
 
 LEAST_SCORE = 0.05  # of the detections that are compared
 BOX, SCORE = 0.5, 1e-3  # pixels and score that results in float32 may deviate by
@@ -137,6 +138,9 @@ def check(
 
     Returns:
         Deviation: of the two.
+
+    Raises:
+        UserError: onnxruntime doesn't take the file.
     """
     if image is None:
         image = draw_scene(np.random.default_rng(0), (min(DRAWN), max(DRAWN))).image
@@ -144,7 +148,13 @@ def check(
     if shape is not None:
         image = cv2.resize(image, (shape[1], shape[0]))
         config = with_scale(config, shape)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors share no other base
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(
+            f"{type(model).__name__} can't be exported: onnxruntime doesn't take it ({reason})"
+        ) from error
     rgb = np.ascontiguousarray(image[..., ::-1])
     names = [output.name for output in session.get_outputs()]
     found = dict(zip(names, session.run(None, {"image": rgb}), strict=True))

@@ -137,8 +137,8 @@ def _onnx_roi_align(
     )
 
 
-@custom_op("mmpvt_deploy::label_map", mutates_args=())
-def label_map(
+@custom_op("mmpvt_deploy::highest_class", mutates_args=())
+def highest_class(
     logits: Tensor, x: Tensor, size: Tensor, rows: Tensor, columns: Tensor, align_corners: bool
 ) -> Tensor:
     """The highest class of each of the image's pixels, as MMSegmentation finds it.
@@ -159,14 +159,14 @@ def label_map(
     return F.interpolate(logits, (len(rows), len(columns)), **options)[0].argmax(0)
 
 
-@label_map.register_fake
+@highest_class.register_fake
 def _(
     logits: Tensor, x: Tensor, size: Tensor, rows: Tensor, columns: Tensor, align_corners: bool
 ) -> Tensor:
     return logits.new_empty(rows.shape[0], columns.shape[0], dtype=torch.int64)
 
 
-def _onnx_label_map(logits, x, size, rows, columns, align_corners: bool):
+def _onnx_highest_class(logits, x, size, rows, columns, align_corners: bool):
     """Classes last: there onnxruntime resizes and compares six times as fast."""
     how = "align_corners" if align_corners else "pytorch_half_pixel"
     logits = op.Transpose(logits, perm=[0, 2, 3, 1])
@@ -203,6 +203,6 @@ TRANSLATIONS = {
     torch.ops.mmpvt_deploy.best.default: _onnx_best,
     torch.ops.mmpvt_deploy.nms.default: _onnx_nms,
     torch.ops.mmpvt_deploy.roi_align.default: _onnx_roi_align,
-    torch.ops.mmpvt_deploy.label_map.default: _onnx_label_map,
+    torch.ops.mmpvt_deploy.highest_class.default: _onnx_highest_class,
     torch.ops.aten.scaled_dot_product_attention.default: _onnx_attention,
 }

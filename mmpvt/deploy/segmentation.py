@@ -11,7 +11,7 @@ from mmseg.models.segmentors import EncoderDecoder
 from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 
-from mmpvt.deploy.operators import label_map
+from mmpvt.deploy.operators import highest_class
 from mmpvt.errors import UserError
 
 BYTE_CLASSES = 256  # of a label map of bytes
@@ -55,7 +55,7 @@ class Segmenter(nn.Module):
         """The label map, (image height, image width); arguments as :meth:`OneStage.forward`'s."""
         head = self.model.decode_head
         logits = head(self.model.extract_feat(x))
-        labels = label_map(logits, x, size, rows, columns, self.model.align_corners)
+        labels = highest_class(logits, x, size, rows, columns, self.model.align_corners)
         return (labels.to(torch.uint8) if head.out_channels <= BYTE_CLASSES else labels,)
 
 
