@@ -214,11 +214,12 @@ def run(args: argparse.Namespace) -> None:
     names = unique_names(paths)
     results, broken, seconds = [], 0, 0.0
     for number, (path, name) in enumerate(zip(paths, names, strict=True), 1):
+        print(f"\rimage {number} of {len(paths)}", end="", file=sys.stderr, flush=True)
         try:
             image = read_image(path)
         except Mistake as mistake:
             broken += 1
-            print(f"passed over: {mistake}", file=sys.stderr)
+            print(f"\rpassed over: {mistake}", file=sys.stderr)
             continue
         start = time.perf_counter()
         found = model(image)
@@ -229,7 +230,6 @@ def run(args: argparse.Namespace) -> None:
             found = above(found, args.score)
             results += records(model, int(path.stem) if path.stem.isdigit() else name, found)
         draw(model, image, found).save(args.out / "pictures" / f"{name}.jpg", quality=92)
-        print(f"\r{number} of {len(paths)} images", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     if broken == len(paths):
         raise Mistake("none of the images could be read")
