@@ -70,8 +70,15 @@ class Model:
             dict[str, ndarray]: ``boxes`` (N, 4), x1, y1, x2, y2 in pixels, ``scores`` and
             ``labels`` (N,), best first, and, of an instance segmenter, ``masks``, bool,
             (N, height, width); of a semantic one, ``label_map``, (height, width).
+
+        Raises:
+            Mistake: the model can't take the image: it is a line of pixels, say.
         """
-        return dict(zip(self.names, self.session.run(None, {"image": image}), strict=True))
+        try:
+            return dict(zip(self.names, self.session.run(None, {"image": image}), strict=True))
+        except Exception as error:  # onnxruntime's errors share no other base
+            height, width = image.shape[:2]
+            raise Mistake(f"the model can't take an image of {width}x{height} pixels") from error
 
     def colour(self, label: int) -> tuple[int, int, int]:
         """The data set's colour of a class, or one that its number gives."""
@@ -94,7 +101,7 @@ def read_image(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Mistake(f"{path} can't be read as an image ({type(error).__name__})") from error
+        raise Mistake(f"it can't be read as an image ({type(error).__name__})") from error
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -217,15 +224,17 @@ def run(args: argparse.Namespace) -> None:
         print(f"\rimage {number} of {len(paths)}", end="", file=sys.stderr, flush=True)
         try:
             image = read_image(path)
+            start = time.perf_counter()
+            found = model(image)
         except Mistake as mistake:
             broken += 1
-            print(f"\rpassed over: {mistake}", file=sys.stderr)
+            print(f"\rpassed over: {path}: {mistake}", file=sys.stderr)
             continue
-        start = time.perf_counter()
-        found = model(image)
         seconds += time.perf_counter() - start
         if semantic:
-            Image.fromarray(found["label_map"]).save(args.out / "label_maps" / f"{name}.png")
+            labels = found["label_map"]
+            labels = labels if labels.dtype == np.uint8 else labels.astype(np.uint16)
+            Image.fromarray(labels).save(args.out / "label_maps" / f"{name}.png")
         else:
             found = above(found, args.score)
             results += records(model, int(path.stem) if path.stem.isdigit() else name, found)
@@ -241,13 +250,13 @@ def run(args: argparse.Namespace) -> None:
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
     """A name for each image's results: its own, numbered where two are alike."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for path in paths:
         name, number = path.stem, 2
         while name in names:
             name, number = f"{path.stem}_{number}", number + 1
-        names.append(name)
-    return names
+        names[name] = None
+    return list(names)
 
 
 def main() -> None:

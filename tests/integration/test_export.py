@@ -77,7 +77,7 @@ def test_broken_images_are_passed_over(exported: Path, tmp_path: Path):
     Image.fromarray(np.full((50, 80), 90, np.uint8)).save(photos / "grey.png")
     ended = run_onnx(exported, tmp_path / "photos", "--out", tmp_path / "results")
     assert ended.code == 0, ended.err
-    assert "text.jpg can't be read as an image" in ended.err
+    assert "text.jpg: it can't be read as an image" in ended.err
     assert (tmp_path / "results" / "pictures" / "grey.jpg").is_file()
 
 
