@@ -26,7 +26,7 @@ DETECTOR_SCALE = (224, 160)  # width and height that the test pipeline keeps ima
 def _layer(**more) -> dict:
     attention = dict(embed_dims=32, num_heads=4)
     return dict(
-        num_layers=2,
+        num_layers=1,
         layer_cfg=dict(
             self_attn_cfg=attention, ffn_cfg=dict(embed_dims=32, feedforward_channels=64), **more
         ),

@@ -47,7 +47,7 @@ def describe(
         task = "semantic segmentation"
     normaliser = model.data_preprocessor
     mean, std = (
-        [round(x, 6) for x in getattr(normaliser, name).flatten().tolist()]
+        [round(x, 4) for x in getattr(normaliser, name).flatten().tolist()]
         if normaliser._enable_normalize
         else None
         for name in ("mean", "std")

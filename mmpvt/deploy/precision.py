@@ -28,7 +28,6 @@ def to_float16(model: ir.Model) -> ir.Model:
         half = convert_float_to_float16(
             ir.to_proto(model),
             keep_io_types=True,
-            disable_shape_infer=True,
             node_block_list=outside,
         )
     return _described(half, model, "float16")
