@@ -1,0 +1,88 @@
+"""What an exported file says of itself, in its ``metadata_props``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import mmdet
+import mmseg
+import torch
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config
+from torch import nn
+
+from mmpvt.deploy.sizes import Step
+from mmpvt.version import __version__
+
+COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # numbers to 90 that no COCO category has
+
+
+def describe(
+    model: nn.Module,
+    config: Config,
+    network: nn.Module,
+    steps: Sequence[Step],
+    canvas: Sequence[int] | None,
+) -> dict[str, str]:
+    """The file's metadata, all values text, JSON where they have parts.
+
+    Args:
+        model (nn.Module): of which ``dataset_meta`` is read, as a checkpoint holds it.
+        config (Config): its config.
+        network (nn.Module): the form that was recorded.
+        steps (Sequence[Step]): resizing.
+        canvas (Sequence[int] | None): height and width that the network sees, if fixed.
+
+    Returns:
+        dict[str, str]: by name.
+    """
+    meta = getattr(model, "dataset_meta", None) or {}
+    classes = [str(name) for name in meta.get("classes", ())]
+    task = "detection"
+    if "masks" in network.outputs:
+        task = "instance segmentation"
+    elif "label_map" in network.outputs:
+        task = "semantic segmentation"
+    normaliser = model.data_preprocessor
+    mean, std = (
+        [round(x, 4) for x in getattr(normaliser, name).flatten().tolist()]
+        if normaliser._enable_normalize
+        else None
+        for name in ("mean", "std")
+    )
+    test_cfg = getattr(model, "test_cfg", None) or {}
+    facts = {
+        "task": task,
+        "model": type(model).__name__,
+        "backbone": type(model.backbone).__name__,
+        "config": str(config.get("filename") or ""),
+        "classes": classes,
+        "category_ids": category_ids(classes),
+        "palette": [list(map(int, colour)) for colour in meta.get("palette") or ()],
+        "image": "uint8, (height, width, 3), RGB",
+        "input_size": list(canvas) if canvas else "dynamic",
+        "resizing": [{"step": type(step).__name__, **asdict(step)} for step in steps],
+        "mean": mean,
+        "std": std,
+        "precision": "float32",
+        "test_cfg": json.loads(json.dumps(test_cfg, default=str)),
+        "versions": {
+            "mmpvt": __version__,
+            "torch": torch.__version__,
+            "mmdet": mmdet.__version__,
+            "mmsegmentation": mmseg.__version__,
+        },
+    }
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in facts.items()
+    }
+
+
+def category_ids(classes: Sequence[str]) -> list[int]:
+    """The number of each class in COCO's results format: COCO's own for its classes, else 1 …"""
+    if tuple(classes) == tuple(CocoDataset.METAINFO["classes"]):
+        return [number for number in range(1, 91) if number not in COCO_GAPS]
+    return list(range(1, len(classes) + 1))

@@ -1,0 +1,208 @@
+"""Operators that ONNX has and PyTorch's exporter doesn't know, for use in recorded modules.
+
+Each is a PyTorch operator of the namespace ``mmpvt_deploy`` that runs as it is, and a function
+that writes it as ONNX: :data:`TRANSLATIONS`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmcv import ops
+from onnxscript import opset21 as op
+from torch import Tensor
+from torch.library import custom_op, get_ctx
+
+OPSET = 21  # onnxruntime 1.32 has no RoiAlign of 22
+
+
+@custom_op("mmpvt_deploy::best", mutates_args=())
+def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` highest of (N,) scores, or all N, and their indices, highest first."""
+    values, index = scores.topk(min(count, len(scores)))
+    return values, index
+
+
+@best.register_fake
+def _(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    kept = get_ctx().new_dynamic_size(max=count)
+    return scores.new_empty(kept), scores.new_empty(kept, dtype=torch.int64)
+
+
+def _onnx_best(scores, count: int):
+    wanted = op.Min(op.Constant(value_ints=[count]), op.Shape(scores))
+    return op.TopK(scores, wanted)
+
+
+@custom_op("mmpvt_deploy::nms", mutates_args=())
+def nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, count: int
+) -> Tensor:
+    """Greedy non-maximum suppression.
+
+    Args:
+        boxes (Tensor): (N, 4), corners.
+        scores (Tensor): (N,).
+        iou_threshold (float): largest intersection over union of two boxes that both stay.
+        score_threshold (float): boxes of a score no higher don't count.
+        count (int): at most so many stay.
+
+    Returns:
+        Tensor: (K,) int64, indices of the boxes that stay, best first.
+    """
+    (valid,) = torch.where(scores > score_threshold)
+    _, kept = ops.nms(boxes[valid], scores[valid], iou_threshold)
+    return valid[kept][:count]
+
+
+@nms.register_fake
+def _(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, count: int
+) -> Tensor:
+    kept = get_ctx().new_dynamic_size(max=count)
+    return scores.new_empty(kept, dtype=torch.int64)
+
+
+def _onnx_nms(boxes, scores, iou_threshold: float, score_threshold: float, count: int):
+    chosen = op.NonMaxSuppression(
+        op.Unsqueeze(boxes, op.Constant(value_ints=[0])),
+        op.Unsqueeze(scores, op.Constant(value_ints=[0, 1])),
+        op.Constant(value_ints=[count]),
+        op.Constant(value_floats=[iou_threshold]),
+        op.Constant(value_floats=[score_threshold]),
+    )
+    return op.Gather(chosen, op.Constant(value_int=2), axis=1)
+
+
+@custom_op("mmpvt_deploy::roi_align", mutates_args=())
+def roi_align(
+    feature_map: Tensor,
+    boxes: Tensor,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """The mean within each cell of boxes, as :class:`mmcv.ops.RoIAlign` makes it.
+
+    Args:
+        feature_map (Tensor): (1, channels, height, width).
+        boxes (Tensor): (N, 4), corners, in the image's pixels.
+        height, width (int): cells of a box.
+        spatial_scale (float): from the image's pixels to the map's.
+        sampling_ratio (int): samples a cell and side; 0 for as many as it has pixels.
+        aligned (bool): pixels' centres lie at halves.
+
+    Returns:
+        Tensor: (N, channels, height, width).
+    """
+    rois = torch.cat([boxes.new_zeros(len(boxes), 1), boxes], dim=1)
+    size = (height, width)
+    return ops.roi_align(feature_map, rois, size, spatial_scale, sampling_ratio, "avg", aligned)
+
+
+@roi_align.register_fake
+def _(
+    feature_map: Tensor,
+    boxes: Tensor,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    return feature_map.new_empty(boxes.shape[0], feature_map.shape[1], height, width)
+
+
+def _onnx_roi_align(
+    feature_map,
+    boxes,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+):
+    count = op.Shape(boxes, start=0, end=1)
+    return op.RoiAlign(
+        feature_map,
+        boxes,
+        op.Expand(op.Constant(value_ints=[0]), count),  # which image of the batch
+        coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
+        output_height=height,
+        output_width=width,
+        sampling_ratio=sampling_ratio,
+        spatial_scale=spatial_scale,
+    )
+
+
+@custom_op("mmpvt_deploy::highest_class", mutates_args=())
+def highest_class(
+    logits: Tensor, x: Tensor, size: Tensor, rows: Tensor, columns: Tensor, align_corners: bool
+) -> Tensor:
+    """The highest class of each of the image's pixels, as MMSegmentation finds it.
+
+    Args:
+        logits (Tensor): (1, classes, height, width).
+        x (Tensor): the network's input, (1, 3, height, width), to whose size they are resized.
+        size (Tensor): (2,), height and width of it without padding, which is cut off then.
+        rows, columns (Tensor): of the image's height and width, to which the rest is resized.
+        align_corners (bool): corners' centres stay where they are in resizing.
+
+    Returns:
+        Tensor: (image height, image width), int64.
+    """
+    options = dict(mode="bilinear", align_corners=align_corners)
+    height, width = size.long().tolist()
+    logits = F.interpolate(logits, x.shape[2:], **options)[..., :height, :width]
+    return F.interpolate(logits, (len(rows), len(columns)), **options)[0].argmax(0)
+
+
+@highest_class.register_fake
+def _(
+    logits: Tensor, x: Tensor, size: Tensor, rows: Tensor, columns: Tensor, align_corners: bool
+) -> Tensor:
+    return logits.new_empty(rows.shape[0], columns.shape[0], dtype=torch.int64)
+
+
+def _onnx_highest_class(logits, x, size, rows, columns, align_corners: bool):
+    """Classes last: there onnxruntime resizes and compares six times as fast."""
+    how = "align_corners" if align_corners else "pytorch_half_pixel"
+    logits = op.Transpose(logits, perm=[0, 2, 3, 1])
+    inner = (op.Shape(x, start=2, end=3), op.Shape(x, start=3, end=4))
+    logits = _onnx_resize(logits, *inner, how)
+    starts, axes = op.Constant(value_ints=[0, 0]), op.Constant(value_ints=[1, 2])
+    logits = op.Slice(logits, starts, op.Cast(size, to=7), axes)
+    logits = _onnx_resize(logits, op.Shape(rows), op.Shape(columns), how)
+    return op.ArgMax(op.Squeeze(logits, op.Constant(value_ints=[0])), axis=2, keepdims=0)
+
+
+def _onnx_resize(x, height, width, how: str):
+    """(1, height, width, channels) to another height and width."""
+    one, channels = op.Constant(value_ints=[1]), op.Shape(x, start=3)
+    whole = op.Concat(one, height, width, channels, axis=0)
+    return op.Resize(x, None, None, whole, mode="linear", coordinate_transformation_mode=how)
+
+
+def _onnx_attention(
+    query, key, value, mask=None, dropout: float = 0.0, causal: bool = False, scale=None, gqa=False
+):
+    """Two products and a softmax: on a CPU onnxruntime takes a quarter less time for them than for
+    its attention operators (docs/deploy.md)."""
+    if scale is None:
+        scale = query.shape[-1] ** -0.5
+    scaled = op.Mul(key, op.Constant(value_float=scale))
+    scores = op.MatMul(query, op.Transpose(scaled, perm=[0, 1, 3, 2]))
+    if mask is not None:
+        scores = op.Add(scores, mask)
+    return op.MatMul(op.Softmax(scores, axis=-1), value)
+
+
+TRANSLATIONS = {
+    torch.ops.mmpvt_deploy.best.default: _onnx_best,
+    torch.ops.mmpvt_deploy.nms.default: _onnx_nms,
+    torch.ops.mmpvt_deploy.roi_align.default: _onnx_roi_align,
+    torch.ops.mmpvt_deploy.highest_class.default: _onnx_highest_class,
+    torch.ops.aten.scaled_dot_product_attention.default: _onnx_attention,
+}

@@ -1,0 +1,183 @@
+"""An exported file finds what PyTorch does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS, init_default_scope
+
+from helpers import ROOT
+from mmpvt.deploy import export
+from mmpvt.deploy.checking import check, predict
+from mmpvt.deploy.precision import to_float16, to_int8
+from mmpvt.deploy.sizes import frame
+from mmpvt.engine import settings
+from mmpvt.errors import UserError
+from small_models import KINDS, build, picture
+
+SIZES = [(120, 160), (97, 64), (333, 500)]
+DEFAULT = [("retinanet", "v1"), ("mask_rcnn", "v2"), ("detr", "v1"), ("fpn", "v2")]
+WIDE = [(kind, version) for kind in KINDS for version in ("v1", "v2")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "version"),
+    [
+        pytest.param(*case, marks=() if case in DEFAULT else pytest.mark.full, id="-".join(case))
+        for case in WIDE
+    ],
+)
+def test_any_size(kind: str, version: str, exported: Callable):
+    made = exported(kind, version)
+    for size in SIZES:
+        deviation = check(str(made.path), made.model, made.config, picture(*size))
+        assert deviation.compared > 5, deviation
+        assert deviation.is_small, deviation
+        assert deviation.unlike <= 1e-3 * deviation.compared, deviation
+        assert deviation.mask < 0.1, deviation  # a pixel of the smallest
+
+
+@pytest.mark.parametrize(
+    ("kind", "version"),
+    [
+        ("retinanet", "v2"),
+        pytest.param("mask_rcnn", "v1", marks=pytest.mark.full),
+        pytest.param("detr", "v2", marks=pytest.mark.full),
+        pytest.param("fpn", "v1", marks=pytest.mark.full),
+    ],
+)
+def test_one_size(kind: str, version: str, exported: Callable):
+    shape = (100, 150)  # no multiple of 32: the network sees 128x160
+    made = exported(kind, version, shape)
+    deviation = check(
+        str(made.path), made.model, made.config, picture(120, 160), frame(made.config, shape)
+    )
+    assert deviation.compared > 5, deviation
+    assert deviation.is_small, deviation
+    outs = run(made.path, picture(333, 120))  # one that leaves most of the frame empty
+    if "boxes" in outs:
+        assert (outs["boxes"] >= 0).all()
+        assert (outs["boxes"] <= np.array([120, 333, 120, 333]) + 1e-3).all()
+    else:
+        assert outs["label_map"].shape == (333, 120)
+
+
+def test_a_real_photograph(exported: Callable, coco_mini: Path):
+    made = exported("mask_rcnn", "v2")
+    photo = cv2.imread(str(next((coco_mini / "val2017").glob("*.jpg"))))
+    deviation = check(str(made.path), made.model, made.config, photo)
+    assert deviation.compared > 5
+    assert deviation.is_small, deviation
+
+
+def test_nothing_found(exported: Callable, tmp_path: Path):
+    model = ir.load(exported("mask_rcnn", "v2").path)
+    (bias,) = (v for v in model.graph.initializers.values() if v.name.endswith("fc_cls.bias"))
+    sure = bias.const_value.numpy().copy()
+    sure[-1] = 100  # that everything is background
+    bias.const_value = ir.tensor(sure)
+    ir.save(model, tmp_path / "model.onnx")
+    found = run(tmp_path / "model.onnx", picture(90, 130))
+    assert found["boxes"].shape == (0, 4)
+    assert found["scores"].shape == found["labels"].shape == (0,)
+    assert found["masks"].shape == (0, 90, 130)
+
+
+def test_what_the_file_says_of_itself(exported: Callable):
+    meta = session_of(exported("retinanet", "v2", (100, 150)).path).get_modelmeta()
+    facts = meta.custom_metadata_map
+    assert facts["task"] == "detection"
+    assert facts["model"] == "RetinaNet"
+    assert facts["backbone"] == "PyramidVisionTransformerV2"
+    assert json.loads(facts["input_size"]) == [128, 160]
+    assert json.loads(facts["mean"]) == [123.675, 116.28, 103.53]
+    assert set(json.loads(facts["versions"])) >= {"mmpvt", "torch", "mmdet"}
+    assert facts["precision"] == "float32"
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float16", 0.03), ("int8", 0.2)])
+def test_smaller_numbers(precision: str, tolerance: float, exported: Callable, tmp_path: Path):
+    made = exported("retinanet", "v1")
+    whole = ir.load(made.path)
+    photos = [picture(120, 160), picture(140, 100)]
+    small = to_float16(whole) if precision == "float16" else to_int8(whole, photos)
+    ir.save(small, tmp_path / "small.onnx")
+    facts = session_of(tmp_path / "small.onnx").get_modelmeta().custom_metadata_map
+    assert facts["precision"] == precision
+    assert facts["task"] == "detection"
+    image = picture(120, 160)
+    found = run(tmp_path / "small.onnx", image)
+    assert found["scores"].dtype == np.float32
+    wanted = predict(made.model, made.config, image)["scores"][:5]
+    np.testing.assert_allclose(found["scores"][:5], wanted, atol=tolerance)
+    assert (tmp_path / "small.onnx").stat().st_size < made.path.stat().st_size
+
+
+def change(path: str, value: object) -> Callable:
+    def do(config: ConfigDict) -> None:
+        config.merge_from_dict({path: value})
+
+    return do
+
+
+def soft(config: ConfigDict) -> None:
+    config.model.test_cfg.nms = ConfigDict(type="soft_nms", iou_threshold=0.5, min_score=0.05)
+
+
+def flipped(config: ConfigDict) -> None:
+    config.test_dataloader.dataset.pipeline.insert(1, ConfigDict(type="RandomFlip", prob=1.0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "spoil", "part"),
+    [
+        ("retinanet", soft, "soft_nms"),
+        ("retinanet", flipped, "RandomFlip"),
+        ("fpn", change("model.test_cfg.mode", "slide"), "slide"),
+        ("fpn", change("model.data_preprocessor.test_cfg", dict(size=(64, 64))), "size"),
+    ],
+    ids=["soft-nms", "flip", "slide", "padding"],
+)
+def test_parts_that_cannot_be_exported(kind: str, spoil: Callable, part: str):
+    _, config = build(kind, "v2")
+    spoil(config)
+    init_default_scope(config.default_scope)
+    model = MODELS.build(config.model)
+    with pytest.raises(UserError, match=part):
+        export(model, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("mmpvt::sparse_rcnn_pvt_v2_b0_fpn_shapes.py", "SparseRoIHead"),
+        ("mmpvt::cascade_mask_rcnn_pvt_v2_b0_fpn_shapes.py", "CascadeRoIHead"),
+        ("mmdet::dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py", "DeformConv2d"),
+        ("mmdet::yolo/yolov3_d53_8xb8-320-273e_coco.py", "YOLOV3Head"),
+    ],
+)
+def test_kinds_that_cannot_be_exported(name: str, part: str):
+    config = settings.load_config(name.replace("mmpvt::", f"{ROOT}/configs/"))
+    config.model.backbone.init_cfg = None
+    init_default_scope(config.default_scope)
+    with pytest.raises(UserError, match=part):
+        export(MODELS.build(config.model), config)
+
+
+def session_of(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def run(path: Path, image: np.ndarray) -> dict[str, np.ndarray]:
+    session = session_of(path)
+    rgb = np.ascontiguousarray(image[..., ::-1])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, {"image": rgb}), strict=True))

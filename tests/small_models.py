@@ -1,0 +1,117 @@
+"""Small models of each kind that can be exported, of random weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from helpers import ROOT
+from mmpvt.datasets.drawing import draw_scene
+from mmpvt.deploy.checking import predict
+from mmpvt.deploy.sizes import test_pipeline as pipeline_of
+from mmpvt.engine import settings
+
+BACKBONES = {
+    "v1": dict(type="mmpvt.PyramidVisionTransformer"),
+    "v2": dict(type="mmpvt.PyramidVisionTransformerV2"),
+}
+ARCH = dict(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), mlp_ratios=(2, 2, 2, 2))
+NECK = dict(in_channels=[8, 16, 20, 32], out_channels=16)
+DETECTOR_SCALE = (224, 160)  # width and height that the test pipeline keeps images within
+
+
+def _layer(**more) -> dict:
+    attention = dict(embed_dims=32, num_heads=4)
+    return dict(
+        num_layers=1,
+        layer_cfg=dict(
+            self_attn_cfg=attention, ffn_cfg=dict(embed_dims=32, feedforward_channels=64), **more
+        ),
+    )
+
+
+KINDS = {
+    "retinanet": (
+        "retinanet_pvt_t_fpn_1x_coco.py",
+        dict(neck=NECK, bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1)),
+        ["bbox_head.retina_cls"],
+    ),
+    "mask_rcnn": (
+        "mask_rcnn_pvt_t_fpn_1x_coco.py",
+        dict(
+            neck=NECK,
+            rpn_head=dict(in_channels=16, feat_channels=16),
+            roi_head=dict(
+                bbox_roi_extractor=dict(out_channels=16),
+                bbox_head=dict(in_channels=16, fc_out_channels=32),
+                mask_roi_extractor=dict(out_channels=16),
+                mask_head=dict(num_convs=1, in_channels=16, conv_out_channels=16),
+            ),
+        ),
+        ["rpn_head.rpn_cls", "roi_head.bbox_head.fc_cls", "roi_head.mask_head.conv_logits"],
+    ),
+    "detr": (
+        "detr_pvt_s_8x2_50ep_coco.py",
+        dict(
+            num_queries=20,
+            neck=dict(in_channels=[32], out_channels=32),
+            encoder=_layer(),
+            decoder=_layer(cross_attn_cfg=dict(embed_dims=32, num_heads=4)),
+            positional_encoding=dict(num_feats=16),
+            bbox_head=dict(embed_dims=32),
+            test_cfg=dict(max_per_img=20),
+        ),
+        ["bbox_head.fc_cls"],
+    ),
+    "fpn": (
+        "fpn_pvt_t_ade20k_40k.py",
+        dict(neck=NECK, decode_head=dict(in_channels=[16] * 4, channels=16)),
+        ["decode_head.conv_seg"],
+    ),
+    "gfl": (
+        "gfl_pvt_v2_b2_fpn_3x_mstrain_fp16.py",
+        dict(neck=NECK, bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1)),
+        ["bbox_head.gfl_cls"],
+    ),
+    "atss": (
+        "atss_pvt_v2_b2_fpn_3x_mstrain_fp16.py",
+        dict(neck=NECK, bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1)),
+        ["bbox_head.atss_cls"],
+    ),
+}
+
+
+def build(kind: str, version: str) -> tuple[nn.Module, Config]:
+    """A small model whose predictions are anything but all alike."""
+    name, changes, deciding = KINDS[kind]
+    config = settings.load_config(str(ROOT / "configs" / name))
+    config.model.backbone.update(BACKBONES[version], arch=ARCH, init_cfg=None)
+    config.merge_from_dict(dict(model=changes))
+    init_default_scope(config.default_scope)
+    for transform in pipeline_of(config):
+        if transform["type"] == "Resize":
+            transform["scale"] = DETECTOR_SCALE
+    torch.manual_seed(0)
+    model = MODELS.build(config.model).eval()
+    for layer in deciding:
+        spread(model, config, model.get_submodule(layer))
+    return model, config
+
+
+def spread(model: nn.Module, config: Config, layer: nn.Module) -> None:
+    """Scales a layer's weights until what it gives varies by a few units."""
+    seen: list[torch.Tensor] = []
+    handle = layer.register_forward_hook(lambda _, __, out: seen.append(out.flatten()))
+    predict(model, config, picture(120, 160))
+    handle.remove()
+    layer.weight.data.mul_(2 / torch.cat(seen).std().clamp(min=1e-6))
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    """Shapes, uint8, (height, width, 3)."""
+    side = max(height, width)
+    drawn = draw_scene(np.random.default_rng(side), (side, side)).image
+    return np.ascontiguousarray(drawn[:height, :width])

@@ -1,0 +1,105 @@
+"""Writes a detector or segmenter as one ONNX file, which tools/run_onnx.py runs without PyTorch.
+
+python tools/export.py configs/retinanet_pvt_s_fpn_1x_coco.py CHECKPOINT --out model.onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.config import DictAction
+
+import mmpvt  # noqa: F401  registers the modules
+from mmpvt.engine import settings
+from mmpvt.engine.cli import user_errors
+from mmpvt.errors import UserError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
+    parser.add_argument("checkpoint", help="checkpoint file or address")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="model.onnx")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--shape",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="fit every image into one size; the rest of it is padding",
+    )
+    size.add_argument(
+        "--dynamic",
+        action="store_true",
+        help="the sizes that the config's test pipeline gives images (the default)",
+    )
+    small = parser.add_mutually_exclusive_group()
+    small.add_argument("--fp16", action="store_true", help="layers in float16, for a GPU")
+    small.add_argument(
+        "--int8",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE",
+        help="layers in int8, calibrated on these images or folders of images",
+    )
+    parser.add_argument("--check", type=Path, metavar="IMAGE", help="image to compare results on")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with user_errors():
+        if args.out.suffix != ".onnx":
+            raise UserError(f"--out takes a file ending in .onnx, not {args.out}")
+        if not args.out.absolute().parent.is_dir():
+            raise UserError(f"--out: there is no folder {args.out.absolute().parent}")
+        if args.shape and min(args.shape) < 32:
+            raise UserError(f"--shape takes sides of at least 32 pixels, not {min(args.shape)}")
+        config = settings.load_config(args.config, args.cfg_options)
+        settings.set_checkpoint(config, args.checkpoint)
+        image = None if args.check is None else read(args.check)
+        photos = [read(path)[..., ::-1] for path in find(args.int8)] if args.int8 else None
+        deploy = load_deploy()
+        model = deploy.load_model(config, args.checkpoint)
+        deploy.write(model, config, args.out, args.shape, args.fp16, photos, image)
+
+
+def load_deploy():
+    """What needs the extra packages."""
+    try:
+        from mmpvt import deploy
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] not in ("onnx", "onnxscript", "onnx_ir", "onnxruntime"):
+            raise
+        raise UserError(f"exporting needs {error.name}: pip install 'mmpvt[export]'") from error
+    return deploy
+
+
+def find(paths: list[Path]) -> list[Path]:
+    """The images among files and folders."""
+    endings = (".jpg", ".jpeg", ".png")
+    found = []
+    for path in paths:
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        found += [p for p in inside if not path.is_dir() or p.suffix.lower() in endings]
+    if not found:
+        raise UserError(f"--int8: there are no images in {', '.join(map(str, paths))}")
+    return found
+
+
+def read(path: Path) -> np.ndarray:
+    """uint8, (height, width, 3), BGR."""
+    if not path.is_file():
+        raise UserError(f"there is no image {path}")
+    image = cv2.imread(str(path))
+    if image is None:
+        raise UserError(f"{path} can't be read as an image")
+    return image
+
+
+if __name__ == "__main__":
+    main()
