@@ -14,8 +14,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from mmengine.structures import BaseDataElement
-from rich.console import Console
-from rich.progress import Progress
 
 from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.engine.pictures import grid
@@ -23,6 +21,7 @@ from mmpvt.errors import UserError
 from mmpvt.inference import results
 from mmpvt.inference.predictor import Predictor
 from mmpvt.inference.sources import Source
+from mmpvt.progress import progress
 
 ON_SHEET = 24  # images on the contact sheet, evenly spaced
 THUMBNAIL = 420  # pixels: the longer side of a picture kept for it
@@ -86,8 +85,8 @@ def predict_folder(
     writer.on_sheet = {source.path for source in sources[::step]}
     outcome = Outcome()
     try:
-        with Progress(console=Console(stderr=True)) as progress:
-            bar = progress.add_task("predicting", total=len(sources))
+        with progress("predicting", len(sources)) as advance:
+            done = 0
             for batch in _batches(predictor, sources, batch_size):
                 for item, sample in _predicted(predictor, batch):
                     if sample is None:
@@ -96,7 +95,8 @@ def predict_folder(
                     else:
                         writer.write(item, sample)
                         outcome.images += 1
-                progress.advance(bar, len(batch))
+                done += len(batch)
+                advance(done)
     finally:
         writer.finish([source.path for source in sources])
     outcome.instances = writer.instances

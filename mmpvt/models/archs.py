@@ -116,6 +116,11 @@ class Variant:
         """As the published files are named: ``pvt_small``, ``pvt_v2_b2``."""
         return ("pvt_" if self.version == 1 else "pvt_v2_") + self.name
 
+    @property
+    def weights(self) -> str:
+        """Address of the published ImageNet weights."""
+        return f"https://github.com/whai362/PVT/releases/download/v2/{self.full_name}.pth"
+
 
 VARIANTS = tuple(
     Variant(name, version, arch)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from mmpvt.errors import UserError
 from mmpvt.models.archs import STRIDES, Arch, find_variant
 
-WEIGHTS = "https://github.com/whai362/PVT/releases/download/v2/{}.pth"
-
 RESNETS = (
     "ResNet",
     "ResNetV1c",
@@ -83,7 +81,7 @@ def find_pyramid(name: str, detects: bool) -> Pyramid:
     config = dict(type=f"mmpvt.PyramidVisionTransformer{version}", arch=variant.name)
     if detects and variant.name in ("medium", "large"):
         config["drop_path_rate"] = 0.0
-    config["init_cfg"] = dict(type="Pretrained", checkpoint=WEIGHTS.format(variant.full_name))
+    config["init_cfg"] = dict(type="Pretrained", checkpoint=variant.weights)
     return Pyramid(variant.full_name, variant.arch, config)
 
 

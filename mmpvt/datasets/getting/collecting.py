@@ -13,15 +13,15 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from mmengine.registry import MODELS
 
 from mmpvt.checkpoint import convert, describe_misfit, load_checkpoint, unwrap
 from mmpvt.datasets.getting.archives import content_size, unpack
 from mmpvt.datasets.getting.sources import Source
 from mmpvt.datasets.getting.transfer import Patience, fetch
 from mmpvt.errors import UserError
+from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
+from mmpvt.models.archs import find_variant
 from mmpvt.progress import progress, size
-from mmpvt.swap.pyramids import find_pyramid
 
 ON_ITS_WAY = ".getting"
 SPARE = 200_000_000  # bytes of a disk that are left free
@@ -194,9 +194,10 @@ def _there(target: Path) -> int:
 
 def _fits(path: Path, source: Source) -> None:
     """Raises what keeps a file from being a published backbone's weights."""
-    config = find_pyramid(Path(source.name).stem, detects=True).config
+    variant = find_variant(Path(source.name).stem)
+    kind = PyramidVisionTransformer if variant.version == 1 else PyramidVisionTransformerV2
     with torch.device("meta"):
-        target = MODELS.build({**config, "init_cfg": None}).state_dict()
+        target = kind(variant.arch).state_dict()
     misfit = describe_misfit(convert(unwrap(load_checkpoint(path)), target), target)
     if misfit:
         raise UserError(

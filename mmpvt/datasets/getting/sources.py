@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from mmpvt.errors import UserError
-from mmpvt.models.archs import PVT_ARCHS, PVT_V2_ARCHS
-from mmpvt.swap.pyramids import find_pyramid
+from mmpvt.models.archs import VARIANTS
 
 COCO = "http://images.cocodataset.org"
 ADE = "http://data.csail.mit.edu/places/ADEchallenge"
@@ -49,11 +48,7 @@ class Source:
 
 def weights() -> dict[str, Source]:
     """The published ImageNet weights, by name."""
-    names = [f"pvt_{arch}" for arch in PVT_ARCHS] + [f"pvt_v2_{arch}" for arch in PVT_V2_ARCHS]
-    addresses = {
-        name: find_pyramid(name, detects=True).config["init_cfg"]["checkpoint"] for name in names
-    }
-    return {name: Source(f"{name}.pth", address) for name, address in addresses.items()}
+    return {v.full_name: Source(f"{v.full_name}.pth", v.weights) for v in VARIANTS}
 
 
 def _of_coco(name: str, path: str, **facts) -> Source:
