@@ -118,6 +118,8 @@ class _Reproduction:
     def _prepare(self, task: _Task, keys: Keys) -> None:
         options = _parse_options(self.plan.cfg_options)
         config = settings.load_config(task.checkpoint.config, options)
+        if not config.get("test_dataloader"):
+            raise UserError(f"{task.checkpoint.config} says nothing of a test: no test_dataloader")
         task.config = Path(config.filename)
         task.record.update(report.describe(config, task.config.stem, self.plan.published))
         task.data_root = self._data_root(config)
@@ -179,8 +181,8 @@ class _Reproduction:
                 environment_of(number, self.plan.launcher, self.plan.device),
                 lambda said: self._say(f"{place}: {said}"),
             )
-        except (TestFailed, OSError) as error:
-            task.record.update(status=FAILED, error=_sentence(error))
+        except TestFailed as error:
+            task.record.update(status=FAILED, error=str(error))
             self.records.put(task.record)
             self._say(f"{place}: failed, {task.record['error']}")
             return
