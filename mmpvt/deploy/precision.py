@@ -14,6 +14,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from mmpvt.deploy.exporting import OUTSIDE, quiet
 
+DELICATE = ("decoder.", "bbox_head.reg_ffn.")  # of a DETR, and cheap beside its backbone
 WEIGHTED = ("Conv", "MatMul", "Gemm")  # what int8 is for
 
 
@@ -72,7 +73,7 @@ def takes_int8(node: ir.Node, weights: Mapping[str, ir.Value]) -> bool:
     What decides is left alone: last layers that narrow, to a box's four numbers, say. They cost
     little.
     """
-    if node.op_type not in WEIGHTED or node.name.startswith(OUTSIDE):
+    if node.op_type not in WEIGHTED or node.name.startswith((*OUTSIDE, *DELICATE)):
         return False
     weight = weights.get(node.inputs[1].name)
     if weight is None:
