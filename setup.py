@@ -66,7 +66,7 @@ setup(
         "tensorboard": ["tensorboard"],
         "safetensors": ["safetensors"],
         "evaluation": ["faster-coco-eval"],
-        "export": ["onnx", "onnxscript", "onnxruntime"],
+        "export": ["onnx", "onnxscript", "onnxruntime", "pillow"],
         "app": ["gradio"],
     },
 )

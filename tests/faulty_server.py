@@ -224,5 +224,7 @@ def serving(files: dict[str, bytes]) -> Iterator[Server]:
     """A server with these files, until the end of the block."""
     with Server(files) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield server
-        server.shutdown()
+        try:
+            yield server
+        finally:
+            server.shutdown()
