@@ -87,7 +87,7 @@ def find(paths: list[Path]) -> list[Path]:
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         found += [p for p in inside if not path.is_dir() or p.suffix.lower() in endings]
     if not found:
-        raise UserError(f"--int8: there are no images in {', '.join(map(str, paths))}")
+        raise UserError(f"there are no images in {', '.join(map(str, paths))}")
     return found
 
 

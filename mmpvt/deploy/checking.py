@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -148,17 +148,33 @@ def check(
     if shape is not None:
         image = cv2.resize(image, (shape[1], shape[0]))
         config = with_scale(config, shape)
+    return compare(runner(path)(image), predict(model, config, image))
+
+
+def runner(path: str, threads: int = 0) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """What finds things in an image, uint8, (height, width, 3), BGR, with an exported file.
+
+    Args:
+        path (str): the file.
+        threads (int): of onnxruntime. Default: 0, all cores.
+
+    Raises:
+        UserError: onnxruntime doesn't take the file.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no other base
         reason = str(error).splitlines()[0][:200]
-        raise UserError(
-            f"{type(model).__name__} can't be exported: onnxruntime doesn't take it ({reason})"
-        ) from error
-    rgb = np.ascontiguousarray(image[..., ::-1])
+        raise UserError(f"onnxruntime doesn't take {path} ({reason})") from error
     names = [output.name for output in session.get_outputs()]
-    found = dict(zip(names, session.run(None, {"image": rgb}), strict=True))
-    return compare(found, predict(model, config, image))
+
+    def run(image: np.ndarray) -> dict[str, np.ndarray]:
+        rgb = np.ascontiguousarray(image[..., ::-1])
+        return dict(zip(names, session.run(None, {"image": rgb}), strict=True))
+
+    return run
 
 
 def with_scale(config: Config, shape: Sequence[int]) -> Config:

@@ -195,7 +195,7 @@ def module_of(node: ir.Node) -> str | None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps the exporter's remarks on itself from the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("root", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

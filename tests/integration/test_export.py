@@ -101,6 +101,26 @@ def test_careless_arguments_of_run_onnx(exported: Path, tmp_path: Path):
     assert not (tmp_path / "results").exists()
 
 
+def test_benchmark(exported: Path, trained: Path, tiny_config: Path, shapes: Path, run_tool):
+    annotations = shapes / "annotations" / "instances_val2017.json"
+    args = (tiny_config, trained / "epoch_2.pth", exported, "--images", shapes / "val2017")
+    ended = run_tool(
+        "benchmark_onnx.py", *args, "--annotations", annotations, "--runs", 1, "--threads", 1
+    )
+    assert ended.code == 0, ended.err
+    assert "RetinaNet, 4 images, 1 threads, medians of 1 runs" in ended.out
+    pytorch, ours = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in ended.out.splitlines()[-2:]
+    )
+    assert [pytorch[0], ours[0]] == ["PyTorch", "model.onnx"]
+    assert float(pytorch[1]) > 0
+    assert float(ours[1]) > 0
+    assert abs(float(pytorch[2]) - float(ours[2])) < 0.1
+    assert ours[3].startswith("0 of ")
+    ended = run_tool("benchmark_onnx.py", *args[:3], "--images", shapes / "none", timeout=60)
+    assert "there is no image" in ended.one_sentence()
+
+
 def test_masks_in_cocos_run_lengths():
     encode_runs = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))["encode_runs"]
     rng = np.random.default_rng(0)
