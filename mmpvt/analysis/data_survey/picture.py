@@ -120,13 +120,13 @@ def _draw_object_sizes(axes: Axes, surveys: Sequence[Survey]) -> None:
         what = "a class in an image: square root of its pixels"
     else:
         what = "objects: square root of a box's area, pixels"
-        for side, name in ((32, "medium"), (96, "large")):
+        top = 1.08 * axes.get_ylim()[1]
+        axes.set_ylim(top=top)
+        for side, name, height in ((32, "medium", 0.985), (96, "large", 0.935)):
             axes.axvline(side, color="0.3", linestyle="--", linewidth=1)
-            axes.text(
-                side, axes.get_ylim()[1] * 0.97, f" {name} from {side}", va="top", color="0.3"
-            )
+            axes.text(side, top * height, f" {name} from {side}", va="top", color="0.3")
     axes.set_title(what, loc="left", fontsize=13)
-    axes.legend(fontsize=11)
+    axes.legend(fontsize=11, loc="upper left")
 
 
 def _draw_image_sizes(axes: Axes, surveys: Sequence[Survey]) -> None:
