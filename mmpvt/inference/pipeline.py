@@ -95,8 +95,7 @@ def dataset_meta(config: Config) -> dict:
         config (Config): of an experiment.
     """
     dataset = _dataset(config)
-    with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmdet")):
-        kind = dataset_kind(dataset)
+    kind = dataset_kind(dataset, config.get("default_scope", "mmdet"))
     meta = kind._load_metainfo(dict(dataset.get("metainfo") or {})) if kind else {}
     return {key.lower(): value for key, value in meta.items()}
 

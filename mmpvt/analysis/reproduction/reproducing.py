@@ -11,7 +11,6 @@ from pathlib import Path
 
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config, DictAction
-from mmengine.registry import DefaultScope
 from mmseg.datasets import ADE20KDataset
 
 from mmpvt.analysis.reproduction import report
@@ -141,8 +140,9 @@ class _Reproduction:
 
     def _data_root(self, config: Config) -> str | None:
         """The folder that the command line names for the data of a config."""
-        with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
-            kinds = [dataset_kind(part) for part in iter_datasets(config.test_dataloader.dataset)]
+        scope = config.get("default_scope", "mmengine")
+        parts = iter_datasets(config.test_dataloader.dataset)
+        kinds = [dataset_kind(part, scope) for part in parts]
         if kinds and all(kind is CocoDataset for kind in kinds):
             return self.plan.roots.get("coco")
         if kinds and all(kind is ADE20KDataset for kind in kinds):
