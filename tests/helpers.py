@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
 import signal
@@ -94,6 +95,7 @@ class Started:
             return
         self.pid = os.fork()
         if not self.pid:
+            gc.freeze()  # collecting would copy all of the tests' memory
             os.environ.update(variables)
             os._exit(_run_tool(tool, args, output))
 
