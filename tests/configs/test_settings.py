@@ -6,6 +6,7 @@ that their authors released.
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass
 
@@ -217,7 +218,7 @@ def test_rates_of_detr(zoo: dict[str, Entry]):
 def optimised(config: Config) -> tuple[nn.Module, dict[int, float], dict[int, float]]:
     """The model, and weight decay and learning rate of each tensor, by the tensor's id."""
     model = build_without_memory(config)
-    wrapper = config.copy().optim_wrapper
+    wrapper = copy.deepcopy(config.optim_wrapper)
     wrapper.type = "OptimWrapper"  # mixed precision's asks for a GPU
     wrapper.pop("loss_scale", None)
     with DefaultScope.overwrite_default_scope(config.default_scope):

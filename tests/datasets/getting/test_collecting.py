@@ -66,7 +66,10 @@ def part(name: str, size: int) -> Callable[[Path], bool]:
 
     def reached(folder: Path) -> bool:
         path = folder / ".getting" / f"{name}.zip.part"
-        return path.exists() and path.stat().st_size >= size
+        try:
+            return path.stat().st_size >= size
+        except FileNotFoundError:  # not begun, or just unpacked and removed
+            return False
 
     return reached
 
@@ -76,7 +79,10 @@ def unpacked(name: str, count: int) -> Callable[[Path], bool]:
 
     def reached(folder: Path) -> bool:
         path = folder / ".getting" / f"unpacked-{name}" / name
-        return path.exists() and len(list(path.iterdir())) >= count
+        try:
+            return len(list(path.iterdir())) >= count
+        except FileNotFoundError:  # not begun, or just put into its place
+            return False
 
     return reached
 
