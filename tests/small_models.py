@@ -20,6 +20,7 @@ BACKBONES = {
 }
 ARCH = dict(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), mlp_ratios=(2, 2, 2, 2))
 NECK = dict(in_channels=[8, 16, 20, 32], out_channels=16)
+HEAD = dict(in_channels=16, feat_channels=16, stacked_convs=1)
 NORM = dict(type="GN", num_groups=4)
 DETECTOR_SCALE = (224, 160)  # width and height that the test pipeline keeps images within
 
@@ -37,7 +38,7 @@ def _layer(**more) -> dict:
 KINDS = {
     "retinanet": (
         "retinanet_pvt_t_fpn_1x_coco.py",
-        dict(neck=NECK, bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1)),
+        dict(neck=NECK, bbox_head=HEAD),
         ["bbox_head.retina_cls"],
     ),
     "mask_rcnn": (
@@ -74,18 +75,12 @@ KINDS = {
     ),
     "gfl": (
         "gfl_pvt_v2_b2_fpn_3x_mstrain_fp16.py",
-        dict(
-            neck=NECK,
-            bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1, norm_cfg=NORM),
-        ),
+        dict(neck=NECK, bbox_head=dict(HEAD, norm_cfg=NORM)),
         ["bbox_head.gfl_cls"],
     ),
     "atss": (
         "atss_pvt_v2_b2_fpn_3x_mstrain_fp16.py",
-        dict(
-            neck=NECK,
-            bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1, norm_cfg=NORM),
-        ),
+        dict(neck=NECK, bbox_head=dict(HEAD, norm_cfg=NORM)),
         ["bbox_head.atss_cls"],
     ),
 }

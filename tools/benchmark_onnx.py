@@ -8,7 +8,7 @@ With --annotations, also the box and mask AP of each on those images.
 from __future__ import annotations
 
 import argparse
-import json
+import copy
 import statistics
 import sys
 import time
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from export import find, load_deploy, read
+from export import load_deploy
 from mmengine.config import DictAction
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
@@ -29,6 +29,8 @@ from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
 from mmpvt.engine.data_check import read_annotations
 from mmpvt.errors import UserError
+from mmpvt.inference.pipeline import read_image
+from mmpvt.inference.sources import find_sources
 from mmpvt.progress import progress
 
 PYTORCH = "PyTorch"
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     if min(args.most, args.runs, args.threads) < 1:
         raise UserError("--most, --runs and --threads take at least 1")
     truth = read_annotations(args.annotations) if args.annotations else None
-    paths = find(args.images)
+    paths = [source.path for source in find_sources(args.images)[0]]
     if truth is not None:
         known = {image["file_name"]: image["id"] for image in truth["images"]}
         paths = [path for path in paths if path.name in known]
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     ways = {PYTORCH: lambda image: checking.predict(model, config, image)}
     for file in args.files:
         ways[file.name] = checking.runner(str(file), args.threads)
-    images = [read(path) for path in paths]
+    images = [read_image(path) for path in paths]
     results, seconds = measure(ways, images, args.runs)
 
     print(
@@ -141,7 +143,7 @@ def average_precision(truth: dict, image_ids: list[int], results: Results) -> st
         return "0.00"
     with redirect_stdout(StringIO()):
         api = COCO()
-        api.dataset = json.loads(json.dumps(truth))
+        api.dataset = copy.deepcopy(truth)  # it is added to
         api.createIndex()
         scores = []
         for kind in ("bbox", "segm")[: 1 + ("segmentation" in records[0])]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import cv2
-import numpy as np
 from mmengine.config import DictAction
 
 import mmpvt  # noqa: F401  registers the modules
 from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
+from mmpvt.inference.pipeline import read_image
+from mmpvt.inference.sources import find_sources
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,8 +61,9 @@ def main() -> None:
             raise UserError(f"--shape takes sides of at least 32 pixels, not {min(args.shape)}")
         config = settings.load_config(args.config, args.cfg_options)
         settings.set_checkpoint(config, args.checkpoint)
-        image = None if args.check is None else read(args.check)
-        photos = [read(path)[..., ::-1] for path in find(args.int8)] if args.int8 else None
+        image = None if args.check is None else read_image(args.check)
+        sources = find_sources(args.int8)[0] if args.int8 else ()
+        photos = [read_image(source.path)[..., ::-1] for source in sources] or None
         deploy = load_deploy()
         model = deploy.load_model(config, args.checkpoint)
         deploy.write(model, config, args.out, args.shape, args.fp16, photos, image)
@@ -77,28 +78,6 @@ def load_deploy():
             raise
         raise UserError(f"exporting needs {error.name}: pip install 'mmpvt[export]'") from error
     return deploy
-
-
-def find(paths: list[Path]) -> list[Path]:
-    """The images among files and folders."""
-    endings = (".jpg", ".jpeg", ".png")
-    found = []
-    for path in paths:
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found += [p for p in inside if not path.is_dir() or p.suffix.lower() in endings]
-    if not found:
-        raise UserError(f"there are no images in {', '.join(map(str, paths))}")
-    return found
-
-
-def read(path: Path) -> np.ndarray:
-    """uint8, (height, width, 3), BGR."""
-    if not path.is_file():
-        raise UserError(f"there is no image {path}")
-    image = cv2.imread(str(path))
-    if image is None:
-        raise UserError(f"{path} can't be read as an image")
-    return image
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ object is annotated by what is visible of it, and nothing visible is left withou
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ import numpy as np
 
 from mmpvt.datasets.drawing import CLASSES, Scene, draw_scene
 from mmpvt.errors import UserError
+from mmpvt.progress import progress as show_progress
 
 PALETTE = (
     (56, 189, 248),
@@ -90,14 +92,17 @@ def generate(
     _check(counts, low, high, seed)
     settings = dict(version=VERSION, **counts, size=[low, high], seed=seed, classes=[*CLASSES])
     root = Path(root).expanduser().resolve()
+    drawn = itertools.count(1)
+    total = sum(counts.values())
+    shown = show_progress("drawing shapes", total) if progress else nullcontext(lambda _: None)
     try:
         if _is_written(root, settings, force):
             return root
-        with _partial(root) as folder, _progress(sum(counts.values()), progress) as advance:
+        with _partial(root) as folder, shown as advance:
             for index, (split, count) in enumerate(counts.items()):
                 rngs = (np.random.default_rng((seed, index, i)) for i in range(count))
                 scenes = (draw_scene(rng, (low, high)) for rng in rngs)
-                _write_split(folder, split, scenes, advance)
+                _write_split(folder, split, scenes, lambda: advance(next(drawn)))
             (folder / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
             if not _is_written(root, settings, force):  # by another process, meanwhile
                 _replace(root, folder)
@@ -168,17 +173,6 @@ def _replace(root: Path, folder: Path) -> None:
     root.rename(old)
     folder.rename(root)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def _progress(total: int, shown: bool) -> Iterator[Callable[[], None]]:
-    """A progress bar, and what is to be called once a picture."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task("Drawing shapes", total=total)
-        yield lambda: bar.advance(task)
 
 
 def _write_split(

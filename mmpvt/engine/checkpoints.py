@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -17,17 +15,6 @@ from mmpvt.errors import UserError
 from mmpvt.registry import HOOKS
 
 KEPT = "keep_ckpt_ids"  # MMEngine's name, so that its own checkpoints tell theirs
-
-
-@contextmanager
-def _leaving_no_cycles() -> Iterator[None]:
-    """Frees at once what is made within and refers to itself.
-
-    A checkpoint has the config's text, which is formatted through such trees: 2 MB that Python's
-    own collector would leave lying for a dozen checkpoints.
-    """
-    yield
-    gc.collect()
 
 
 @HOOKS.register_module()
@@ -102,18 +89,20 @@ class CheckpointHook(MMEngineCheckpointHook):
         runner.message_hub.update_info("last_ckpt", path)
         iteration = meta["iter"]  # MMEngine adds to the dict
         try:
-            with _leaving_no_cycles():
-                runner.save_checkpoint(
-                    self.out_dir,
-                    name,
-                    self.file_client_args,
-                    save_optimizer=self.save_optimizer,
-                    save_param_scheduler=self.save_param_scheduler,
-                    meta=meta,
-                    by_epoch=by_epoch,
-                    backend_args=self.backend_args,
-                    **self.args,
-                )
+            runner.save_checkpoint(
+                self.out_dir,
+                name,
+                self.file_client_args,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            )
+            # The config's text is formatted through trees that refer to themselves: 2 MB that
+            # Python's own collector would leave lying for a dozen checkpoints.
+            gc.collect()
             if is_main_process():
                 write_whole(Path(runner.work_dir) / POINTER, path.encode())
         except OSError as error:

@@ -17,12 +17,7 @@ from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.datasets.annotations import UNKNOWN_MASK, Finding, usable
 from mmpvt.datasets.draws import Fetch, flatten
 from mmpvt.engine import settings
-from mmpvt.engine.data_check import (
-    dataset_kind,
-    is_coco,
-    iter_datasets,
-    read_annotations,
-)
+from mmpvt.engine.data_check import dataset_kind, is_coco, iter_datasets, read_annotations
 from mmpvt.errors import UserError
 from mmpvt.registry import HOOKS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mmpvt.analysis.data_survey.files import Job, look, look_at_all
-from mmpvt.analysis.data_survey.surveys import Sample, Survey
+from mmpvt.analysis.data_survey.surveys import Sample, Survey, palette_of
 from mmpvt.datasets.annotations import usable
 from mmpvt.engine.data_check import class_names, read_annotations
 from mmpvt.engine.left_out import uses_masks
@@ -36,8 +36,9 @@ def survey_coco(dataset: dict, root: Path, kind: type, splits: list[str], worker
     file = root / dataset["ann_file"]
     content = read_annotations(file)
     classes = class_names(dataset, kind) or [c.get("name") for c in content["categories"]]
-    palette = (dataset.get("metainfo") or {}).get("palette") or kind.METAINFO.get("palette")
-    found = Survey(splits, str(file), classes, palette, images=len(content["images"]))
+    found = Survey(
+        splits, str(file), classes, palette_of(dataset, kind), images=len(content["images"])
+    )
     good, findings = usable(content, masks=uses_masks(dataset))
     for finding in findings:
         said = f"{finding.kind} {finding.id} {finding.reason}"

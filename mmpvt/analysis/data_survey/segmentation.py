@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mmpvt.analysis.data_survey.files import Job, look, look_at_all
-from mmpvt.analysis.data_survey.surveys import Sample, Survey
+from mmpvt.analysis.data_survey.surveys import Sample, Survey, palette_of
 from mmpvt.datasets.loading import IGNORED
 from mmpvt.engine.data_check import class_names, default_of, label_maps, list_stems
 
@@ -35,8 +35,9 @@ def survey_maps(dataset: dict, root: Path, kind: type, splits: list[str], worker
     reduced = dataset.get("reduce_zero_label")
     reduced = bool(default_of(kind, "reduce_zero_label") if reduced is None else reduced)
     classes = class_names(dataset, kind)
-    palette = (dataset.get("metainfo") or {}).get("palette") or kind.METAINFO.get("palette")
-    found = Survey(splits, str(images), classes, palette, segments=True, images=len(stems))
+    found = Survey(
+        splits, str(images), classes, palette_of(dataset, kind), segments=True, images=len(stems)
+    )
     found.reduce_zero_label = reduced
     stems = sorted(stems)
     maps = [str(folder / (stem + suffix)) if folder else None for stem in stems]

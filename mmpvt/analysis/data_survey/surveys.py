@@ -33,6 +33,16 @@ KINDS = {  # part of what is said of a file, and the kind of problem that it is
 }
 
 
+def palette_of(dataset: dict, kind: type) -> object:
+    """The colours that a data set's config or class gives its classes, or None.
+
+    Args:
+        dataset (dict): its config.
+        kind (type): its class.
+    """
+    return (dataset.get("metainfo") or {}).get("palette") or kind.METAINFO.get("palette")
+
+
 @dataclass(frozen=True)
 class Sample:
     """An image to show.
