@@ -37,11 +37,11 @@ def to_float16(model: ir.Model) -> ir.Model:
 def to_int8(
     model: ir.Model, images: Sequence[np.ndarray], report: Callable[[str], None] = print
 ) -> ir.Model:
-    """A copy whose layers with weights take and give int8.
+    """A copy whose layers with weights take int8.
 
     Weights are quantised a channel at a time, symmetrically; activations a tensor at a time, to the
-    range that they have on ``images``. Attention's own products, preprocessing and decoding keep
-    float32.
+    range that they have on ``images``. Linear layers give float32, as what follows takes it.
+    Attention's own products, preprocessing and decoding keep float32.
 
     Args:
         model (ir.Model): of :func:`mmpvt.deploy.exporting.export`.
@@ -62,7 +62,10 @@ def to_int8(
             per_channel=True,
             op_types_to_quantize=list(WEIGHTED),
             nodes_to_quantize=names,
-            extra_options=dict(MatMulConstBOnly=True),
+            extra_options=dict(
+                MatMulConstBOnly=True,
+                OpTypesToExcludeOutputQuantization=["MatMul", "Gemm"],
+            ),
         )
         return _described(onnx.load(small), model, "int8")
 

@@ -8,11 +8,14 @@ from mmdet.models.detectors import DETR
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
 
+from mmpvt.deploy import operators
 from mmpvt.deploy.detection import clipped, refuse_own_ways
 
 
 class Transformer(nn.Module):
-    """DETR, its padding kept out of attention.
+    """DETR, whose transformer gets the positions within the image alone.
+
+    Those in the padding, which PyTorch masks out of attention, are cut off: nothing looks at them.
 
     Args:
         model (DETR): the detector.
@@ -35,13 +38,13 @@ class Transformer(nn.Module):
         """As :meth:`OneStage.forward`."""
         model, head = self.model, self.model.bbox_head
         feature_map = model.extract_feat(x)[-1]
-        is_padding = beyond(feature_map, x, size)
-        positions = model.positional_encoding(is_padding).flatten(2).transpose(1, 2)
+        feature_map = operators.cut(feature_map, *covered(feature_map, x, size))
+        no_padding = feature_map.new_zeros(1, *feature_map.shape[2:], dtype=torch.bool)
+        positions = model.positional_encoding(no_padding).flatten(2).transpose(1, 2)
         tokens = feature_map.flatten(2).transpose(1, 2)
-        mask = is_padding.flatten(1)
-        memory = model.forward_encoder(feat=tokens, feat_mask=mask, feat_pos=positions)
+        memory = model.forward_encoder(feat=tokens, feat_mask=None, feat_pos=positions)
         queries, _ = model.pre_decoder(**memory)
-        hidden = model.forward_decoder(**queries, memory_mask=mask, memory_pos=positions)
+        hidden = model.forward_decoder(**queries, memory_mask=None, memory_pos=positions)
         logits, boxes = (layers[-1, 0] for layers in head(**hidden))
         if head.loss_cls.use_sigmoid:
             scores, index = logits.sigmoid().flatten().topk(self.count)
@@ -54,17 +57,17 @@ class Transformer(nn.Module):
         return clipped(boxes, size) * scale, scores, labels
 
 
-def beyond(feature_map: Tensor, x: Tensor, size: Tensor) -> Tensor:
-    """(1, height, width), bool: which positions of a map lie in the padding.
+def covered(feature_map: Tensor, x: Tensor, size: Tensor) -> list[Tensor]:
+    """(1,) int64 each: how many rows and columns of a map don't lie in the padding.
 
     Args:
         feature_map (Tensor): (1, channels, height, width).
         x (Tensor): the padded image, (1, 3, padded height, padded width).
         size (Tensor): (2,), height and width before padding.
     """
-    sides = []
+    counts = []
     for i in (0, 1):
         length, whole = feature_map.shape[2 + i], x.shape[2 + i]
         pixel = torch.arange(length) * whole // length
-        sides.append(pixel >= size[i])
-    return (sides[0][:, None] | sides[1])[None]
+        counts.append((pixel < size[i]).sum(0, keepdim=True))
+    return counts

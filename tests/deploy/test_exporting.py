@@ -103,6 +103,27 @@ def test_what_the_file_says_of_itself(exported: Callable):
     assert facts["precision"] == "float32"
 
 
+def test_no_scores_of_attention_are_held(exported: Callable):
+    """The backbone's attention is one operator a block, which makes them a part at a time."""
+    nodes = [n for n in ir.load(exported("retinanet", "v2").path).graph if ".attn/" in n.name]
+    kinds = [node.op_type for node in nodes]
+    assert kinds.count("MultiHeadAttention") == 4
+    assert "Softmax" not in kinds
+
+
+def test_int8_where_there_are_weights(exported: Callable):
+    """Every layer's input and weight are quantised; a linear layer's output is not."""
+    model = to_int8(ir.load(exported("retinanet", "v1").path), [picture(120, 160)])
+    backbone = [node for node in model.graph if node.name.startswith("backbone.")]
+    layers = [n for n in backbone if n.op_type in ("MatMul", "Gemm", "Conv")]
+    assert len(layers) > 20
+    for layer in layers:
+        sources = [value.producer().op_type for value in layer.inputs[:2]]
+        assert sources == ["DequantizeLinear"] * 2, layer.name
+        users = {user.op_type for user in layer.outputs[0].consumers()}
+        assert ("QuantizeLinear" in users) == (layer.op_type == "Conv"), layer.name
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("float16", 0.03), ("int8", 0.2)])
 def test_smaller_numbers(precision: str, tolerance: float, exported: Callable, tmp_path: Path):
     made = exported("retinanet", "v1")
