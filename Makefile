@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# The tests of a file stay together: they share what is made for them. A process has one core, as
+# more threads would be in the way of the other processes.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	--numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 DEMO := configs/retinanet_pvt_v2_b0_fpn_shapes.py
 
 .PHONY: install demo test test-full lint clean
@@ -20,10 +24,10 @@ demo: install
 	$(BIN)/python tools/train.py $(DEMO) --work-dir work_dirs/demo --seed 0
 
 test: install
-	$(BIN)/python -m pytest -m "not full"
+	$(PYTEST) -m "not full"
 
 test-full: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .
