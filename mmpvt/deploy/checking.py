@@ -162,6 +162,7 @@ def runner(path: str, threads: int = 0) -> Callable[[np.ndarray], dict[str, np.n
         UserError: onnxruntime doesn't take the file.
     """
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors: its warnings are on what it doesn't optimise
     options.intra_op_num_threads = threads
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
