@@ -94,7 +94,7 @@ def multiply_integers(model: ir.Model) -> None:
         users = node.outputs[0].consumers()
         if len(users) == 1 and users[0].op_type == "Add":
             (added,) = (value for value in users[0].inputs if value is not node.outputs[0])
-            if added.is_initializer() and len(added.shape) == 1:
+            if added.is_initializer() and added.shape == scale.shape:
                 done, bias = users[0], added
         layer = ir.node(
             "MatMulIntegerToFloat",
