@@ -48,7 +48,7 @@ def main() -> None:
         settings.add_hook(config, type="mmpvt.CheckpointFitHook")
         settings.add_hook(config, type="mmpvt.PicturesHook", show_dir=args.show_dir)
         settings.add_hook(config, type="mmpvt.InterruptHook")
-        prepare_launcher(config, args.launcher)
+        prepare_launcher(config, args.launcher, trains=False)
         Runner.from_cfg(config).test()
 
 

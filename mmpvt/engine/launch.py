@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size, is_distributed
 
+from mmpvt.engine.settings import iter_dicts
 from mmpvt.errors import UserError
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
@@ -18,15 +19,17 @@ PORTS = (20_000, 10_000)  # the first that a SLURM job may meet at, and how many
 LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|TCPStore", re.I)
 
 
-def prepare_launcher(config: Config, launcher: str) -> None:
+def prepare_launcher(config: Config, launcher: str, trains: bool = True) -> None:
     """Sets what starts the processes; without a GPU, joins them over gloo.
 
     Args:
         config (Config): changed.
         launcher (str): ``'none'``, ``'pytorch'`` (torchrun), ``'slurm'`` or ``'mpi'``.
+        trains (bool): whether the model is trained, not only tested. Default: True.
 
     Raises:
-        UserError: this process was not started by that launcher.
+        UserError: this process was not started by that launcher; or the model is to be trained, and
+            has SyncBN, which takes GPUs.
     """
     config.launcher = launcher
     check_launcher(launcher)
@@ -37,6 +40,7 @@ def prepare_launcher(config: Config, launcher: str) -> None:
         config.launcher = launcher = "pytorch"
     if torch.cuda.is_available():
         return
+    replace_sync_bn(config, trains)
     config.setdefault("env_cfg", {})
     config.env_cfg.dist_cfg = dict(backend="gloo")
     config.setdefault(
@@ -51,6 +55,22 @@ def prepare_launcher(config: Config, launcher: str) -> None:
     if launcher == "pytorch" and not is_distributed():
         # MMEngine's own start asks for a CUDA device first.
         torch.distributed.init_process_group("gloo")
+
+
+def replace_sync_bn(config: Config, trains: bool) -> None:
+    """Puts BN in SyncBN's place, which PyTorch has for GPUs only; in a test both give the same.
+
+    Raises:
+        UserError: the model is to be trained, where they don't.
+    """
+    norms = [part for part in iter_dicts(config.get("model")) if part.get("type") == "SyncBN"]
+    if norms and trains:
+        raise UserError(
+            "the model has SyncBN, which several processes can train with on GPUs only: start one "
+            "process, without a launcher, or change the config's norm_cfg"
+        )
+    for norm in norms:
+        norm["type"] = "BN"
 
 
 def check_launcher(launcher: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -88,16 +89,18 @@ def start_pair(
     """Starts a run of two processes."""
     ranks = ("0", "1")
 
-    def start(*options: object, config: Path = tiny_config) -> list[Started]:
+    def start(
+        *options: object, config: Path = tiny_config, tool: str = "train.py"
+    ) -> list[Started]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         shared = dict(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        args = (config, "--data-root", shapes, "--work-dir", tmp_path / "work", "--seed", 0)
+        args = ("--data-root", shapes, "--work-dir", tmp_path / "work", "--seed", 0)
         return [
             start_tool(
-                "train.py",
-                *(*args, "--launcher", "pytorch", *options),
+                tool,
+                *(config, *options, *args, "--launcher", "pytorch"),
                 **shared,
                 RANK=rank,
                 LOCAL_RANK=rank,
@@ -168,3 +171,19 @@ def test_unused_parameters(unused: Path, start_pair):
         assert "find_unused_parameters=True" in last or LOST in last
     pair = start_pair("--cfg-options", "find_unused_parameters=True", config=unused)
     assert [process.wait() for process in pair] == [0, 0], pair[0].text
+
+
+def test_segmenter(shapes: Path, untrained_segmenter: tuple[Path, Path], start_pair, call_tool):
+    """Its SyncBN is for GPUs: without them several processes test it, and only one trains it."""
+    config, checkpoint = untrained_segmenter
+    pair = start_pair(checkpoint, config=config, tool="test.py")
+    assert [process.wait() for process in pair] == [0, 0], pair[0].text
+    alone = call_tool("test.py", config, checkpoint, "--data-root", shapes)
+    score = re.compile(r"aAcc: \S+ +mIoU: \S+ +mAcc: \S+")
+    assert score.search(pair[0].text)[0] == score.search(alone.out)[0]
+
+    for process in start_pair(config=config):
+        assert process.wait() == 2, process.text
+        last = process.text.rstrip().splitlines()[-1]
+        assert last.startswith("error: the model has SyncBN")
+        assert "Traceback" not in process.text
