@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from helpers import ROOT, Ended, Started, command, environment, forget_runs, save_untrained
 from mmpvt.datasets.shapes import generate
@@ -125,13 +126,25 @@ def call_tool(
         except SystemExit as end:
             code = end.code or 0
         finally:
-            gc.collect()  # ends the run's loading workers
+            end_workers()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         captured = capsys.readouterr()
         return Ended(code, captured.out, captured.err)
 
     return call
+
+
+def end_workers() -> None:
+    """Ends the loading workers of runs within this process.
+
+    The garbage collector would, too, but the queues' ends close before it tells the workers, which
+    it then gives five seconds.
+    """
+    for thing in gc.get_objects():
+        if type(thing) is _MultiProcessingDataLoaderIter:
+            thing._shutdown_workers()
+    gc.collect()
 
 
 @pytest.fixture
