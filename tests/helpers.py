@@ -67,6 +67,14 @@ class Ended:
         return lines[0]
 
 
+def wait_until(page, condition: Callable[[], object], timeout: float = 60) -> None:
+    """Waits until something holds of a browser's page, which changes in its own time."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, page.inner_text("body")[:2000]
+        page.wait_for_timeout(50)
+
+
 class Started:
     """A tool in a copy of this process, the leader of a process group of its own.
 

@@ -10,8 +10,7 @@ import re
 import shutil
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -21,7 +20,7 @@ import torch
 from PIL import Image
 
 import mmpvt
-from helpers import Started
+from helpers import Started, wait_until
 from mmpvt.app import trial as trials
 from mmpvt.app.guard import MAX_UPLOAD
 
@@ -199,13 +198,6 @@ def page(browser, app: tuple) -> Iterator:
 INPUT = "#file input[type=file]"
 
 
-def wait_until(page, condition: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE / 1000
-    while not condition():
-        assert time.monotonic() < end
-        page.wait_for_timeout(100)
-
-
 def listed(page) -> list[str]:
     """The boxes in the table."""
     return re.findall(r"\d+, \d+, \d+, \d+", page.inner_text("#found"))
@@ -231,7 +223,7 @@ def test_image_boxes_slider_and_attention(page, shapes: Path):
     page.wait_for_selector("#result img")
     wait_until(page, lambda: listed(page))
     for part in ("prepare", "model", "draw"):
-        assert re.search(rf"{part} \d+ ms", page.inner_text("#times"))
+        wait_until(page, lambda p=part: re.search(rf"{p} \d+ ms", page.inner_text("#times")))
     many, drawn = len(listed(page)), picture(page, "#result")
     assert drawn.shape == (480, 480, 3) and drawn.std() > 10
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import wait_until
 from mmpvt.analysis.reproduction.page import render
 
 CHROMIUM = shutil.which("chromium")
@@ -61,39 +62,40 @@ def test_rows_and_what_was_not_tested(page, make_records):
 
 def test_filters(page):
     page.get_by_label("Family").select_option("RetinaNet")
-    assert names(page) == ["b_first_0", "a_second_0"]
+    wait_until(page, lambda: names(page) == ["b_first_0", "a_second_0"])
     page.get_by_label("Name contains").fill("SECOND")
-    assert names(page) == ["a_second_0"]
-    assert page.locator("#filters output").inner_text() == "1 of 3 models"
+    wait_until(page, lambda: names(page) == ["a_second_0"])
+    wait_until(page, lambda: page.locator("#filters output").inner_text() == "1 of 3 models")
     page.get_by_label("Family").select_option("")
     page.get_by_label("Name contains").fill("")
     page.get_by_label("Data set").select_option("ADE20K val")
-    assert len(names(page)) == 1
+    wait_until(page, lambda: len(names(page)) == 1)
 
 
 def test_sorting(page):
     page.get_by_role("button", name="model", exact=True).click()
-    assert names(page)[1:] == ["a_second_0", "b_first_0"]
+    wait_until(page, lambda: names(page)[1:] == ["a_second_0", "b_first_0"])
     page.get_by_role("button", name="box AP", exact=True).focus()
     page.keyboard.press("Enter")
-    assert names(page)[:2] == ["a_second_0", "b_first_0"]
+    wait_until(page, lambda: names(page)[:2] == ["a_second_0", "b_first_0"])
     assert page.locator("th[aria-sort=descending]").inner_text() == "box AP"
     page.keyboard.press("Enter")
-    assert names(page)[:2] == ["b_first_0", "a_second_0"]  # what has none stays last
+    wait_until(page, lambda: names(page)[:2] == ["b_first_0", "a_second_0"])  # none stays last
 
 
 def test_a_model(page):
     page.get_by_role("link", name="a_second_0").click()
-    assert page.locator("#model h2").inner_text() == "a_second_0"
+    wait_until(page, lambda: page.locator("#model h2").inner_text() == "a_second_0")
     assert page.locator("#model .chart").count() == 2
     chart = page.locator("#model .chart").first
     chart.hover(position=dict(x=200, y=100))
     readout = page.locator("#model figure:has(.chart) output").first
-    assert re.fullmatch(r"recall 0\.\d\d: IoU 0\.50 0\.\d{3} · mean of .*", readout.inner_text())
+    said = re.compile(r"recall 0\.\d\d: IoU 0\.50 0\.\d{3} · mean of .*")
+    wait_until(page, lambda: said.fullmatch(readout.inner_text()))
     before = readout.inner_text()
     chart.focus()
     page.keyboard.press("ArrowRight")
-    assert readout.inner_text() != before
+    wait_until(page, lambda: readout.inner_text() != before)
     classes = page.locator("#model figure", has_text="AP by class").locator("tbody th")
     assert classes.all_inner_texts()[-1] == "cat"
 
@@ -101,22 +103,23 @@ def test_a_model(page):
 def test_gallery(page):
     assert page.locator(".gallery .card").count() == 12
     page.get_by_role("button", name="Show 2 more").click()
-    assert page.locator(".gallery .card").count() == 14
-    widths = page.locator(".gallery img").evaluate_all("all => all.map((one) => one.naturalWidth)")
-    assert widths == [32] * 28
+    wait_until(page, lambda: page.locator(".gallery .card").count() == 14)
+    images = page.locator(".gallery img")
+    widths = "all => all.map((one) => one.naturalWidth)"
+    wait_until(page, lambda: images.evaluate_all(widths) == [32] * 28)
     assert page.locator(".gallery .mark.missed").count() == 14
     page.get_by_label("Show", exact=True).select_option("alarm")
-    assert page.locator(".gallery .card").count() == 0
+    wait_until(page, lambda: page.locator(".gallery .card").count() == 0)
     page.get_by_label("Show", exact=True).select_option("miss")
     page.locator(".card button").first.click()
-    assert page.locator("dialog[open] .shot").count() == 2
+    wait_until(page, lambda: page.locator("dialog[open] .shot").count() == 2)
     page.keyboard.press("Escape")
-    assert page.locator("dialog[open]").count() == 0
+    wait_until(page, lambda: page.locator("dialog[open]").count() == 0)
 
 
 def test_gallery_of_label_maps(page, make_records):
     page.get_by_label("Model", exact=True).select_option(make_records()[2]["name"])
-    assert page.locator("img.map").count() == 6
+    wait_until(page, lambda: page.locator("img.map").count() == 6)
     assert "wall 50.0" in page.locator(".card p").first.inner_text()
 
 
