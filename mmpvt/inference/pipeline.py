@@ -116,9 +116,11 @@ def read_image(
         np.ndarray: (height, width, 3), BGR, uint8.
 
     Raises:
-        UserError: it is missing, empty, truncated, of another kind or too large.
+        UserError: it is missing, a folder, empty, truncated, of another kind or too large.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, and an image is asked for")
     if not path.is_file():
         raise UserError(f"no image at {path}: there is no such file")
     check_size(path, max_pixels)

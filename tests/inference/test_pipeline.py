@@ -36,6 +36,13 @@ def test_reading(entry: Input, tmp_path: Path):
         assert np.abs(image[..., ::-1].astype(int) - expected).mean() < NEAR
 
 
+def test_no_image(tmp_path: Path):
+    with pytest.raises(UserError, match="is a folder"):
+        read_image(tmp_path)
+    with pytest.raises(UserError, match="there is no such file"):
+        read_image(tmp_path / "none.jpg")
+
+
 def test_too_many_pixels(tmp_path: Path):
     path = tmp_path / "a.png"
     path.write_bytes(png(picture()))
