@@ -67,7 +67,7 @@ class Ended:
         return lines[0]
 
 
-def wait_until(page, condition: Callable[[], object], timeout: float = 60) -> None:
+def wait_until(page, condition: Callable[[], object], timeout: float = 120) -> None:
     """Waits until something holds of a browser's page, which changes in its own time."""
     end = time.monotonic() + timeout
     while not condition():

@@ -167,11 +167,13 @@ def test_full_disk(small_disk: Path, arguments, start_tool):
     fill(small_disk / "ballast")
     process.wait_for(lambda: process.text.count("could not be written (No space left") >= 3)
     kept = newest_checkpoint(small_disk)
-    assert iteration(kept) >= 2
+    reached = iteration(kept)
+    assert reached >= 2
     (small_disk / "ballast").unlink()
     process.wait_for(lambda: newest_checkpoint(small_disk) not in (kept, None))
     process.signal(signal.SIGTERM)
     assert process.wait() == 143
+    assert iteration(newest_checkpoint(small_disk)) > reached
     assert "which is saved in" in process.text
     assert "Traceback" not in process.text
 
