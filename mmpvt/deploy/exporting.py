@@ -156,7 +156,9 @@ def record(network: nn.Module, canvas: Sequence[int] | None, divisor: int) -> ir
                 verbose=False,
             )
     except Exception as error:
-        cause = error.__cause__ or error
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the exporter wraps what went wrong
+            cause = cause.__cause__
         reason = next(iter(str(cause).strip().splitlines()), "")[:200]
         raise UserError(
             f"{type(network.model).__name__} can't be exported: PyTorch's exporter fails at it "

@@ -233,7 +233,7 @@ def _onnx_attention(
 ):
     """One operator that never holds all scores at once; it takes heads side by side."""
     if mask is not None or causal or gqa:
-        raise NotImplementedError("attention with a mask")
+        raise ValueError("attention with a mask has no form here")
     heads, channels = query.shape[1], value.shape[3]
     if scale is None:
         scale = query.shape[3] ** -0.5

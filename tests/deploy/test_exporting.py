@@ -11,12 +11,16 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
+import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, init_default_scope
+from torch import nn
 
 from helpers import ROOT
 from mmpvt.deploy import export
 from mmpvt.deploy.checking import check, predict
+from mmpvt.deploy.exporting import record
 from mmpvt.deploy.precision import to_float16, to_int8
 from mmpvt.deploy.sizes import frame
 from mmpvt.engine import settings
@@ -196,6 +200,25 @@ def test_kinds_that_cannot_be_exported(name: str, part: str):
     init_default_scope(config.default_scope)
     with pytest.raises(UserError, match=part):
         export(MODELS.build(config.model), config)
+
+
+class Masked(nn.Module):
+    """Attention that leaves some positions out."""
+
+    outputs = ("found",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Identity()
+
+    def forward(self, x, size, scale, rows, columns):
+        tokens = x.flatten(2)[None]
+        return F.scaled_dot_product_attention(tokens, tokens, tokens, torch.zeros(1, 1, 3, 3))
+
+
+def test_attention_with_a_mask_is_named():
+    with pytest.raises(UserError, match="attention with a mask has no form here"):
+        record(Masked(), [64, 64], 32)
 
 
 def session_of(path: Path) -> onnxruntime.InferenceSession:
