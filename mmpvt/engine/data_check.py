@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,8 +11,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmseg.datasets import BaseSegDataset
 
+from mmpvt.datasets.annotations import category_problem
 from mmpvt.engine.settings import iter_dicts
 from mmpvt.errors import UserError
+from mmpvt.files import MAX_ANNOTATIONS, parse_json, read_bytes
 
 CLASSIFYING = {"bbox_head", "mask_head", "decode_head", "auxiliary_head"}
 HELP = "get the data as docs/data.md says, or pass --data-root"
@@ -178,16 +179,20 @@ def read_annotations(file: Path) -> dict:
             images without labels, COCO's test-dev's for one, the second is empty.
 
     Raises:
-        UserError: the file is missing, empty, no JSON, or lacks one of the lists.
+        UserError: the file is missing, empty, no JSON, or lacks one of the lists; a category has no
+            id or name.
     """
-    if not file.is_file():
-        raise UserError(f"no annotations at {file}: there is no such file; {HELP}")
-    if not file.stat().st_size:
+    try:
+        data = read_bytes(file, MAX_ANNOTATIONS)
+    except OSError as error:
+        raise UserError(f"no annotations at {file}: {_why(error)}; {HELP}") from error
+    if not data:
         raise UserError(f"the annotation file {file} is empty; {HELP}")
     try:
-        content = json.loads(file.read_bytes())
+        content = parse_json(data)
     except ValueError as error:
         raise UserError(f"the annotation file {file} is no JSON ({error}); {HELP}") from error
+    del data
     if isinstance(content, dict) and "images" in content and "categories" in content:
         content.setdefault("annotations", [])
     keys = ("images", "annotations", "categories")
@@ -196,6 +201,8 @@ def read_annotations(file: Path) -> dict:
         raise UserError(f"the annotation file {file} is not COCO's: it has no {_first(lacking)}")
     if not content["images"]:
         raise UserError(f"the annotation file {file} lists no images; {HELP}")
+    if problem := category_problem(content["categories"]):
+        raise UserError(f"the annotation file {file} can't be used: {problem}")
     return content
 
 
@@ -270,6 +277,11 @@ def default_of(kind: type, argument: str) -> object:
         if parameter is not None and parameter.default is not inspect.Parameter.empty:
             return parameter.default
     return ""
+
+
+def _why(error: OSError) -> str:
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+    return "there is no such file" if missing else str(error.strerror)
 
 
 def _get(content: object, key: str) -> object:
