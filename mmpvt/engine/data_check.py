@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import reprlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,9 +16,11 @@ from mmseg.datasets import BaseSegDataset
 from mmpvt.datasets.annotations import category_problem
 from mmpvt.engine.settings import iter_dicts
 from mmpvt.errors import UserError
-from mmpvt.files import MAX_ANNOTATIONS, parse_json, read_bytes
+from mmpvt.files import MAX_ANNOTATIONS, leaves_folder, parse_json, read_bytes
 
 CLASSIFYING = {"bbox_head", "mask_head", "decode_head", "auxiliary_head"}
+LOADERS = ("mmpvt.LoadImageFromFile", "mmpvt.LoadSegAnnotations")
+ALLOW_OUTSIDE = "allow_outside_files"  # a config's setting
 HELP = "get the data as docs/data.md says, or pass --data-root"
 
 
@@ -45,7 +49,7 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
             if dataset.get("backend_args") is None and place not in seen:
                 seen.append(place)
                 kind = dataset_kind(dataset, scope)
-                contents.update(_check(dataset, kind))
+                contents.update(_check(dataset, kind, config.get(ALLOW_OUTSIDE, False)))
                 check_class_counts(class_names(dataset, kind), config.model)
     return contents
 
@@ -143,19 +147,62 @@ def data_root(dataset: dict) -> Path:
     return root
 
 
-def _check(dataset: dict, kind: type | None) -> dict[Path, dict]:
+def check_names(file: Path, names: Iterable[str], allow_outside: bool) -> None:
+    """Checks that the files that a list names lie in the folder that it is for.
+
+    Who wrote the list would decide otherwise which of the user's files are read.
+
+    Args:
+        file (Path): the list.
+        names (Iterable[str]): that it holds.
+        allow_outside (bool): the config's ``allow_outside_files``: nothing is checked.
+
+    Raises:
+        UserError: a name is absolute or goes upwards.
+    """
+    outside = [] if allow_outside else [name for name in names if leaves_folder(name)]
+    if outside:
+        raise UserError(
+            f"{file} names {len(outside)} files outside of the data's folder "
+            f"({_first([reprlib.repr(name) for name in outside])}): if you trust it, pass "
+            f"--cfg-options {ALLOW_OUTSIDE}=True"
+        )
+
+
+def keep_inside(config: Config) -> None:
+    """Has the loading transforms refuse files outside of their data set's folders.
+
+    Data sets of every kind are held to it, those too whose lists :func:`check_data` doesn't read.
+
+    Args:
+        config (Config): changed, unless its ``allow_outside_files`` is set.
+    """
+    if config.get(ALLOW_OUTSIDE, False):
+        return
+    for split in ("train", "val", "test"):
+        for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset")):
+            root = dataset.get("data_root") or ""
+            prefixes = (dataset.get("data_prefix") or {}).values()
+            folders = [root, *(os.path.join(root, prefix or "") for prefix in prefixes)]  # noqa: PTH118
+            for step in iter_dicts(dataset.get("pipeline")):
+                if step.get("type") in LOADERS and dataset.get("backend_args") is None:
+                    step["folders"] = folders
+
+
+def _check(dataset: dict, kind: type | None, allow_outside: bool) -> dict[Path, dict]:
     root = data_root(dataset)
     if is_coco(kind):
-        return _check_coco(dataset, root, kind)
+        return _check_coco(dataset, root, kind, allow_outside)
     if is_maps(kind):
-        _check_segmentation(dataset, root, kind)
+        _check_segmentation(dataset, root, kind, allow_outside)
     return {}
 
 
-def _check_coco(dataset: dict, root: Path, kind: type) -> dict[Path, dict]:
+def _check_coco(dataset: dict, root: Path, kind: type, allow_outside: bool) -> dict[Path, dict]:
     file = root / (dataset.get("ann_file") or "")
     content = read_annotations(file)
-    names = [image.get("file_name") for image in content["images"]]
+    names = image_names(content)
+    check_names(file, names, allow_outside)
     prefix = (dataset.get("data_prefix") or {}).get("img") or ""
     _check_files(root / prefix, names, f"named in {file}", "images")
     classes = class_names(dataset, kind)
@@ -166,6 +213,13 @@ def _check_coco(dataset: dict, root: Path, kind: type) -> dict[Path, dict]:
             f"{len(found)} others ({_first(found)}): set metainfo=dict(classes=…) in the config"
         )
     return {file.absolute(): content}
+
+
+def image_names(content: dict) -> list[str]:
+    """The files that annotations in COCO's format name."""
+    images = (image for image in content["images"] if isinstance(image, dict))
+    names = (image.get("file_name") for image in images)
+    return [name for name in names if isinstance(name, str) and name]
 
 
 def read_annotations(file: Path) -> dict:
@@ -206,26 +260,29 @@ def read_annotations(file: Path) -> dict:
     return content
 
 
-def _check_segmentation(dataset: dict, root: Path, kind: type) -> None:
-    images, stems = list_stems(dataset, root, kind)
+def _check_segmentation(dataset: dict, root: Path, kind: type, allow_outside: bool) -> None:
+    images, stems = list_stems(dataset, root, kind, allow_outside)
     folder, suffix = label_maps(dataset, root, kind)
     if folder:
         _check_files(folder, [stem + suffix for stem in stems], f"for {images}", "label maps")
 
 
-def list_stems(dataset: dict, root: Path, kind: type) -> tuple[Path, list[str]]:
+def list_stems(
+    dataset: dict, root: Path, kind: type, allow_outside: bool = False
+) -> tuple[Path, list[str]]:
     """The images of a segmentation data set.
 
     Args:
         dataset (dict): its config.
         root (Path): the folder that it lies in.
         kind (type): its class.
+        allow_outside (bool): whether they may lie outside of it, see :func:`check_names`.
 
     Returns:
         tuple[Path, list[str]]: their folder, and their names in it without the ending.
 
     Raises:
-        UserError: there are none, or the list of them is missing.
+        UserError: there are none; the list of them is missing, no text or names others.
     """
     images = root / ((dataset.get("data_prefix") or {}).get("img_path") or "")
     suffix = dataset.get("img_suffix") or default_of(kind, "img_suffix")
@@ -233,9 +290,14 @@ def list_stems(dataset: dict, root: Path, kind: type) -> tuple[Path, list[str]]:
         raise UserError(f"no images under {images}: there is no such folder; {HELP}")
     if dataset.get("ann_file"):
         listed = root / dataset["ann_file"]
-        if not listed.is_file():
-            raise UserError(f"no list of images at {listed}: there is no such file; {HELP}")
-        stems = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+        try:
+            lines = read_bytes(listed).decode().splitlines()
+        except OSError as error:
+            raise UserError(f"no list of images at {listed}: {_why(error)}; {HELP}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"the list of images {listed} is no text in UTF-8") from error
+        stems = [line.strip() for line in lines if line.strip()]
+        check_names(listed, stems, allow_outside)
     else:
         names = (str(path.relative_to(images)) for path in images.rglob(f"*{suffix}"))
         stems = [name.removesuffix(suffix) for name in names]
@@ -258,8 +320,10 @@ def _check_files(folder: Path, names: list[str], where: str, what: str) -> None:
     for name in names:
         path = folder / str(name)
         if path.parent not in there:
-            listing = path.parent.iterdir() if path.parent.is_dir() else ()
-            there[path.parent] = {entry.name for entry in listing}
+            try:
+                there[path.parent] = {entry.name for entry in path.parent.iterdir()}
+            except (OSError, ValueError):  # no such folder, or a name that none can have
+                there[path.parent] = set()
         if path.name not in there[path.parent]:
             missing.append(str(name))
     if not missing:

@@ -12,6 +12,7 @@ from mmengine.registry import init_default_scope
 
 from mmpvt.analysis.data_survey.files import Job, Seen
 from mmpvt.engine.data_check import (
+    ALLOW_OUTSIDE,
     check_class_counts,
     data_root,
     dataset_kind,
@@ -168,7 +169,8 @@ def survey(config: Config, splits: Sequence[str], workers: int) -> list[Survey]:
                 f"the data set for {', '.join(used_for)} is a {dataset['type']}: only COCO's and "
                 "MMSegmentation's kinds can be looked at"
             )
-        found = look(dataset, data_root(dataset), kind, used_for, workers)
+        allow_outside = config.get(ALLOW_OUTSIDE, False)
+        found = look(dataset, data_root(dataset), kind, used_for, workers, allow_outside)
         try:
             check_class_counts(found.classes, config.model)
         except UserError as error:
