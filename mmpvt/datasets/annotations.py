@@ -12,7 +12,6 @@ import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Iterator
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -137,7 +136,12 @@ def usable(content: dict, masks: bool) -> tuple[dict, list[Finding]]:
     for place, annotation in enumerate(content["annotations"]):
         has_id = _has_id(annotation)
         name = annotation["id"] if has_id else place
-        reason = _problem(annotation, images, listed, known, masks)
+        reason = _problem(annotation, images, listed, known)
+        polygons = None
+        if masks and reason is None:
+            mask = annotation.get("segmentation")
+            polygons = _polygons(mask) if isinstance(mask, list) else None
+            reason = _mask_problem(mask, polygons, images[annotation["image_id"]])
         if reason:
             findings.append(Finding("annotation", name, reason))
         if reason is not None:
@@ -148,8 +152,7 @@ def usable(content: dict, masks: bool) -> tuple[dict, list[Finding]]:
             reason = "has another's id" if has_id else "has no id"
             findings.append(Finding("annotation", name, f"{reason}: it gets a new one", True))
             changes["id"], fresh = fresh, fresh + 1
-        mask = annotation.get("segmentation")
-        if masks and isinstance(mask, list) and len(polygons := _polygons(mask)) < len(mask):
+        if polygons is not None and len(polygons) < len(annotation["segmentation"]):
             reason = "has a polygon of less than three points, which is left out"
             findings.append(Finding("annotation", name, reason, True))
             changes["segmentation"] = polygons
@@ -161,6 +164,19 @@ def usable(content: dict, masks: bool) -> tuple[dict, list[Finding]]:
             changes["iscrowd"] = 0
         annotations.append({**annotation, **changes} if changes else annotation)
     return {**content, "images": list(images.values()), "annotations": annotations}, findings
+
+
+def is_mask(mask: object, width: int, height: int) -> bool:
+    """Whether a mask out of an annotation file can be decoded, all of it.
+
+    Args:
+        mask (object): an annotation's ``segmentation``.
+        width (int): of its image, in pixels.
+        height (int): of its image, in pixels.
+    """
+    polygons = _polygons(mask) if isinstance(mask, list) else None
+    problem = _mask_problem(mask, polygons, dict(width=width, height=height))
+    return problem is None and (polygons is None or len(polygons) == len(mask))
 
 
 def _usable_images(images: list) -> tuple[dict, list[Finding]]:
@@ -209,9 +225,7 @@ def _image_problem(same: list[dict]) -> str | None:
     return None
 
 
-def _problem(
-    annotation: object, images: dict, listed: set, categories: set, masks: bool
-) -> str | None:
+def _problem(annotation: object, images: dict, listed: set, categories: set) -> str | None:
     """Why an annotation can't be used; ``''`` where its image can't, which is said already."""
     field = _misfit(annotation, _Annotation)
     if field == "":
@@ -225,40 +239,42 @@ def _problem(
     if field == "bbox":
         return f"has a box that is not four numbers ({_short(annotation.get('bbox'))})"
     image = images[annotation["image_id"]]
-    width, height = image["width"], image["height"]
-    reason = _box_problem(annotation["bbox"], width, height)
-    if reason or not masks:
-        return reason
-    return next(_mask_problems(annotation.get("segmentation"), width, height), None)
-
-
-def _box_problem(box: list, width: int, height: int) -> str | None:
-    x, y, w, h = box
+    x, y, w, h = annotation["bbox"]
     if w <= 0 or h <= 0:
         return f"has a box of no area ({w} x {h})"
-    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+    if x >= image["width"] or y >= image["height"] or x + w <= 0 or y + h <= 0:
         return f"has a box outside its image ({x}, {y})"
     return None
 
 
-def _mask_problems(mask: object, width: int, height: int) -> Iterator[str]:
+def _mask_problem(mask: object, polygons: list[list] | None, image: dict) -> str | None:
+    width, height = image["width"], image["height"]
     if isinstance(mask, dict):
         field = _misfit(mask, _RunLengths)
         if field == "size" or mask.get("size") != [height, width]:
-            yield f"has a mask of another size than its image ({_short(mask.get('size'))})"
+            return f"has a mask of another size than its image ({_short(mask.get('size'))})"
         if field is not None or _run_lengths(mask["counts"]) != width * height:
-            yield "has a run-length encoded mask that is damaged"
-    elif not isinstance(mask, list) or not (polygons := _polygons(mask)):
-        yield UNKNOWN_MASK
-    else:
-        length = 0.0
-        for polygon in polygons:
-            for values, side in ((polygon[::2], width), (polygon[1::2], height)):
-                if min(values) < -MARGIN * side or max(values) > (1 + MARGIN) * side:
-                    yield "has a polygon that reaches far outside its image"
-                length += sum(abs(a - b) for a, b in itertools.pairwise(values))
+            return "has a run-length encoded mask that is damaged"
+        return None
+    if not polygons:
+        return UNKNOWN_MASK
+    bound = 0.0
+    for polygon in polygons:
+        for values, side in ((polygon[::2], width), (polygon[1::2], height)):
+            low, high = min(values), max(values)
+            if low < -MARGIN * side or high > (1 + MARGIN) * side:
+                return "has a polygon that reaches far outside its image"
+            bound += len(values) * (high - low)
+    if bound > MAX_OUTLINE * (width + height):  # rarely: the outline itself takes long to measure
+        length = sum(
+            abs(a - b)
+            for polygon in polygons
+            for values in (polygon[::2], polygon[1::2])
+            for a, b in itertools.pairwise(values)
+        )
         if length > MAX_OUTLINE * (width + height):
-            yield f"has polygons of a huge outline ({length:.0f} pixels)"
+            return f"has polygons of a huge outline ({length:.0f} pixels)"
+    return None
 
 
 def _polygons(mask: list) -> list[list]:
