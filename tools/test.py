@@ -40,6 +40,7 @@ def main() -> None:
         settings.make_work_dir(config)
         leave_out_unusable_annotations(config, ("test",), args.on_bad_data, contents)
         settings.name_broken_files(config)
+        settings.set_coco_metric(config)
         if args.out:
             settings.set_out(config, args.out)
         if args.tta:

@@ -81,6 +81,7 @@ def main() -> None:
         settings.make_work_dir(config)
         leave_out_unusable_annotations(config, splits, args.on_bad_data, contents)
         settings.name_broken_files(config)
+        settings.set_coco_metric(config)
         settings.add_tensorboard(config)
         speed.spare_amp_without_gpu(config)
         speed.fuse_optimizer(config)

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from xml.etree import ElementTree
 
-from mmdet.datasets import CocoDataset
+from mmdet.datasets import CocoDataset, LVISV05Dataset, XMLDataset
 from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmseg.datasets import BaseSegDataset
 
-from mmpvt.engine.settings import iter_dicts
+from mmpvt.engine.classes import (
+    Listed,
+    check_class_counts,
+    check_classes,
+    check_subset,
+    class_names,
+    few,
+    log,
+)
+from mmpvt.engine.config_parts import dataset_kind, iter_datasets, iter_dicts
 from mmpvt.errors import UserError
 
-CLASSIFYING = {"bbox_head", "mask_head", "decode_head", "auxiliary_head"}
+PLACE = ("data_root", "ann_file", "data_prefix")
 HELP = "get the data as docs/data.md says, or pass --data-root"
 
 
 def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
-    """Checks that each data set's annotations can be read and its files are there.
+    """Checks that each data set's annotations can be read, name its classes, and have their files.
+
+    What is unusual but right is logged: a subset of a file's categories, say.
 
     Args:
         config (Config): of an experiment.
@@ -36,72 +49,72 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
     """
     scope = config.get("default_scope", "mmengine")
     init_default_scope(scope)
-    seen = []
-    contents = {}
+    seen, notes = {}, {}
+    contents: dict[Path, dict] = {}
     for split in splits:
+        listed = []
         for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset")):
-            place = (dataset.get("data_root"), dataset.get("ann_file"), dataset.get("data_prefix"))
-            if dataset.get("backend_args") is None and place not in seen:
-                seen.append(place)
+            check_arguments(dataset)
+            place = str([dataset.get(key) for key in (*PLACE, "metainfo")])
+            if dataset.get("backend_args") is None:
                 kind = dataset_kind(dataset, scope)
-                contents.update(_check(dataset, kind))
-                check_class_counts(class_names(dataset, kind), config.model)
+                if place not in seen:
+                    seen[place] = _check(dataset, kind, contents)
+                    check_class_counts(class_names(dataset, kind), config.model)
+                listed += filter(None, [seen[place]])
+        notes |= dict.fromkeys(check_classes(split, listed))
+        for evaluator in iter_dicts(config.get(f"{split}_evaluator")):
+            _check_evaluator(evaluator, split, listed, contents)
+    for note in notes:
+        log.warning("%s", note)
     return contents
 
 
-def iter_datasets(dataset: dict | None) -> Iterator[dict]:
-    """The data sets with files of their own, within wrappers such as ``RepeatDataset``."""
-    if not isinstance(dataset, dict):
-        return
-    if "dataset" in dataset:
-        yield from iter_datasets(dataset["dataset"])
-    elif "datasets" in dataset:
-        for inner in dataset["datasets"]:
-            yield from iter_datasets(inner)
-    else:
-        yield dataset
-
-
-def check_class_counts(classes: list[str], model: dict) -> None:
-    """Compares a data set's classes with the model's heads.
-
-    Args:
-        classes (list[str]): the data set's.
-        model (dict): a model's.
+def check_arguments(dataset: dict) -> None:
+    """Checks a data set's arguments for what MMEngine ends in a traceback at.
 
     Raises:
-        UserError: a head is for another number of classes.
+        UserError: ``ann_file`` is not a single path.
     """
-    for part in iter_dicts(model):
-        for name in CLASSIFYING & part.keys():
-            heads = part[name] if isinstance(part[name], list) else [part[name]]
-            counts = {head.get("num_classes") for head in heads if isinstance(head, dict)}
-            wrong = counts - {None, len(classes)}
-            if classes and wrong:
-                raise UserError(
-                    f"the model's {name} is for {wrong.pop()} classes, the data set has "
-                    f"{len(classes)} ({_first(classes)}): set num_classes in the config, or "
-                    "metainfo=dict(classes=…) of the data set"
-                )
+    if isinstance(dataset.get("ann_file"), list | tuple):
+        raise UserError(
+            f"ann_file is a list of {len(dataset['ann_file'])} files, and a data set reads one: "
+            "join them with dataset=dict(type='ConcatDataset', datasets=[…]), a data set a file"
+        )
 
 
-def dataset_kind(dataset: dict, scope: str) -> type | None:
-    """The class that a data set's config names.
-
-    Args:
-        dataset (dict): the config.
-        scope (str): the experiment's ``default_scope``, for a name that says none.
-
-    Returns:
-        type | None: the class, or None where there is none of this name.
-    """
-    name = dataset["type"]
-    if not isinstance(name, str):
-        return name
-    try:
-        return DATASETS.get(name if "." in name else f"{scope}.{name}")
-    except RuntimeError:
-        return None
+def _check_evaluator(
+    evaluator: dict, split: str, listed: list[Listed], contents: dict[Path, dict]
+) -> None:
+    """Compares an evaluator's annotations with those of the data sets that it is to score."""
+    if not str(evaluator.get("type")).rpartition(".")[2].startswith("Coco"):
+        return
+    if evaluator.get("backend_args") is not None or not evaluator.get("ann_file"):
+        return
+    if isinstance(evaluator["ann_file"], list | tuple):
+        raise UserError(
+            f"{split}_evaluator.ann_file is a list, and an evaluator reads one file: leave it out, "
+            "and the data sets' own annotations are scored"
+        )
+    file = Path(evaluator["ann_file"]).absolute()
+    files = [one.file.absolute() for one in listed]
+    if not files or files == [file]:
+        return
+    if file not in contents:
+        contents[file] = read_annotations(file)
+    ids = {str(image.get("id")) for image in contents[file]["images"] if isinstance(image, dict)}
+    for one in files:
+        images = [image for image in contents[one]["images"] if isinstance(image, dict)]
+        lost = [image for image in images if str(image.get("id")) not in ids]
+        if lost:
+            raise UserError(
+                f"{split}_evaluator.ann_file is {file}, which lacks {len(lost)} of the "
+                f"{len(images)} images of the data set's {one}, such as "
+                f"{lost[0].get('file_name')}: name the same file in both"
+            )
+    problem = Listed.of_coco(file, listed[0].classes, contents[file]).problem()
+    if problem:
+        raise UserError(problem)
 
 
 def is_coco(kind: type | None) -> bool:
@@ -114,6 +127,16 @@ def is_maps(kind: type | None) -> bool:
     return _reads_like(kind, BaseSegDataset)
 
 
+def is_voc(kind: type | None) -> bool:
+    """Whether a class reads Pascal VOC's format as MMDetection's ``XMLDataset`` does."""
+    return _reads_like(kind, XMLDataset)
+
+
+def is_lvis(kind: type | None) -> bool:
+    """Whether a class reads LVIS's format, with MMDetection's ``LVISDataset``."""
+    return isinstance(kind, type) and issubclass(kind, LVISV05Dataset)
+
+
 def _reads_like(kind: type | None, known: type) -> bool:
     own = ("load_data_list", "parse_data_info")  # LVIS's file names lie elsewhere, say
     return (
@@ -121,13 +144,6 @@ def _reads_like(kind: type | None, known: type) -> bool:
         and issubclass(kind, known)
         and all(getattr(kind, name, None) is getattr(known, name, None) for name in own)
     )
-
-
-def class_names(dataset: dict, kind: type | None) -> list[str]:
-    """The classes of a data set: those that its config names, or its type knows."""
-    known = getattr(kind, "METAINFO", {}).get("classes", ())
-    classes = (dataset.get("metainfo") or {}).get("classes") or known
-    return [classes] if isinstance(classes, str) else list(classes)
 
 
 def data_root(dataset: dict) -> Path:
@@ -142,29 +158,66 @@ def data_root(dataset: dict) -> Path:
     return root
 
 
-def _check(dataset: dict, kind: type | None) -> dict[Path, dict]:
+def _check(dataset: dict, kind: type | None, contents: dict[Path, dict]) -> Listed | None:
+    """Checks a data set's files; its classes beside its annotations', where these are known."""
     root = data_root(dataset)
-    if is_coco(kind):
-        return _check_coco(dataset, root, kind)
-    if is_maps(kind):
-        _check_segmentation(dataset, root, kind)
-    return {}
-
-
-def _check_coco(dataset: dict, root: Path, kind: type) -> dict[Path, dict]:
-    file = root / (dataset.get("ann_file") or "")
-    content = read_annotations(file)
-    names = [image.get("file_name") for image in content["images"]]
-    prefix = (dataset.get("data_prefix") or {}).get("img") or ""
-    _check_files(root / prefix, names, f"named in {file}", "images")
     classes = class_names(dataset, kind)
-    found = [category.get("name") for category in content["categories"]]
-    if classes and not set(classes) & set(found):
+    if is_coco(kind):
+        file = root / (dataset.get("ann_file") or "")
+        content = contents.get(file.absolute()) or read_annotations(file)
+        contents[file.absolute()] = content
+        listed = Listed.of_coco(file, classes, content)
+        names = [image.get("file_name") for image in content["images"]]
+        prefix = (dataset.get("data_prefix") or {}).get("img") or ""
+        _check_files(root / prefix, names, f"named in {file}", "images")
+        return listed if classes else None
+    if is_voc(kind):
+        return _check_voc(dataset, root, kind, classes)
+    if is_lvis(kind):
+        _check_lvis(root / (dataset.get("ann_file") or ""), classes)
+    if is_maps(kind):
+        check_subset(dataset, kind)
+        _check_segmentation(dataset, root, kind)
+    return None
+
+
+def _check_voc(dataset: dict, root: Path, kind: type, classes: list[str]) -> Listed:
+    """Reads Pascal VOC's annotations, a file an image (as MMDetection's ``XMLDataset`` does)."""
+    file = root / (dataset.get("ann_file") or "")
+    if not file.is_file():
+        raise UserError(f"no list of images at {file}: there is no such file; {HELP}")
+    stems = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    if not stems:
+        raise UserError(f"the list of images {file} is empty; {HELP}")
+    folder = root / ((dataset.get("data_prefix") or {}).get("sub_data_root") or "")
+    images, annotations = (
+        folder / (dataset.get(key) or default_of(kind, key)) for key in ("img_subdir", "ann_subdir")
+    )
+    _check_files(annotations, [f"{stem}.xml" for stem in stems], f"named in {file}", "annotations")
+    _check_files(images, [f"{stem}.jpg" for stem in stems], f"named in {file}", "images")
+    names: dict[str, None] = {}
+    for stem in stems:
+        path = annotations / f"{stem}.xml"
+        try:
+            found = [one.text for one in ElementTree.parse(path).getroot().iterfind("object/name")]
+        except (OSError, ValueError, ElementTree.ParseError) as error:
+            raise UserError(f"the annotation file {path} is no XML ({error}); {HELP}") from error
+        names.update(dict.fromkeys(str(name) for name in found))
+    return Listed(file, classes, list(names), frozenset(names), bool(names), complete=False)
+
+
+def _check_lvis(file: Path, classes: list[str]) -> None:
+    """MMDetection's ``LVISDataset`` numbers classes as its file does, whatever the config says."""
+    names = [category.get("name") for category in read_annotations(file)["categories"]]
+    pairs = enumerate(itertools.zip_longest(names, classes))
+    unlike = next(((i, *pair) for i, pair in pairs if pair[0] != pair[1]), None)
+    if classes and unlike:
         raise UserError(
-            f"{file} holds none of the config's {len(classes)} classes ({_first(classes)}), but "
-            f"{len(found)} others ({_first(found)}): set metainfo=dict(classes=…) in the config"
+            f"{file} has {len(names)} categories, the config {len(classes)} classes; number "
+            f"{unlike[0]} is {unlike[1]!r} in the file and {unlike[2]!r} in the config: LVIS data "
+            "sets take the file's order, so set metainfo=dict(classes=…) to it, or use "
+            "type='CocoDataset'"
         )
-    return {file.absolute(): content}
 
 
 def read_annotations(file: Path) -> dict:
@@ -193,7 +246,7 @@ def read_annotations(file: Path) -> dict:
     keys = ("images", "annotations", "categories")
     lacking = [key for key in keys if not isinstance(_get(content, key), list)]
     if lacking:
-        raise UserError(f"the annotation file {file} is not COCO's: it has no {_first(lacking)}")
+        raise UserError(f"the annotation file {file} is not COCO's: it has no {few(lacking)}")
     if not content["images"]:
         raise UserError(f"the annotation file {file} lists no images; {HELP}")
     return content
@@ -257,10 +310,13 @@ def _check_files(folder: Path, names: list[str], where: str, what: str) -> None:
             missing.append(str(name))
     if not missing:
         return
-    rest = f"{len(missing)} of {len(names)} files {where} are missing"
-    if len(missing) == len(names):
-        raise UserError(f"no {what} under {folder}: {rest}; {HELP}")
-    raise UserError(f"{what} are missing under {folder}: {rest} ({_first(missing)}); {HELP}")
+    rest = f"{len(missing)} of {len(names)} files {where} are missing ({few(missing)})"
+    if any("\\" in name for name in missing):
+        hint = "the names have backslashes, as Windows writes paths: replace them by /"
+    else:
+        hint = HELP
+    all_or_some = f"no {what}" if len(missing) == len(names) else f"{what} are missing"
+    raise UserError(f"{all_or_some} under {folder}: {rest}; {hint}")
 
 
 def default_of(kind: type, argument: str) -> object:
@@ -274,7 +330,3 @@ def default_of(kind: type, argument: str) -> object:
 
 def _get(content: object, key: str) -> object:
     return content.get(key) if isinstance(content, dict) else None
-
-
-def _first(names: list) -> str:
-    return ", ".join(map(str, names[:3])) + (" …" if len(names) > 3 else "")

@@ -11,7 +11,7 @@ import numpy as np
 from mmengine.config import Config
 
 from mmpvt.checkpoint.keeping import write_whole
-from mmpvt.engine.data_check import iter_datasets
+from mmpvt.engine.config_parts import iter_datasets
 
 TESTED, FAILED, PASSED_OVER = "tested", "failed", "passed over"
 FORMAT = 1  # of the records: one of another format is measured anew
