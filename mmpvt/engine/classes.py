@@ -36,6 +36,7 @@ def read_class_lists(config: Config) -> None:
         UserError: the file is missing or empty; the names aren't strings, or one is there twice;
             the classes stand where the data set doesn't read them.
     """
+    lists: dict[str, tuple[str, ...]] = {}  # by what is written: said once, not for each split
     for split in ("train", "val", "test"):
         for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset")):
             where = f"{split}_dataloader's data set"
@@ -48,7 +49,10 @@ def read_class_lists(config: Config) -> None:
                         "metainfo=dict(classes=(…))"
                     )
             if isinstance(meta, dict) and meta.get("classes") is not None:
-                meta["classes"] = _class_list(meta["classes"], where)
+                written = repr(meta["classes"])
+                if written not in lists:
+                    lists[written] = _class_list(meta["classes"], where)
+                meta["classes"] = lists[written]
 
 
 def _class_list(classes: object, where: str) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from mmpvt.engine.classes import (
 from mmpvt.engine.config_parts import dataset_kind, iter_datasets, iter_dicts
 from mmpvt.errors import UserError
 
+BY_ID = ("OVCocoMetric", "CocoOccludedSeparatedMetric")  # see settings.set_coco_metric
 PLACE = ("data_root", "ann_file", "data_prefix")
 HELP = "get the data as docs/data.md says, or pass --data-root"
 
@@ -87,7 +88,8 @@ def _check_evaluator(
     evaluator: dict, split: str, listed: list[Listed], contents: dict[Path, dict]
 ) -> None:
     """Compares an evaluator's annotations with those of the data sets that it is to score."""
-    if not str(evaluator.get("type")).rpartition(".")[2].startswith("Coco"):
+    kind = str(evaluator.get("type")).rpartition(".")[2]
+    if not kind.startswith(("Coco", "OVCoco")):
         return
     if evaluator.get("backend_args") is not None or not evaluator.get("ann_file"):
         return
@@ -98,12 +100,12 @@ def _check_evaluator(
         )
     file = Path(evaluator["ann_file"]).absolute()
     files = [one.file.absolute() for one in listed]
-    if not files or files == [file]:
+    if not files:
         return
     if file not in contents:
         contents[file] = read_annotations(file)
     ids = {str(image.get("id")) for image in contents[file]["images"] if isinstance(image, dict)}
-    for one in files:
+    for one in set(files) - {file}:
         images = [image for image in contents[one]["images"] if isinstance(image, dict)]
         lost = [image for image in images if str(image.get("id")) not in ids]
         if lost:
@@ -112,9 +114,16 @@ def _check_evaluator(
                 f"{len(images)} images of the data set's {one}, such as "
                 f"{lost[0].get('file_name')}: name the same file in both"
             )
-    problem = Listed.of_coco(file, listed[0].classes, contents[file]).problem()
-    if problem:
+    classes = listed[0].classes
+    if problem := Listed.of_coco(file, classes, contents[file]).problem():
         raise UserError(problem)
+    by_name = {c.get("name"): c.get("id") for c in contents[file]["categories"]}
+    numbers = [by_name[name] for name in classes if name in by_name]
+    if kind in BY_ID and numbers != sorted(numbers):
+        raise UserError(
+            f"{kind} lists single classes by the ids of their categories, which in {file} have "
+            "another order than the config's classes: sort metainfo=dict(classes=…) by these ids"
+        )
 
 
 def is_coco(kind: type | None) -> bool:
