@@ -39,6 +39,7 @@ def main() -> None:
         contents = check_data(config, ("test",)) if is_first_process() else {}
         settings.make_work_dir(config)
         leave_out_unusable_annotations(config, ("test",), args.on_bad_data, contents)
+        settings.set_coco_metric(config)
         if args.out:
             settings.set_out(config, args.out)
         if args.tta:

@@ -82,6 +82,7 @@ def main() -> None:
         leave_out_unusable_annotations(config, splits, args.on_bad_data, contents)
         settings.name_broken_files(config)
         keep_inside(config)
+        settings.set_coco_metric(config)
         settings.add_tensorboard(config)
         speed.spare_amp_without_gpu(config)
         speed.fuse_optimizer(config)

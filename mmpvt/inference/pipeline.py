@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image, UnidentifiedImageError
 
 from mmpvt.datasets.loading import LoadImageFromFile
-from mmpvt.engine.data_check import dataset_kind, iter_datasets
+from mmpvt.engine.config_parts import iter_datasets
 from mmpvt.errors import UserError
 from mmpvt.files import check_regular
 
@@ -87,18 +87,6 @@ class TestPipeline:
             raise UserError(
                 f"{path or 'the image'}, {size} pixels, can't be resized as the config says"
             ) from error
-
-
-def dataset_meta(config: Config) -> dict:
-    """The ``classes`` and, perhaps, ``palette`` of the config's test data set.
-
-    Args:
-        config (Config): of an experiment.
-    """
-    dataset = _dataset(config)
-    kind = dataset_kind(dataset, config.get("default_scope", "mmdet"))
-    meta = kind._load_metainfo(dict(dataset.get("metainfo") or {})) if kind else {}
-    return {key.lower(): value for key, value in meta.items()}
 
 
 def read_image(
@@ -176,10 +164,7 @@ def _dataset(config: Config) -> ConfigDict:
     dataset: Iterator[ConfigDict] = iter_datasets(loader.get("dataset"))
     first = next(dataset, None)
     if first is None:
-        raise UserError(
-            "the config has no test_dataloader, which says how images are prepared and which "
-            "classes there are"
-        )
+        raise UserError("the config has no test_dataloader, which says how images are prepared")
     return first
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from mmpvt.analysis.data_survey.files import Job, look, look_at_all
 from mmpvt.analysis.data_survey.surveys import Sample, Survey, palette_of
 from mmpvt.datasets.annotations import usable
-from mmpvt.engine.data_check import check_names, class_names, image_names, read_annotations
+from mmpvt.engine.classes import Listed, class_names
+from mmpvt.engine.data_check import check_names, image_names, read_annotations
 from mmpvt.engine.left_out import uses_masks
 
 OUTSIDE = 1.5  # pixels that a box may reach beyond its image: COCO's own are rounded
@@ -55,7 +56,12 @@ def survey_coco(
         group = found.notes if unlike else found.problems
         group[f"{finding.kind}s: {finding.reason.split(' (')[0].split(':')[0]}"].append(said)
     _check_listed(found, content["images"])
-    indices = _check_classes(found, good["categories"])
+    indices = _check_classes(found, Listed.of_coco(file, classes, good))
+    labels_of = {
+        category["id"]: indices[str(category.get("name"))]
+        for category in good["categories"]
+        if str(category.get("name")) in indices
+    }
 
     folder = root / ((dataset.get("data_prefix") or {}).get("img") or "")
     jobs = [
@@ -74,8 +80,8 @@ def survey_coco(
     for image, job, one in zip(good["images"], jobs, seen, strict=True):
         annotations = of_image[image["id"]]
         _check_boxes(found, image, annotations)
-        known = [a for a in annotations if indices.get(a["category_id"]) is not None]
-        labels = np.array([indices[a["category_id"]] for a in known], int)
+        known = [a for a in annotations if a["category_id"] in labels_of]
+        labels = np.array([labels_of[a["category_id"]] for a in known], int)
         boxes = np.array([a["bbox"] for a in known], float).reshape(-1, 4)
         found.counts += np.bincount(labels, minlength=len(classes))
         sizes.append(np.sqrt(boxes[:, 2] * boxes[:, 3]))
@@ -103,23 +109,23 @@ def _check_listed(found: Survey, images: list) -> None:
             found.problems["images that share a file"].append(said)
 
 
-def _check_classes(found: Survey, categories: list[dict]) -> dict[object, int]:
-    """The config's class of each category, by its id."""
-    names = [category.get("name") for category in categories]
-    for name in found.classes:
-        if name not in names:
-            found.problems["classes of the config that the annotations lack"].append(str(name))
-    for name in names:
-        if name not in found.classes:
-            found.problems["categories that the config has no class for"].append(str(name))
-    for name, count in Counter(map(str, names)).items():
-        if count > 1:
-            found.problems["categories of one name"].append(f"{name}: {count}")
-    return {
-        category["id"]: found.classes.index(category["name"])
-        for category in categories
-        if category.get("name") in found.classes
-    }
+def _check_classes(found: Survey, listed: Listed) -> dict[str, int]:
+    """The label of each class, by its name."""
+    if problem := listed.problem():
+        found.problems["classes"].append(problem)
+    lacking = "classes of the config that the annotations lack"
+    group = found.problems if "train" in found.splits else found.notes
+    if listed.lacking:  # of a validation, the other classes are evaluated
+        group[lacking] += listed.lacking
+    if listed.unused:  # a subset may be what is wanted
+        found.notes["categories that the config has no class for"] += listed.unused
+    order = [name for name in listed.names if name in set(found.classes)]
+    if order != [name for name in found.classes if name in set(order)]:
+        said = f"{', '.join(order[:3])} …: labels go by name, in the order of the config's classes"
+        found.notes["categories in another order than the config's classes"].append(said)
+    if not listed.used & set(found.classes):
+        found.problems["no annotation of a class"].append(str(listed.file))
+    return {name: label for label, name in enumerate(found.classes)}
 
 
 def _check_boxes(found: Survey, image: dict, annotations: list[dict]) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 from mmpvt.analysis.data_survey.files import Job, look, look_at_all
 from mmpvt.analysis.data_survey.surveys import Sample, Survey, palette_of
 from mmpvt.datasets.loading import IGNORED
-from mmpvt.engine.data_check import class_names, default_of, label_maps, list_stems
+from mmpvt.engine.classes import class_names
+from mmpvt.engine.data_check import default_of, label_maps, list_stems
 
 
 def survey_maps(

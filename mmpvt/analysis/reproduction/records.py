@@ -12,7 +12,7 @@ import numpy as np
 from mmengine.config import Config
 
 from mmpvt.checkpoint.keeping import write_whole
-from mmpvt.engine.data_check import iter_datasets
+from mmpvt.engine.config_parts import iter_datasets
 from mmpvt.files import MAX_ANNOTATIONS, MAX_BYTES, check_regular, parse_json, read_bytes
 
 TESTED, FAILED, PASSED_OVER = "tested", "failed", "passed over"

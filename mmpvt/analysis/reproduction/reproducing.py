@@ -26,7 +26,8 @@ from mmpvt.analysis.reproduction.records import (
 from mmpvt.analysis.reproduction.running import Job, TestFailed, environment_of, run
 from mmpvt.analysis.reproduction.training_log import find_log, read_log
 from mmpvt.engine import settings
-from mmpvt.engine.data_check import check_data, dataset_kind, iter_datasets
+from mmpvt.engine.config_parts import dataset_kind, iter_datasets
+from mmpvt.engine.data_check import check_data
 from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import UserError
 
