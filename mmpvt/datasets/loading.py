@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -21,6 +23,10 @@ from mmpvt.registry import TRANSFORMS
 
 IGNORED = 255  # label of pixels that count for no class
 BYTES = ("1", "L", "P")  # Pillow's names for images of a byte or less a pixel
+UNREADABLE = (  # what Pillow, OpenCV and mmcv raise on files that they can't decode
+    *(OSError, ValueError, AttributeError, SyntaxError, struct.error, zlib.error),
+    *(cv2.error, Image.DecompressionBombError),
+)
 BLANK = (64, 64)  # height and width of what stands in for an image that can't be used
 
 _standing_in = False
@@ -74,7 +80,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             raise UserError(f"the image {path} is missing") from error
         except UserError:
             raise
-        except (OSError, ValueError, AssertionError, AttributeError, cv2.error) as error:
+        except (*UNREADABLE, AssertionError) as error:
             raise UserError(_unreadable(path)) from error
         if image is None or not is_complete(content):
             raise UserError(_unreadable(path))
@@ -144,7 +150,7 @@ class LoadSegAnnotations(LoadAnnotations):
             super()._load_seg_map(results)
         except UserError:
             raise
-        except (OSError, ValueError, AttributeError) as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"{path} can't be read as a label map: the file is missing, empty, truncated or "
                 "of another kind"

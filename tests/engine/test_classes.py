@@ -207,7 +207,9 @@ def test_voc(root: Path):
     for folder in ("JPEGImages", "Annotations"):
         (root / folder).mkdir()
     for stem, names in (("a", ["cat", "dog"]), ("b", ["dog"])):
-        objects = "".join(f"<object><name>{name}</name></object>" for name in names)
+        sides = "".join(f"<{side}>1</{side}>" for side in ("xmin", "ymin", "xmax", "ymax"))
+        box = f"<bndbox>{sides}</bndbox>"
+        objects = "".join(f"<object><name>{name}</name>{box}</object>" for name in names)
         (root / f"Annotations/{stem}.xml").write_text(f"<annotation>{objects}</annotation>")
         (root / f"JPEGImages/{stem}.jpg").touch()
     (root / "train.txt").write_text("a\nb\n")

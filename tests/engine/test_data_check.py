@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config, ConfigDict
 
 from mmpvt import UserError
+from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.datasets.shapes import generate
 from mmpvt.engine.config_parts import dataset_kind, iter_datasets
-from mmpvt.engine.data_check import check_data, is_coco, is_maps
+from mmpvt.engine.data_check import check_data, is_coco, is_maps, keep_inside
 
 ANNOTATIONS = "annotations/instances_train2017.json"
 
@@ -126,3 +129,97 @@ def test_kinds_that_are_looked_at(name: str, scope: str, coco: bool, maps: bool)
     """Others keep their files elsewhere, and are left to their own code."""
     kind = dataset_kind(dict(type=name), scope)
     assert (is_coco(kind), is_maps(kind)) == (coco, maps)
+
+
+VOC = """<!DOCTYPE a [{entities}]><annotation><size><width>9</width><height>9</height></size>
+<object><name>{name}</name><bndbox><xmin>{number}</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax>
+</bndbox></object></annotation>"""
+LAUGHS = '<!ENTITY l0 "ha">' + "".join(
+    f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (VOC.format(entities="", name="cat", number="1.5"), None),
+        (VOC.format(entities=LAUGHS, name="&l9;", number=1), r"a\.xml is no XML"),
+        (
+            VOC.format(entities='<!ENTITY x SYSTEM "/etc/passwd">', name="&x;", number=1),
+            r"a\.xml is no XML",
+        ),
+        (VOC.format(entities="", name="cat", number="9" * 400), r"a box's xmin is 9"),
+        (VOC.format(entities="", name="cat", number="nan"), "a box's xmin is nan"),
+        (VOC.format(entities="", name="cat", number="one"), "could not convert"),
+        ("<annotation><object/></annotation>", "an object has no name"),
+        ("<a>" * 100_000 + "</a>" * 100_000, None),
+        (None, r"a\.xml is not a regular file, but a pipe"),
+    ],
+    ids=["good", "laughs", "entity", "huge", "nan", "words", "no name", "deep", "pipe"],
+)
+def test_voc_annotations(content: str | None, expected: str | None, tmp_path: Path):
+    for folder in ("JPEGImages", "Annotations"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "JPEGImages" / "a.jpg").touch()
+    if content is None:
+        os.mkfifo(tmp_path / "Annotations" / "a.xml")
+    else:
+        (tmp_path / "Annotations" / "a.xml").write_text(content)
+    (tmp_path / "train.txt").write_text("a\n")
+    assert expected_of(voc(tmp_path), expected)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../../a"])
+def test_names_outside_of_the_data(name: str, root: Path):
+    (root / "train.txt").write_text(f"000000000001\n{name}\n")
+    expected = r"names 1 files outside of the data's folder .*allow_outside_files=True"
+    for checked in (config(root, ann_file="train.txt"), voc(root)):
+        assert expected_of(checked, expected)
+        checked.allow_outside_files = True
+        assert expected_of(checked, "are missing|can't be used")
+
+
+def test_list_that_is_no_text(root: Path):
+    (root / "train.txt").write_bytes(b"\xff\xfe")
+    assert expected_of(config(root, ann_file="train.txt"), "is no text in UTF-8")
+
+
+def test_loading_transforms_keep_to_the_data(root: Path):
+    outside = root.parent / "secret.jpg"
+    outside.touch()
+    checked = voc(root)
+    keep_inside(checked)
+    (step,) = checked.train_dataloader.dataset.pipeline
+    assert step.folders == [str(root), str(root / "")]
+    loader = LoadImageFromFile(**{key: step[key] for key in step if key != "type"})
+    for path in (outside, root / ".." / "secret.jpg", "/dev/zero"):
+        with pytest.raises(UserError, match="lies outside of the data's folder"):
+            loader.transform(dict(img_path=str(path)))
+    inside = root / "images" / "training" / "000000000001.jpg"
+    assert loader.transform(dict(img_path=str(inside)))["img"].shape == (64, 64, 3)
+    checked = voc(root)
+    checked.allow_outside_files = True
+    keep_inside(checked)
+    assert "folders" not in checked.train_dataloader.dataset.pipeline[0]
+
+
+def voc(root: Path) -> Config:
+    dataset = dict(
+        type="VOCDataset",
+        data_root=str(root),
+        ann_file="train.txt",
+        data_prefix=dict(sub_data_root=""),
+        metainfo=dict(classes=("cat",)),
+        pipeline=[dict(type="mmpvt.LoadImageFromFile")],
+    )
+    loader = dict(dataset=dataset)
+    return Config(dict(default_scope="mmdet", model={}, train_dataloader=loader))
+
+
+def expected_of(checked: Config, expected: str | None) -> bool:
+    """Whether a config's data is refused in the words that are expected."""
+    try:
+        check_data(checked, ("train",))
+    except UserError as error:
+        return expected is not None and re.search(expected, str(error)) is not None
+    return expected is None
