@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from importlib import metadata, util
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from mmengine.utils import package_utils
@@ -77,3 +79,48 @@ def keep_pictures_in_place() -> None:
         self.ax_save.autoscale(False)
 
     Visualizer.set_image = set_image_and_view
+
+
+_MMPRETRAIN_SWITCH = "mmpretrain.utils.dependency"
+
+
+def switch_off_mmpretrain_multimodal() -> None:
+    """Lets mmpretrain be imported beside a transformers that its language models can't use.
+
+    mmpretrain 1.2.0, the last release, imports its multimodal models wherever transformers 4.28 or
+    newer is installed. They need names of ``transformers.modeling_utils`` that are gone since
+    4.57 (4.53 has them): ``import mmpretrain.models`` ends in ``TypeError: NoneType takes no
+    arguments``, and with it ``import mmdet.models``, ``import mmseg.models`` and the configs that
+    import mmpretrain. Where the names are gone, mmpretrain is told what it is told where
+    transformers is missing; its other models don't change. Nothing is imported before mmpretrain
+    is. No upstream report is known; this can go once a release of mmpretrain imports beside
+    transformers 5.
+    """
+    if _MMPRETRAIN_SWITCH not in sys.modules and _MultimodalSwitch not in sys.meta_path:
+        sys.meta_path.insert(0, _MultimodalSwitch)
+
+
+class _MultimodalSwitch:
+    """Finds one module of mmpretrain, to change a flag once it has run."""
+
+    @classmethod
+    def find_spec(
+        cls, name: str, path: object = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != _MMPRETRAIN_SWITCH:
+            return None
+        sys.meta_path.remove(cls)
+        spec = util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            spec.loader = _SwitchLoader(name, spec.origin)
+        return spec
+
+
+class _SwitchLoader(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        if module.WITH_MULTIMODAL:
+            from transformers import modeling_utils
+
+            names = ("apply_chunking_to_forward", "find_pruneable_heads_and_indices")
+            module.WITH_MULTIMODAL = all(hasattr(modeling_utils, name) for name in names)
