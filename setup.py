@@ -70,6 +70,7 @@ setup(
         "mmsegmentation>=1.2.2,<2",
         "numpy",
         "opencv-python",
+        "msgspec>=0.18",  # reads annotation files and checks what they hold
         "ftfy",  # mmsegmentation imports it and regex, and declares neither
         "regex",
         "setuptools<82",  # MMEngine resolves mmdet:: through pkg_resources before we can help

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import cv2
@@ -15,6 +16,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
 from mmpvt.errors import UserError
+from mmpvt.files import read_bytes
 from mmpvt.registry import TRANSFORMS
 
 IGNORED = 255  # label of pixels that count for no class
@@ -41,27 +43,37 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
 
     An image turned by its EXIF tag is taken as its annotations take it: turned, or as it is
     stored where only that has the size they say.
+
+    Args:
+        folders (Sequence[str] | None): files elsewhere are refused. Default: None, anywhere.
+        **kwargs: of MMCV's transform.
     """
+
+    def __init__(self, folders: Sequence[str] | None = None, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.folders = folders
 
     def transform(self, results: dict) -> dict | None:
         """Reads ``results['img_path']``.
 
         Raises:
-            UserError: the file is missing, no readable image, or of another size than its
-                annotations say.
+            UserError: the file is missing, no regular file, too large, no readable image, or of
+                another size than its annotations say; or it lies elsewhere.
         """
         if _standing_in:
             results["instances"] = []
             return self._fill(results, np.zeros((*BLANK, 3), np.uint8))
         path = results["img_path"]
         try:
-            content = fileio.get(path, backend_args=self.backend_args)
+            content = _read(path, self.backend_args, self.folders)
             image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
             told = (results.get("height"), results.get("width"))
             if None not in told and image.shape[:2] != told and image.shape[1::-1] == told:
                 image = self._as_stored(content)
         except FileNotFoundError as error:
             raise UserError(f"the image {path} is missing") from error
+        except UserError:
+            raise
         except (OSError, ValueError, AssertionError, AttributeError, cv2.error) as error:
             raise UserError(_unreadable(path)) from error
         if image is None or not is_complete(content):
@@ -102,19 +114,24 @@ class LoadSegAnnotations(LoadAnnotations):
 
     Args:
         num_classes (int | None): of the model; labels from there on are refused. Default: None.
+        folders (Sequence[str] | None): files elsewhere are refused. Default: None, anywhere.
         **kwargs: of MMSegmentation's ``LoadAnnotations``.
     """
 
-    def __init__(self, num_classes: int | None = None, **kwargs) -> None:
+    def __init__(
+        self, num_classes: int | None = None, folders: Sequence[str] | None = None, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
         self.num_classes = num_classes
+        self.folders = folders
 
     def _load_seg_map(self, results: dict) -> None:
         """Reads ``results['seg_map_path']``.
 
         Raises:
-            UserError: the file is missing or no label map, of another size than its image, or
-                holds labels that the model has no class for.
+            UserError: the file is missing, no regular file, too large or no label map, of another
+                size than its image, or holds labels that the model has no class for; or it lies
+                elsewhere.
         """
         if _standing_in:
             results["gt_seg_map"] = np.full(results["ori_shape"], IGNORED, np.uint8)
@@ -122,9 +139,11 @@ class LoadSegAnnotations(LoadAnnotations):
             return
         path = results["seg_map_path"]
         try:
-            content = fileio.get(path, backend_args=self.backend_args)
+            content = _read(path, self.backend_args, self.folders)
             whole = Image.open(io.BytesIO(content)).mode in BYTES or _holds_labels(content)
             super()._load_seg_map(results)
+        except UserError:
+            raise
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{path} can't be read as a label map: the file is missing, empty, truncated or "
@@ -149,6 +168,24 @@ class LoadSegAnnotations(LoadAnnotations):
                     f"the model's {self.num_classes} classes end at "
                     f"{self.num_classes - 1 + shift}"
                 )
+
+
+def _read(path: str, backend_args: dict | None, folders: Sequence[str] | None) -> bytes:
+    if backend_args is not None:
+        return fileio.get(path, backend_args=backend_args)
+    if folders is not None:
+        place = os.path.abspath(path)  # noqa: PTH100  of the name, without following links
+        if not any(_is_within(place, folder) for folder in folders):
+            raise UserError(
+                f"{path} lies outside of the data's folder: if you trust the annotations, pass "
+                "--cfg-options allow_outside_files=True"
+            )
+    return read_bytes(path)
+
+
+def _is_within(place: str, folder: str) -> bool:
+    folder = os.path.join(os.path.abspath(folder), "")  # noqa: PTH100, PTH118
+    return place.startswith(folder)
 
 
 def _unreadable(path: str) -> str:

@@ -374,12 +374,23 @@ def stored_meta(checkpoint: Mapping) -> dict:
     stored = meta.get("dataset_meta", meta)  # MMDetection 2 has CLASSES in meta itself
     if not isinstance(stored, Mapping):
         return {}
-    found = {str(key).lower(): value for key, value in stored.items()}
-    return {
-        key: found[key]
-        for key in ("classes", "palette")
-        if isinstance(found.get(key), list | tuple)
-    }
+    found = {key.lower(): value for key, value in stored.items() if isinstance(key, str)}
+    classes, palette = found.get("classes"), found.get("palette")
+    meta = {}
+    if isinstance(classes, list | tuple) and all(isinstance(name, str | int) for name in classes):
+        meta["classes"] = classes
+        if _is_palette(palette) and len(palette) >= len(classes):
+            meta["palette"] = palette
+    return meta
+
+
+def _is_palette(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(
+        isinstance(colour, list | tuple)
+        and len(colour) == 3
+        and all(isinstance(level, int) and 0 <= level <= 255 for level in colour)
+        for colour in value
+    )
 
 
 def compare_with_checkpoint(classes: Sequence[str], checkpoint: Mapping) -> str | None:

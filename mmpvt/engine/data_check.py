@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import json
+import os
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,6 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.datasets import BaseSegDataset
 
+from mmpvt.datasets.annotations import MAX_NUMBER, category_problem
 from mmpvt.engine.classes import (
     Listed,
     check_class_counts,
@@ -25,7 +27,10 @@ from mmpvt.engine.classes import (
 )
 from mmpvt.engine.config_parts import dataset_kind, iter_datasets, iter_dicts
 from mmpvt.errors import UserError
+from mmpvt.files import MAX_ANNOTATIONS, leaves_folder, parse_json, read_bytes
 
+LOADERS = ("mmpvt.LoadImageFromFile", "mmpvt.LoadSegAnnotations")
+ALLOW_OUTSIDE = "allow_outside_files"  # a config's setting
 BY_ID = ("OVCocoMetric", "CocoOccludedSeparatedMetric")  # see settings.set_coco_metric
 PLACE = ("data_root", "ann_file", "data_prefix")
 HELP = "get the data as docs/data.md says, or pass --data-root"
@@ -50,6 +55,7 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
     """
     scope = config.get("default_scope", "mmengine")
     init_default_scope(scope)
+    allow_outside = config.get(ALLOW_OUTSIDE, False)
     seen, notes = {}, {}
     contents: dict[Path, dict] = {}
     for split in splits:
@@ -60,7 +66,7 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
             if dataset.get("backend_args") is None:
                 kind = dataset_kind(dataset, scope)
                 if place not in seen:
-                    seen[place] = _check(dataset, kind, contents)
+                    seen[place] = _check(dataset, kind, contents, allow_outside)
                     check_class_counts(class_names(dataset, kind), config.model)
                 listed += filter(None, [seen[place]])
         notes |= dict.fromkeys(check_classes(split, listed))
@@ -167,7 +173,51 @@ def data_root(dataset: dict) -> Path:
     return root
 
 
-def _check(dataset: dict, kind: type | None, contents: dict[Path, dict]) -> Listed | None:
+def check_names(file: Path, names: Iterable[str], allow_outside: bool) -> None:
+    """Checks that the files that a list names lie in the folder that it is for.
+
+    Who wrote the list would decide otherwise which of the user's files are read.
+
+    Args:
+        file (Path): the list.
+        names (Iterable[str]): that it holds.
+        allow_outside (bool): the config's ``allow_outside_files``: nothing is checked.
+
+    Raises:
+        UserError: a name is absolute or goes upwards.
+    """
+    outside = [] if allow_outside else [name for name in names if leaves_folder(name)]
+    if outside:
+        raise UserError(
+            f"{file} names {len(outside)} files outside of the data's folder "
+            f"({few([reprlib.repr(name) for name in outside])}): if you trust it, pass "
+            f"--cfg-options {ALLOW_OUTSIDE}=True"
+        )
+
+
+def keep_inside(config: Config) -> None:
+    """Has the loading transforms refuse files outside of their data set's folders.
+
+    Data sets of every kind are held to it, those too whose lists :func:`check_data` doesn't read.
+
+    Args:
+        config (Config): changed, unless its ``allow_outside_files`` is set.
+    """
+    if config.get(ALLOW_OUTSIDE, False):
+        return
+    for split in ("train", "val", "test"):
+        for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset")):
+            root = dataset.get("data_root") or ""
+            prefixes = (dataset.get("data_prefix") or {}).values()
+            folders = [root, *(os.path.join(root, prefix or "") for prefix in prefixes)]  # noqa: PTH118
+            for step in iter_dicts(dataset.get("pipeline")):
+                if step.get("type") in LOADERS and dataset.get("backend_args") is None:
+                    step["folders"] = folders
+
+
+def _check(
+    dataset: dict, kind: type | None, contents: dict[Path, dict], allow_outside: bool
+) -> Listed | None:
     """Checks a data set's files; its classes beside its annotations', where these are known."""
     root = data_root(dataset)
     classes = class_names(dataset, kind)
@@ -176,26 +226,27 @@ def _check(dataset: dict, kind: type | None, contents: dict[Path, dict]) -> List
         content = contents.get(file.absolute()) or read_annotations(file)
         contents[file.absolute()] = content
         listed = Listed.of_coco(file, classes, content)
-        names = [image.get("file_name") for image in content["images"]]
+        names = image_names(content)
+        check_names(file, names, allow_outside)
         prefix = (dataset.get("data_prefix") or {}).get("img") or ""
         _check_files(root / prefix, names, f"named in {file}", "images")
         return listed if classes else None
     if is_voc(kind):
-        return _check_voc(dataset, root, kind, classes)
+        return _check_voc(dataset, root, kind, classes, allow_outside)
     if is_lvis(kind):
         _check_lvis(root / (dataset.get("ann_file") or ""), classes)
     if is_maps(kind):
         check_subset(dataset, kind)
-        _check_segmentation(dataset, root, kind)
+        _check_segmentation(dataset, root, kind, allow_outside)
     return None
 
 
-def _check_voc(dataset: dict, root: Path, kind: type, classes: list[str]) -> Listed:
+def _check_voc(
+    dataset: dict, root: Path, kind: type, classes: list[str], allow_outside: bool
+) -> Listed:
     """Reads Pascal VOC's annotations, a file an image (as MMDetection's ``XMLDataset`` does)."""
     file = root / (dataset.get("ann_file") or "")
-    if not file.is_file():
-        raise UserError(f"no list of images at {file}: there is no such file; {HELP}")
-    stems = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    stems = _read_list(file, allow_outside)
     if not stems:
         raise UserError(f"the list of images {file} is empty; {HELP}")
     folder = root / ((dataset.get("data_prefix") or {}).get("sub_data_root") or "")
@@ -208,11 +259,32 @@ def _check_voc(dataset: dict, root: Path, kind: type, classes: list[str]) -> Lis
     for stem in stems:
         path = annotations / f"{stem}.xml"
         try:
-            found = [one.text for one in ElementTree.parse(path).getroot().iterfind("object/name")]
-        except (OSError, ValueError, ElementTree.ParseError) as error:
+            content = ElementTree.fromstring(read_bytes(path))
+            found = [one.text for one in content.iterfind("object/name")]
+            _check_numbers(content)
+        except UserError:
+            raise
+        except ElementTree.ParseError as error:
             raise UserError(f"the annotation file {path} is no XML ({error}); {HELP}") from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"the annotation file {path} can't be used: {error}") from error
         names.update(dict.fromkeys(str(name) for name in found))
     return Listed(file, classes, list(names), frozenset(names), bool(names), complete=False)
+
+
+def _check_numbers(content: ElementTree.Element) -> None:
+    """Reads what MMDetection's ``XMLDataset`` turns into numbers, without a look at it."""
+    for element in content.iterfind("object"):
+        for name in ("name", "bndbox"):
+            if element.find(name) is None:
+                raise ValueError(f"an object has no {name}")
+        for side in ("xmin", "ymin", "xmax", "ymax"):
+            if not abs(float(element.findtext(f"bndbox/{side}", ""))) <= MAX_NUMBER:
+                raise ValueError(f"a box's {side} is {element.findtext(f'bndbox/{side}')}")
+        int(element.findtext("difficult", "0"))
+    for side in ("width", "height"):
+        if content.find("size") is not None:
+            int(content.findtext(f"size/{side}", ""))
 
 
 def _check_lvis(file: Path, classes: list[str]) -> None:
@@ -229,6 +301,13 @@ def _check_lvis(file: Path, classes: list[str]) -> None:
         )
 
 
+def image_names(content: dict) -> list[str]:
+    """The files that annotations in COCO's format name."""
+    images = (image for image in content["images"] if isinstance(image, dict))
+    names = (image.get("file_name") for image in images)
+    return [name for name in names if isinstance(name, str) and name]
+
+
 def read_annotations(file: Path) -> dict:
     """Reads annotations in COCO's format.
 
@@ -240,16 +319,20 @@ def read_annotations(file: Path) -> dict:
             images without labels, COCO's test-dev's for one, the second is empty.
 
     Raises:
-        UserError: the file is missing, empty, no JSON, or lacks one of the lists.
+        UserError: the file is missing, empty, no JSON, or lacks one of the lists; a category has no
+            id or name.
     """
-    if not file.is_file():
-        raise UserError(f"no annotations at {file}: there is no such file; {HELP}")
-    if not file.stat().st_size:
+    try:
+        data = read_bytes(file, MAX_ANNOTATIONS)
+    except OSError as error:
+        raise UserError(f"no annotations at {file}: {_why(error)}; {HELP}") from error
+    if not data:
         raise UserError(f"the annotation file {file} is empty; {HELP}")
     try:
-        content = json.loads(file.read_bytes())
+        content = parse_json(data)
     except ValueError as error:
         raise UserError(f"the annotation file {file} is no JSON ({error}); {HELP}") from error
+    del data
     if isinstance(content, dict) and "images" in content and "categories" in content:
         content.setdefault("annotations", [])
     keys = ("images", "annotations", "categories")
@@ -258,29 +341,34 @@ def read_annotations(file: Path) -> dict:
         raise UserError(f"the annotation file {file} is not COCO's: it has no {few(lacking)}")
     if not content["images"]:
         raise UserError(f"the annotation file {file} lists no images; {HELP}")
+    if problem := category_problem(content["categories"]):
+        raise UserError(f"the annotation file {file} can't be used: {problem}")
     return content
 
 
-def _check_segmentation(dataset: dict, root: Path, kind: type) -> None:
-    images, stems = list_stems(dataset, root, kind)
+def _check_segmentation(dataset: dict, root: Path, kind: type, allow_outside: bool) -> None:
+    images, stems = list_stems(dataset, root, kind, allow_outside)
     folder, suffix = label_maps(dataset, root, kind)
     if folder:
         _check_files(folder, [stem + suffix for stem in stems], f"for {images}", "label maps")
 
 
-def list_stems(dataset: dict, root: Path, kind: type) -> tuple[Path, list[str]]:
+def list_stems(
+    dataset: dict, root: Path, kind: type, allow_outside: bool = False
+) -> tuple[Path, list[str]]:
     """The images of a segmentation data set.
 
     Args:
         dataset (dict): its config.
         root (Path): the folder that it lies in.
         kind (type): its class.
+        allow_outside (bool): whether they may lie outside of it, see :func:`check_names`.
 
     Returns:
         tuple[Path, list[str]]: their folder, and their names in it without the ending.
 
     Raises:
-        UserError: there are none, or the list of them is missing.
+        UserError: there are none; the list of them is missing, no text or names others.
     """
     images = root / ((dataset.get("data_prefix") or {}).get("img_path") or "")
     suffix = dataset.get("img_suffix") or default_of(kind, "img_suffix")
@@ -288,15 +376,25 @@ def list_stems(dataset: dict, root: Path, kind: type) -> tuple[Path, list[str]]:
         raise UserError(f"no images under {images}: there is no such folder; {HELP}")
     if dataset.get("ann_file"):
         listed = root / dataset["ann_file"]
-        if not listed.is_file():
-            raise UserError(f"no list of images at {listed}: there is no such file; {HELP}")
-        stems = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+        stems = _read_list(listed, allow_outside)
     else:
         names = (str(path.relative_to(images)) for path in images.rglob(f"*{suffix}"))
         stems = [name.removesuffix(suffix) for name in names]
     if not stems:
         raise UserError(f"no images under {images}: no file there ends in {suffix}; {HELP}")
     return images, stems
+
+
+def _read_list(file: Path, allow_outside: bool) -> list[str]:
+    try:
+        lines = read_bytes(file).decode().splitlines()
+    except OSError as error:
+        raise UserError(f"no list of images at {file}: {_why(error)}; {HELP}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"the list of images {file} is no text in UTF-8") from error
+    stems = [line.strip() for line in lines if line.strip()]
+    check_names(file, stems, allow_outside)
+    return stems
 
 
 def label_maps(dataset: dict, root: Path, kind: type) -> tuple[Path | None, str]:
@@ -313,8 +411,10 @@ def _check_files(folder: Path, names: list[str], where: str, what: str) -> None:
     for name in names:
         path = folder / str(name)
         if path.parent not in there:
-            listing = path.parent.iterdir() if path.parent.is_dir() else ()
-            there[path.parent] = {entry.name for entry in listing}
+            try:
+                there[path.parent] = {entry.name for entry in path.parent.iterdir()}
+            except (OSError, ValueError):  # no such folder, or a name that none can have
+                there[path.parent] = set()
         if path.name not in there[path.parent]:
             missing.append(str(name))
     if not missing:
@@ -335,6 +435,11 @@ def default_of(kind: type, argument: str) -> object:
         if parameter is not None and parameter.default is not inspect.Parameter.empty:
             return parameter.default
     return ""
+
+
+def _why(error: OSError) -> str:
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+    return "there is no such file" if missing else str(error.strerror)
 
 
 def _get(content: object, key: str) -> object:

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.engine.config_parts import iter_datasets
 from mmpvt.errors import UserError
+from mmpvt.files import check_regular
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # 179 million: from there on Pillow, too, sees an attack
 LOADER = "LoadImageFromFile"
@@ -104,13 +105,17 @@ def read_image(
         np.ndarray: (height, width, 3), BGR, uint8.
 
     Raises:
-        UserError: it is missing, a folder, empty, truncated, of another kind or too large.
+        UserError: it is missing, no regular file, empty, truncated, of another kind or too large.
     """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder, and an image is asked for")
-    if not path.is_file():
-        raise UserError(f"no image at {path}: there is no such file")
+    try:
+        check_regular(path)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"no image at {path}: there is no such file") from error
     check_size(path, max_pixels)
     try:
         return (reader or LoadImageFromFile())(dict(img_path=str(path)))["img"]

@@ -12,13 +12,20 @@ from mmpvt.analysis.data_survey.files import Job, look, look_at_all
 from mmpvt.analysis.data_survey.surveys import Sample, Survey, palette_of
 from mmpvt.datasets.annotations import usable
 from mmpvt.engine.classes import Listed, class_names
-from mmpvt.engine.data_check import read_annotations
+from mmpvt.engine.data_check import check_names, image_names, read_annotations
 from mmpvt.engine.left_out import uses_masks
 
 OUTSIDE = 1.5  # pixels that a box may reach beyond its image: COCO's own are rounded
 
 
-def survey_coco(dataset: dict, root: Path, kind: type, splits: list[str], workers: int) -> Survey:
+def survey_coco(
+    dataset: dict,
+    root: Path,
+    kind: type,
+    splits: list[str],
+    workers: int,
+    allow_outside: bool = False,
+) -> Survey:
     """Looks at a data set in COCO's format.
 
     Args:
@@ -27,6 +34,7 @@ def survey_coco(dataset: dict, root: Path, kind: type, splits: list[str], worker
         kind (type): its class.
         splits (list[str]): that it is used for.
         workers (int): processes that decode images.
+        allow_outside (bool): whether files may lie elsewhere. Default: False.
 
     Returns:
         Survey: what was found.
@@ -36,7 +44,8 @@ def survey_coco(dataset: dict, root: Path, kind: type, splits: list[str], worker
     """
     file = root / dataset["ann_file"]
     content = read_annotations(file)
-    classes = class_names(dataset, kind) or [c.get("name") for c in content["categories"]]
+    check_names(file, image_names(content), allow_outside)
+    classes = class_names(dataset, kind) or [c["name"] for c in content["categories"]]
     found = Survey(
         splits, str(file), classes, palette_of(dataset, kind), images=len(content["images"])
     )

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import multiprocessing
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -14,6 +13,7 @@ import numpy as np
 
 from mmpvt.datasets.loading import LoadImageFromFile, LoadSegAnnotations
 from mmpvt.errors import UserError
+from mmpvt.files import read_bytes
 from mmpvt.progress import progress
 
 CHUNK = 8  # files that a process takes at a time
@@ -91,8 +91,8 @@ def look(job: Job, num_classes: int | None = None, reduce_zero_label: bool = Fal
         Seen: what was seen.
     """
     try:
-        digest = hashlib.blake2b(Path(job.image).read_bytes(), digest_size=16).digest()
-    except OSError:
+        digest = hashlib.blake2b(read_bytes(job.image), digest_size=16).digest()
+    except (OSError, ValueError):
         digest = None
     try:
         image, labels = load(job, num_classes, reduce_zero_label)

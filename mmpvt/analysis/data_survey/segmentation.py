@@ -14,7 +14,14 @@ from mmpvt.engine.classes import class_names
 from mmpvt.engine.data_check import default_of, label_maps, list_stems
 
 
-def survey_maps(dataset: dict, root: Path, kind: type, splits: list[str], workers: int) -> Survey:
+def survey_maps(
+    dataset: dict,
+    root: Path,
+    kind: type,
+    splits: list[str],
+    workers: int,
+    allow_outside: bool = False,
+) -> Survey:
     """Looks at a data set of images and label maps.
 
     Args:
@@ -23,6 +30,7 @@ def survey_maps(dataset: dict, root: Path, kind: type, splits: list[str], worker
         kind (type): its class.
         splits (list[str]): that it is used for.
         workers (int): processes that decode files.
+        allow_outside (bool): whether files may lie elsewhere. Default: False.
 
     Returns:
         Survey: what was found.
@@ -30,7 +38,7 @@ def survey_maps(dataset: dict, root: Path, kind: type, splits: list[str], worker
     Raises:
         UserError: there are no images.
     """
-    images, stems = list_stems(dataset, root, kind)
+    images, stems = list_stems(dataset, root, kind, allow_outside)
     folder, suffix = label_maps(dataset, root, kind)
     ending = dataset.get("img_suffix") or default_of(kind, "img_suffix")
     reduced = dataset.get("reduce_zero_label")

@@ -13,7 +13,7 @@ from mmengine.registry import init_default_scope
 from mmpvt.analysis.data_survey.files import Job, Seen
 from mmpvt.engine.classes import check_class_counts
 from mmpvt.engine.config_parts import dataset_kind, iter_datasets
-from mmpvt.engine.data_check import check_arguments, data_root, is_coco, is_maps
+from mmpvt.engine.data_check import ALLOW_OUTSIDE, check_arguments, data_root, is_coco, is_maps
 from mmpvt.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -164,7 +164,8 @@ def survey(config: Config, splits: Sequence[str], workers: int) -> list[Survey]:
                 f"the data set for {', '.join(used_for)} is a {dataset['type']}: only COCO's and "
                 "MMSegmentation's kinds can be looked at"
             )
-        found = look(dataset, data_root(dataset), kind, used_for, workers)
+        allow_outside = config.get(ALLOW_OUTSIDE, False)
+        found = look(dataset, data_root(dataset), kind, used_for, workers, allow_outside)
         try:
             check_class_counts(found.classes, config.model)
         except UserError as error:

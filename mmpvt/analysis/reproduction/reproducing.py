@@ -134,7 +134,10 @@ class _Reproduction:
         known = self.records.get(task.checkpoint.name, key)
         if self.plan.logs is not None:
             log = find_log(self.plan.logs, task.checkpoint.name, task.config.stem)
-            task.record["training"] = read_log(log) if log else None
+            try:
+                task.record["training"] = read_log(log) if log else None
+            except UserError as error:
+                self._say(f"{task.checkpoint.name}: no curves of its training, {error.sentence}")
         if known:
             task.record = dict(known, **task.record)
             self._say(f"{task.checkpoint.name}: tested before, on the same")
