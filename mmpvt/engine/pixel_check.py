@@ -12,7 +12,7 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmengine import fileio
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope, Registry
 from mmengine.structures import BaseDataElement
 
 from mmpvt.datasets.loading import IGNORED, LoadImageFromFile, LoadSegAnnotations, deep_values
@@ -157,6 +157,14 @@ def misfit(channels: int, config: Config) -> str | None:
     )
 
 
+def _registered(registry: Registry, kind: str | type) -> type | None:
+    """The class of a name, as the current scope has it."""
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(None) as current:
+        return current.get(kind)
+
+
 def _channels(number: int) -> str:
     return f"{number} channel{'s' * (number != 1)}"
 
@@ -167,8 +175,7 @@ def _in_channels(backbone: dict | None) -> int | None:
         return None
     said = backbone.get("in_channels")
     if said is None:
-        kind = backbone.get("type")
-        kind = MODELS.get(kind) if isinstance(kind, str) else kind
+        kind = _registered(MODELS, backbone.get("type"))
         said = default_of(kind, "in_channels") if isinstance(kind, type) else None
         said = said if said == 3 else None
     return said if isinstance(said, int) else None
@@ -216,9 +223,7 @@ def _check_images(config: Config, dataset: dict, contents: dict[Path, dict]) -> 
 
 
 def _keeps_channels(step: dict) -> bool:
-    kind = step["type"]
-    if isinstance(kind, str):
-        kind = TRANSFORMS.get(kind)
+    kind = _registered(TRANSFORMS, step["type"])
     module = getattr(kind, "__module__", "").partition(".")[0]
     return module in OURS and transform_name(step) not in CHANGING
 
