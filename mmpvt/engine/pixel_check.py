@@ -216,13 +216,14 @@ def _check_images(config: Config, dataset: dict, contents: dict[Path, dict]) -> 
         depth = Depth.join(depth, Depth.of(file, image))
     if depth is not None:
         print(f"warning: {depth}", file=sys.stderr)
-    if all(_keeps_channels(step) for step in pipeline[place + 1 :]):
+    if all(keeps_channels(step) for step in pipeline[place + 1 :]):
         for channels, file in shapes.items():
             if reason := misfit(channels, config):
                 raise UserError(f"{file} is loaded as an image of {reason}")
 
 
-def _keeps_channels(step: dict) -> bool:
+def keeps_channels(step: dict) -> bool:
+    """Whether a transform after loading is known to leave an image's channels as they are."""
     kind = _registered(TRANSFORMS, step["type"])
     module = getattr(kind, "__module__", "").partition(".")[0]
     return module in OURS and transform_name(step) not in CHANGING
