@@ -232,6 +232,8 @@ class LoadSegAnnotations(LoadAnnotations):
                 whole = image.mode in BYTES or _holds_labels(content)
                 super()._load_seg_map(results)
                 labels = results["gt_seg_map"]
+        except UserError:
+            raise
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{path} can't be read as a label map: the file is missing, empty, truncated or "

@@ -141,11 +141,10 @@ def misfit(channels: int, config: Config) -> str | None:
                     inputs=[torch.zeros(channels, 32, 32)], data_samples=[BaseDataElement()]
                 )
                 reached = built(blank)["inputs"].shape[1]
-            except (AssertionError, RuntimeError, IndexError, TypeError) as error:
+            except (AssertionError, RuntimeError, IndexError, TypeError):
                 return (
                     f"{_channels(channels)}, and the model's data_preprocessor has mean and std of "
-                    f"{values} values: it takes one a channel, or a single one for all "
-                    f"({str(error).splitlines()[0][:100]})"
+                    f"{values} values: give one a channel, or a single one for all"
                 )
         taken = _in_channels(part.get("backbone"))
     if taken is None or taken == reached:
@@ -412,12 +411,12 @@ def describe_maps(paths: Sequence[str], dataset: dict, kind: type) -> tuple[str,
         them; None if there is nothing to say.
 
     Raises:
-        UserError: they hold colours.
+        UserError: all that can be read hold colours.
     """
     loader, fields = map_loader(dataset), map_fields(dataset, kind)
     stored: set[int] = set()
     labels: set[int] = set()
-    first = ""
+    first, unusable = "", None
     for path in paths:
         results = dict(seg_map_path=path, img_path="", seg_fields=[], **fields)
         try:
@@ -426,18 +425,19 @@ def describe_maps(paths: Sequence[str], dataset: dict, kind: type) -> tuple[str,
             )
             results["ori_shape"] = raw.shape[:2]
             labels.update(np.unique(loader(results)["gt_seg_map"]).tolist())
+        except UserError as error:
+            unusable = unusable or error
+            continue
         except (OSError, ValueError, AttributeError, AssertionError):
             continue  # a broken file is the run's matter
-        except UserError as error:
-            if "holds colours" in error.sentence:
-                raise
-            continue
         if len(labels - {IGNORED}) > 1:
             return None
         first = first or path
         if raw.ndim == 2:
             stored.update(np.unique(raw).tolist())
     if not first:
+        if unusable is not None and "holds colours" in unusable.sentence:
+            raise unusable
         return None
     return _describe(first, stored, labels - {IGNORED}, loader, dataset, kind, fields)
 

@@ -80,5 +80,5 @@ def survey_maps(dataset: dict, root: Path, kind: type, splits: list[str], worker
         if said := describe_maps(readable[:MAPS], dataset, kind):
             sentence, is_trap = said
             group = found.problems if is_trap or "train" in splits else found.notes
-            group["label maps of a single class"].append(sentence)
+            group["data sets whose label maps hold no two classes"].append(sentence)
     return found
