@@ -121,6 +121,29 @@ def _map_categories_by_name(module: ModuleType) -> None:
     module.COCO.get_cat_ids = get_cat_ids
 
 
+def switch_off_mmpretrain_multimodal() -> None:
+    """Lets mmpretrain be imported beside a transformers that its language models can't use.
+
+    mmpretrain 1.2.0, the last release, imports its multimodal models wherever transformers 4.28 or
+    newer is installed. They need names of ``transformers.modeling_utils`` that are gone since
+    4.57 (4.53 has them): ``import mmpretrain.models`` ends in ``TypeError: NoneType takes no
+    arguments``, and with it ``import mmdet.models``, ``import mmseg.models`` and the configs that
+    import mmpretrain. Where the names are gone, mmpretrain is told what it is told where
+    transformers is missing; its other models don't change. Nothing is imported before mmpretrain
+    is. No upstream report is known; this can go once a release of mmpretrain imports beside
+    transformers 5.
+    """
+    after_import("mmpretrain.utils.dependency", _switch_off_multimodal)
+
+
+def _switch_off_multimodal(module: ModuleType) -> None:
+    if module.WITH_MULTIMODAL:
+        from transformers import modeling_utils
+
+        names = ("apply_chunking_to_forward", "find_pruneable_heads_and_indices")
+        module.WITH_MULTIMODAL = all(hasattr(modeling_utils, name) for name in names)
+
+
 def after_import(name: str, change: Callable[[ModuleType], None]) -> None:
     """Calls ``change`` on a module once it is imported, which may be never; at once if it is."""
     if name in sys.modules:
