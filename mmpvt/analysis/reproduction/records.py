@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 from mmengine.config import Config
 
-from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.engine.data_check import iter_datasets
+from mmpvt.outputs import Outputs, fitting
 
 TESTED, FAILED, PASSED_OVER = "tested", "failed", "passed over"
+FOLDER = "models"  # of the report's
 FORMAT = 1  # of the records: one of another format is measured anew
 
 
@@ -21,11 +23,11 @@ class Records:
     """The records of a report.
 
     Args:
-        folder (Path): of the files; made by the first that is written.
+        out (Outputs): the report's folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, out: Outputs) -> None:
+        self.out = out
 
     def get(self, name: str, key: str) -> dict | None:
         """The record of a checkpoint that was tested.
@@ -38,24 +40,23 @@ class Records:
             dict | None: the record, if there is one.
         """
         try:
-            record = json.loads(self._path(name).read_bytes())
-        except (OSError, ValueError):
+            record = json.loads((self.out.folder / self._name(name)).read_bytes())
+        except (OSError, ValueError, RecursionError):
             return None
         whole = isinstance(record, dict) and record.get("status") == TESTED
         return record if whole and record.get("key") == key else None
 
     def put(self, record: dict) -> None:
         """Keeps a record, at once and whole on disk."""
-        self._path(record["name"]).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self._path(record["name"]), to_json(record))
+        self.out.write(self._name(record["name"]), to_json(record))
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{file_name(name)}.json"
+    def _name(self, name: str) -> str:
+        return f"{FOLDER}/{file_name(name)}.json"
 
 
 def file_name(name: str) -> str:
     """A checkpoint's name as that of one file or folder."""
-    return quote(name, safe=" ")
+    return fitting(quote(os.fsencode(name), safe=" "))
 
 
 def to_json(content: object) -> bytes:
