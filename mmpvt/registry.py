@@ -49,6 +49,7 @@ HOOKS = Registry(
             "checkpoints",
             "divergence",
             "interrupt",
+            "label_maps",
             "left_out",
             "pictures",
             "speed",

@@ -16,9 +16,11 @@ from mmengine.config import DictAction
 import mmpvt  # noqa: F401  registers the modules
 from mmpvt.analysis import data_survey
 from mmpvt.analysis.data_survey.surveys import SPLITS
-from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.engine import settings
 from mmpvt.engine.cli import FAILURE, user_errors
+from mmpvt.outputs import Outputs
+
+PICTURE, LISTING = "data.png", "data.json"
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,17 +59,18 @@ def main() -> None:
             settings.set_data_root(config, args.data_root)
         if args.out:
             config.work_dir = str(args.out)
+        out = Outputs(config.work_dir)
+        out.check(PICTURE, LISTING)
         surveys = data_survey.survey(config, args.splits, max(1, args.workers))
         data_survey.compare(surveys)
         print(data_survey.describe(surveys))
         settings.make_work_dir(config)
-        picture, listing = (Path(config.work_dir) / f"data.{kind}" for kind in ("png", "json"))
-        data_survey.draw(surveys, picture)
+        picture = out.write(PICTURE, data_survey.draw(surveys))
         found = [
             dict(data=one.name, place=one.place, problems=one.problems, notes=one.notes)
             for one in surveys
         ]
-        write_whole(listing, json.dumps(found, indent=1, ensure_ascii=False).encode())
+        listing = out.write(LISTING, json.dumps(found, indent=1, ensure_ascii=False).encode())
         number = sum(len(said) for one in surveys for said in one.problems.values())
         print(f"summary: {picture}; all that was found: {listing}")
         print(f"{number:,} things to mend" if number else "all is well")

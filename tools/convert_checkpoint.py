@@ -14,6 +14,7 @@ from mmpvt.checkpoint.conversion import WRAPPERS
 from mmpvt.checkpoint.rewriting import SUFFIXES, TARGETS, rewrite, write
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
+from mmpvt.outputs import check_free
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,13 +61,7 @@ def free_path(path: str, force: bool) -> Path:
     out = Path(path)
     if out.suffix not in SUFFIXES:
         raise UserError(f"{out}: a checkpoint's name ends in {', '.join(SUFFIXES)}")
-    if out.is_dir():
-        raise UserError(f"{out} is a folder: name a file")
-    if out.exists() and not force:
-        raise UserError(f"{out} exists: pass --force to overwrite it, or another name")
-    if not out.parent.is_dir():
-        raise UserError(f"{out}: there is no folder {out.parent}")
-    return out
+    return check_free(out, force)
 
 
 if __name__ == "__main__":

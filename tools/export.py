@@ -17,6 +17,7 @@ from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
 from mmpvt.inference.pipeline import TestPipeline
 from mmpvt.inference.sources import find_sources
+from mmpvt.outputs import check_free
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,6 +48,7 @@ def parse_args() -> argparse.Namespace:
         help="layers in int8, calibrated on these images or folders of images",
     )
     parser.add_argument("--check", type=Path, metavar="IMAGE", help="image to compare results on")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
     return parser.parse_args()
 
@@ -56,8 +58,7 @@ def main() -> None:
     with user_errors():
         if args.out.suffix != ".onnx":
             raise UserError(f"--out takes a file ending in .onnx, not {args.out}")
-        if not args.out.absolute().parent.is_dir():
-            raise UserError(f"--out: there is no folder {args.out.absolute().parent}")
+        check_free(args.out, args.force, "--out ")
         if args.shape and min(args.shape) < 32:
             raise UserError(f"--shape takes sides of at least 32 pixels, not {min(args.shape)}")
         config = settings.load_config(args.config, args.cfg_options)

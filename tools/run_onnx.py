@@ -8,9 +8,17 @@ Detections go to predictions.json, in COCO's results format; label maps are PNG 
 from __future__ import annotations
 
 import argparse
+import collections
+import contextlib
+import hashlib
+import io
 import json
+import os
+import secrets
+import stat
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,47 +28,69 @@ from PIL import Image, ImageDraw, ImageOps
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
+# no other of Pillow's formats: opening a PostScript file, say, runs Ghostscript on it
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 MASK_OPACITY = 0.5
-USER_ERROR = 2
+USER_ERROR, INTERRUPTED = 2, 130
+LISTING = ".mmpvt-files"  # of the files that were written to a folder: a line of JSON each
+LONGEST_NAME = 255 - len(".jpg")  # bytes
+LONGEST_LABEL = 60  # characters of a class's name over its box
+LARGEST_FILE = 2 << 30  # bytes; Pillow's limit of pixels, uncompressed in 32 bits, takes a third
+LARGEST_JPEG = 65_500  # pixels a side
+MOST = 10_000  # detections in an image
+MOST_LABELS = 1 << 16  # what a label map's PNG can hold
+OUTPUTS = {
+    "detection": {"boxes", "scores", "labels"},
+    "instance segmentation": {"boxes", "scores", "labels", "masks"},
+    "semantic segmentation": {"label_map"},
+}
 
 
 class Mistake(Exception):
-    """What the user can mend: its message is one sentence."""
+    """A user's error: its message is one sentence."""
 
 
 class Model:
-    """An exported file and what it says of itself.
+    """An exported file and its metadata.
 
     Args:
         path (Path): the file.
         threads (int | None): of onnxruntime; all cores by default.
 
     Raises:
-        Mistake: it is no model of tools/export.py.
+        Mistake: it can't be read, or is no model of tools/export.py.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         if not path.is_file():
             raise Mistake(f"no model at {path}: there is no such file")
+        self.path = path
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         options.intra_op_num_threads = threads or 0
         try:
             self.session = onnxruntime.InferenceSession(
                 path, options, providers=onnxruntime.get_available_providers()
             )
-        except Exception as error:
-            reason = str(error).splitlines()[0][:200]
+            meta = self.session.get_modelmeta().custom_metadata_map
+        except Exception as error:  # onnxruntime's errors share no other base
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise Mistake(f"{path} can't be read as an ONNX model: {reason}") from error
-        meta = self.session.get_modelmeta().custom_metadata_map
-        if "task" not in meta or [x.name for x in self.session.get_inputs()] != ["image"]:
+        self.task = meta.get("task")
+        inputs = [(x.name, x.type, len(x.shape)) for x in self.session.get_inputs()]
+        if self.task is None or inputs != [("image", "tensor(uint8)", 3)]:
             raise Mistake(f"{path} is another kind of model: take one that tools/export.py wrote")
         self.names = [output.name for output in self.session.get_outputs()]
-        self.task = meta["task"]
+        if OUTPUTS.get(self.task) != set(self.names):
+            raise self._damaged("its outputs aren't those of its task")
         self.channels: int = self.session.get_inputs()[0].shape[2]
-        self.classes: list[str] = json.loads(meta["classes"])
-        self.category_ids: list[int] = json.loads(meta["category_ids"])
-        self.palette: list[list[int]] = json.loads(meta["palette"])
+        if not isinstance(self.channels, int):
+            raise self._damaged("its image has no fixed number of channels")
+        self.classes: list[str] = self._listed(meta, "classes", "names", _is_text)
+        self.category_ids: list[int] = self._listed(meta, "category_ids", "integers", _is_id)
+        self.palette: list[list[int]] = self._listed(meta, "palette", "colours", _is_colour)
+        if len(self.category_ids) != len(self.classes):
+            raise self._damaged("it has not as many category_ids as classes")
 
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """What the model finds in an image, by name.
@@ -74,13 +104,58 @@ class Model:
             (N, height, width); of a semantic one, ``label_map``, (height, width).
 
         Raises:
-            Mistake: the model can't take the image: it is a line of pixels, say.
+            Mistake: the model can't take the image (it is a line of pixels, say), or its outputs
+                are no detections or label map.
         """
+        height, width = image.shape[:2]
         try:
-            return dict(zip(self.names, self.session.run(None, {"image": image}), strict=True))
+            found = dict(zip(self.names, self.session.run(None, {"image": image}), strict=True))
         except Exception as error:  # onnxruntime's errors share no other base
-            height, width = image.shape[:2]
             raise Mistake(f"the model can't take an image of {width}x{height} pixels") from error
+        self._check(found, height, width)
+        return found
+
+    def _check(self, found: dict[str, np.ndarray], height: int, width: int) -> None:
+        """Raises Mistake where outputs are none of an exported model."""
+        number = len(found["boxes"]) if np.ndim(found.get("boxes")) else 0
+        wanted = {
+            "boxes": ("f", (number, 4)),
+            "scores": ("f", (number,)),
+            "labels": ("iu", (number,)),
+            "masks": ("b", (number, height, width)),
+            "label_map": ("iu", (height, width)),
+        }
+        for name, array in found.items():
+            kinds, shape = wanted[name]
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
+                raise Mistake(f"the model's output {name} is of the wrong type")
+            if array.shape != shape:
+                raise Mistake(f"the model's output {name} has shape {array.shape}, not {shape}")
+        if number > MOST:
+            raise Mistake(f"the model gives {number} detections, and {MOST} are the limit")
+        if "boxes" in found:
+            if not all(np.isfinite(found[name]).all() for name in ("boxes", "scores")):
+                raise Mistake("the model gives boxes or scores of NaN or Inf")
+            if (found["boxes"][:, 2:] < found["boxes"][:, :2]).any():
+                raise Mistake("the model gives boxes whose right or bottom is below left or top")
+        labels = found["labels" if "labels" in found else "label_map"]
+        limit = min(len(self.classes) or MOST_LABELS, MOST_LABELS)
+        if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < limit:
+            wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
+            raise Mistake(f"the model gives label {wrong}, and it has {limit} classes")
+
+    def _listed(self, meta: dict[str, str], key: str, what: str, is_valid) -> list:
+        """A list in the metadata."""
+        try:
+            value = json.loads(meta[key])
+        except (KeyError, ValueError, RecursionError):
+            value = None
+        if not isinstance(value, list) or not all(map(is_valid, value)):
+            raise self._damaged(f"its metadata has no list of {what} as {key}")
+        return value
+
+    def _damaged(self, reason: str) -> Mistake:
+        return Mistake(f"{self.path} is damaged: {reason}; take one that tools/export.py wrote")
 
     def colour(self, label: int) -> tuple[int, int, int]:
         """The data set's colour of a class, or one that its number gives."""
@@ -90,7 +165,136 @@ class Model:
         return red, green, blue
 
     def name(self, label: int) -> str:
-        return self.classes[label] if label < len(self.classes) else str(label)
+        """A class's name as it is drawn."""
+        name = plain(self.classes[label]) if label < len(self.classes) else str(label)
+        return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and abs(value) < 1 << 63
+
+
+def _is_colour(value: object) -> bool:
+    is_three = isinstance(value, list) and len(value) == 3
+    return is_three and all(type(part) is int and 0 <= part < 256 for part in value)
+
+
+class Results:
+    """A folder of results, with a list of the files in it that this and earlier runs wrote.
+
+    Only these are replaced, and only while they hold what was written; so are those that mmpvt's
+    other tools have listed. A file is replaced under its name, never written into: another link to
+    it keeps its content.
+
+    Args:
+        folder (Path): a new or empty one, or one of an earlier run.
+
+    Raises:
+        Mistake: it is a file, or holds files and no list.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        known = read_listing(folder)
+        try:
+            if folder.exists() and not folder.is_dir():
+                raise Mistake(f"--out {folder} is a file: name a folder for the results")
+            if known is None and folder.is_dir() and any(folder.iterdir()):
+                raise Mistake(f"--out {folder} holds other files: name a new folder")
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self.known = known or {}
+
+    def make(self, *names: str) -> None:
+        """Makes folders.
+
+        Raises:
+            Mistake: one can't be made, or is a link elsewhere.
+        """
+        try:
+            for name in names:
+                if (self.folder / name).is_symlink():
+                    raise Mistake(f"{self.folder / name} is a link: name a new folder with --out")
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            listing = self.folder / LISTING
+            if not listing.exists():
+                listing.touch()
+            elif listing.stat().st_nlink > 1:  # of a copy made of hard links: that stays as it is
+                self._place(listing, listing.read_bytes())
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def check(self, name: str) -> None:
+        """Refuses to replace what no run wrote.
+
+        Raises:
+            Mistake: there is such a file.
+        """
+        path = self.folder / name
+        if os.path.lexists(path) and not is_listed(path, name, self.known):
+            raise Mistake(f"{path} is no file of an earlier run, and isn't overwritten")
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a file, intact or not at all.
+
+        Raises:
+            Mistake: a file of that name isn't a run's.
+            OSError: it can't be written.
+        """
+        self.check(name)
+        digest = hashlib.sha256(content).hexdigest()
+        sums = self.known.setdefault(name.casefold(), set())
+        if digest not in sums:
+            sums.add(digest)
+            with (self.folder / LISTING).open("a", encoding="ascii") as file:
+                file.write(json.dumps({"file": name, "sha256": digest}) + "\n")
+        self._place(self.folder / name, content)
+
+    def _place(self, path: Path, content: bytes) -> None:
+        part = path.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            with part.open("xb") as file:
+                file.write(content)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _unwritable(self, error: OSError) -> Mistake:
+        return Mistake(f"--out {self.folder} can't be written to: {error.strerror}")
+
+
+def read_listing(folder: Path) -> dict[str, set[str]] | None:
+    """SHA-256 sums of the files that runs wrote to a folder, by name, in lower case.
+
+    What isn't there any more is still listed. None of a folder that isn't a run's.
+    """
+    path, known = folder / LISTING, {}
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return None
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError, AttributeError):
+            entry = json.loads(line)
+            known.setdefault(entry["file"].casefold(), set()).add(entry["sha256"])
+    return known
+
+
+def is_listed(path: Path, name: str, known: dict[str, set[str]]) -> bool:
+    """Whether a file is a run's, and holds what the run wrote."""
+    sums = known.get(name.casefold())
+    try:
+        if not sums or not stat.S_ISREG(path.lstat().st_mode):
+            return False
+        return hashlib.sha256(path.read_bytes()).hexdigest() in sums
+    except OSError:
+        return False
 
 
 def read_image(path: Path, channels: int = 3) -> np.ndarray:
@@ -99,13 +303,28 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
     Raises:
         Mistake: the file can't be read as an image, or has other channels.
     """
-    if channels not in MODES:
-        return read_bands(path, channels)
     try:
-        with Image.open(path) as image:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Mistake("it is no regular file")
+        if status.st_size > LARGEST_FILE:
+            raise Mistake(f"it has {status.st_size} bytes, and {LARGEST_FILE} are the limit")
+        if channels not in MODES:
+            return read_bands(path, channels)
+        with (
+            open(path, "rb", opener=_open_at_once) as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
             return with_channels(ImageOps.exif_transpose(image), channels)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Mistake(f"it can't be read as an image ({type(error).__name__})") from error
+    except Mistake:
+        raise
+    except Exception as error:  # Pillow's plugins raise anything on what they can't read
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise Mistake(f"it can't be read as an image ({reason})") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # no waiting for a pipe's writer
 
 
 def with_channels(image: Image.Image, channels: int) -> np.ndarray:
@@ -146,23 +365,73 @@ def read_bands(path: Path, channels: int) -> np.ndarray:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The images among files and, however deep, within folders.
+    """The images among files and, however deep, within folders, but for results of a run.
+
+    What is called as an image is there, too, if it can't be read. Links to folders aren't followed.
 
     Raises:
         Mistake: there is no such path, or no image.
     """
-    found = []
+    found, listings = [], {}
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES)
-            found += [p for p in inside if p.is_file()]
-        elif path.is_file():
+            walk = os.walk(path, onerror=_say_unreadable)
+            inside = (Path(folder, name) for folder, _, names in walk for name in names)
+            found += sorted(file for file in inside if file.suffix.lower() in IMAGES)
+        elif os.path.lexists(path):
             found.append(path)
         else:
             raise Mistake(f"there is no file or folder {path}")
+    named = ", ".join(map(str, paths[:3]))
     if not found:
-        raise Mistake(f"no images in {', '.join(map(str, paths))}")
-    return found
+        raise Mistake(f"no images in {named}")
+    images = [path for path in found if not is_result(path, listings)]
+    if len(images) < len(found):
+        say(f"skipped: {len(found) - len(images)} images that are results of a run")
+    if not images:
+        raise Mistake(f"no images in {named} but results of a run")
+    return images
+
+
+def is_result(path: Path, listings: dict[Path, dict | None]) -> bool:
+    """Whether a run wrote an image.
+
+    Args:
+        path (Path): the image.
+        listings (dict): of folders that were looked at before.
+    """
+    path = Path(os.path.realpath(path))
+    for folder in path.parents:
+        if folder not in listings:
+            listings[folder] = read_listing(folder)
+        known = listings[folder]
+        if known and is_listed(path, path.relative_to(folder).as_posix(), known):
+            return True
+    return False
+
+
+def _say_unreadable(error: OSError) -> None:
+    say(f"skipped: {error.filename}: the folder can't be read ({error.strerror})")
+
+
+def plain(text: object, mark: str = "\\x") -> str:
+    """Text in which what can't be printed is escaped, such as ``\\x1b``.
+
+    Args:
+        text (object): in which bytes that aren't UTF-8 are as Python keeps them in file names.
+        mark (str): what comes before a byte's two digits.
+    """
+
+    def escaped(character: str) -> str:
+        errors = "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass"
+        return "".join(f"{mark}{byte:02x}" for byte in character.encode("utf-8", errors))
+
+    return "".join(c if c.isprintable() else escaped(c) for c in str(text))
+
+
+def say(text: object, file=None) -> None:
+    """Prints a line, on stderr if nothing else is said."""
+    print(plain(text), file=file or sys.stderr, flush=True)
 
 
 def above(found: dict[str, np.ndarray], score: float) -> dict[str, np.ndarray]:
@@ -174,11 +443,10 @@ def above(found: dict[str, np.ndarray], score: float) -> dict[str, np.ndarray]:
 def records(model: Model, image_id: int | str, found: dict[str, np.ndarray]) -> Iterator[dict]:
     """Detections in COCO's results format."""
     for i, (x1, y1, x2, y2) in enumerate(found["boxes"].tolist()):
+        label = int(found["labels"][i])
         record = {
             "image_id": image_id,
-            "category_id": model.category_ids[found["labels"][i]]
-            if model.category_ids
-            else int(found["labels"][i]) + 1,
+            "category_id": model.category_ids[label] if model.category_ids else label + 1,
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": float(found["scores"][i]),
         }
@@ -216,10 +484,12 @@ def draw(model: Model, image: np.ndarray, found: dict[str, np.ndarray]) -> Image
     image = image[..., :3] if image.shape[2] > 2 else image[..., [0, 0, 0]]
     if "label_map" in found:
         labels = found["label_map"]
-        colours = np.array([model.colour(i) for i in range(int(labels.max()) + 1)])[labels]
-        return Image.fromarray(((image * 1.0 + colours) / 2).astype(np.uint8))
+        table = np.zeros((int(labels.max()) + 1, 3), np.uint16)
+        for label in np.unique(labels).tolist():
+            table[label] = model.colour(label)
+        return Image.fromarray(((image + table[labels]) // 2).astype(np.uint8))
     image = image.copy()
-    for mask, label in zip(found.get("masks", ()), found["labels"], strict=False):
+    for mask, label in zip(found.get("masks", ()), found["labels"].tolist(), strict=False):
         colour = np.array(model.colour(label))
         image[mask] = image[mask] * (1 - MASK_OPACITY) + colour * MASK_OPACITY
     picture = Image.fromarray(image)
@@ -227,10 +497,12 @@ def draw(model: Model, image: np.ndarray, found: dict[str, np.ndarray]) -> Image
     size = max(12, min(picture.size) // 32)
     worst_first = range(len(found["scores"]) - 1, -1, -1)
     for i in worst_first:
-        label, box = int(found["labels"][i]), found["boxes"][i].tolist()
+        label = int(found["labels"][i])
+        # far beyond the image, Pillow's whole numbers end
+        box = found["boxes"][i].clip(-size, max(picture.size) + size).tolist()
         colour = model.colour(label)
         pen.rectangle(box, outline=colour, width=max(2, size // 8))
-        text = f"{model.name(label)} {found['scores'][i]:.2f}"
+        text = f"{model.name(label)} {found['scores'][i]:.2f}"[: 2 * LONGEST_LABEL]
         _, _, right, bottom = pen.textbbox((0, 0), text, font_size=size)
         x = max(0, min(box[0], picture.width - right - 4))
         y = box[1] - bottom - 4 if box[1] > bottom + 4 else box[1]
@@ -240,8 +512,15 @@ def draw(model: Model, image: np.ndarray, found: dict[str, np.ndarray]) -> Image
     return picture
 
 
+class Parser(argparse.ArgumentParser):
+    """Escapes what it says of the arguments."""
+
+    def error(self, message: str) -> None:
+        super().error(plain(message))
+
+
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("model", type=Path, help="a file of tools/export.py")
     parser.add_argument("images", nargs="+", type=Path, help="images and folders of images")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
@@ -252,61 +531,145 @@ def parse_args() -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Writes a picture of each image, and predictions.json or label maps."""
+    if not 0 <= args.score <= 1:
+        raise Mistake(f"--score {args.score}: a score is a number from 0 to 1")
+    if args.threads is not None and not 1 <= args.threads <= 1024:
+        raise Mistake(f"--threads {args.threads}: from 1 to 1024")
     model = Model(args.model, args.threads)
     paths = find_images(args.images)
-    semantic = "label_map" in model.names
-    try:
-        for folder in ("pictures", *(("label_maps",) if semantic else ())):
-            (args.out / folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Mistake(f"{args.out} can't be written to: {error.strerror}") from error
+    out = Results(args.out)
+    is_segmenter = "label_map" in model.names
+    if not is_segmenter:
+        out.check("predictions.json")
+    out.make("pictures", *(("label_maps",) if is_segmenter else ()))
     names = unique_names(paths)
-    results, broken, seconds = [], 0, 0.0
-    for number, (path, name) in enumerate(zip(paths, names, strict=True), 1):
-        print(f"\rimage {number} of {len(paths)}", end="", file=sys.stderr, flush=True)
-        try:
-            image = read_image(path, model.channels)
-            start = time.perf_counter()
-            found = model(image)
-        except Mistake as mistake:
-            broken += 1
-            print(f"\rpassed over: {path}: {mistake}", file=sys.stderr)
-            continue
-        seconds += time.perf_counter() - start
-        if semantic:
-            labels = found["label_map"]
-            labels = labels if labels.dtype == np.uint8 else labels.astype(np.uint16)
-            Image.fromarray(labels).save(args.out / "label_maps" / f"{name}.png")
-        else:
-            found = above(found, args.score)
-            results += records(model, int(path.stem) if path.stem.isdigit() else name, found)
-        draw(model, image, found).save(args.out / "pictures" / f"{name}.jpg", quality=92)
-    print(file=sys.stderr)
-    if broken == len(paths):
-        raise Mistake("none of the images could be read")
-    if not semantic:
-        (args.out / "predictions.json").write_text(json.dumps(results))
-    done = len(paths) - broken
-    print(f"{done} images in {args.out}, {seconds / done:.3f} s an image in the model")
+    ids = image_ids(paths, names)
+    results, done, seconds = [], 0, 0.0
+    try:
+        for number, (path, name, image_id) in enumerate(zip(paths, names, ids, strict=True), 1):
+            print(f"\rimage {number} of {len(paths)}", end="", file=sys.stderr, flush=True)
+            try:
+                image = read_image(path, model.channels)
+                start = time.perf_counter()
+                found = model(image)
+                seconds += time.perf_counter() - start
+                results += write(out, model, name, image_id, image, found, args.score)
+                done += 1
+            except Mistake as mistake:
+                print(file=sys.stderr)
+                say(f"skipped: {path}: {mistake}")
+            except MemoryError:
+                print(file=sys.stderr)
+                say(f"skipped: {path}: it takes more memory than there is")
+    finally:
+        print(file=sys.stderr)
+        if done and not is_segmenter:
+            with _writing(out.folder / "predictions.json"):
+                out.write("predictions.json", json.dumps(results).encode())
+    if not done:
+        raise Mistake(f"none of the {len(paths)} images can be used")
+    skipped = f", {len(paths) - done} skipped" if done < len(paths) else ""
+    say(
+        f"{done} images in {args.out}{skipped}, {seconds / done:.3f} s an image in the model",
+        sys.stdout,
+    )
+
+
+def write(
+    out: Results,
+    model: Model,
+    name: str,
+    image_id: int | str,
+    image: np.ndarray,
+    found: dict[str, np.ndarray],
+    score: float,
+) -> list[dict]:
+    """Writes an image's files, and gives its detections in COCO's results format.
+
+    Raises:
+        Mistake: they can't be written.
+    """
+    detections = []
+    if "label_map" in found:
+        labels = found["label_map"]
+        labels = labels if labels.dtype == np.uint8 else labels.astype(np.uint16)
+        with _writing(out.folder / "label_maps" / f"{name}.png"):
+            out.write(f"label_maps/{name}.png", encode(Image.fromarray(labels), "PNG"))
+    else:
+        found = above(found, score)
+        detections = list(records(model, image_id, found))
+    picture = draw(model, image, found)
+    kind, suffix = ("JPEG", "jpg") if max(picture.size) <= LARGEST_JPEG else ("PNG", "png")
+    with _writing(out.folder / "pictures" / f"{name}.{suffix}"):
+        out.write(f"pictures/{name}.{suffix}", encode(picture, kind))
+    return detections
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Mistake(f"{path} can't be written ({error.strerror})") from error
+
+
+def encode(picture: Image.Image, kind: str) -> bytes:
+    """A picture as a file's content."""
+    file = io.BytesIO()
+    picture.save(file, kind, **({"quality": 92} if kind == "JPEG" else {}))
+    return file.getvalue()
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each image's results: its own, numbered where two are alike."""
-    names: dict[str, None] = {}
+    """A name for each image's results: its own, numbered where two are alike but for case."""
+    taken: set[str] = set()
+    numbers: dict[str, int] = {}
+    names = []
     for path in paths:
-        name, number = path.stem, 2
-        while name in names:
-            name, number = f"{path.stem}_{number}", number + 1
-        names[name] = None
-    return list(names)
+        stem = plain(path.stem, "%")
+        name = fitting(stem)
+        while name.casefold() in taken:
+            numbers[stem.casefold()] = number = numbers.get(stem.casefold(), 1) + 1
+            name = fitting(stem, f"_{number}")
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def fitting(stem: str, end: str = "") -> str:
+    """A name, cut where it would be too long for a file's: a sum tells it from its like."""
+    if len(f"{stem}{end}".encode()) <= LONGEST_NAME:
+        return stem + end
+    end = f"~{hashlib.sha256(stem.encode()).hexdigest()[:8]}{end}"
+    return stem.encode()[: LONGEST_NAME - len(end)].decode(errors="ignore") + end
+
+
+def image_ids(paths: Sequence[Path], names: Sequence[str]) -> list[int | str]:
+    """The number that an image is called by, if no other is; else its results' name."""
+    stems = [path.stem for path in paths]
+    numbers = [
+        int(stem) if stem.isascii() and stem.isdecimal() and len(stem) <= 18 else None
+        for stem in stems
+    ]
+    counts = collections.Counter(numbers)
+    return [
+        name if number is None or counts[number] > 1 else number
+        for number, name in zip(numbers, names, strict=True)
+    ]
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a locale without the names' letters
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         run(parse_args())
     except Mistake as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
+        say(f"error: {mistake}")
         sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        say("interrupted: what was done so far is written")
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

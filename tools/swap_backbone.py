@@ -17,6 +17,7 @@ sys.modules.update(dict.fromkeys(SPARED))
 from mmpvt.engine import settings  # noqa: E402
 from mmpvt.engine.cli import user_errors  # noqa: E402
 from mmpvt.errors import UserError  # noqa: E402
+from mmpvt.outputs import check_free, place  # noqa: E402
 from mmpvt.swap import as_text, swap  # noqa: E402
 
 for name in SPARED:  # what a config itself imports may need them
@@ -42,7 +43,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with user_errors():
-        out = _free(args.out, args.force) if args.out else None
+        out = _free(args.out, args.force, args.base) if args.out else None
         base = settings.read_config(args.base)
         swapped = swap(base, args.arch, args.part, args.keep_optimizer)
         name = args.base
@@ -51,7 +52,7 @@ def main() -> None:
         title = f"{Path(args.base.rpartition('::')[2]).stem} on {swapped.name}"
         text = as_text(base, swapped.config, name, title)
         if out:
-            out.write_text(text)
+            place(out, text.encode())
         else:
             print(text, end="")
         # what is printed may be piped into a file
@@ -61,15 +62,14 @@ def main() -> None:
             print(f"wrote {out}; train it with: python tools/train.py {out}")
 
 
-def _free(path: str, force: bool) -> Path:
+def _free(path: str, force: bool, base: str) -> Path:
     """The path of a file to write, made sure that nothing is lost by it."""
     out = Path(path)
     if out.suffix != ".py":
         raise UserError(f"--out {out}: a config's name ends in .py")
-    if out.exists() and not force:
-        raise UserError(f"{out} exists: pass --force to overwrite it, or another --out")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    check_free(out, force, "--out ")
+    if out.exists() and Path(base).exists() and out.samefile(base):
+        raise UserError(f"--out {out} is the base itself, which the new config inherits")
     return out
 
 

@@ -16,6 +16,7 @@ from mmpvt.engine.data_check import check_data, keep_inside
 from mmpvt.engine.launch import is_first_process, prepare_launcher
 from mmpvt.engine.left_out import leave_out_unusable_annotations
 from mmpvt.engine.pixel_check import check_pixels
+from mmpvt.outputs import Outputs
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,6 +28,7 @@ def parse_args() -> argparse.Namespace:
         metavar="PATH",
         help="keep the predictions: a .pkl file for a detector, a folder for a segmenter",
     )
+    parser.add_argument("--force", action="store_true", help="overwrite the file of --out")
     parser.add_argument("--show-dir", metavar="DIR", help="draw every image into this folder")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     return parser.parse_args()
@@ -37,14 +39,16 @@ def main() -> None:
     with user_errors():
         config = settings.from_arguments(args)
         settings.set_checkpoint(config, args.checkpoint)
+        if args.out:
+            settings.set_out(config, args.out, args.force)
+        if args.show_dir:
+            Outputs(args.show_dir, "--show-dir").check_folder()
         contents = check_data(config, ("test",)) if is_first_process() else {}
         if is_first_process():
             check_pixels(config, ("test",), contents)
         settings.make_work_dir(config)
         leave_out_unusable_annotations(config, ("test",), args.on_bad_data, contents)
         settings.set_coco_metric(config)
-        if args.out:
-            settings.set_out(config, args.out)
         if args.tta:
             settings.set_tta(config)
         settings.name_broken_files(config)  # of the pipeline of --tta, too

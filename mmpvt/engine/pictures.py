@@ -16,6 +16,9 @@ from torch.utils.data import Dataset
 from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.engine.drawing import draw_sample, viewable
 from mmpvt.engine.pixel_check import is_loader
+from mmpvt.errors import UserError
+from mmpvt.inference.results import write_picture
+from mmpvt.outputs import CannotWriteError, Outputs, fitting
 from mmpvt.registry import HOOKS
 
 CELL = (420, 1120)  # pixels: height and width of a pair of pictures on a sheet
@@ -37,7 +40,8 @@ class PicturesHook(Hook):
     Args:
         count (int): images on the sheet. Default: 6.
         score_thr (float): predictions below this score are not drawn. Default: 0.4.
-        show_dir (str | None): a folder for pictures of every image, each a file. Default: None.
+        show_dir (str | None): a folder for pictures of every image, each a file: a new or empty
+            one, or an earlier run's. Default: None.
     """
 
     priority = "LOW"
@@ -45,7 +49,8 @@ class PicturesHook(Hook):
     def __init__(self, count: int = 6, score_thr: float = 0.4, show_dir: str | None = None) -> None:
         self.count = count
         self.score_thr = score_thr
-        self.show_dir = show_dir
+        self.show_dir = None if show_dir is None else Outputs(show_dir, "--show-dir")
+        self._names = Names()
         self._sheet: list[np.ndarray] = []
 
     def after_val_iter(
@@ -79,14 +84,16 @@ class PicturesHook(Hook):
                 continue
             if "left_out" in sample.metainfo:
                 continue  # there is no image to draw on
-            picture = self._pair(sample, loader.dataset)
-            if on_sheet and i == 0:
-                self._sheet.append(picture)
-            if self.show_dir is not None:
-                path = sample.img_path if isinstance(sample.img_path, str) else sample.img_path[0]
-                target = Path(self.show_dir) / (Path(path).stem + ".jpg")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(target), picture[..., ::-1])
+            path = sample.img_path if isinstance(sample.img_path, str) else sample.img_path[0]
+            try:
+                picture = self._pair(sample, loader.dataset)
+                if on_sheet and i == 0:
+                    self._sheet.append(picture)
+                if self.show_dir is not None:
+                    write_picture(self.show_dir, self._names.of(path), picture)
+            except (CannotWriteError, cv2.error, MemoryError) as error:
+                reason = error.sentence if isinstance(error, UserError) else "can't be drawn"
+                runner.logger.warning(f"no picture of {path}: {reason}")
 
     def _pair(self, sample: BaseDataElement, dataset: Dataset) -> np.ndarray:
         """Truth left, prediction right: RGB, (height, 2 * width, 3), uint8."""
@@ -99,11 +106,12 @@ class PicturesHook(Hook):
 
     def _write(self, runner: Runner, name: str) -> None:
         if self._sheet:
-            folder = Path(runner.work_dir) / "pictures"
-            folder.mkdir(parents=True, exist_ok=True)
-            target = folder / f"{name}.jpg"
-            cv2.imwrite(str(target), contact_sheet(self._sheet)[..., ::-1])
-            runner.logger.info(f"pictures of predictions beside the truth: {target}")
+            try:
+                out = Outputs(runner.work_dir, "--work-dir")
+                target = write_picture(out, f"pictures/{name}", contact_sheet(self._sheet))
+                runner.logger.info(f"pictures of predictions beside the truth: {target}")
+            except UserError as error:
+                runner.logger.warning(error.sentence)
         self._sheet = []
 
 
@@ -116,6 +124,23 @@ def _image_reader(dataset: Dataset) -> Callable[[dict], dict]:
     transforms = getattr(getattr(dataset, "pipeline", None), "transforms", ())
     loading = (t for t in transforms if is_loader(type(t).__name__))
     return next(loading, LoadImageFromFile())
+
+
+class Names:
+    """Names for results of images, by the images' own, no two alike."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def of(self, path: str) -> str:
+        """An image's, without a suffix."""
+        stem = Path(path).stem
+        name, number = fitting(stem), 1
+        while name.casefold() in self._taken:
+            number += 1
+            name = fitting(stem, f"_{number}")
+        self._taken.add(name.casefold())
+        return name
 
 
 def contact_sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -15,6 +15,7 @@ from mmpvt.compat import get_installed_path
 from mmpvt.engine.classes import read_class_lists
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import UserError
+from mmpvt.outputs import Outputs, check_free
 from mmpvt.swap import swap
 
 DET_PREPROCESSORS = ("DetDataPreprocessor", "mmdet.DetDataPreprocessor")
@@ -229,22 +230,32 @@ def set_randomness(config: Config, seed: int | None, deterministic: bool) -> Non
         config.randomness = dict(randomness, seed=seed, deterministic=deterministic)
 
 
-def set_out(config: Config, out: str) -> None:
+def set_out(config: Config, out: str, force: bool = False) -> None:
     """Keeps a test's predictions: a detector's as a pickle file, a segmenter's as label maps.
 
+    Args:
+        config (Config): changed.
+        out (str): the file, or the folder.
+        force (bool): overwrite the file. Default: False.
+
     Raises:
-        UserError: the name doesn't go with the kind of model.
+        UserError: the name doesn't go with the kind of model, or there are other files.
     """
     evaluators = config.test_evaluator
     evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
     if config.get("default_scope") == "mmseg":
         if Path(out).suffix:
             raise UserError(f"--out takes a folder for a segmenter's label maps, not {out}")
-        for evaluator in evaluators:
+        Outputs(out).check_folder()
+        cityscapes = [e for e in evaluators if str(e["type"]).endswith("CityscapesMetric")]
+        for evaluator in cityscapes:  # whose files are of a form of their own
             evaluator.update(output_dir=out, keep_results=True)
+        if not cityscapes:
+            add_hook(config, type="mmpvt.LabelMapsHook", out=out)
         return
     if Path(out).suffix not in (".pkl", ".pickle"):
         raise UserError(f"--out takes a file ending in .pkl for a detector's results, not {out}")
+    check_free(Path(out), force, "--out ")
     config.test_evaluator = [*evaluators, ConfigDict(type="DumpDetResults", out_file_path=out)]
 
 

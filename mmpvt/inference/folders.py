@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 from mmengine.structures import BaseDataElement
 
-from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.engine.pictures import grid
 from mmpvt.errors import UserError
 from mmpvt.inference import results
 from mmpvt.inference.predictor import Predictor
 from mmpvt.inference.sources import Source
+from mmpvt.outputs import CannotWriteError, Outputs
 from mmpvt.progress import progress
 
 ON_SHEET = 24  # images on the contact sheet, evenly spaced
@@ -59,14 +59,14 @@ def predict_folder(
 ) -> Outcome:
     """Predicts on images and writes pictures, predictions, label maps and a contact sheet.
 
-    Files that can't be used are named on stderr and passed over. What is predicted by the time
-    that something ends the run is written.
+    Files that can't be used, or whose results can't be written, are named on stderr and passed
+    over. What is predicted by the time that something ends the run is written.
 
     Args:
         predictor (Predictor): the model.
         sources (Sequence[Source]): the images.
         out (Path): the folder of results: a new or empty one, or one of an earlier run, whose
-            files of the same names are replaced.
+            files of the same names are replaced, and no others.
         score (float): instances below are not drawn; ``predictions.json`` holds them all.
         batch_size (int): images at a time, at most: only images of one size share a batch, since
             padding would change their numbers.
@@ -77,10 +77,10 @@ def predict_folder(
     Raises:
         UserError: the folder can't be written to, or holds something else.
     """
-    check_out(out)
+    folder = check_out(out)
     listed = results.categories(predictor.classes)
-    write_json(out / CATEGORIES, listed)
-    writer = _Writer(predictor, out, score, [entry["id"] for entry in listed])
+    folder.write(CATEGORIES, json.dumps(listed).encode())
+    writer = _Writer(predictor, folder, score, [entry["id"] for entry in listed])
     step = -(-len(sources) // ON_SHEET)
     writer.on_sheet = {source.path for source in sources[::step]}
     outcome = Outcome()
@@ -89,11 +89,12 @@ def predict_folder(
             done = 0
             for batch in _batches(predictor, sources, batch_size):
                 for item, sample in _predicted(predictor, batch):
-                    if sample is None:
+                    if sample is not None:
+                        item.reason = _written(writer, item, sample)
+                    if item.reason:
                         outcome.passed_over[item.source.path] = item.reason
                         print(f"passed over: {item.reason}", file=sys.stderr)  # above the bar
                     else:
-                        writer.write(item, sample)
                         outcome.images += 1
                 done += len(batch)
                 advance(done)
@@ -120,28 +121,29 @@ def _predicted(
     yield batch[0], None
 
 
-def check_out(out: Path) -> None:
+def _written(writer: _Writer, item: Item, sample: BaseDataElement) -> str:
+    """Writes a prediction; why that can't be done, if it is the image's fault."""
+    try:
+        writer.write(item, sample)
+    except CannotWriteError as error:
+        return f"{item.source.path}: {error.sentence}"
+    except (cv2.error, MemoryError):  # it can be predicted on, but not be drawn
+        height, width = item.image.shape[:2]
+        return f"{item.source.path}: a picture of {width}x{height} pixels can't be drawn"
+    return ""
+
+
+def check_out(out: Path) -> Outputs:
     """Looks whether results may go into a folder, without making it.
 
     Raises:
-        UserError: it is a file, or holds what no earlier run has written.
+        UserError: it is a file, holds other files and none of an earlier run, or holds a file in
+            the place of one that is always written.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder for the results")
-    if out.is_dir() and not (out / CATEGORIES).exists() and any(out.iterdir()):
-        raise UserError(f"--out {out} holds other files: name a new folder for the results")
-
-
-def write_json(path: Path, content: list) -> None:
-    """Writes a list as JSON, whole or not at all.
-
-    Raises:
-        UserError: it can't be written.
-    """
-    try:
-        write_whole(path, json.dumps(content).encode())
-    except OSError as error:
-        raise UserError(f"{path} can't be written ({error.strerror})") from error
+    folder = Outputs(out)
+    folder.check_folder()
+    folder.check(CATEGORIES, PREDICTIONS, SHEET)
+    return folder
 
 
 def _batches(
@@ -177,6 +179,8 @@ def _prepared(predictor: Predictor, sources: Sequence[Source], ahead: int) -> It
 
 
 def _prepare(predictor: Predictor, source: Source) -> Item:
+    if source.problem:
+        return Item(source, reason=source.problem)
     try:
         image = predictor.load(source.path)
         return Item(source, image, predictor.pipeline.prepare(image, str(source.path)))
@@ -188,7 +192,7 @@ class _Writer:
     """Writes each image's files as it comes, and those of all at the end."""
 
     def __init__(
-        self, predictor: Predictor, out: Path, score: float, category_ids: list[int]
+        self, predictor: Predictor, out: Outputs, score: float, category_ids: list[int]
     ) -> None:
         self.predictor, self.out, self.score = predictor, out, score
         self.category_ids = category_ids
@@ -201,18 +205,18 @@ class _Writer:
         """Writes a prediction."""
         source = item.source
         picture = self.predictor.draw(item.image, sample, self.score)
-        results.write_picture(self._place("pictures", source, ".jpg"), picture)
-        if source.path in self.on_sheet:
-            self.thumbnails[source.path] = (_thumbnail(picture), source.file_name)
+        results.write_picture(self.out, f"pictures/{source.name}", picture)
         if "pred_sem_seg" in sample:
             labels = results.label_map(sample)
-            place = self._place("label_maps", source, ".png")
-            results.write_picture(place, labels)
+            name = f"label_maps/{source.name}"
+            place = results.write_picture(self.out, name, labels, [".png"])
             coloured = results.colour_map(labels, self.predictor.meta)
-            results.write_picture(self._place("colour_maps", source, ".png"), coloured)
+            results.write_picture(self.out, f"colour_maps/{source.name}", coloured, [".png"])
             entry = dict(image_id=source.image_id, file_name=source.file_name)
-            entry["label_map"] = place.relative_to(self.out).as_posix()
+            entry["label_map"] = place.relative_to(self.out.folder).as_posix()
             self.predictions[source.path] = [entry]
+        if source.path in self.on_sheet:
+            self.thumbnails[source.path] = (_thumbnail(picture), source.file_name)
         if "pred_instances" in sample:
             found = results.to_coco(sample, source.image_id, source.file_name, self.category_ids)
             self.predictions[source.path] = found
@@ -227,13 +231,11 @@ class _Writer:
         if not self.predictions:
             return
         done = [result for path in order for result in self.predictions.get(path, ())]
-        write_json(self.out / PREDICTIONS, done)
+        self.out.write(PREDICTIONS, json.dumps(done).encode())
         sheet = [self.thumbnails[path] for path in order if path in self.thumbnails]
         if sheet:
-            results.write_picture(self.out / SHEET, grid(*zip(*sheet, strict=True)))
-
-    def _place(self, kind: str, source: Source, suffix: str) -> Path:
-        return self.out / kind / f"{source.name}{suffix}"
+            picture = grid(*zip(*sheet, strict=True))
+            results.write_picture(self.out, Path(SHEET).stem, picture, [Path(SHEET).suffix])
 
 
 def _thumbnail(picture: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from pycocotools import mask as coco_mask
 
 from mmpvt.engine.drawing import colours
-from mmpvt.errors import UserError
+from mmpvt.outputs import CannotWriteError, Outputs
 
 COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids up to 90 that no COCO category has
 
@@ -88,21 +89,35 @@ def colour_map(labels: np.ndarray, meta: dict) -> np.ndarray:
     return np.asarray(table, dtype=np.uint8)[labels]
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Writes an RGB, uint8 picture, or a label map as it is, with the folders above it.
+def write_picture(
+    out: Outputs, name: str, picture: np.ndarray, suffixes: Sequence[str] = (".jpg", ".png")
+) -> Path:
+    """Writes an RGB, uint8 picture, or a label map as it is.
+
+    Args:
+        out (Outputs): the folder.
+        name (str): the file's in it, without a suffix.
+        picture (np.ndarray): (height, width, 3) or (height, width).
+        suffixes (Sequence[str]): of the formats to take, the first that can hold it: JPEG can't
+            hold more than 65,500 pixels a side. Default: JPEG, then PNG.
+
+    Returns:
+        Path: the file.
 
     Raises:
-        UserError: it can't be written.
+        UserError: it can't be written; a ``CannotWriteError`` where that is this picture's fault.
     """
     pixels = picture[..., ::-1] if picture.ndim == 3 else picture
-    done, content = cv2.imencode(path.suffix, pixels)
-    if not done:
-        raise UserError(f"{path} can't be written: its picture is too large for {path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.tobytes())
-    except OSError as error:
-        raise UserError(f"{path} can't be written ({error.strerror})") from error
+    for suffix in suffixes:
+        with suppress(cv2.error):
+            done, content = cv2.imencode(suffix, pixels)
+            if done:
+                return out.write(f"{name}{suffix}", content.tobytes())
+    height, width = picture.shape[:2]
+    raise CannotWriteError(
+        f"{out.folder / name} can't be written: a picture of {width}x{height} pixels is too large "
+        f"for {suffixes[-1]}"
+    )
 
 
 def _encode(mask: np.ndarray) -> dict:

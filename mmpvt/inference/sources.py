@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmpvt.errors import UserError
+from mmpvt.outputs import fitting, is_result
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2"}
 SUFFIXES |= {".pbm", ".pgm", ".ppm", ".pnm"}
@@ -23,12 +24,14 @@ class Source:
         file_name: the same with its suffix, as an annotation file would name it.
         image_id: the number in its name where all files are called by different numbers;
             otherwise its place in the order, from 1.
+        problem: why it can't be looked at, where it is a folder that can't be read.
     """
 
     path: Path
     name: str
     file_name: str
     image_id: int
+    problem: str = ""
 
 
 def find_sources(
@@ -37,8 +40,10 @@ def find_sources(
     """Images named on a command line and in folders, in a lasting order.
 
     A folder is walked with all below it, sorted by name; files there that aren't called as images
-    are, hidden ones and the folder of results are left alone. A file that is named itself is taken
-    whatever it is called. A file that is named twice counts once.
+    are, hidden ones, the folder of results and results of other runs are left alone. A file that is
+    named itself is taken whatever it is called, unless it is a result of a run. A file that is
+    named twice counts once. What is called as an image is and can't be read (a link that leads
+    nowhere, a pipe) is found, too: whoever reads it says why.
 
     Args:
         inputs (Iterable[str | PathLike]): files and folders.
@@ -46,49 +51,69 @@ def find_sources(
 
     Returns:
         tuple[list[Source], list[Path]]: one an image, no two of one name; and files in the
-        folders that aren't called as images are.
+        folders that aren't called as images are, and results of runs.
 
     Raises:
         UserError: there is no such file or folder, or there are no images.
     """
     found: dict[Path, str] = {}
     others: list[Path] = []
+    problems: dict[Path, str] = {}
+    listings: dict = {}
     inputs = [Path(path).expanduser() for path in inputs]
     for path in inputs:
         if path.is_dir():
-            for file in _walk(path, out):
-                if file.suffix.lower() in SUFFIXES:
-                    found.setdefault(file.resolve(), str(file.relative_to(path)))
+            for file in _walk(path, out, problems):
+                is_image = file.suffix.lower() in SUFFIXES or file in problems
+                if is_image and not is_result(file, listings):
+                    found.setdefault(_real(file), str(file.relative_to(path)))
                 else:
                     others.append(file)
-        elif path.exists():  # what isn't a regular file is refused where it is read
-            found.setdefault(path.resolve(), path.name)
+        elif is_result(path, listings):
+            others.append(path)
+        elif os.path.lexists(path):  # what isn't a regular file is refused where it is read
+            found.setdefault(_real(path), path.name)
         else:
             raise UserError(f"no image or folder at {path}: there is no such file")
     if not found:
         named = ", ".join(map(str, inputs[:3]))
+        if any(is_result(file, listings) for file in others):
+            raise UserError(f"no images under {named} but results of an earlier run")
         raise UserError(
             f"no images under {named}: no file there ends in .jpg, .png, .webp, .tif, .bmp or "
             "another ending of images"
         )
     names = _distinct_names(list(found.values()))
     ids = _image_ids(list(found.values()))
+    problems = {_real(path): reason for path, reason in problems.items()}
     sources = [
-        Source(path, name, Path(file_name).as_posix(), image_id)
+        Source(path, name, Path(file_name).as_posix(), image_id, problems.get(path, ""))
         for (path, file_name), name, image_id in zip(found.items(), names, ids, strict=True)
     ]
     return sources, others
 
 
-def _walk(folder: Path, out: Path | None) -> Iterator[Path]:
-    skipped = out.resolve() if out is not None else None
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith(".") or entry.resolve() == skipped:
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # unlike resolve(), also of a link to itself
+
+
+def _walk(folder: Path, out: Path | None, problems: dict[Path, str]) -> Iterator[Path]:
+    """All that is no folder, and folders that can't be read, with the reason in ``problems``."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        problems[folder] = f"{folder} can't be read ({error.strerror})"
+        yield folder
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
             continue
-        if entry.is_dir() and not entry.is_symlink():  # a link may lead round in a circle
-            yield from _walk(entry, out)
-        elif entry.exists() and not entry.is_dir():  # pipes and devices are refused when read
+        if entry.is_symlink() and entry.is_dir():  # it may lead round in a circle
+            continue
+        if not entry.is_dir():  # pipes and devices are refused when read
             yield entry
+        elif out is None or not out.is_dir() or not out.samefile(entry):
+            yield from _walk(entry, out, problems)
 
 
 def _distinct_names(file_names: Sequence[str]) -> list[str]:
@@ -97,11 +122,11 @@ def _distinct_names(file_names: Sequence[str]) -> list[str]:
     names = []
     for file_name in file_names:
         path = Path(file_name)
-        stem = path.with_suffix("").as_posix()
-        long = f"{stem}_{path.suffix[1:].lower()}"
-        name, number = stem, 1
+        long = f"{path.stem}_{path.suffix[1:].lower()}"
+        name, number = path.with_name(fitting(path.stem)).as_posix(), 1
         while name.casefold() in taken:  # as folders that take X.jpg and x.jpg for one do
-            name = long if number == 1 else f"{long}_{number}"
+            end = "" if number == 1 else f"_{number}"
+            name = path.with_name(fitting(long, end)).as_posix()
             number += 1
         taken.add(name.casefold())
         names.append(name)
@@ -110,7 +135,7 @@ def _distinct_names(file_names: Sequence[str]) -> list[str]:
 
 def _image_ids(file_names: Sequence[str]) -> list[int]:
     stems = [Path(name).stem for name in file_names]
-    if all(stem.isascii() and stem.isdecimal() for stem in stems):
+    if all(stem.isascii() and stem.isdecimal() and len(stem) <= 18 for stem in stems):
         numbers = [int(stem) for stem in stems]
         if len(set(numbers)) == len(numbers):
             return numbers

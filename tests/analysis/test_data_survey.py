@@ -166,8 +166,8 @@ def test_several_processes_see_the_same(root: Path):
 
 def test_picture(root: Path, tmp_path: Path):
     surveys = look(root)
-    draw(surveys, tmp_path / "out" / "data.png")
-    width, height = Image.open(tmp_path / "out" / "data.png").size
+    (tmp_path / "data.png").write_bytes(draw(surveys))
+    width, height = Image.open(tmp_path / "data.png").size
     assert width == 2400 and height > 1000
 
 
@@ -175,5 +175,5 @@ def test_picture_of_nothing(root: Path, tmp_path: Path):
     for image in (root / "train").iterdir():
         image.write_bytes(b"")
     surveys = look(root)
-    draw(surveys, tmp_path / "data.png")
+    (tmp_path / "data.png").write_bytes(draw(surveys))
     assert (tmp_path / "data.png").stat().st_size

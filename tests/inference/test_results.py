@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 from helpers import need
 from mmpvt import UserError
 from mmpvt.inference import results
+from mmpvt.outputs import CannotWriteError, Outputs
 
 
 def test_coco_keeps_its_numbers(coco_mini: Path):
@@ -50,15 +51,18 @@ def test_label_maps(highest: int, kind: type, tmp_path: Path):
     labels = torch.arange(20).repeat(1, 10, 1) * highest // 19
     found = results.label_map(SegDataSample(pred_sem_seg=PixelData(data=labels)))
     assert found.dtype == kind and found.max() == highest
-    results.write_picture(tmp_path / "new" / "a.png", found)
+    results.write_picture(Outputs(tmp_path), "new/a", found, [".png"])
     read = cv2.imread(str(tmp_path / "new" / "a.png"), cv2.IMREAD_UNCHANGED)
     assert read.dtype == kind and (read == found).all()
     assert results.colour_map(found, {}).shape == (10, 20, 3)
 
 
 def test_pictures_that_cannot_be_written(tmp_path: Path):
+    out = Outputs(tmp_path / "out")
+    with pytest.raises(CannotWriteError, match="a can't be written: a picture of 70000x1 pixels"):
+        results.write_picture(out, "a", np.zeros((1, 70_000, 3), np.uint8), [".jpg"])
+    written = results.write_picture(out, "a", np.zeros((1, 70_000, 3), np.uint8))
+    assert written == tmp_path / "out" / "a.png" and written.stat().st_size
+    (tmp_path / "out" / "file").touch()
     with pytest.raises(UserError, match=r"a\.jpg can't be written"):
-        results.write_picture(tmp_path / "a.jpg", np.zeros((1, 70_000, 3), np.uint8))
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"a\.jpg can't be written"):
-        results.write_picture(tmp_path / "file" / "a.jpg", np.zeros((9, 9, 3), np.uint8))
+        results.write_picture(out, "file/a", np.zeros((9, 9, 3), np.uint8))

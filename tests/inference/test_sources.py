@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from mmpvt import UserError
 from mmpvt.inference.sources import find_sources
+from mmpvt.outputs import Outputs
 
 
 @pytest.fixture
@@ -68,3 +70,40 @@ def test_a_file_named_itself_is_taken_whatever_its_name(make):
         find_sources([root])
     with pytest.raises(UserError, match="no image or folder at"):
         find_sources([root / "no"])
+
+
+def test_results_of_any_run_are_no_images(make):
+    root = make("x.jpg")
+    old = Outputs(root / "old")
+    old.write("pictures/x.jpg", b"drawn")
+    (root / "old" / "mine.jpg").touch()
+    assert [name for name, *_ in named([root])] == ["old/mine.jpg", "x.jpg"]
+    assert find_sources([root])[1] == [root / "old" / "pictures" / "x.jpg"]
+    (root / "moved").mkdir()
+    (root / "old").rename(root / "moved" / "old")
+    for path in ("moved/old/pictures", "moved/old/pictures/x.jpg"):
+        with pytest.raises(UserError, match="but results of an earlier run"):
+            find_sources([root / path])
+    (root / "moved" / "old" / "pictures" / "x.jpg").write_bytes(b"the user's by now")
+    assert named([root / "moved" / "old" / "pictures"]) == [("x.jpg", "x", 1)]
+
+
+def test_odd_entries_are_found_and_end_nothing(make):
+    long = "x" * 251
+    root = make(f"{long}.jpg", f"{long}.png", f"deep/{long}.jpg", f"{'9' * 250}.png")
+    (root / "loop.jpg").symlink_to(root / "loop.jpg")
+    (root / "gone.jpg").symlink_to(root / "nowhere")
+    os.mkfifo(root / "pipe.jpg")
+    sources, _ = find_sources([root, make("z" * 255) / ("z" * 255)])
+    assert {"loop", "gone", "pipe"} < {source.name for source in sources}
+    assert len({source.name.casefold() for source in sources}) == len(sources) == 8
+    for source in sources:
+        assert all(len(os.fsencode(part)) <= 251 for part in Path(source.name).parts)
+        assert source.image_id < 1 << 63
+
+
+def test_an_out_folder_by_another_name_is_not_walked(make):
+    root = make("x.jpg", "out/y.jpg")
+    (root.parent / "alias").symlink_to(root / "out")
+    assert [name for name, *_ in named([root], out=root.parent / "alias")] == ["x.jpg"]
+    (root.parent / "alias").unlink()

@@ -61,5 +61,5 @@ def test_mistakes(tiny_config: Path, shapes: Path, tmp_path: Path, call_tool):
     assert "no config at" in ended.one_sentence()
     (tmp_path / "file").write_text("precious")
     args = ("--data-root", shapes, "--out", tmp_path / "file")
-    assert "can't be written to" in call_tool("check_data.py", tiny_config, *args).one_sentence()
+    assert "is a file" in call_tool("check_data.py", tiny_config, *args).one_sentence()
     assert (tmp_path / "file").read_text() == "precious"

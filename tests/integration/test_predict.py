@@ -313,11 +313,11 @@ def test_interrupted_run_keeps_what_it_has(
     written = []
     original = mmpvt.inference.results.write_picture
 
-    def write(path: Path, picture: np.ndarray) -> None:
+    def write(*args: object) -> Path:
         if len(written) == 5:
             raise KeyboardInterrupt
-        written.append(path)
-        original(path, picture)
+        written.append(original(*args))
+        return written[-1]
 
     monkeypatch.setattr(mmpvt.inference.results, "write_picture", write)
     out = tmp_path / "out"

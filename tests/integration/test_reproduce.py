@@ -297,4 +297,4 @@ def test_a_report_that_cannot_be_written(tmp_path: Path, call_tool):
     for name in ("x.pth", "file"):
         (tmp_path / name).touch()
     args = ("--checkpoints", tmp_path, "--out", tmp_path / "file")
-    assert "can't be written to" in call_tool("reproduce.py", *args).one_sentence()
+    assert "is a file: name a folder" in call_tool("reproduce.py", *args).one_sentence()

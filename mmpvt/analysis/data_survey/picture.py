@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,12 +28,14 @@ COLOURS = ("#1f5fa8", "#f28e2b", "#59a14f", "#b07aa1")
 ABSENT = "#c0392b"
 
 
-def draw(surveys: Sequence[Survey], path: Path) -> None:
+def draw(surveys: Sequence[Survey]) -> bytes:
     """Draws data sets of one config.
 
     Args:
         surveys (Sequence[Survey]): of the data sets.
-        path (Path): the PNG file to write.
+
+    Returns:
+        bytes: a PNG file.
     """
     classes = max((survey.classes for survey in surveys), key=len)
     columns = max(1, -(-len(classes) // ROWS))
@@ -50,8 +53,9 @@ def draw(surveys: Sequence[Survey], path: Path) -> None:
         _draw_sheet(figure, grid[place], survey, samples)
     total = "   ".join(f"{survey.name}: {survey.images:,} images" for survey in surveys)
     figure.suptitle(total, fontsize=18, fontweight="bold")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def _evenly(samples: Sequence[Sample], number: int) -> list[Sample]:
@@ -83,7 +87,8 @@ def _draw_classes(
                 label=survey.name,
             )
         axes.set(xlim=(low, high), ylim=(len(part) - 0.4, -0.6))
-        axes.set_yticks(rows, [str(classes[i]) for i in part], fontsize=10)
+        names = [str(classes[i]) for i in part]
+        axes.set_yticks(rows, names, fontsize=10, parse_math=False)  # a $ is a $
         for tick, i in zip(axes.get_yticklabels(), part, strict=True):
             if not all(count[i] for count in counts):
                 tick.set_color(ABSENT)
@@ -161,7 +166,8 @@ def _draw_sheet(
             name = Path(samples[i].job.image).name
             hidden = len(samples[i].labels) - NAMED
             name += f" ({hidden} more objects)" if hidden > 0 else ""
-            axes.set_title(f"{survey.name}: {name}", fontsize=10, loc="left", pad=2)
+            title = f"{survey.name}: {name}"
+            axes.set_title(title, fontsize=10, loc="left", pad=2, parse_math=False)
 
 
 def _draw_sample(survey: Survey, sample: Sample) -> np.ndarray:

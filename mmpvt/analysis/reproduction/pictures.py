@@ -26,7 +26,7 @@ def picture(path: str) -> tuple[str, float]:
     """
     image = mmcv.imread(path)
     scale = min(1.0, LONG_SIDE / max(image.shape[:2]))
-    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    size = _scaled(image, scale)
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return base64.b64encode(data).decode(), scale
@@ -43,9 +43,15 @@ def label_picture(labels: np.ndarray, palette: np.ndarray) -> bytes:
         bytes: a PNG file.
     """
     scale = min(1.0, LONG_SIDE / max(labels.shape))
-    size = (round(labels.shape[1] * scale), round(labels.shape[0] * scale))
+    size = _scaled(labels, scale)
     small = Image.fromarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), "P")
     small.putpalette(palette.tobytes())
     file = io.BytesIO()
     small.save(file, "PNG", transparency=IGNORED, optimize=True)
     return file.getvalue()
+
+
+def _scaled(image: np.ndarray, scale: float) -> tuple[int, int]:
+    """Width and height, of a line of pixels, too."""
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    return width, height

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,11 +12,12 @@ import msgspec
 import numpy as np
 from mmengine.config import Config
 
-from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.engine.config_parts import iter_datasets
 from mmpvt.files import MAX_ANNOTATIONS, MAX_BYTES, check_regular, parse_json, read_bytes
+from mmpvt.outputs import Outputs, fitting
 
 TESTED, FAILED, PASSED_OVER = "tested", "failed", "passed over"
+FOLDER = "models"  # of the report's
 MAX_CHECKPOINT = 2**40  # bytes
 FORMAT = 1  # of the records: one of another format is measured anew
 
@@ -43,11 +45,11 @@ class Records:
     """The records of a report.
 
     Args:
-        folder (Path): of the files; made by the first that is written.
+        out (Outputs): the report's folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, out: Outputs) -> None:
+        self.out = out
 
     def get(self, name: str, key: str) -> dict | None:
         """The record of a checkpoint that was tested.
@@ -60,7 +62,7 @@ class Records:
             dict | None: the record, if there is one.
         """
         try:
-            record = parse_json(read_bytes(self._path(name)))
+            record = parse_json(read_bytes(self.out.folder / self._name(name)))
         except (OSError, ValueError):
             return None
         try:
@@ -71,16 +73,15 @@ class Records:
 
     def put(self, record: dict) -> None:
         """Keeps a record, at once and whole on disk."""
-        self._path(record["name"]).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self._path(record["name"]), to_json(record))
+        self.out.write(self._name(record["name"]), to_json(record))
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{file_name(name)}.json"
+    def _name(self, name: str) -> str:
+        return f"{FOLDER}/{file_name(name)}.json"
 
 
 def file_name(name: str) -> str:
     """A checkpoint's name as that of one file or folder."""
-    return quote(name, safe=" ")
+    return fitting(quote(os.fsencode(name), safe=" "))
 
 
 def to_json(content: object) -> bytes:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from mmengine.config import Config
 
 from mmpvt.analysis.reproduction.page import render
 from mmpvt.analysis.reproduction.records import FAILED, PASSED_OVER, TESTED, to_json
-from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.engine.config_parts import iter_datasets
+from mmpvt.outputs import Outputs
 
+FILES = ("results.json", "results.md", "index.html")
 SIZES = dict(s="small", m="medium", l="large")
 SHORT = dict(tiny="t", small="s", medium="m", large="l")  # as in the configs' names
 SCORES = {  # names of scores: of the metrics that tools/test.py prints
@@ -85,13 +85,12 @@ def headline(record: Mapping) -> str:
     )
 
 
-def write(out: Path, records: Sequence[dict]) -> None:
-    """Writes ``results.json``, ``results.md`` and ``index.html``, each whole or not at all."""
-    out.mkdir(parents=True, exist_ok=True)
+def write(out: Outputs, records: Sequence[dict]) -> None:
+    """Writes ``results.json``, ``results.md`` and ``index.html``, each intact or not at all."""
     slim = [{k: v for k, v in record.items() if k != "gallery"} for record in records]
-    write_whole(out / "results.json", to_json(dict(models=slim)))
-    write_whole(out / "results.md", markdown(records).encode())
-    write_whole(out / "index.html", render(records).encode())
+    contents = (to_json(dict(models=slim)), markdown(records).encode(), render(records).encode())
+    for name, content in zip(FILES, contents, strict=True):
+        out.write(name, content)
 
 
 def markdown(records: Sequence[Mapping]) -> str:

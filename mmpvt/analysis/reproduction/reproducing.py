@@ -17,6 +17,7 @@ from mmpvt.analysis.reproduction import report
 from mmpvt.analysis.reproduction.matching import Checkpoint
 from mmpvt.analysis.reproduction.records import (
     FAILED,
+    FOLDER,
     PASSED_OVER,
     TESTED,
     Keys,
@@ -30,6 +31,9 @@ from mmpvt.engine.config_parts import dataset_kind, iter_datasets
 from mmpvt.engine.data_check import check_data
 from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import UserError
+from mmpvt.outputs import Outputs
+
+WORK = "work"  # the folder of the report's that the tests write to
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,11 @@ def reproduce(plan: Plan, checkpoints: Sequence[Checkpoint]) -> list[dict]:
 class _Reproduction:
     def __init__(self, plan: Plan, checkpoints: Sequence[Checkpoint]) -> None:
         self.plan = plan
-        self.records = Records(plan.out / "models")
+        self.out = Outputs(plan.out)
+        self.records = Records(self.out)
         self.speaks = is_first_process()
+        if self.speaks:
+            self.out.check(*report.FILES, FOLDER, WORK)
         self.tasks = self._look(checkpoints)
         self.seconds: list[float] = []
 
@@ -133,7 +140,7 @@ class _Reproduction:
         task.record["key"] = key
         known = self.records.get(task.checkpoint.name, key)
         if self.plan.logs is not None:
-            log = find_log(self.plan.logs, task.checkpoint.name, task.config.stem)
+            log = find_log(self.plan.logs, task.checkpoint.name, task.config.stem, self.plan.out)
             try:
                 task.record["training"] = read_log(log) if log else None
             except UserError as error:
@@ -165,7 +172,7 @@ class _Reproduction:
         name = task.checkpoint.name
         place = f"[{number + 1}/{total}] {name}"
         self._say(f"{place}: {task.config.name}")
-        folder = self.plan.out / "work" / file_name(name)
+        folder = self.plan.out / WORK / file_name(name)
         options = ["--launcher", self.plan.launcher]
         if self.plan.cfg_options:
             options += ["--cfg-options", *self.plan.cfg_options]
@@ -207,7 +214,7 @@ class _Reproduction:
 
     def _write(self) -> None:
         if self.speaks:
-            report.write(self.plan.out, [task.record for task in self.tasks])
+            report.write(self.out, [task.record for task in self.tasks])
 
     def _say(self, line: str) -> None:
         if self.speaks:

@@ -20,6 +20,7 @@ import torch
 
 from mmpvt.engine.launch import LOST, VARIABLES, is_first_process
 from mmpvt.errors import UserError
+from mmpvt.outputs import place
 
 PROGRESS = re.compile(r"(?:Epoch|Iter)\(test\)\s*\[\s*(\d+)/(\d+)\]\s*eta: (\S+)")
 ERROR = re.compile(
@@ -87,14 +88,10 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / "collected.json"
     config = folder / f"config_{rank}.py"
-    config.write_text(
-        CONFIG.format(
-            base=str(job.config.absolute()),
-            out=str(out),
-            pictures=job.pictures,
-            parent=os.getpid(),
-        )
+    text = CONFIG.format(
+        base=str(job.config.absolute()), out=str(out), pictures=job.pictures, parent=os.getpid()
     )
+    place(config, text.encode())
     if is_first_process():
         out.unlink(missing_ok=True)
     command = [sys.executable, str(tool), str(config), str(job.checkpoint.absolute())]

@@ -17,23 +17,26 @@ SCORE = re.compile(r"\b(bbox_mAP|segm_mAP|mIoU): (\d+\.?\d*)")
 SCORES = ("bbox_mAP", "segm_mAP", "mIoU")
 
 
-def find_log(folder: Path, name: str, config: str) -> Path | None:
+def find_log(folder: Path, name: str, config: str, out: Path | None = None) -> Path | None:
     """The log of a checkpoint's training.
 
     Args:
         folder (Path): of logs or of runs' work directories.
         name (str): the checkpoint's.
         config (str): its config's.
+        out (Path | None): the report's folder, whose own logs are no training's. Default: none.
 
     Returns:
         Path | None: under a folder of either name, or a file whose name begins with it; scalars
         before text, the longest first.
     """
     stems = {name.rsplit("/", 1)[-1], name.split("/", 1)[0], config}
+    own = out and out.resolve()
     found = [
         path
         for path in folder.rglob("*")
         if path.suffix in (".json", ".log") and path.is_file()
+        if own not in path.resolve().parents
         if stems & set(path.relative_to(folder).parts[:-1])
         or any(re.match(re.escape(stem) + r"(\W|_2\d{7}|$)", path.name) for stem in stems)
     ]

@@ -1,0 +1,241 @@
+"""Folders of results: which of the files in them the tools wrote, and so may replace.
+
+Each has a list of them, ``.mmpvt-files``, a line of JSON a file: its name and the SHA-256 of what
+was written. A file is the tools' while it holds that. ``tools/run_onnx.py``, which imports nothing
+of this package, reads and writes the same list.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from mmpvt.errors import UserError
+
+LISTING = ".mmpvt-files"
+LONGEST_NAME = 255  # bytes, of most file systems
+# of one file's name or place, where others can still be written
+ONE_FILES = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
+
+Listing = dict[str, set[str]]
+
+
+class CannotWriteError(UserError):
+    """One file can't be written; others may be."""
+
+
+class Outputs:
+    """A folder of results.
+
+    What no tool wrote is never replaced: a user's file, a link, what was written and changed
+    since. A file is replaced under its name, never written into, so that another link to it keeps
+    its content.
+
+    Args:
+        folder (str | PathLike): made by the first file.
+        option (str): what names it on the command line. Default: ``'--out'``.
+    """
+
+    def __init__(self, folder: str | os.PathLike, option: str = "--out") -> None:
+        self.folder = Path(folder)
+        self.option = option
+        self._known = read_listing(self.folder)
+
+    def check_folder(self) -> None:
+        """Refuses a folder that is neither new nor empty nor an earlier run's.
+
+        Raises:
+            UserError: it is a file, holds what no tool wrote, or can't be read.
+        """
+        self.check()
+        try:
+            if self._known is None and self.folder.is_dir() and any(self.folder.iterdir()):
+                raise UserError(
+                    f"{self.option} {self.folder} holds other files: name a new folder for the "
+                    "results"
+                )
+        except OSError as error:
+            raise UserError(
+                f"{self.option} {self.folder} can't be read ({error.strerror})"
+            ) from error
+
+    def check(self, *names: str) -> None:
+        """Refuses to replace what no tool wrote.
+
+        Args:
+            names (str): files, or folders of files, in the folder.
+
+        Raises:
+            CannotWriteError: one of them is there, and not the tools'.
+            UserError: the folder is a file.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.option} {self.folder} is a file: name a folder for the results")
+        for name in names:
+            path = self.folder / name
+            if os.path.lexists(path) and not self._owns(path, name):
+                raise CannotWriteError(
+                    f"{path} is not of an earlier run and isn't overwritten: move it, or name "
+                    f"another folder with {self.option}"
+                )
+            link = next((p for p in path.parents if p.is_symlink()), None)
+            if link is not None and self.folder in link.parents:
+                raise CannotWriteError(
+                    f"{link} is a link, which isn't followed: move it, or name another folder "
+                    f"with {self.option}"
+                )
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Writes a file, intact or not at all, with the folders above it.
+
+        Args:
+            name (str): its path in the folder.
+            content (bytes): what it will hold.
+
+        Returns:
+            Path: the file.
+
+        Raises:
+            CannotWriteError: a file of that name isn't the tools', or the name can't be one.
+            UserError: nothing can be written there: the disk is full, say.
+        """
+        path = self.folder / name
+        digest = hashlib.sha256(content).hexdigest()
+        try:
+            if is_listed(path, name, {name.casefold(): {digest}}):
+                return path  # by another process of the run, say
+            self.check(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._list(name, digest)
+            place(path, content)
+        except OSError as error:
+            kind = CannotWriteError if error.errno in ONE_FILES else UserError
+            raise kind(f"{path} can't be written ({error.strerror})") from error
+        except UnicodeEncodeError as error:
+            raise CannotWriteError(f"{path!r} can't be a file's name here") from error
+        return path
+
+    def _owns(self, path: Path, name: str) -> bool:
+        if self._known is None or path.is_symlink():
+            return False
+        return path.is_dir() or is_listed(path, name, self._known)
+
+    def _list(self, name: str, digest: str) -> None:
+        """Adds a file to the list before it is there, as the next moment may be the last."""
+        listing = self.folder / LISTING
+        if self._known is None:
+            self._known = {}
+        elif listing.exists() and listing.stat().st_nlink > 1:  # of a copy made of hard links
+            place(listing, listing.read_bytes())
+        sums = self._known.setdefault(name.casefold(), set())
+        if digest not in sums or not listing.exists():
+            sums.add(digest)
+            with listing.open("a", encoding="ascii") as file:
+                file.write(json.dumps({"file": name, "sha256": digest}) + "\n")
+
+
+def check_free(path: Path, force: bool, option: str = "") -> Path:
+    """The path of a single file to write, made sure that nothing is lost by it.
+
+    Args:
+        path (Path): the file.
+        force (bool): whether it may be replaced.
+        option (str): what names it on the command line, with a space. Default: nothing.
+
+    Raises:
+        UserError: it is there, unless ``force`` is given, is no regular file, or there is no folder
+            for it.
+    """
+    if path.is_dir():
+        raise UserError(f"{option}{path} is a folder: name a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{option}{path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option}{path} is no regular file: name another")
+    if os.path.lexists(path) and not force:
+        raise UserError(f"{option}{path} exists: pass --force to overwrite it, or another name")
+    return path
+
+
+def place(path: Path, content: bytes) -> None:
+    """Puts a file in the place of what had its name, which another link to it keeps.
+
+    Raises:
+        OSError: it can't be written; what had the name is still there.
+    """
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_listing(folder: Path) -> Listing | None:
+    """SHA-256 sums of the files that tools wrote to a folder, by name, in lower case.
+
+    Returns:
+        dict[str, set[str]] | None: None where there is no list; what isn't there any more may
+        still be listed.
+    """
+    path, known = folder / LISTING, {}
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return None
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        with suppress(ValueError, RecursionError, TypeError, KeyError, AttributeError):
+            entry = json.loads(line)
+            known.setdefault(entry["file"].casefold(), set()).add(entry["sha256"])
+    return known
+
+
+def is_listed(path: Path, name: str, known: Listing) -> bool:
+    """Whether a file is the tools', and holds what they wrote."""
+    sums = known.get(name.casefold())
+    try:
+        if not sums or not stat.S_ISREG(path.lstat().st_mode):
+            return False
+        return hashlib.sha256(path.read_bytes()).hexdigest() in sums
+    except OSError:
+        return False
+
+
+def is_result(path: Path, listings: dict[Path, Listing | None]) -> bool:
+    """Whether a tool wrote a file, by the lists of the folders that it lies in.
+
+    Args:
+        path (Path): the file.
+        listings (dict): of folders that were looked at before; added to.
+    """
+    path = Path(os.path.realpath(path))
+    for folder in path.parents:
+        if folder not in listings:
+            listings[folder] = read_listing(folder)
+        known = listings[folder]
+        if known and is_listed(path, path.relative_to(folder).as_posix(), known):
+            return True
+    return False
+
+
+def fitting(stem: str, end: str = "") -> str:
+    """A file's name without its suffix, cut where it is too long for a file's.
+
+    Args:
+        stem (str): the name; where it is cut, a sum tells it from others that begin alike.
+        end (str): what follows, such as a number. Default: nothing.
+    """
+    longest = LONGEST_NAME - len(".jpg")
+    if len(os.fsencode(stem + end)) <= longest:
+        return stem + end
+    end = f"~{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}{end}"
+    return os.fsencode(stem)[: longest - len(end)].decode(errors="ignore") + end
