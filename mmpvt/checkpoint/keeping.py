@@ -101,7 +101,7 @@ def newest_checkpoint(work_dir: str | os.PathLike) -> Path | None:
 def _named(folder: Path) -> Path | None:
     """What ``last_checkpoint`` names, also where the folder was moved since."""
     try:
-        name = Path((folder / POINTER).read_text().strip())
+        name = Path(os.fsdecode((folder / POINTER).read_bytes()).strip())
     except (OSError, ValueError):
         return None
     return next((path for path in (name, folder / name.name) if path.is_file()), None)

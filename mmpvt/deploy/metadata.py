@@ -14,6 +14,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmpvt.deploy.sizes import Step
+from mmpvt.text import encodable
 from mmpvt.version import __version__
 
 COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # numbers to 90 that no COCO category has
@@ -39,7 +40,7 @@ def describe(
         dict[str, str]: by name.
     """
     meta = getattr(model, "dataset_meta", None) or {}
-    classes = [str(name) for name in meta.get("classes", ())]
+    classes = [encodable(name) for name in meta.get("classes", ())]
     task = "detection"
     if "masks" in network.outputs:
         task = "instance segmentation"
@@ -57,7 +58,7 @@ def describe(
         "task": task,
         "model": type(model).__name__,
         "backbone": type(model.backbone).__name__,
-        "config": str(config.get("filename") or ""),
+        "config": encodable(config.get("filename") or ""),
         "classes": classes,
         "category_ids": category_ids(classes),
         "palette": [list(map(int, colour)) for colour in meta.get("palette") or ()],

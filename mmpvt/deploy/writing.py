@@ -20,6 +20,7 @@ from mmpvt.deploy.precision import to_float16, to_int8
 from mmpvt.deploy.sizes import frame
 from mmpvt.engine.checkpoint_fit import CheckpointFitHook
 from mmpvt.errors import UserError
+from mmpvt.text import printable
 
 
 def load_model(config: Config, checkpoint: str) -> nn.Module:
@@ -96,5 +97,5 @@ def write(
         raise UserError(f"{out} can't be written: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
-    report(f"{out}, {size / 2**20:.0f} MB: {deviation}")
+    report(f"{printable(out)}, {size / 2**20:.0f} MB: {deviation}")
     return deviation

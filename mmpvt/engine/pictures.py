@@ -15,6 +15,7 @@ from mmengine.structures import BaseDataElement
 
 from mmpvt.engine.drawing import draw_sample
 from mmpvt.registry import HOOKS
+from mmpvt.text import encodable, printable
 
 CELL = (420, 1120)  # pixels: height and width of a pair of pictures on a sheet
 COLUMNS = 2
@@ -81,9 +82,8 @@ class PicturesHook(Hook):
             if on_sheet and i == 0:
                 self._sheet.append(picture)
             if self.show_dir is not None:
-                target = Path(self.show_dir) / (Path(sample.img_path).stem + ".jpg")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(target), picture[..., ::-1])
+                name = f"{encodable(Path(sample.img_path).stem)}.jpg"
+                _write_jpeg(Path(self.show_dir) / name, picture)
 
     def _pair(self, sample: BaseDataElement, meta: dict) -> np.ndarray:
         """Truth left, prediction right: RGB, (height, 2 * width, 3), uint8."""
@@ -95,11 +95,9 @@ class PicturesHook(Hook):
 
     def _write(self, runner: Runner, name: str) -> None:
         if self._sheet:
-            folder = Path(runner.work_dir) / "pictures"
-            folder.mkdir(parents=True, exist_ok=True)
-            target = folder / f"{name}.jpg"
-            cv2.imwrite(str(target), contact_sheet(self._sheet)[..., ::-1])
-            runner.logger.info(f"pictures of predictions beside the truth: {target}")
+            target = Path(runner.work_dir) / "pictures" / f"{name}.jpg"
+            _write_jpeg(target, contact_sheet(self._sheet))
+            runner.logger.info(f"pictures of predictions beside the truth: {printable(target)}")
         self._sheet = []
 
 
@@ -151,10 +149,17 @@ def grid(pictures: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:
         cell = sheet[top : top + height, left : left + width]
         cell[:] = 235
         _paste(cell, picture)
+        name = printable(name)  # OpenCV crashes on a lone surrogate
         shown = name if len(name) <= NAME_LENGTH else "..." + name[-NAME_LENGTH:]
         place = (left, top + height + TITLE // 2)
         cv2.putText(sheet, shown, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (60, 60, 60), 1, 16)
     return sheet
+
+
+def _write_jpeg(path: Path, picture: np.ndarray) -> None:
+    """Writes an RGB picture; OpenCV's own ``imwrite`` crashes on a path that is not UTF-8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".jpg", picture[..., ::-1])[1].tobytes())
 
 
 def _paste(cell: np.ndarray, picture: np.ndarray) -> None:

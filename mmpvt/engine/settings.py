@@ -15,6 +15,7 @@ from mmpvt.checkpoint.keeping import newest_checkpoint
 from mmpvt.compat import get_installed_path
 from mmpvt.errors import UserError
 from mmpvt.swap import swap
+from mmpvt.text import printable
 
 PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH
 
@@ -65,7 +66,7 @@ def load_config(path: str, options: dict | None = None, backbone: str | None = N
     if backbone:
         swapped = swap(config, backbone)
         for change in swapped.changes:
-            print(f"{change.where}: {change.what}")
+            print(printable(f"{change.where}: {change.what}"))
         config, name = swapped.config, f"{name}_{swapped.name}"
     try:
         config.merge_from_dict(options or {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from mmpvt.inference import results
 from mmpvt.inference.predictor import Predictor
 from mmpvt.inference.sources import Source
 from mmpvt.progress import progress
+from mmpvt.text import printable, to_json
 
 ON_SHEET = 24  # images on the contact sheet, evenly spaced
 THUMBNAIL = 420  # pixels: the longer side of a picture kept for it
@@ -91,7 +91,9 @@ def predict_folder(
                 for item, sample in _predicted(predictor, batch):
                     if sample is None:
                         outcome.passed_over[item.source.path] = item.reason
-                        print(f"passed over: {item.reason}", file=sys.stderr)  # above the bar
+                        print(
+                            f"passed over: {printable(item.reason)}", file=sys.stderr
+                        )  # above the bar
                     else:
                         writer.write(item, sample)
                         outcome.images += 1
@@ -139,7 +141,7 @@ def write_json(path: Path, content: list) -> None:
         UserError: it can't be written.
     """
     try:
-        write_whole(path, json.dumps(content).encode())
+        write_whole(path, to_json(content))
     except OSError as error:
         raise UserError(f"{path} can't be written ({error.strerror})") from error
 

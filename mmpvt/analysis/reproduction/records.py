@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ from mmengine.config import Config
 
 from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.engine.data_check import iter_datasets
+from mmpvt.text import to_json as to_safe_json
 
 TESTED, FAILED, PASSED_OVER = "tested", "failed", "passed over"
 FORMAT = 1  # of the records: one of another format is measured anew
@@ -55,12 +57,12 @@ class Records:
 
 def file_name(name: str) -> str:
     """A checkpoint's name as that of one file or folder."""
-    return quote(name, safe=" ")
+    return quote(os.fsencode(name), safe=" ")
 
 
 def to_json(content: object) -> bytes:
     """JSON as browsers read it, too: what is no number is null."""
-    return json.dumps(_finite(content), ensure_ascii=False, allow_nan=False).encode()
+    return to_safe_json(_finite(content), allow_nan=False)
 
 
 def _finite(content: object) -> object:

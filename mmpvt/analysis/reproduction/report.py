@@ -11,6 +11,7 @@ from mmpvt.analysis.reproduction.page import render
 from mmpvt.analysis.reproduction.records import FAILED, PASSED_OVER, TESTED, to_json
 from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.engine.data_check import iter_datasets
+from mmpvt.text import printable
 
 SIZES = dict(s="small", m="medium", l="large")
 SHORT = dict(tiny="t", small="s", medium="m", large="l")  # as in the configs' names
@@ -150,7 +151,7 @@ def _text(text: str) -> str:
     """Text of others within a table: no markup, no new lines."""
     for character in "\\|<>[]*`":
         text = text.replace(character, "\\" + character)
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -29,6 +29,7 @@ from mmpvt.engine import settings
 from mmpvt.engine.data_check import check_data, dataset_kind, iter_datasets
 from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import UserError
+from mmpvt.text import printable
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class _Reproduction:
 
     def _say(self, line: str) -> None:
         if self.speaks:
-            print(line, flush=True)
+            print(printable(line), flush=True)
 
 
 @dataclass
