@@ -15,7 +15,7 @@ from mmpvt.checkpoint.keeping import newest_checkpoint
 from mmpvt.compat import get_installed_path
 from mmpvt.errors import UserError
 from mmpvt.swap import swap
-from mmpvt.text import printable
+from mmpvt.text import encodable, printable
 
 PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH
 
@@ -278,6 +278,9 @@ def add_tensorboard(config: Config) -> None:
     """Writes scalars for TensorBoard too, where it is installed."""
     backends = (config.get("visualizer") or {}).get("vis_backends")
     if backends is None or importlib.util.find_spec("tensorboard") is None:
+        return
+    if encodable(config.work_dir) != config.work_dir:
+        print(f"no figures for TensorBoard, which takes no such path: {printable(config.work_dir)}")
         return
     if all(backend["type"] != "TensorboardVisBackend" for backend in backends):
         backends.append(ConfigDict(type="TensorboardVisBackend"))
