@@ -19,6 +19,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from mmpvt.text import printable
+
 PAUSE = 15.0  # seconds between a log's lines
 
 
@@ -37,12 +39,18 @@ def progress(
     Yields:
         Callable[[int], None]: to be called with the number of steps that are done.
     """
+    what = printable(what)
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines(what, total, in_bytes, done)
         return
     unit = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
-    columns = (TextColumn("{task.description}"), BarColumn(), *unit, TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        *unit,
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(what, total=total, completed=done)
         yield lambda now: bar.update(task, completed=now)

@@ -6,7 +6,6 @@ Exit code 0: all is well; 1: something is to be mended; 2: there is nothing to l
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from mmpvt.analysis.data_survey.surveys import SPLITS
 from mmpvt.engine import settings
 from mmpvt.engine.cli import FAILURE, user_errors
 from mmpvt.outputs import Outputs
+from mmpvt.text import printable, to_json
 
 PICTURE, LISTING = "data.png", "data.json"
 
@@ -70,9 +70,9 @@ def main() -> None:
             dict(data=one.name, place=one.place, problems=one.problems, notes=one.notes)
             for one in surveys
         ]
-        listing = out.write(LISTING, json.dumps(found, indent=1, ensure_ascii=False).encode())
+        listing = out.write(LISTING, to_json(found, indent=1))
         number = sum(len(said) for one in surveys for said in one.problems.values())
-        print(f"summary: {picture}; all that was found: {listing}")
+        print(printable(f"summary: {picture}; all that was found: {listing}"))
         print(f"{number:,} things to mend" if number else "all is well")
     sys.exit(FAILURE if number else 0)
 

@@ -15,6 +15,7 @@ from mmpvt.checkpoint.rewriting import SUFFIXES, TARGETS, rewrite, write
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
 from mmpvt.outputs import check_free
+from mmpvt.text import printable
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,13 +40,13 @@ def main() -> None:
         except UserError as error:
             raise UserError(f"{args.source} can't be converted: {error.sentence}") from error
         write(done, out)
-        print(f"{args.source}: {done.kind}, in {done.layout} layout")
+        print(printable(f"{args.source}: {done.kind}, in {done.layout} layout"))
         keeps_meta = done.meta is not None and out.suffix != ".safetensors"
         left_out = [*done.dropped, *other_content(checkpoint, keeps_meta)]
         for what, names in (("left out", left_out), ("added", done.added)):
             if names:
-                print(f"{what}: {', '.join(names)}")
-        print(f"wrote {out}: {len(done.tensors)} tensors, as {args.to} names them")
+                print(printable(f"{what}: {', '.join(names)}"))
+        print(printable(f"wrote {out}: {len(done.tensors)} tensors, as {args.to} names them"))
 
 
 def other_content(checkpoint: dict, keeps_meta: bool) -> list[str]:

@@ -13,6 +13,7 @@ from mmpvt.datasets.getting import get_archives, get_weights
 from mmpvt.datasets.getting.sources import ARCHIVES, choose
 from mmpvt.datasets.getting.transfer import Patience
 from mmpvt.engine.cli import user_errors
+from mmpvt.text import printable
 
 FOLDERS = dict(coco="data/coco", ade20k="data/ade")  # where the configs look
 
@@ -76,7 +77,7 @@ def main() -> None:
         else:
             folder = args.dir or Path(FOLDERS[args.what])
             get_archives(sources, folder, patience, args.keep_archives)
-        print(f"everything is in {folder}")
+        print(f"everything is in {printable(folder)}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 
 from mmpvt.datasets import shapes
 from mmpvt.engine.cli import user_errors
+from mmpvt.text import printable
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,8 +39,8 @@ def main() -> None:
         root = shapes.generate(**vars(args))
         settings = json.loads((root / "shapes.json").read_text())
         print(
-            f"{root}: {settings['train']} training and {settings['val']} validation pictures "
-            f"of {len(shapes.CLASSES)} classes"
+            f"{printable(root)}: {settings['train']} training and {settings['val']} validation "
+            f"pictures of {len(shapes.CLASSES)} classes"
         )
 
 

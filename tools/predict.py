@@ -14,6 +14,7 @@ from mmpvt.errors import UserError
 from mmpvt.inference.folders import check_out, predict_folder
 from mmpvt.inference.predictor import SCORE, Predictor, check_score
 from mmpvt.inference.sources import find_sources
+from mmpvt.text import printable
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,7 +58,7 @@ def main() -> None:
             counts.insert(1, f"{outcome.instances} instances over {args.score}")
         if others:
             counts.append(f"{len(others)} other files left alone ({others[0].name} …)")
-        print(f"{', '.join(counts)}: see {out}")
+        print(printable(f"{', '.join(counts)}: see {out}"))
 
 
 if __name__ == "__main__":

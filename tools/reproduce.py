@@ -16,6 +16,7 @@ from mmpvt.analysis.reproduction import Plan, check_device, find_checkpoints, pa
 from mmpvt.engine.cli import FAILURE, user_errors
 from mmpvt.engine.launch import LAUNCHERS, check_launcher, is_first_process
 from mmpvt.errors import Stopped, UserError
+from mmpvt.text import printable
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -96,7 +97,7 @@ def main() -> int:
         )
         records = reproduce(plan, checkpoints)
         if is_first_process():
-            print(f"the report is {args.out / 'index.html'}")
+            print(f"the report is {printable(args.out / 'index.html')}")
         return FAILURE if any(record["status"] == "failed" for record in records) else 0
     return 0
 

@@ -19,6 +19,7 @@ from mmpvt.engine.cli import user_errors  # noqa: E402
 from mmpvt.errors import UserError  # noqa: E402
 from mmpvt.outputs import check_free, place  # noqa: E402
 from mmpvt.swap import as_text, swap  # noqa: E402
+from mmpvt.text import printable  # noqa: E402
 
 for name in SPARED:  # what a config itself imports may need them
     del sys.modules[name]
@@ -52,14 +53,15 @@ def main() -> None:
         title = f"{Path(args.base.rpartition('::')[2]).stem} on {swapped.name}"
         text = as_text(base, swapped.config, name, title)
         if out:
-            place(out, text.encode())
+            place(out, text.encode("utf-8", "backslashreplace"))  # within quotes: the same name
         else:
             print(text, end="")
         # what is printed may be piped into a file
         for change in swapped.changes:
-            print(f"{change.where}: {change.what}", file=sys.stdout if out else sys.stderr)
+            said = printable(f"{change.where}: {change.what}")
+            print(said, file=sys.stdout if out else sys.stderr)
         if out:
-            print(f"wrote {out}; train it with: python tools/train.py {out}")
+            print(printable(f"wrote {out}; train it with: python tools/train.py {out}"))
 
 
 def _free(path: str, force: bool, base: str) -> Path:

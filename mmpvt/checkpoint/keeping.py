@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 
+from mmpvt.text import encodable
+
 POINTER = "last_checkpoint"
 INTERRUPTED = "interrupted.pth"
 PATTERNS = ("epoch_*.pth", "iter_*.pth", INTERRUPTED)  # that a run can go on from
@@ -101,7 +103,7 @@ def newest_checkpoint(work_dir: str | os.PathLike) -> Path | None:
 def _named(folder: Path) -> Path | None:
     """What ``last_checkpoint`` names, also where the folder was moved since."""
     try:
-        name = Path((folder / POINTER).read_text().strip())
+        name = Path(os.fsdecode((folder / POINTER).read_bytes()).strip())
     except (OSError, ValueError):
         return None
     return next((path for path in (name, folder / name.name) if path.is_file()), None)
@@ -116,7 +118,8 @@ def _written(path: Path) -> int:
 
 def _iteration(path: Path) -> int | None:
     try:
-        meta = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["meta"]
+        mmap = encodable(path) == str(path)  # PyTorch maps no file whose path is not UTF-8
+        meta = torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)["meta"]
         return int(meta["iter"])
     except Exception:  # not a checkpoint that a run can go on from
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from mmpvt.datasets.drawing import draw_scene
 from mmpvt.deploy.sizes import read_loading, test_pipeline
 from mmpvt.errors import UserError
 from mmpvt.models.channels import input_channels
+from mmpvt.text import encodable
 
 LEAST_SCORE = 0.05  # of the detections that are compared
 BOX, SCORE = 0.5, 1e-3  # pixels and score that results in float32 may deviate by
@@ -191,8 +193,10 @@ def runner(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors: its warnings are on what it doesn't optimise
     options.intra_op_num_threads = threads
+    # onnxruntime takes no path that is not UTF-8
+    model = path if encodable(path) == path else Path(path).read_bytes()
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no other base
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"onnxruntime doesn't take {path} ({reason})") from error

@@ -14,6 +14,7 @@ from torch import nn
 
 from mmpvt.deploy.sizes import Step
 from mmpvt.inference.results import categories
+from mmpvt.text import encodable
 from mmpvt.version import __version__
 
 ORDERS = {1: "grey", 3: "RGB", 4: "RGBA"}  # of an image's channels, by their number
@@ -41,7 +42,7 @@ def describe(
         dict[str, str]: by name.
     """
     meta = getattr(model, "dataset_meta", None) or {}
-    classes = [str(name) for name in meta.get("classes", ())]
+    classes = [encodable(name) for name in meta.get("classes", ())]
     task = "detection"
     if "masks" in network.outputs:
         task = "instance segmentation"
@@ -59,7 +60,7 @@ def describe(
         "task": task,
         "model": type(model).__name__,
         "backbone": type(model.backbone).__name__,
-        "config": str(config.get("filename") or ""),
+        "config": encodable(config.get("filename") or ""),
         "classes": classes,
         "category_ids": [category["id"] for category in categories(classes)],
         "palette": [list(map(int, colour)) for colour in meta.get("palette") or ()],

@@ -20,6 +20,7 @@ from mmpvt.deploy.sizes import frame, read_loading
 from mmpvt.engine.checkpoint_fit import fit_to_model
 from mmpvt.engine.classes import model_meta
 from mmpvt.errors import UserError
+from mmpvt.text import printable
 
 
 def load_model(config: Config, checkpoint: str) -> nn.Module:
@@ -95,5 +96,5 @@ def write(
         raise UserError(f"{out} can't be written: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
-    report(f"{out}, {size / 2**20:.0f} MB: {deviation}")
+    report(f"{printable(out)}, {size / 2**20:.0f} MB: {deviation}")
     return deviation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -104,7 +105,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             # Python's own collector would leave lying for a dozen checkpoints.
             gc.collect()
             if is_main_process():
-                write_whole(Path(runner.work_dir) / POINTER, path.encode())
+                write_whole(Path(runner.work_dir) / POINTER, os.fsencode(path))
         except OSError as error:
             self._failure = error
             runner.logger.error(

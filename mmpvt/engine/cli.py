@@ -13,6 +13,7 @@ from mmengine.config import DictAction
 
 from mmpvt.engine.launch import LAUNCHERS, describe_failure
 from mmpvt.errors import Stopped, UserError
+from mmpvt.text import print_safely, printable
 
 ON_BAD_DATA = ("stop", "skip")
 FAILURE = 1
@@ -51,6 +52,7 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
     Args:
         on_interrupt (str): the sentence for Ctrl-C while there is nothing to save.
     """
+    print_safely()
     logging.raiseExceptions = False  # a full disk is said once, not by each line of the log
     try:
         yield
@@ -69,5 +71,5 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
 
 def _leave(sentence: str, code: int) -> None:
     sys.stdout.flush()
-    print(sentence, file=sys.stderr, flush=True)
+    print(printable(sentence), file=sys.stderr, flush=True)
     sys.exit(code)

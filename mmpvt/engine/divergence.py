@@ -13,6 +13,7 @@ from torch import nn
 
 from mmpvt.errors import UserError
 from mmpvt.registry import HOOKS
+from mmpvt.text import printable
 
 REACTIONS = ("stop", "skip")
 PATIENCE = 20  # steps left out one after the other: the weights are at fault then, not a batch
@@ -89,7 +90,7 @@ class DivergenceHook(Hook):
         self._in_a_row += 1
         what = "a gradient" if self._finite else "the loss"
         where = f"{what} is not finite at iteration {runner.iter + 1}"
-        images = ", ".join(self._images)
+        images = printable(", ".join(self._images))
         runner.logger.error(
             f"{where}, images {images}; largest gradients: {_largest(runner.model)}"
         )

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement, InstanceData
 
+from mmpvt.text import printable
+
 SIDE = 480  # pixels: a smaller image is enlarged until its shorter side has as many
 LONGEST = 1920  # pixels: but not its longer side beyond
 FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
@@ -193,6 +195,7 @@ def draw_label(
         taken (list | None): left, top, right and bottom of the labels drawn so far; this one's
             are added. Default: there are none.
     """
+    text = printable(text)  # OpenCV crashes on a lone surrogate
     scale = text_scale(canvas)
     weight, margin = max(1, round(scale)), round(3 * scale)
     (width, height), below = cv2.getTextSize(text, FONT, FONT_SCALE * scale, weight)

@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from mmpvt.engine.checkpoints import CheckpointHook
 from mmpvt.errors import Stopped
 from mmpvt.registry import HOOKS
+from mmpvt.text import printable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # of a terminal; of a cluster that takes a node back
 
@@ -52,7 +53,7 @@ class InterruptHook(Hook):
         again, self.asked = self.asked, number
         stop = Stopped(number)
         if again:  # whatever is running may catch an exception, as MMEngine does around a config
-            os.write(sys.stderr.fileno(), f"{stop.sentence}\n".encode())
+            os.write(sys.stderr.fileno(), f"{printable(stop.sentence)}\n".encode())
             os._exit(stop.code)
         if not self.training:
             raise stop

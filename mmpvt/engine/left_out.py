@@ -21,6 +21,7 @@ from mmpvt.engine.config_parts import dataset_kind, iter_datasets, iter_dicts
 from mmpvt.engine.data_check import is_coco, read_annotations
 from mmpvt.errors import UserError
 from mmpvt.registry import HOOKS
+from mmpvt.text import printable
 
 NAMED = 3  # of each file, in the log; the rest is in a file
 
@@ -135,7 +136,7 @@ class LeftOutHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Logs what the annotation files lack."""
         for note in self.notes:
-            runner.logger.warning(note)
+            runner.logger.warning(printable(note))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs=None
@@ -145,7 +146,8 @@ class LeftOutHook(Hook):
             if name not in self.trained:
                 self.trained[name] = reason
                 runner.logger.warning(
-                    f"left out of training, number {len(self.trained)}: {name}: {reason}"
+                    f"left out of training, number {len(self.trained)}: {printable(name)}: "
+                    f"{printable(reason)}"
                 )
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -203,12 +205,12 @@ class LeftOutHook(Hook):
             names = "; ".join(f"{name}: {reason}" for name, (reason, _) in self.evaluated.items())
             runner.logger.warning(
                 f"the score is over {total - len(self.evaluated)} of {total} images, left out are "
-                f"{names}"
+                f"{printable(names)}"
             )
 
     def _count(self, runner: Runner, mode: str) -> None:
         for note in self.notes:
-            runner.logger.warning(note)
+            runner.logger.warning(printable(note))
         name = f"{mode}/left_out_images"
         if self.evaluated or name in runner.message_hub.log_scalars:  # the last stays, otherwise
             runner.message_hub.update_scalar(name, len(self.evaluated))

@@ -20,6 +20,7 @@ from mmpvt.errors import UserError
 from mmpvt.inference.results import write_picture
 from mmpvt.outputs import CannotWriteError, Outputs, fitting
 from mmpvt.registry import HOOKS
+from mmpvt.text import encodable, printable
 
 CELL = (420, 1120)  # pixels: height and width of a pair of pictures on a sheet
 COLUMNS = 2
@@ -90,10 +91,10 @@ class PicturesHook(Hook):
                 if on_sheet and i == 0:
                     self._sheet.append(picture)
                 if self.show_dir is not None:
-                    write_picture(self.show_dir, self._names.of(path), picture)
+                    write_picture(self.show_dir, self._names.of(encodable(path)), picture)
             except (CannotWriteError, cv2.error, MemoryError) as error:
                 reason = error.sentence if isinstance(error, UserError) else "can't be drawn"
-                runner.logger.warning(f"no picture of {path}: {reason}")
+                runner.logger.warning(f"no picture of {printable(path)}: {reason}")
 
     def _pair(self, sample: BaseDataElement, dataset: Dataset) -> np.ndarray:
         """Truth left, prediction right: RGB, (height, 2 * width, 3), uint8."""
@@ -109,7 +110,8 @@ class PicturesHook(Hook):
             try:
                 out = Outputs(runner.work_dir, "--work-dir")
                 target = write_picture(out, f"pictures/{name}", contact_sheet(self._sheet))
-                runner.logger.info(f"pictures of predictions beside the truth: {target}")
+                said = printable(target)
+                runner.logger.info(f"pictures of predictions beside the truth: {said}")
             except UserError as error:
                 runner.logger.warning(error.sentence)
         self._sheet = []
@@ -191,6 +193,7 @@ def grid(pictures: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:
         cell = sheet[top : top + height, left : left + width]
         cell[:] = 235
         _paste(cell, picture)
+        name = printable(name)  # OpenCV crashes on a lone surrogate
         shown = name if len(name) <= NAME_LENGTH else "..." + name[-NAME_LENGTH:]
         place = (left, top + height + TITLE // 2)
         cv2.putText(sheet, shown, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (60, 60, 60), 1, 16)

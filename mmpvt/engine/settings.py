@@ -17,6 +17,7 @@ from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import UserError
 from mmpvt.outputs import Outputs, check_free
 from mmpvt.swap import swap
+from mmpvt.text import encodable, printable
 
 DET_PREPROCESSORS = ("DetDataPreprocessor", "mmdet.DetDataPreprocessor")
 PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH
@@ -68,7 +69,7 @@ def load_config(path: str, options: dict | None = None, backbone: str | None = N
     if backbone:
         swapped = swap(config, backbone)
         for change in swapped.changes:
-            print(f"{change.where}: {change.what}")
+            print(printable(f"{change.where}: {change.what}"))
         config, name = swapped.config, f"{name}_{swapped.name}"
     try:
         config.merge_from_dict(options or {})
@@ -304,6 +305,9 @@ def add_tensorboard(config: Config) -> None:
     """Writes scalars for TensorBoard too, where it is installed."""
     backends = (config.get("visualizer") or {}).get("vis_backends")
     if backends is None or importlib.util.find_spec("tensorboard") is None:
+        return
+    if encodable(config.work_dir) != config.work_dir:
+        print(f"no figures for TensorBoard, which takes no such path: {printable(config.work_dir)}")
         return
     if all(backend["type"] != "TensorboardVisBackend" for backend in backends):
         backends.append(ConfigDict(type="TensorboardVisBackend"))

@@ -17,6 +17,7 @@ from terminaltables import AsciiTable
 from mmpvt.errors import UserError
 from mmpvt.evaluation.detections import Detections, Masks
 from mmpvt.registry import METRICS
+from mmpvt.text import printable
 
 STATS = (  # as pycocotools' summary lists them
     *("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"),
@@ -193,7 +194,7 @@ class CocoMetric(MMDetCocoMetric):
         at = [np.isclose(thresholds, iou) for iou in (0.5, 0.75)]
         rows = []
         for k, category in enumerate(evaluation.params.catIds):
-            name = self._coco_api.cats[category]["name"]
+            name = printable(self._coco_api.cats[category]["name"])
             overall = precision[:, :, k, 0, -1]
             by_area = (precision[:, :, k, area, -1] for area in (1, 2, 3))
             means = [_mean(part) for part in (overall, *(overall[iou] for iou in at), *by_area)]

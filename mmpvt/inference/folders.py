@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from mmpvt.inference.predictor import Predictor
 from mmpvt.inference.sources import Source
 from mmpvt.outputs import CannotWriteError, Outputs
 from mmpvt.progress import progress
+from mmpvt.text import printable, to_json
 
 ON_SHEET = 24  # images on the contact sheet, evenly spaced
 THUMBNAIL = 420  # pixels: the longer side of a picture kept for it
@@ -79,7 +79,7 @@ def predict_folder(
     """
     folder = check_out(out)
     listed = results.categories(predictor.classes)
-    folder.write(CATEGORIES, json.dumps(listed).encode())
+    folder.write(CATEGORIES, to_json(listed))
     writer = _Writer(predictor, folder, score, [entry["id"] for entry in listed])
     step = -(-len(sources) // ON_SHEET)
     writer.on_sheet = {source.path for source in sources[::step]}
@@ -93,7 +93,9 @@ def predict_folder(
                         item.reason = _written(writer, item, sample)
                     if item.reason:
                         outcome.passed_over[item.source.path] = item.reason
-                        print(f"passed over: {item.reason}", file=sys.stderr)  # above the bar
+                        print(
+                            f"passed over: {printable(item.reason)}", file=sys.stderr
+                        )  # above the bar
                     else:
                         outcome.images += 1
                 done += len(batch)
@@ -231,7 +233,7 @@ class _Writer:
         if not self.predictions:
             return
         done = [result for path in order for result in self.predictions.get(path, ())]
-        self.out.write(PREDICTIONS, json.dumps(done).encode())
+        self.out.write(PREDICTIONS, to_json(done))
         sheet = [self.thumbnails[path] for path in order if path in self.thumbnails]
         if sheet:
             picture = grid(*zip(*sheet, strict=True))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmpvt.errors import UserError
 from mmpvt.outputs import fitting, is_result
+from mmpvt.text import encodable
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2"}
 SUFFIXES |= {".pbm", ".pgm", ".ppm", ".pnm"}
@@ -83,11 +84,11 @@ def find_sources(
             f"no images under {named}: no file there ends in .jpg, .png, .webp, .tif, .bmp or "
             "another ending of images"
         )
-    names = _distinct_names(list(found.values()))
+    names = _distinct_names([encodable(name) for name in found.values()])
     ids = _image_ids(list(found.values()))
     problems = {_real(path): reason for path, reason in problems.items()}
     sources = [
-        Source(path, name, Path(file_name).as_posix(), image_id, problems.get(path, ""))
+        Source(path, name, encodable(Path(file_name).as_posix()), image_id, problems.get(path, ""))
         for (path, file_name), name, image_id in zip(found.items(), names, ids, strict=True)
     ]
     return sources, others

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ from mmengine.structures import InstanceData
 from mmpvt.analysis.data_survey.files import load
 from mmpvt.analysis.data_survey.surveys import Sample, Survey
 from mmpvt.engine.drawing import colours, draw_instances, draw_map, viewable
+from mmpvt.text import printable
 
 WIDTH, DPI = 24, 100  # inches, dots an inch
 ROW = 0.205  # inches of a class in the histogram
@@ -28,6 +30,7 @@ COLOURS = ("#1f5fa8", "#f28e2b", "#59a14f", "#b07aa1")
 ABSENT = "#c0392b"
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a name may hold dollar signs
 def draw(surveys: Sequence[Survey]) -> bytes:
     """Draws data sets of one config.
 
@@ -87,8 +90,7 @@ def _draw_classes(
                 label=survey.name,
             )
         axes.set(xlim=(low, high), ylim=(len(part) - 0.4, -0.6))
-        names = [str(classes[i]) for i in part]
-        axes.set_yticks(rows, names, fontsize=10, parse_math=False)  # a $ is a $
+        axes.set_yticks(rows, [printable(classes[i]) for i in part], fontsize=10)
         for tick, i in zip(axes.get_yticklabels(), part, strict=True):
             if not all(count[i] for count in counts):
                 tick.set_color(ABSENT)
@@ -163,7 +165,7 @@ def _draw_sheet(
             axes.set_title(f"{survey.name}: no image to show", loc="left", fontsize=13)
         if i < len(samples):
             axes.imshow(_draw_sample(survey, samples[i]), interpolation="lanczos")
-            name = Path(samples[i].job.image).name
+            name = printable(Path(samples[i].job.image).name)
             hidden = len(samples[i].labels) - NAMED
             name += f" ({hidden} more objects)" if hidden > 0 else ""
             title = f"{survey.name}: {name}"

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from mmpvt.analysis.data_survey.surveys import Survey
+from mmpvt.text import printable
 
 NAMED = 3  # of each kind; the rest is in a file
 WIDTH = 110  # characters of a line
@@ -23,7 +24,7 @@ def describe(surveys: Sequence[Survey]) -> str:
     Returns:
         str: lines.
     """
-    return "\n".join(line for survey in surveys for line in _lines(survey))
+    return "\n".join(printable(line) for survey in surveys for line in _lines(survey))
 
 
 def _lines(survey: Survey) -> Iterator[str]:

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmpvt.engine.config_parts import iter_datasets
 from mmpvt.files import MAX_ANNOTATIONS, MAX_BYTES, check_regular, parse_json, read_bytes
 from mmpvt.outputs import Outputs, fitting
+from mmpvt.text import to_json as to_safe_json
 
 TESTED, FAILED, PASSED_OVER = "tested", "failed", "passed over"
 FOLDER = "models"  # of the report's
@@ -86,7 +87,7 @@ def file_name(name: str) -> str:
 
 def to_json(content: object) -> bytes:
     """JSON as browsers read it, too: what is no number is null."""
-    return json.dumps(_finite(content), ensure_ascii=False, allow_nan=False).encode()
+    return to_safe_json(_finite(content), allow_nan=False)
 
 
 def _finite(content: object) -> object:

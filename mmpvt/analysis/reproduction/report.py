@@ -10,6 +10,7 @@ from mmpvt.analysis.reproduction.page import render
 from mmpvt.analysis.reproduction.records import FAILED, PASSED_OVER, TESTED, to_json
 from mmpvt.engine.config_parts import iter_datasets
 from mmpvt.outputs import Outputs
+from mmpvt.text import printable
 
 FILES = ("results.json", "results.md", "index.html")
 SIZES = dict(s="small", m="medium", l="large")
@@ -149,7 +150,7 @@ def _text(text: str) -> str:
     """Text of others within a table: no markup, no new lines."""
     for character in "\\|<>[]*`":
         text = text.replace(character, "\\" + character)
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -32,6 +32,7 @@ from mmpvt.engine.data_check import check_data
 from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import UserError
 from mmpvt.outputs import Outputs
+from mmpvt.text import printable
 
 WORK = "work"  # the folder of the report's that the tests write to
 
@@ -218,7 +219,7 @@ class _Reproduction:
 
     def _say(self, line: str) -> None:
         if self.speaks:
-            print(line, flush=True)
+            print(printable(line), flush=True)
 
 
 @dataclass

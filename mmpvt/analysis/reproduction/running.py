@@ -29,10 +29,10 @@ ERROR = re.compile(
 DEFAULT_PORT = 29500  # MMEngine's
 LONGEST = 300  # characters of an error
 CONFIG = """\
-_base_ = {base!r}
+_base_ = {base!a}
 default_hooks = dict(
     reproduction=dict(
-        type="mmpvt.ReproductionHook", out={out!r}, pictures={pictures}, parent={parent}
+        type="mmpvt.ReproductionHook", out={out!a}, pictures={pictures}, parent={parent}
     )
 )
 """
@@ -88,7 +88,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / "collected.json"
     config = folder / f"config_{rank}.py"
-    text = CONFIG.format(
+    text = CONFIG.format(  # in ASCII, whatever a path holds
         base=str(job.config.absolute()), out=str(out), pictures=job.pictures, parent=os.getpid()
     )
     place(config, text.encode())
@@ -112,14 +112,14 @@ def _follow(
 ) -> int:
     """Runs a command to its end, all that it prints kept in a file; its exit code."""
     with (
-        log.open("w") as file,
+        log.open("w", encoding="utf-8") as file,
         subprocess.Popen(
             command,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             errors="replace",
         ) as process,
     ):
@@ -140,7 +140,7 @@ def _reason(code: int, folder: Path) -> str:
     said = [
         match
         for log in sorted(folder.glob("log_*.txt"))
-        for match in ERROR.findall(log.read_text(errors="replace"))[-1:]
+        for match in ERROR.findall(log.read_text(encoding="utf-8"))[-1:]
     ]
     own = [sentence for sentence in said if not LOST.search(sentence)] or said
     if code < 0:
@@ -176,7 +176,7 @@ def environment_of(number: int, launcher: str, device: str | None) -> dict[str, 
     Returns:
         dict[str, str]: of variables.
     """
-    variables = dict(os.environ, PYTHONUNBUFFERED="1")
+    variables = dict(os.environ, PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8")
     if launcher != "none":
         port = int(variables.get("MASTER_PORT", DEFAULT_PORT))
         variables["MASTER_PORT"] = str(port + 1 + number)

@@ -29,19 +29,19 @@ def render(records: Sequence[dict], budget: int = BUDGET) -> str:
     models = [
         dict(record, gallery=gallery) for record, gallery in zip(records, galleries, strict=True)
     ]
-    script = "".join((FOLDER / name).read_text() for name in SCRIPTS)
+    script = "".join((FOLDER / name).read_text("utf-8") for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     parts = {  # in the page's order
         "{{policy}}": (
             "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
             f"script-src 'sha256-{digest}'"
         ),
-        "{{style}}": (FOLDER / "page.css").read_text(),
+        "{{style}}": (FOLDER / "page.css").read_text("utf-8"),
         "{{models}}": _embedded(models),
         "{{pictures}}": _embedded(pictures),
         "{{script}}": script,
     }
-    page = (FOLDER / "page.html").read_text()
+    page = (FOLDER / "page.html").read_text("utf-8")
     pieces = [page]
     for name, content in parts.items():  # what is filled in is not searched again
         head, _, tail = pieces.pop().partition(name)

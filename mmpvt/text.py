@@ -1,0 +1,76 @@
+"""Names of files and classes as text that can always be printed, logged, drawn and written.
+
+A file's name may be bytes that are not UTF-8, which Python holds as lone surrogates: printing them
+raises, OpenCV crashes on them, JSON parsers refuse them. A name may also hold control characters
+that a terminal obeys, newlines that forge a line of a log, and marks that reorder a line.
+"""
+
+from __future__ import annotations
+
+import json
+import locale
+import logging
+import re
+import sys
+
+# C0, DEL and C1; line and paragraph separators; marks that change the direction of text
+CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+SURROGATES = r"\ud800-\udfff"
+_UNPRINTABLE = re.compile(f"[{CONTROLS}{SURROGATES}]")
+_UNPRINTABLE_IN_LINES = re.compile(f"(?![\n\t])[{CONTROLS}{SURROGATES}]")
+_SURROGATE = re.compile(f"[{SURROGATES}]")
+_BYTES = range(0xDC80, 0xDD00)  # as which Python holds a name's bytes that are not UTF-8
+
+
+def printable(text: object) -> str:
+    r"""A name or message as one line without control characters.
+
+    Args:
+        text (object): a string, or what ``str`` makes one of: a path.
+
+    Returns:
+        str: with ``\x1b`` for an escape, ``\n`` for a newline, ``\xe9`` for a byte that is not
+        UTF-8. It is valid Unicode.
+    """
+    return _UNPRINTABLE.sub(_escaped, str(text))
+
+
+def encodable(text: object) -> str:
+    r"""A name that UTF-8 can encode: ``\xe9`` for a byte that isn't, all else as it was."""
+    return _SURROGATE.sub(_escaped, str(text))
+
+
+def to_json(content: object, **options: object) -> bytes:
+    r"""JSON that every parser reads: no lone surrogates, but what :func:`encodable` makes of them.
+
+    Args:
+        content (object): of what JSON can hold.
+        **options: of ``json.dumps``.
+    """
+    text = json.dumps(content, ensure_ascii=False, **options)
+    return _SURROGATE.sub(lambda match: "\\" + _escaped(match), text).encode()
+
+
+def print_safely() -> None:
+    """Has this process' log records without control characters, and its output never fail on a
+    character that the terminal's or log file's encoding lacks: it is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    logging.setLogRecordFactory(_Record)
+
+
+class _Record(logging.LogRecord):
+    """Keeps newlines and tabs, which tables in a log have."""
+
+    def getMessage(self) -> str:
+        text = _UNPRINTABLE_IN_LINES.sub(_escaped, super().getMessage())
+        encoding = locale.getpreferredencoding(False)  # which log files are opened with
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _escaped(match: re.Match) -> str:
+    code = ord(match[0])
+    if code in _BYTES:
+        return f"\\x{code - 0xDC00:02x}"
+    return match[0].encode("unicode_escape").decode()
