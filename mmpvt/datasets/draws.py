@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from torch.utils.data import BatchSampler, Dataset, Sampler
 from mmpvt.datasets.loading import stand_in
 from mmpvt.errors import UserError
 from mmpvt.registry import DATA_SAMPLERS, FUNCTIONS
+from mmpvt.signals import handle
 
 EARLY = 100  # batches: a run that is older goes on around what it can't use, whatever was asked
 PATIENCE = {False: 20, True: 100}  # images in a row, before and after one that could be used
@@ -242,11 +244,26 @@ def init_worker(worker_id: int) -> None:
     """Leaves it to the main process to answer signals that a terminal or a cluster sends to all.
 
     A worker that ends on one would take the main process with it before that can save. It ends
-    on the main process's own SIGTERM, or when that is gone.
+    on the main process's own SIGTERM, or when that is gone. What a transform starts isn't
+    concerned: it answers signals as if it were started elsewhere.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handle(signal.SIGINT, lambda *_: None)  # an executed program would inherit SIG_IGN
+    handle(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    subprocess.Popen._execute_child = _execute_unblocked  # in this process only
     threading.Thread(target=_end_when_asked, daemon=True).start()
+
+
+_execute = subprocess.Popen._execute_child
+
+
+def _execute_unblocked(*args, **kwargs) -> None:
+    """Starts a program, which would inherit that SIGTERM is blocked."""
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    try:
+        _execute(*args, **kwargs)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _end_when_asked() -> None:
