@@ -130,9 +130,7 @@ LABEL_MAPS = [
     Input("palette PNG", lambda a: pillow(_indexed(a), "PNG"), None),
     Input("16-bit labels", lambda a: png(a.astype(np.uint16) + 256), NO_LABELS),
     Input("float TIFF", lambda a: pillow(Image.fromarray(a + np.float32(0.5)), "TIFF"), NO_LABELS),
-    Input(
-        "colours", lambda a: png(np.stack([a] * 3, axis=-1)), "is of another size than its image"
-    ),
+    Input("colours", lambda a: png(np.stack([a] * 3, axis=-1)), "holds colours"),
     Input("another size", lambda a: png(a[:40]), "is of another size than its image"),
     Input("a value too many", lambda a: png(a + 1), "holds the value 7"),
     Input("empty", lambda a: b"", NO_MAP),

@@ -29,7 +29,7 @@ from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
 from mmpvt.engine.data_check import read_annotations
 from mmpvt.errors import UserError
-from mmpvt.inference.pipeline import read_image
+from mmpvt.inference.pipeline import TestPipeline
 from mmpvt.inference.sources import find_sources
 from mmpvt.progress import progress
 
@@ -73,13 +73,15 @@ def run(args: argparse.Namespace) -> None:
     settings.set_checkpoint(config, args.checkpoint)
     load_deploy()
     from mmpvt.deploy import checking, load_model
+    from mmpvt.deploy.sizes import read_loading
 
     torch.set_num_threads(args.threads)
     model = load_model(config, args.checkpoint)
     ways = {PYTORCH: lambda image: checking.predict(model, config, image)}
     for file in args.files:
-        ways[file.name] = checking.runner(str(file), args.threads)
-    images = [read_image(path) for path in paths]
+        ways[file.name] = checking.runner(str(file), args.threads, read_loading(config).is_bgr)
+    pipeline = TestPipeline(config)
+    images = [pipeline.load(path) for path in paths]
     results, seconds = measure(ways, images, args.runs)
 
     print(

@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
+import numpy as np
+from mmengine.config import Config, DictAction
 
 import mmpvt  # noqa: F401  registers the modules
 from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
-from mmpvt.inference.pipeline import read_image
+from mmpvt.inference.pipeline import TestPipeline
 from mmpvt.inference.sources import find_sources
 
 
@@ -61,12 +62,24 @@ def main() -> None:
             raise UserError(f"--shape takes sides of at least 32 pixels, not {min(args.shape)}")
         config = settings.load_config(args.config, args.cfg_options)
         settings.set_checkpoint(config, args.checkpoint)
-        image = None if args.check is None else read_image(args.check)
         sources = find_sources(args.int8)[0] if args.int8 else ()
-        photos = [read_image(source.path)[..., ::-1] for source in sources] or None
+        image = None if args.check is None else read_bytes(config, args.check)
+        photos = [read_bytes(config, source.path) for source in sources] or None
         deploy = load_deploy()
         model = deploy.load_model(config, args.checkpoint)
         deploy.write(model, config, args.out, args.shape, args.fp16, photos, image)
+
+
+def read_bytes(config: Config, path: Path) -> np.ndarray:
+    """An image as the test pipeline decodes it, uint8.
+
+    Raises:
+        UserError: it can't be read, or has more than 8 bits a channel.
+    """
+    image = TestPipeline(config).load(path)
+    if (image.astype(np.uint8) != image).any():
+        raise UserError(f"{path} has more than 8 bits a channel, and an exported file takes 8")
+    return image.astype(np.uint8)
 
 
 def load_deploy():

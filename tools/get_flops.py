@@ -13,6 +13,7 @@ import mmpvt  # noqa: F401  registers the modules
 from mmpvt.analysis import complexity
 from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
+from mmpvt.models.channels import input_channels
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,7 +43,8 @@ def main() -> None:
         config = settings.load_config(args.config, args.cfg_options)
         model = complexity.build_without_memory(config)
         shape = tuple(args.shape or complexity.default_shape(model))
-        print(complexity.table(complexity.count(model, shape), shape))
+        channels = input_channels(model.backbone)
+        print(complexity.table(complexity.count(model, shape), shape, channels))
 
 
 if __name__ == "__main__":

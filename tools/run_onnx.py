@@ -19,6 +19,7 @@ import onnxruntime
 from PIL import Image, ImageDraw, ImageOps
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 MASK_OPACITY = 0.5
 USER_ERROR = 2
 
@@ -56,6 +57,7 @@ class Model:
             raise Mistake(f"{path} is another kind of model: take one that tools/export.py wrote")
         self.names = [output.name for output in self.session.get_outputs()]
         self.task = meta["task"]
+        self.channels: int = self.session.get_inputs()[0].shape[2]
         self.classes: list[str] = json.loads(meta["classes"])
         self.category_ids: list[int] = json.loads(meta["category_ids"])
         self.palette: list[list[int]] = json.loads(meta["palette"])
@@ -64,7 +66,7 @@ class Model:
         """What the model finds in an image, by name.
 
         Args:
-            image (ndarray): uint8, (height, width, 3), RGB.
+            image (ndarray): uint8, (height, width, channels), red first.
 
         Returns:
             dict[str, ndarray]: ``boxes`` (N, 4), x1, y1, x2, y2 in pixels, ``scores`` and
@@ -91,17 +93,56 @@ class Model:
         return self.classes[label] if label < len(self.classes) else str(label)
 
 
-def read_image(path: Path) -> np.ndarray:
-    """uint8, (height, width, 3), RGB, turned as its camera says.
+def read_image(path: Path, channels: int = 3) -> np.ndarray:
+    """uint8, (height, width, channels), red first, turned as its camera says.
 
     Raises:
-        Mistake: the file can't be read as an image.
+        Mistake: the file can't be read as an image, or has other channels.
     """
+    if channels not in MODES:
+        return read_bands(path, channels)
     try:
         with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            return with_channels(ImageOps.exif_transpose(image), channels)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Mistake(f"it can't be read as an image ({type(error).__name__})") from error
+
+
+def with_channels(image: Image.Image, channels: int) -> np.ndarray:
+    """An image's pixels, uint8, (height, width, channels); of 16 bits the upper 8, as OpenCV does.
+
+    Raises:
+        Mistake: it has other channels.
+    """
+    if image.mode == "F":
+        raise Mistake("it holds floating-point numbers, and the model takes bytes")
+    if channels == 4 and len(image.getbands()) != 4:
+        raise Mistake(f"it is an image of {len(image.getbands())} channels, and the model takes 4")
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.array(image) >> 8).clip(0, 255).astype(np.uint8))
+    pixels = np.array(image if channels == 4 else image.convert(MODES[channels]))
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def read_bands(path: Path, channels: int) -> np.ndarray:
+    """A TIFF file of as many channels as the model takes: uint8, (height, width, channels).
+
+    Raises:
+        Mistake: tifffile isn't installed, or the file is of another kind.
+    """
+    try:
+        import tifffile
+    except ImportError as error:
+        raise Mistake(f"images of {channels} channels take tifffile: pip install it") from error
+    try:
+        image = tifffile.imread(path)
+    except Exception as error:  # its errors share no other base
+        raise Mistake(f"it can't be read as a TIFF file ({type(error).__name__})") from error
+    if image.ndim == 3 and image.shape[0] == channels != image.shape[2]:  # band after band
+        image = image.transpose(1, 2, 0)
+    if image.ndim != 3 or image.shape[2] != channels or image.dtype != np.uint8:
+        raise Mistake(f"it is {image.dtype}, {image.shape}, and the model takes {channels} bytes")
+    return np.ascontiguousarray(image)
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -171,7 +212,8 @@ def encode_runs(mask: np.ndarray) -> str:
 
 
 def draw(model: Model, image: np.ndarray, found: dict[str, np.ndarray]) -> Image.Image:
-    """The image with what was found over it."""
+    """The image with what was found over it; of other channels than three, the first ones."""
+    image = image[..., :3] if image.shape[2] > 2 else image[..., [0, 0, 0]]
     if "label_map" in found:
         labels = found["label_map"]
         colours = np.array([model.colour(i) for i in range(int(labels.max()) + 1)])[labels]
@@ -223,7 +265,7 @@ def run(args: argparse.Namespace) -> None:
     for number, (path, name) in enumerate(zip(paths, names, strict=True), 1):
         print(f"\rimage {number} of {len(paths)}", end="", file=sys.stderr, flush=True)
         try:
-            image = read_image(path)
+            image = read_image(path, model.channels)
             start = time.perf_counter()
             found = model(image)
         except Mistake as mistake:

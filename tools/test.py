@@ -15,6 +15,7 @@ from mmpvt.engine.cli import add_run_arguments, user_errors
 from mmpvt.engine.data_check import check_data
 from mmpvt.engine.launch import is_first_process, prepare_launcher
 from mmpvt.engine.left_out import leave_out_unusable_annotations
+from mmpvt.engine.pixel_check import check_pixels
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,6 +38,8 @@ def main() -> None:
         config = settings.from_arguments(args)
         settings.set_checkpoint(config, args.checkpoint)
         contents = check_data(config, ("test",)) if is_first_process() else {}
+        if is_first_process():
+            check_pixels(config, ("test",), contents)
         settings.make_work_dir(config)
         leave_out_unusable_annotations(config, ("test",), args.on_bad_data, contents)
         settings.name_broken_files(config)

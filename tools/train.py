@@ -16,6 +16,7 @@ from mmpvt.engine.data_check import check_data
 from mmpvt.engine.divergence import REACTIONS
 from mmpvt.engine.launch import is_first_process, prepare_launcher
 from mmpvt.engine.left_out import leave_out_unusable_annotations
+from mmpvt.engine.pixel_check import check_pixels
 
 
 def parse_args() -> argparse.Namespace:
@@ -78,6 +79,8 @@ def main() -> None:
             settings.set_auto_scale_lr(config)
         splits = ("train", "val") if config.get("val_cfg") else ("train",)
         contents = check_data(config, splits) if is_first_process() else {}
+        if is_first_process():
+            check_pixels(config, splits, contents)
         settings.make_work_dir(config)
         leave_out_unusable_annotations(config, splits, args.on_bad_data, contents)
         settings.name_broken_files(config)

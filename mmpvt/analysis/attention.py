@@ -18,6 +18,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmpvt.analysis.heat_maps import draw_heat, side_by_side
+from mmpvt.engine.drawing import viewable
 from mmpvt.errors import UserError
 from mmpvt.inference.pipeline import TestPipeline, check_array, read_image
 from mmpvt.models.archs import STRIDES
@@ -231,16 +232,22 @@ def _prepare(model: nn.Module, image: object) -> tuple[np.ndarray, Tensor, tuple
     pipeline = TestPipeline(config) if config is not None else None
     if not isinstance(image, np.ndarray):
         image = pipeline.load(image) if pipeline else read_image(image)
-    shown = np.ascontiguousarray(check_array(image)[..., ::-1]).clip(0, 255).astype(np.uint8)
+    shown = viewable(check_array(image))
     if pipeline:
         data = pipeline.prepare(image)
     else:
+        image = image if image.ndim == 3 else image[..., None]
         tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         data = dict(inputs=tensor, data_samples=BaseDataElement())
     if hasattr(model, "data_preprocessor"):
         batch = {key: [value] for key, value in data.items()}
         inputs = model.data_preprocessor(batch, False)["inputs"]
     else:
+        if len(data["inputs"]) != 3:
+            raise UserError(
+                f"an image of {len(data['inputs'])} channels: give it as a normalised tensor, "
+                "(channels, height, width)"
+            )
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
         inputs = ((data["inputs"].flip(0) - mean) / std).unsqueeze(0)
     return shown, inputs, tuple(data["inputs"].shape[1:])
@@ -250,6 +257,7 @@ def _shown(tensor: Tensor) -> np.ndarray:
     """A tensor of any range as a picture."""
     low, high = tensor.min(), tensor.max()
     values = (tensor - low) / (high - low).clamp(min=1e-6) * 255
+    values = values[:3] if len(values) > 2 else values[[0, 0, 0]]
     return values.permute(1, 2, 0).detach().cpu().numpy().astype(np.uint8)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmpvt.errors import UserError
+from mmpvt.models.channels import input_channels
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,10 @@ def count(model: nn.Module, shape: Sequence[int] | None = None) -> list[Part]:
     height, width = default_shape(model) if shape is None else shape
     if min(height, width) < 1:
         raise UserError(f"an image of {height}x{width} pixels has nothing to count")
+    channels = input_channels(model.backbone)
     with torch.device("meta"), torch.no_grad():
         counter = _Counter(model)
-        maps = counter("backbone", torch.empty(1, 3, height, width))
+        maps = counter("backbone", torch.empty(1, channels, height, width))
         if model.with_neck:
             maps = counter("neck", maps)
         if isinstance(model, SparseRCNN):
@@ -173,12 +175,13 @@ def _rois(extractor: nn.Module | Sequence[nn.Module], number: int) -> Tensor:
     return torch.empty(number, extractor.out_channels, *extractor.roi_layers[0].output_size)
 
 
-def table(parts: Sequence[Part], shape: Sequence[int]) -> str:
+def table(parts: Sequence[Part], shape: Sequence[int], channels: int = 3) -> str:
     """The parts and their sum, for people to read.
 
     Args:
         parts (Sequence[Part]): from :func:`count`.
         shape (Sequence[int]): height and width that they were counted at.
+        channels (int): of the image. Default: 3.
 
     Returns:
         str: lines of equal columns.
@@ -187,7 +190,7 @@ def table(parts: Sequence[Part], shape: Sequence[int]) -> str:
     width = max(len(part.name) for part in parts)
     return "\n".join(
         (
-            f"one image of 3x{shape[0]}x{shape[1]}, a multiply-add counted once",
+            f"one image of {channels}x{shape[0]}x{shape[1]}, a multiply-add counted once",
             f"{'':{width}}  parameters, M    GFLOPs",
             *(
                 f"{part.name:{width}}  {part.parameters / 1e6:13.2f}  {part.macs / 1e9:8.2f}"

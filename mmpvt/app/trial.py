@@ -29,7 +29,7 @@ class Trial:
     """An image and what the model says of it.
 
     Attributes:
-        image: BGR, (height, width, 3), uint8.
+        image: as the config has it loaded: (height, width, 3), uint8, BGR, say.
         sample: the prediction, without instances below 0.05.
         name: the file's.
         times: seconds that each part took.
@@ -57,7 +57,7 @@ def run(predictor: Predictor, path: str) -> Trial:
     name = Path(path).name
     start = time.perf_counter()
     try:
-        image = shrink(read_image(path, max_pixels=MAX_PIXELS))
+        image = shrink(read_image(path, predictor.pipeline.reader, MAX_PIXELS))
     except UserError as error:
         raise UserError(error.sentence.replace(path, name)) from error
     data = predictor.pipeline.prepare(image, name)

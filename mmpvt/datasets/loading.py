@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import cv2
@@ -19,6 +20,9 @@ from mmpvt.registry import TRANSFORMS
 
 IGNORED = 255  # label of pixels that count for no class
 BYTES = ("1", "L", "P")  # Pillow's names for images of a byte or less a pixel
+EIGHT_BITS = (b"\xff\xd8", b"BM", b"GIF8", b"RIFF")  # begin JPEG, BMP, GIF and WebP files
+COLOUR_CODE = np.array([1 << 16, 1 << 8, 1])  # makes a number of red, green and blue
+MOST_BANDS = 32  # of an image that a TIFF file holds band after band
 BLANK = (64, 64)  # height and width of what stands in for an image that can't be used
 
 _standing_in = False
@@ -41,46 +45,125 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
 
     An image turned by its EXIF tag is taken as its annotations take it: turned, or as it is
     stored where only that has the size they say.
+
+    Args:
+        max_value (float | None): for files of more than 8 bits a channel, which are cut to the
+            upper 8 otherwise, unless ``color_type`` is ``'unchanged'``: the value that becomes
+            255, 4095 for 12-bit data. The image is float32 from 0 to 255 then. Default: None.
+        channels (int | None): of the placeholder for an image that can't be used. Default: those
+            of the last image, or what ``color_type`` says.
+        **kwargs: of MMCV's ``LoadImageFromFile``.
+
+    Raises:
+        UserError: the decoding backend isn't installed, or doesn't keep 16 bits for ``max_value``.
     """
+
+    def __init__(
+        self, max_value: float | None = None, channels: int | None = None, **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        self.max_value = max_value
+        backend = self.imdecode_backend
+        if backend in ("tifffile", "turbojpeg"):
+            package = dict(tifffile="tifffile", turbojpeg="PyTurboJPEG")[backend]
+            if importlib.util.find_spec(backend) is None:
+                raise UserError(
+                    f"LoadImageFromFile with imdecode_backend='{backend}' needs the package "
+                    f"{package}: pip install {package}"
+                )
+        if max_value is not None and (max_value <= 0 or backend not in ("cv2", "tifffile")):
+            raise UserError(
+                f"LoadImageFromFile with max_value={max_value} and imdecode_backend='{backend}': "
+                "max_value is greater than 0 and takes the backend cv2 or tifffile"
+            )
+        self._trailing = (channels or 3,)
+        if self.color_type.startswith("grayscale"):
+            self._trailing = ()
 
     def transform(self, results: dict) -> dict | None:
         """Reads ``results['img_path']``.
 
         Raises:
-            UserError: the file is missing, no readable image, or of another size than its
-                annotations say.
+            UserError: the file is missing, no readable image, of another size than its
+                annotations say, or of 8 bits where ``max_value`` is given.
         """
         if _standing_in:
             results["instances"] = []
-            return self._fill(results, np.zeros((*BLANK, 3), np.uint8))
+            return self._fill(results, np.zeros((*BLANK, *self._trailing), np.uint8))
         path = results["img_path"]
+        told = (results.get("height"), results.get("width"))
         try:
             content = fileio.get(path, backend_args=self.backend_args)
-            image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
-            told = (results.get("height"), results.get("width"))
+            image = self._decode(content, self.color_type)
             if None not in told and image.shape[:2] != told and image.shape[1::-1] == told:
-                image = self._as_stored(content)
+                image = self._decode(content, f"{self.color_type}_ignore_orientation")
         except FileNotFoundError as error:
             raise UserError(f"the image {path} is missing") from error
         except (OSError, ValueError, AssertionError, AttributeError, cv2.error) as error:
             raise UserError(_unreadable(path)) from error
+        if image is None and (stored := deep_values(content)) is not None:
+            raise UserError(
+                f"{path} holds {stored.dtype} values, which can't be loaded with color_type="
+                f"'{self.color_type}': take color_type='unchanged' or max_value (docs/data.md)"
+            )
         if image is None or not is_complete(content):
             raise UserError(_unreadable(path))
+        if self.max_value is not None:
+            if image.dtype == np.uint8:
+                raise UserError(
+                    f"{path} is an image of 8 bits, and LoadImageFromFile's max_value="
+                    f"{self.max_value} is for files of more"
+                )
+            image = (image.astype(np.float32) * (255 / self.max_value)).clip(0, 255)
         if None not in told and image.shape[:2] != told:
             raise UserError(
                 f"the image {path} is of another size than its annotations say: "
                 f"{_size(image.shape[:2])}, not {_size(told)} (height x width)"
             )
+        self._trailing = image.shape[2:]
         return self._fill(results, image)
 
-    def _as_stored(self, content: bytes) -> np.ndarray:
-        flag = f"{self.color_type}_ignore_orientation"
-        return mmcv.imfrombytes(content, flag=flag, backend=self.imdecode_backend)
+    def _decode(self, content: bytes, flag: str) -> np.ndarray | None:
+        backend = self.imdecode_backend
+        if backend == "tifffile":
+            image = mmcv.imfrombytes(content, backend=backend)
+            bands, height, width = image.shape if image.ndim == 3 else (image.ndim, 0, 0)
+            if bands < min(height, width) and width > MOST_BANDS:  # stored band after band
+                image = image.transpose(1, 2, 0)
+            return np.ascontiguousarray(image)
+        if self.max_value is None or flag.startswith("unchanged"):
+            # OpenCV knows no "unchanged" that heeds or ignores the orientation
+            flag = "unchanged" if flag.startswith("unchanged") else flag
+            return mmcv.imfrombytes(content, flag=flag, backend=backend)
+        image = mmcv.imfrombytes(content, flag="unchanged", backend=backend)
+        if image is None:
+            return None
+        if self.color_type.startswith("grayscale"):
+            codes = {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY}
+            return cv2.cvtColor(image, codes[image.shape[2]]) if image.ndim == 3 else image
+        return image[..., :3] if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
 
     def _fill(self, results: dict, image: np.ndarray) -> dict:
-        results["img"] = image.astype(np.float32) if self.to_float32 else image
+        is_float = self.to_float32 or self.max_value is not None
+        results["img"] = image.astype(np.float32) if is_float else image
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results
+
+
+def deep_values(content: bytes) -> np.ndarray | None:
+    """An image's stored values if they have more than 8 bits; None for others and what is no image.
+
+    Args:
+        content (bytes): the file's.
+    """
+    is_png = content.startswith(b"\x89PNG")
+    if content.startswith(EIGHT_BITS) or (is_png and content[24:25] <= b"\x08"):
+        return None
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    return None if image is None or image.dtype == np.uint8 else image
 
 
 def is_complete(content: bytes) -> bool:
@@ -102,19 +185,36 @@ class LoadSegAnnotations(LoadAnnotations):
 
     Args:
         num_classes (int | None): of the model; labels from there on are refused. Default: None.
+        values (Sequence[int] | Sequence[Sequence[int]] | None): what the files hold for each class,
+            in the order of the config's classes: numbers (``[0, 255]``) or RGB colours
+            (``[[0, 0, 0], [255, 0, 0]]``). The number 255 is ignored unless it is listed; what else
+            isn't listed is refused. The data set's ``reduce_zero_label`` and its choice of classes
+            don't apply then. Default: None, the files hold labels.
         **kwargs: of MMSegmentation's ``LoadAnnotations``.
+
+    Raises:
+        UserError: ``values`` are neither numbers nor colours, repeat one, or are more than the
+            model's classes.
     """
 
-    def __init__(self, num_classes: int | None = None, **kwargs) -> None:
+    def __init__(
+        self, num_classes: int | None = None, values: Sequence | None = None, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
         self.num_classes = num_classes
+        self.values = None if values is None else _codes(values)
+        if self.values is not None and num_classes and len(self.values) > num_classes:
+            raise UserError(
+                f"LoadSegAnnotations' values are {len(self.values)}, and the model has "
+                f"{num_classes} classes"
+            )
 
     def _load_seg_map(self, results: dict) -> None:
         """Reads ``results['seg_map_path']``.
 
         Raises:
             UserError: the file is missing or no label map, of another size than its image, or
-                holds labels that the model has no class for.
+                holds colours or labels that the model has no class for.
         """
         if _standing_in:
             results["gt_seg_map"] = np.full(results["ori_shape"], IGNORED, np.uint8)
@@ -123,14 +223,24 @@ class LoadSegAnnotations(LoadAnnotations):
         path = results["seg_map_path"]
         try:
             content = fileio.get(path, backend_args=self.backend_args)
-            whole = Image.open(io.BytesIO(content)).mode in BYTES or _holds_labels(content)
-            super()._load_seg_map(results)
+            image = Image.open(io.BytesIO(content))
+            if self.values is not None:
+                labels, whole = self._by_value(path, image), True
+                results["gt_seg_map"] = labels
+                results["seg_fields"].append("gt_seg_map")
+            else:
+                whole = image.mode in BYTES or _holds_labels(content)
+                super()._load_seg_map(results)
+                labels = results["gt_seg_map"]
+        except UserError:
+            raise
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{path} can't be read as a label map: the file is missing, empty, truncated or "
                 "of another kind"
             ) from error
-        labels = results["gt_seg_map"]
+        if labels.ndim == 3:
+            raise UserError(_colours(path, image))
         if labels.shape != tuple(results["ori_shape"]):
             raise UserError(
                 f"the label map {path} is of another size than its image {results['img_path']}: "
@@ -149,6 +259,66 @@ class LoadSegAnnotations(LoadAnnotations):
                     f"the model's {self.num_classes} classes end at "
                     f"{self.num_classes - 1 + shift}"
                 )
+
+    def _by_value(self, path: str, image: Image.Image) -> np.ndarray:
+        """The label of each pixel, (height, width), uint8."""
+        are_colours = isinstance(self.values[0], tuple)
+        stored = np.asarray(image.convert("RGB") if are_colours else image)
+        if stored.ndim == 3 and not are_colours:
+            if (stored[..., :3] != stored[..., :1]).any():
+                raise UserError(_colours(path, image))
+            stored = stored[..., 0]  # grey, three times over
+        values = self.values
+        if are_colours:
+            stored = stored.astype(np.int64) @ COLOUR_CODE
+            values = [int(np.dot(value, COLOUR_CODE)) for value in values]
+        labels = np.full(stored.shape, IGNORED, np.uint8)
+        known = np.zeros(stored.shape, bool) if are_colours else stored == IGNORED
+        for label, value in enumerate(values):
+            here = stored == value
+            labels[here] = label
+            known |= here
+        if not known.all():
+            value = int(stored[~known][0])
+            told = f"colour {value >> 16, value >> 8 & 255, value & 255}" if are_colours else value
+            what = "the " if are_colours else "the value "
+            raise UserError(
+                f"the label map {path} holds {what}{told}, which is not among "
+                "LoadSegAnnotations' values"
+            )
+        return labels
+
+
+def _codes(values: Sequence) -> list:
+    """Numbers, or colours as tuples.
+
+    Raises:
+        UserError: they are neither, or one is there twice.
+    """
+    made = [value if isinstance(value, int) else tuple(value) for value in values]
+    kinds = {None if isinstance(value, int) else len(value) for value in made}
+    if kinds not in ({None}, {3}) or len(set(made)) < len(made):
+        raise UserError(
+            f"LoadSegAnnotations' values are numbers or RGB colours, each once, not {values}"
+        )
+    return made
+
+
+def _colours(path: str, image: Image.Image) -> str:
+    """What is said of a label map that holds colours."""
+    found = image.convert("RGB").getcolors(maxcolors=2**24)
+    named = ", ".join(str(colour) for _, colour in sorted(found, reverse=True)[:3])
+    if all(red == green == blue for _, (red, green, blue) in found):
+        numbers = sorted(colour[0] for _, colour in found)
+        way = f"values={numbers[:8]}"
+    else:
+        way = "values=[[R, G, B], …]"
+    return (
+        f"the label map {path} holds colours ({image.mode}: {named}{' …' * (len(found) > 3)}), "
+        "where a label map holds one number a pixel, its class: list them in the order of the "
+        f"classes, dict(type='mmpvt.LoadSegAnnotations', {way}) for LoadAnnotations in each "
+        "pipeline, or convert the files (docs/data.md)"
+    )
 
 
 def _unreadable(path: str) -> str:

@@ -15,8 +15,9 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmpvt.datasets.drawing import draw_scene
-from mmpvt.deploy.sizes import test_pipeline
+from mmpvt.deploy.sizes import read_loading, test_pipeline
 from mmpvt.errors import UserError
+from mmpvt.models.channels import input_channels
 
 LEAST_SCORE = 0.05  # of the detections that are compared
 BOX, SCORE = 0.5, 1e-3  # pixels and score that results in float32 may deviate by
@@ -73,8 +74,10 @@ def predict(model: nn.Module, config: Config, image: np.ndarray) -> dict[str, np
     Args:
         model (nn.Module): MMDetection's or MMSegmentation's.
         config (Config): whose test pipeline is used.
-        image (ndarray): uint8, (height, width, 3), BGR.
+        image (ndarray): uint8, as the test pipeline decodes it.
     """
+    if read_loading(config).is_float:
+        image = image.astype(np.float32)
     init_default_scope(config.get("default_scope", "mmdet"))
     pipeline = [t for t in test_pipeline(config) if "Load" not in t["type"]]
     pack = {key: value for key, value in pipeline[-1].items() if key != "meta_keys"}
@@ -132,7 +135,7 @@ def check(
         path (str): the file.
         model (nn.Module): what it was exported from.
         config (Config): its config.
-        image (ndarray | None): uint8, (height, width, 3), BGR; by default shapes are drawn.
+        image (ndarray | None): uint8, as the test pipeline decodes it; by default shapes are drawn.
         shape (Sequence[int] | None): the height and width of a file of fixed size: there the image
             is resized to them first, so that both pad it alike.
 
@@ -142,21 +145,45 @@ def check(
     Raises:
         UserError: onnxruntime doesn't take the file.
     """
+    loading = read_loading(config)
     if image is None:
-        image = draw_scene(np.random.default_rng(0), (min(DRAWN), max(DRAWN))).image
-        image = cv2.resize(image, DRAWN[::-1])
+        image = drawn(loading.channels or input_channels(model.backbone))
     if shape is not None:
         image = cv2.resize(image, (shape[1], shape[0]))
         config = with_scale(config, shape)
-    return compare(runner(path)(image), predict(model, config, image))
+    found = runner(path, is_bgr=loading.is_bgr)(image)
+    return compare(found, predict(model, config, image))
 
 
-def runner(path: str, threads: int = 0) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """What finds things in an image, uint8, (height, width, 3), BGR, with an exported file.
+def drawn(channels: int) -> np.ndarray:
+    """Shapes, uint8, (height, width, channels) or, of one channel, (height, width)."""
+    image = draw_scene(np.random.default_rng(0), (min(DRAWN), max(DRAWN))).image
+    image = cv2.resize(image, DRAWN[::-1])
+    return image[..., 0] if channels == 1 else image[..., np.arange(channels) % 3]
+
+
+def file_order(image: np.ndarray, is_bgr: bool = True) -> np.ndarray:
+    """An image as exported files take it: red first where it has three channels or more.
+
+    Args:
+        image (ndarray): (height, width) or (height, width, channels).
+        is_bgr (bool): whether it has blue first. Default: True.
+    """
+    image = image if image.ndim == 3 else image[..., None]
+    if is_bgr and image.shape[2] > 2:
+        image = image[..., [2, 1, 0, *range(3, image.shape[2])]]
+    return np.ascontiguousarray(image)
+
+
+def runner(
+    path: str, threads: int = 0, is_bgr: bool = True
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """What finds things in an image, uint8, (height, width, channels), with an exported file.
 
     Args:
         path (str): the file.
         threads (int): of onnxruntime. Default: 0, all cores.
+        is_bgr (bool): whether images have blue first. Default: True.
 
     Raises:
         UserError: onnxruntime doesn't take the file.
@@ -172,8 +199,8 @@ def runner(path: str, threads: int = 0) -> Callable[[np.ndarray], dict[str, np.n
     names = [output.name for output in session.get_outputs()]
 
     def run(image: np.ndarray) -> dict[str, np.ndarray]:
-        rgb = np.ascontiguousarray(image[..., ::-1])
-        return dict(zip(names, session.run(None, {"image": rgb}), strict=True))
+        inputs = {"image": file_order(image, is_bgr)}
+        return dict(zip(names, session.run(None, inputs), strict=True))
 
     return run
 

@@ -22,10 +22,12 @@ from mmpvt.deploy.metadata import describe
 from mmpvt.deploy.operators import OPSET, TRANSLATIONS
 from mmpvt.deploy.preprocessing import Preprocessing
 from mmpvt.deploy.segmentation import Segmenter
-from mmpvt.deploy.sizes import UpToMultiple, frame, read_steps
+from mmpvt.deploy.sizes import UpToMultiple, frame, read_loading, read_steps
 from mmpvt.deploy.transformer import Transformer
 from mmpvt.deploy.two_stage import TwoStage
+from mmpvt.engine.pixel_check import misfit
 from mmpvt.errors import UserError
+from mmpvt.models.channels import input_channels
 
 EXAMPLE = (256, 320)  # pixels of the image that a network of any size is recorded with
 LARGEST = 4096  # pixels of a side that the network sees, where sizes are dynamic
@@ -56,7 +58,10 @@ def export(
     """
     model = model.eval()
     shape = frame(config, shape)
-    steps = read_steps(config, shape)
+    steps, loading = read_steps(config, shape), read_loading(config)
+    channels = loading.channels or input_channels(model.backbone)
+    if reason := misfit(channels, config):
+        raise UserError(f"the test pipeline loads images of {reason}")
     normaliser = model.data_preprocessor
     divisor, value = padding(normaliser)
     canvas = shape and [-(-side // divisor) * divisor for side in shape]
@@ -69,9 +74,9 @@ def export(
     exported = record(network, canvas, divisor)
     report(f"recorded in {time.monotonic() - start:.0f} s")
 
-    first = Preprocessing(steps, normaliser, divisor, value, canvas)
+    first = Preprocessing(steps, normaliser, divisor, value, canvas, channels, loading)
     join(first, exported)
-    exported.metadata_props.update(describe(model, config, network, steps, canvas))
+    exported.metadata_props.update(describe(model, config, network, steps, canvas, channels))
     return exported
 
 
@@ -125,7 +130,7 @@ def record(network: nn.Module, canvas: Sequence[int] | None, divisor: int) -> ir
     """
     height, width = canvas or [-(-side // divisor) * divisor for side in EXAMPLE]
     inputs = {
-        "x": torch.zeros(1, 3, height, width),
+        "x": torch.zeros(1, input_channels(network.model.backbone), height, width),
         "size": torch.tensor([height - 1.0, width - 1.0]),
         "scale": torch.ones(4),
         "rows": torch.arange(height + 5) + 0.5,

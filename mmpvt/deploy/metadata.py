@@ -16,6 +16,7 @@ from torch import nn
 from mmpvt.deploy.sizes import Step
 from mmpvt.version import __version__
 
+ORDERS = {1: "grey", 3: "RGB", 4: "RGBA"}  # of an image's channels, by their number
 COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # numbers to 90 that no COCO category has
 
 
@@ -25,6 +26,7 @@ def describe(
     network: nn.Module,
     steps: Sequence[Step],
     canvas: Sequence[int] | None,
+    channels: int = 3,
 ) -> dict[str, str]:
     """The file's metadata, all values text, JSON where they have parts.
 
@@ -34,6 +36,7 @@ def describe(
         network (nn.Module): the form that was recorded.
         steps (Sequence[Step]): resizing.
         canvas (Sequence[int] | None): height and width that the network sees, if fixed.
+        channels (int): of the image. Default: 3.
 
     Returns:
         dict[str, str]: by name.
@@ -61,7 +64,7 @@ def describe(
         "classes": classes,
         "category_ids": category_ids(classes),
         "palette": [list(map(int, colour)) for colour in meta.get("palette") or ()],
-        "image": "uint8, (height, width, 3), RGB",
+        "image": f"uint8, (height, width, {channels}), {ORDERS.get(channels, 'as in the file')}",
         "input_size": list(canvas) if canvas else "dynamic",
         "resizing": [{"step": type(step).__name__, **asdict(step)} for step in steps],
         "mean": mean,

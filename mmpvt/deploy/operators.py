@@ -160,7 +160,13 @@ def _onnx_cut(feature_map, height, width):
 
 @custom_op("mmpvt_deploy::highest_class", mutates_args=())
 def highest_class(
-    logits: Tensor, x: Tensor, size: Tensor, rows: Tensor, columns: Tensor, align_corners: bool
+    logits: Tensor,
+    x: Tensor,
+    size: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    align_corners: bool,
+    threshold: float,
 ) -> Tensor:
     """The highest class of each of the image's pixels, as MMSegmentation finds it.
 
@@ -170,6 +176,8 @@ def highest_class(
         size (Tensor): (2,), height and width of it without padding, which is cut off then.
         rows, columns (Tensor): of the image's height and width, to which the rest is resized.
         align_corners (bool): corners' centres stay where they are in resizing.
+        threshold (float): of a single channel, the probability above which the label is 1; negative
+            for several channels, one a class.
 
     Returns:
         Tensor: (image height, image width), int64.
@@ -177,17 +185,24 @@ def highest_class(
     options = dict(mode="bilinear", align_corners=align_corners)
     height, width = size.long().tolist()
     logits = F.interpolate(logits, x.shape[2:], **options)[..., :height, :width]
-    return F.interpolate(logits, (len(rows), len(columns)), **options)[0].argmax(0)
+    logits = F.interpolate(logits, (len(rows), len(columns)), **options)[0]
+    return logits.argmax(0) if threshold < 0 else (logits[0].sigmoid() > threshold).long()
 
 
 @highest_class.register_fake
 def _(
-    logits: Tensor, x: Tensor, size: Tensor, rows: Tensor, columns: Tensor, align_corners: bool
+    logits: Tensor,
+    x: Tensor,
+    size: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    align_corners: bool,
+    threshold: float,
 ) -> Tensor:
     return logits.new_empty(rows.shape[0], columns.shape[0], dtype=torch.int64)
 
 
-def _onnx_highest_class(logits, x, size, rows, columns, align_corners: bool):
+def _onnx_highest_class(logits, x, size, rows, columns, align_corners: bool, threshold: float):
     """Classes last: there onnxruntime resizes and compares six times as fast."""
     how = "align_corners" if align_corners else "pytorch_half_pixel"
     logits = op.Transpose(logits, perm=[0, 2, 3, 1])
@@ -196,6 +211,9 @@ def _onnx_highest_class(logits, x, size, rows, columns, align_corners: bool):
     starts, axes = op.Constant(value_ints=[0, 0]), op.Constant(value_ints=[1, 2])
     logits = op.Slice(logits, starts, op.Cast(size, to=7), axes)
     logits = _onnx_resize(logits, op.Shape(rows), op.Shape(columns), how)
+    if threshold >= 0:
+        logits = op.Squeeze(logits, op.Constant(value_ints=[0, 3]))
+        return op.Cast(op.Greater(op.Sigmoid(logits), op.Constant(value_float=threshold)), to=7)
     return op.ArgMax(op.Squeeze(logits, op.Constant(value_ints=[0])), axis=2, keepdims=0)
 
 

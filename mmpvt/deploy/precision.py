@@ -47,7 +47,7 @@ def to_int8(
 
     Args:
         model (ir.Model): of :func:`mmpvt.deploy.exporting.export`.
-        images (Sequence[ndarray]): uint8, (height, width, 3), RGB.
+        images (Sequence[ndarray]): uint8, (height, width, channels), red first.
         report (Callable): takes a line of progress.
     """
     names = [node.name for node in model.graph if takes_int8(node, model.graph.initializers)]

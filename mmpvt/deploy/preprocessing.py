@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
+from mmseg.models import SegDataPreProcessor
 from onnx_ir.tape import Tape
 from torch import nn
 
-from mmpvt.deploy.sizes import Exactly, Step, UpToMultiple
+from mmpvt.deploy.sizes import Exactly, Loading, Step, UpToMultiple
 
 SCALE = 2048  # a weight of one, in OpenCV's whole numbers
 
@@ -29,12 +30,14 @@ class Preprocessing:
         divisor (int): the sides that the network sees are multiples of it.
         pad_value (float): what is padded with, after normalisation.
         canvas (Sequence[int] | None): height and width to pad to, in place of ``divisor``.
+        channels (int): of the image. Default: 3.
+        loading (Loading): how the test pipeline decodes it. Default: by OpenCV, as bytes.
 
     Attributes:
-        image (ir.Value): uint8, (height, width, 3), RGB.
-        outputs (dict[str, ir.Value]): ``x``, float32, (1, 3, height, width); ``size``, float32,
-            (2,), height and width before padding; ``scale``, float32, (4,), of x, y, x, y from
-            there to the image's pixels; ``rows`` and ``columns``, float32, the centres of the
+        image (ir.Value): uint8, (height, width, channels), red first.
+        outputs (dict[str, ir.Value]): ``x``, float32, (1, channels, height, width); ``size``,
+            float32, (2,), height and width before padding; ``scale``, float32, (4,), of x, y, x, y
+            from there to the image's pixels; ``rows`` and ``columns``, float32, the centres of the
             image's pixels.
         nodes (list[ir.Node]): in order.
     """
@@ -46,15 +49,19 @@ class Preprocessing:
         divisor: int,
         pad_value: float,
         canvas: Sequence[int] | None,
+        channels: int = 3,
+        loading: Loading = Loading(),  # noqa: B008  it is frozen
     ) -> None:
+        self._loading, self._channels = loading, channels
         self._tape = Tape()
         self.image = ir.Value(
             name="image",
             type=ir.TensorType(ir.DataType.UINT8),
-            shape=ir.Shape(["height", "width", 3]),
+            shape=ir.Shape(["height", "width", channels]),
         )
         original = self._sides(self.image)
-        x = self._op("Cast", self.image, to=ir.DataType.INT32)
+        kind = ir.DataType.FLOAT if loading.is_float else ir.DataType.INT32
+        x = self._op("Cast", self.image, to=kind)
         sides = original
         for step in steps:
             sides = self._target(step, sides)
@@ -86,7 +93,7 @@ class Preprocessing:
         return self._op("Concat", *sides, axis=0)
 
     def _sides(self, x: ir.Value) -> list[ir.Value]:
-        """Height and width of (height, width, 3), each int64, (1,)."""
+        """Height and width of (height, width, channels), each int64, (1,)."""
         return [self._op("Shape", x, start=i, end=i + 1) for i in (0, 1)]
 
     def _target(self, step: Step, sides: Sequence[ir.Value]) -> list[ir.Value]:
@@ -113,7 +120,9 @@ class Preprocessing:
         return self._op("Mul", self._op("Div", raised, d), d)
 
     def _taps(self, old: ir.Value, new: ir.Value, fades: bool) -> tuple[ir.Value, ...]:
-        """Of each new position: its two old neighbours and their weights, times ``SCALE``.
+        """Of each new position: its two old neighbours and their weights.
+
+        Of bytes the weights are times ``SCALE``.
 
         Beyond the outermost centres both neighbours are the same; there OpenCV also drops the
         fraction along x, but not along y, which matters to rounding.
@@ -135,8 +144,11 @@ class Preprocessing:
                 "And", self._op("GreaterOrEqual", first, zero), self._op("Less", first, last)
             )
             fraction = self._op("Where", inside, fraction, self._const(0, np.float32))
-        weights = []
+        weights: list[ir.Value] = []
         for part in (self._op("Sub", self._const(1, np.float32), fraction), fraction):
+            if self._loading.is_float:
+                weights.append(part)
+                continue
             scaled = self._op("Round", self._op("Mul", part, self._const(SCALE, np.float32)))
             weights.append(self._op("Cast", scaled, to=ir.DataType.INT32))
         second = self._op("Add", first, one)
@@ -144,8 +156,11 @@ class Preprocessing:
         return *neighbours, *weights
 
     def _resized(self, x: ir.Value, old: Sequence[ir.Value], new: Sequence[ir.Value]) -> ir.Value:
-        """(height, width, 3), int32, of bytes, to another size."""
+        """(height, width, channels), int32 of bytes or float32, to another size."""
         left, right = self._taken(x, 1, old, new)
+        if self._loading.is_float:
+            x = self._op("Add", left, right)
+            return self._op("Add", *self._taken(x, 0, old, new))
         x = self._op("Div", self._op("Add", left, right), self._const(16, np.int32))
         parts = self._taken(x, 0, old, new)
         upper, lower = (self._op("Div", part, self._const(65536, np.int32)) for part in parts)
@@ -165,10 +180,11 @@ class Preprocessing:
         ]
 
     def _normalised(self, x: ir.Value, normaliser: nn.Module) -> ir.Value:
-        """(height, width, 3), int32, RGB, to (3, height, width), float32, as the model takes it."""
+        """(height, width, channels), red first, to (channels, height, width), normalised."""
         x = self._op("Cast", self._op("Transpose", x, perm=(2, 0, 1)), to=ir.DataType.FLOAT)
-        if not takes_rgb(normaliser):
-            x = self._op("Gather", x, self._const([2, 1, 0], np.int64), axis=0)
+        if self._channels > 2 and self._loading.is_bgr != exchanges(normaliser, self._channels):
+            order = [2, 1, 0, *range(3, self._channels)]
+            x = self._op("Gather", x, self._const(order, np.int64), axis=0)
         if normaliser._enable_normalize:
             for op_type, values in (("Sub", normaliser.mean), ("Div", normaliser.std)):
                 x = self._op(op_type, x, self._const(values.view(-1, 1, 1).numpy(), np.float32))
@@ -201,9 +217,9 @@ class Preprocessing:
         return self._op("Add", positions, self._const(0.5, np.float32))
 
 
-def takes_rgb(normaliser: nn.Module) -> bool:
-    """Whether the network takes red first: MMCV reads blue first, and the model may turn that."""
-    return bool(
-        getattr(normaliser, "_channel_conversion", None)
-        or getattr(normaliser, "channel_conversion", False)
+def exchanges(normaliser: nn.Module, channels: int) -> bool:
+    """Whether the model exchanges red and blue. MMSegmentation does so in three channels only."""
+    turns = getattr(normaliser, "_channel_conversion", False) or getattr(
+        normaliser, "channel_conversion", False
     )
+    return bool(turns) and not (isinstance(normaliser, SegDataPreProcessor) and channels != 3)

@@ -42,8 +42,6 @@ class Segmenter(nn.Module):
             raise UserError(
                 f"{type(head).__name__} can't be exported: it predicts in a way of its own"
             )
-        if head.out_channels == 1:
-            raise UserError(f"{type(head).__name__} of one channel can't be exported")
         for part in head.modules():
             if isinstance(part, Upsample) and not part.size:
                 part.forward = functools.partial(enlarged, part)
@@ -55,7 +53,8 @@ class Segmenter(nn.Module):
         """The label map, (image height, image width); arguments as :meth:`OneStage.forward`'s."""
         head = self.model.decode_head
         logits = head(self.model.extract_feat(x))
-        labels = highest_class(logits, x, size, rows, columns, self.model.align_corners)
+        threshold = float(head.threshold) if head.out_channels == 1 else -1.0
+        labels = highest_class(logits, x, size, rows, columns, self.model.align_corners, threshold)
         return (labels.to(torch.uint8) if head.out_channels <= BYTE_CLASSES else labels,)
 
 

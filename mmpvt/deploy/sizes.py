@@ -1,4 +1,4 @@
-"""What a config's test pipeline does to an image's size, step by step."""
+"""How a config's test pipeline loads an image, and what it does to its size, step by step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mmengine.config import Config
 
+from mmpvt.engine.pixel_check import loading_step, transform_name
 from mmpvt.errors import UserError
 
 PREFIXES = ("Load", "Pack")  # of transforms that read files and pack results
@@ -41,6 +42,21 @@ class UpToMultiple:
     divisor: int
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How an image of 8 bits is decoded.
+
+    Attributes:
+        channels (int | None): of it; None for those that the file has.
+        is_bgr (bool): blue first; otherwise in the file's order.
+        is_float (bool): made float32 before it is resized.
+    """
+
+    channels: int | None = 3
+    is_bgr: bool = True
+    is_float: bool = False
+
+
 Step = Within | Exactly | UpToMultiple
 
 
@@ -56,6 +72,34 @@ def test_pipeline(config: Config) -> list[dict]:
     if not dataset or not dataset.get("pipeline"):
         raise UserError("the config holds no test_dataloader with a pipeline to export")
     return dataset.pipeline
+
+
+def read_loading(config: Config) -> Loading:
+    """How the test pipeline decodes images.
+
+    Raises:
+        UserError: in a way that an exported file's user can't follow.
+    """
+    pipeline = test_pipeline(config)
+    place = loading_step(pipeline)
+    if place is None:
+        return Loading()
+    step = pipeline[place]
+    name = transform_name(step)
+    if name not in ("LoadImageFromFile", "LoadImageFromNDArray"):
+        raise UserError(
+            f"{name}, which loads the test pipeline's images, can't be exported: LoadImageFromFile "
+            "can"
+        )
+    if step.get("max_value") is not None:
+        raise UserError(
+            "LoadImageFromFile with max_value can't be exported: it is for images of more than 8 "
+            "bits a channel, and an exported file takes 8"
+        )
+    kind = step.get("color_type", "color").removesuffix("_ignore_orientation")
+    is_bgr = step.get("imdecode_backend") != "tifffile"
+    channels = {"color": 3, "grayscale": 1}.get(kind) if is_bgr else None
+    return Loading(channels, is_bgr, bool(step.get("to_float32")))
 
 
 def read_steps(config: Config, shape: Sequence[int] | None = None) -> list[Step]:

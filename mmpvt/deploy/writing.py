@@ -14,10 +14,10 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmpvt.checkpoint.loading import load_checkpoint
-from mmpvt.deploy.checking import Deviation, check
+from mmpvt.deploy.checking import Deviation, check, file_order
 from mmpvt.deploy.exporting import export
 from mmpvt.deploy.precision import to_float16, to_int8
-from mmpvt.deploy.sizes import frame
+from mmpvt.deploy.sizes import frame, read_loading
 from mmpvt.engine.checkpoint_fit import CheckpointFitHook
 from mmpvt.errors import UserError
 
@@ -66,9 +66,9 @@ def write(
         shape (Sequence[int] | None): height and width that every image is fitted into.
         half (bool): layers in float16. Default: False.
         photos (Sequence[ndarray] | None): layers in int8, calibrated on these images,
-            (height, width, 3), uint8, RGB.
-        image (ndarray | None): uint8, (height, width, 3), BGR, to compare results on; by default
-            shapes are drawn.
+            uint8, as the test pipeline decodes them.
+        image (ndarray | None): uint8, as the test pipeline decodes it, to compare results on; by
+            default shapes are drawn.
         report (Callable): takes a line of progress.
 
     Returns:
@@ -80,7 +80,8 @@ def write(
     """
     exported = export(model, config, shape, report)
     if photos is not None:
-        exported = to_int8(exported, photos, report)
+        is_bgr = read_loading(config).is_bgr
+        exported = to_int8(exported, [file_order(photo, is_bgr) for photo in photos], report)
     elif half:
         exported = to_float16(exported)
     part = out.with_name(f".{out.name}.{os.getpid()}")

@@ -28,6 +28,7 @@ SHIFTS = [
     (0, 3),
     (2, 0),
 ]
+STRETCHED = (0.5, 99.5)  # percentiles of an image's values that become black and white
 LABELLED = 0.01  # share of an image that a class of a label map takes to be named
 IGNORED = 255  # label of pixels that count for no class
 
@@ -62,6 +63,28 @@ def draw_sample(
             instances = instances[instances.scores > score_thr]
         canvas = draw_instances(canvas, instances, scale, classes, palette)
     return canvas
+
+
+def viewable(image: np.ndarray) -> np.ndarray:
+    """An image of any number of channels and bits as a picture.
+
+    Args:
+        image (np.ndarray): (height, width) or (height, width, channels), blue first. One or two
+            channels are shown as grey, of more the first three. Values of more than 8 bits, or from
+            0 to 1, are stretched between their 0.5th and 99.5th percentile.
+
+    Returns:
+        np.ndarray: RGB, (height, width, 3), uint8.
+    """
+    image = image if image.ndim == 3 else image[..., None]
+    image = image[..., 2::-1] if image.shape[2] > 2 else image[..., [0, 0, 0]]
+    if image.dtype == np.uint8:
+        return np.ascontiguousarray(image)
+    image = np.nan_to_num(image.astype(np.float32))
+    low, high = 0.0, 255.0
+    if image.min() < 0 or not 1 < image.max() <= high:
+        low, high = np.percentile(image, STRETCHED)
+    return ((image - low) * (255 / max(high - low, 1e-6))).clip(0, 255).astype(np.uint8)
 
 
 def enlargement(image: np.ndarray) -> float:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
-import mmcv
 import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
+from torch.utils.data import Dataset
 
-from mmpvt.engine.drawing import draw_sample
+from mmpvt.datasets.loading import LoadImageFromFile
+from mmpvt.engine.drawing import draw_sample, viewable
+from mmpvt.engine.pixel_check import is_loader
 from mmpvt.registry import HOOKS
 
 CELL = (420, 1120)  # pixels: height and width of a pair of pictures on a sheet
@@ -77,19 +79,21 @@ class PicturesHook(Hook):
                 continue
             if "left_out" in sample.metainfo:
                 continue  # there is no image to draw on
-            picture = self._pair(sample, loader.dataset.metainfo)
+            picture = self._pair(sample, loader.dataset)
             if on_sheet and i == 0:
                 self._sheet.append(picture)
             if self.show_dir is not None:
-                target = Path(self.show_dir) / (Path(sample.img_path).stem + ".jpg")
+                path = sample.img_path if isinstance(sample.img_path, str) else sample.img_path[0]
+                target = Path(self.show_dir) / (Path(path).stem + ".jpg")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(target), picture[..., ::-1])
 
-    def _pair(self, sample: BaseDataElement, meta: dict) -> np.ndarray:
+    def _pair(self, sample: BaseDataElement, dataset: Dataset) -> np.ndarray:
         """Truth left, prediction right: RGB, (height, 2 * width, 3), uint8."""
-        image = mmcv.imread(sample.img_path, channel_order="rgb")
+        image = viewable(_image_reader(dataset)(dict(img_path=sample.img_path))["img"])
         halves = (
-            draw_sample(image, sample, meta, truth, self.score_thr) for truth in (True, False)
+            draw_sample(image, sample, dataset.metainfo, truth, self.score_thr)
+            for truth in (True, False)
         )
         return np.concatenate(list(halves), axis=1)
 
@@ -101,6 +105,17 @@ class PicturesHook(Hook):
             cv2.imwrite(str(target), contact_sheet(self._sheet)[..., ::-1])
             runner.logger.info(f"pictures of predictions beside the truth: {target}")
         self._sheet = []
+
+
+def _image_reader(dataset: Dataset) -> Callable[[dict], dict]:
+    """The transform that a data set's images are loaded by, else one that gives three channels."""
+    while not hasattr(dataset, "pipeline") and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    while not hasattr(dataset, "pipeline") and getattr(dataset, "datasets", None):
+        dataset = dataset.datasets[0]
+    transforms = getattr(getattr(dataset, "pipeline", None), "transforms", ())
+    loading = (t for t in transforms if is_loader(type(t).__name__))
+    return next(loading, LoadImageFromFile())
 
 
 def contact_sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -16,6 +16,7 @@ from mmpvt.compat import get_installed_path
 from mmpvt.errors import UserError
 from mmpvt.swap import swap
 
+DET_PREPROCESSORS = ("DetDataPreprocessor", "mmdet.DetDataPreprocessor")
 PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH
 
 
@@ -71,8 +72,21 @@ def load_config(path: str, options: dict | None = None, backbone: str | None = N
         config.merge_from_dict(options or {})
     except (KeyError, TypeError, AssertionError, IndexError) as error:
         raise UserError(f"--cfg-options don't fit {path}: {error}") from error
+    take_channels(config)
     config.work_dir = config.get("work_dir") or str(Path("work_dirs") / name)
     return config
+
+
+def take_channels(config: Config) -> None:
+    """Gives detectors of other images than RGB a data preprocessor that takes their channels."""
+    for part in iter_dicts(config.get("model")):
+        preprocessor = part.get("data_preprocessor")
+        if not isinstance(preprocessor, dict) or preprocessor.get("type") not in DET_PREPROCESSORS:
+            continue
+        means = len(preprocessor.get("mean") or (0,))
+        channels = (part.get("backbone") or {}).get("in_channels", 3)
+        if means not in (1, 3) or channels != 3:
+            preprocessor["type"] = "mmpvt.DetDataPreprocessor"
 
 
 def from_arguments(args: argparse.Namespace) -> Config:
@@ -288,9 +302,13 @@ def name_broken_files(config: Config) -> None:
     head = next((head for head in heads if isinstance(head, dict)), {})
     for split in ("train", "val", "test"):
         for d in iter_dicts(config.get(f"{split}_dataloader")):
-            if d.get("type") == "LoadImageFromFile":
+            if d.get("type") in ("LoadImageFromFile", "mmpvt.LoadImageFromFile"):
                 d["type"] = "mmpvt.LoadImageFromFile"
-            elif d.get("type") == "LoadAnnotations" and config.get("default_scope") == "mmseg":
+                if d.get("color_type") == "unchanged":
+                    d["channels"] = (config.model.get("backbone") or {}).get("in_channels")
+            elif d.get("type") == "mmpvt.LoadSegAnnotations" or (
+                d.get("type") == "LoadAnnotations" and config.get("default_scope") == "mmseg"
+            ):
                 d.update(type="mmpvt.LoadSegAnnotations", num_classes=head.get("num_classes"))
 
 

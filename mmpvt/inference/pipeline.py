@@ -8,17 +8,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from mmcv.transforms import Compose
+from mmcv.transforms import BaseTransform, Compose
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from PIL import Image, UnidentifiedImageError
 
 from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.engine.data_check import dataset_kind, iter_datasets
+from mmpvt.engine.pixel_check import image_loader, loading_step, misfit, transform_name
 from mmpvt.errors import UserError
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # 179 million: from there on Pillow, too, sees an attack
-LOADER = "LoadImageFromFile"
 
 
 class TestPipeline:
@@ -33,6 +33,9 @@ class TestPipeline:
         max_pixels (int): an image of more is refused before it is decoded. Default: 179 million,
             as Pillow does.
 
+    Attributes:
+        reader (BaseTransform): what decodes image files.
+
     Raises:
         UserError: the config has no test data set, or that doesn't read images from files.
     """
@@ -44,23 +47,24 @@ class TestPipeline:
         steps = [
             ConfigDict(step)
             for step in _dataset(config).get("pipeline", ())
-            if not _name(step).endswith("Annotations")
+            if not transform_name(step).endswith("Annotations")
         ]
-        names = [_name(step) for step in steps]
-        if LOADER not in names:
+        place = loading_step(steps)
+        if place is None:
+            names = ", ".join(map(transform_name, steps))
             raise UserError(
-                f"the config's test pipeline has no {LOADER}, but {', '.join(names) or 'nothing'}: "
+                f"the config's test pipeline has no LoadImageFromFile, but {names or 'nothing'}: "
                 "only models that read single images from files can predict"
             )
-        place = names.index(LOADER)
-        options = {key: value for key, value in steps[place].items() if key != "type"}
-        self._reader = LoadImageFromFile(**options)
+        self._config = config
+        self._misfits: dict[int, str | None] = {}
         with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmdet")):
+            self.reader = image_loader(steps[place])
             self._transform = Compose(steps[:place] + steps[place + 1 :])
 
     def load(self, path: str | os.PathLike) -> np.ndarray:
         """Decodes an image file as the config has its images loaded; see :func:`read_image`."""
-        return read_image(path, self._reader, self.max_pixels)
+        return read_image(path, self.reader, self.max_pixels)
 
     def prepare(self, image: np.ndarray, path: str = "") -> dict:
         """What the model's data preprocessor takes for an image.
@@ -70,22 +74,29 @@ class TestPipeline:
             path (str): its file, kept beside it. Default: none.
 
         Returns:
-            dict: ``inputs``, a (3, height, width) tensor, and ``data_samples``, one of MMDetection
-            or MMSegmentation.
+            dict: ``inputs``, a (channels, height, width) tensor, and ``data_samples``, one of
+            MMDetection or MMSegmentation.
 
         Raises:
-            UserError: the array is no such image, or can't be resized as the config says.
+            UserError: the array is no such image, can't be resized as the config says, or has other
+                channels than the model takes.
         """
         check_array(image)
         results = dict(img=image, img_path=str(path), img_id=0)
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         try:
-            return self._transform(results)
+            data = self._transform(results)
         except (cv2.error, ZeroDivisionError, MemoryError) as error:
             size = "x".join(map(str, image.shape[:2]))
             raise UserError(
                 f"{path or 'the image'}, {size} pixels, can't be resized as the config says"
             ) from error
+        channels = len(data["inputs"])
+        if channels not in self._misfits:
+            self._misfits[channels] = misfit(channels, self._config)
+        if reason := self._misfits[channels]:
+            raise UserError(f"{path or 'the image'} is an image of {reason}")
+        return data
 
 
 def dataset_meta(config: Config) -> dict:
@@ -102,18 +113,19 @@ def dataset_meta(config: Config) -> dict:
 
 def read_image(
     path: str | os.PathLike,
-    reader: LoadImageFromFile | None = None,
+    reader: BaseTransform | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Decodes an image file, turned as its EXIF tag says.
 
     Args:
         path (str | PathLike): the file, of any format that OpenCV reads.
-        reader (LoadImageFromFile | None): what decodes it. Default: one without options.
+        reader (BaseTransform | None): what decodes it. Default: one without options.
         max_pixels (int): an image of more is refused before it is decoded. Default: 179 million.
 
     Returns:
-        np.ndarray: (height, width, 3), BGR, uint8.
+        np.ndarray: (height, width, channels) or, of one channel, (height, width); BGR and uint8
+            unless the reader says otherwise.
 
     Raises:
         UserError: it is missing, a folder, empty, truncated, of another kind or too large.
@@ -130,17 +142,25 @@ def read_image(
         raise UserError(error.sentence.split("; replace it")[0]) from error
     except MemoryError as error:
         raise UserError(f"{path} takes more memory than there is") from error
+    except Exception as error:
+        if isinstance(reader, LoadImageFromFile):
+            raise
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"{path} can't be read as an image: {reason}") from error
 
 
 def check_array(image: np.ndarray) -> np.ndarray:
     """The array itself.
 
     Raises:
-        UserError: it is no (height, width, 3) image.
+        UserError: it is no (height, width, channels) or (height, width) image.
     """
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3:
+    if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
         found = getattr(image, "shape", type(image).__name__)
-        raise UserError(f"an image is an array of (height, width, 3), BGR, not {found}")
+        raise UserError(
+            "an image is an array of (height, width, channels), BGR where they are three, not "
+            f"{found}"
+        )
     if not image.size:
         raise UserError("the image has no pixels")
     return image
@@ -176,8 +196,3 @@ def _dataset(config: Config) -> ConfigDict:
             "classes there are"
         )
     return first
-
-
-def _name(step: dict) -> str:
-    kind = step["type"]
-    return (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]

@@ -16,8 +16,8 @@ from mmseg.models import BaseSegmentor
 
 from mmpvt.checkpoint import load_checkpoint
 from mmpvt.engine.checkpoint_fit import fit_to_model
-from mmpvt.engine.drawing import draw_sample
-from mmpvt.engine.settings import read_config
+from mmpvt.engine.drawing import draw_sample, viewable
+from mmpvt.engine.settings import read_config, take_channels
 from mmpvt.errors import UserError
 from mmpvt.inference.pipeline import MAX_PIXELS, TestPipeline, dataset_meta
 
@@ -65,6 +65,7 @@ class Predictor:
         self.device = choose_device(device)
         if not isinstance(config, Config):
             config = read_config(os.fspath(config))
+        take_channels(config)
         self.pipeline = TestPipeline(config, max_pixels)
         self._autocast = bool((config.get("test_cfg") or {}).get("fp16"))
         scope = config.get("default_scope") or "mmdet"
@@ -86,7 +87,7 @@ class Predictor:
         return not isinstance(self.model, BaseSegmentor)
 
     def load(self, path: str | os.PathLike) -> np.ndarray:
-        """Decodes an image file: BGR, (height, width, 3), uint8.
+        """Decodes an image file as the config has it loaded: (height, width, 3), uint8, BGR, say.
 
         Raises:
             UserError: it is missing, empty, truncated, of another kind or too large.
@@ -99,8 +100,8 @@ class Predictor:
         """Predicts on an image, or on each of several.
 
         Args:
-            image (str | PathLike | np.ndarray | Sequence): a file, or a (height, width, 3) array
-                in BGR; or several of them.
+            image (str | PathLike | np.ndarray | Sequence): a file, or an array as
+                :meth:`load` gives it; or several of them.
 
         Returns:
             BaseDataElement | list[BaseDataElement]: MMDetection's or MMSegmentation's data
@@ -144,15 +145,14 @@ class Predictor:
         """A prediction over its image.
 
         Args:
-            image (np.ndarray): BGR, (height, width, 3), uint8.
+            image (np.ndarray): as :meth:`load` gives it.
             sample (BaseDataElement): its prediction.
             score (float): instances below are left out. Default: 0.3.
 
         Returns:
             np.ndarray: RGB, uint8, the shorter side at least 480 pixels.
         """
-        image = np.ascontiguousarray(image[..., ::-1]).clip(0, 255).astype(np.uint8)
-        return draw_sample(image, sample, self.meta, truth=False, score_thr=score)
+        return draw_sample(viewable(image), sample, self.meta, truth=False, score_thr=score)
 
 
 def check_score(score: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from mmpvt import UserError
-from mmpvt.datasets.loading import LoadImageFromFile, LoadSegAnnotations
+from mmpvt.datasets.loading import LoadImageFromFile, LoadSegAnnotations, stand_in
 
 
 @pytest.fixture
@@ -59,3 +60,84 @@ def test_unreadable(key: str, content: bytes | None, results: dict):
         path.write_bytes(content)
     with pytest.raises(UserError, match=rf"{path.name} (can't be read as|is missing)"):
         load(results)
+
+
+@pytest.mark.parametrize("color_type", ["color", "grayscale", "unchanged"])
+def test_more_than_eight_bits(color_type: str, tmp_path: Path):
+    path = str(tmp_path / "a.png")
+    stored = np.arange(600, dtype=np.uint16).reshape(20, 30) * 7
+    cv2.imwrite(path, stored)
+    loader = LoadImageFromFile(max_value=4095, color_type=color_type)
+    image = loader(dict(img_path=path, height=20, width=30))["img"]
+    assert image.dtype == np.float32
+    assert image.shape == ((20, 30, 3) if color_type == "color" else (20, 30))
+    first = image[..., 0] if image.ndim == 3 else image
+    np.testing.assert_allclose(first, (stored * (255 / 4095)).clip(0, 255), rtol=1e-6)
+    assert first.max() == 255 and len(np.unique(first)) == 586  # 4095 and above: 255
+    with stand_in():
+        assert loader(dict(img_path=path))["img"].ndim == image.ndim
+
+
+def test_eight_bits_where_more_are_meant(results: dict):
+    with pytest.raises(UserError, match=r"is an image of 8 bits, and .* max_value=4095"):
+        LoadImageFromFile(max_value=4095)(results)
+    with pytest.raises(UserError, match="takes the backend cv2 or tifffile"):
+        LoadImageFromFile(max_value=4095, imdecode_backend="pillow")
+
+
+def test_float_pixels(tmp_path: Path):
+    path = str(tmp_path / "a.tif")
+    stored = np.random.default_rng(0).random((20, 30, 3)).astype(np.float32)
+    cv2.imwrite(path, stored)
+    with pytest.raises(UserError, match=r"holds float32 values, .* take color_type='unchanged'"):
+        LoadImageFromFile()(dict(img_path=path))
+    image = LoadImageFromFile(max_value=1)(dict(img_path=path))["img"]
+    np.testing.assert_allclose(image, stored * 255, rtol=1e-6)
+
+
+def test_placeholders_have_the_images_channels(tmp_path: Path):
+    path = str(tmp_path / "a.png")
+    cv2.imwrite(path, np.zeros((20, 30, 4), np.uint8))
+    loader = LoadImageFromFile(color_type="unchanged", channels=4)
+    with stand_in():
+        assert loader(dict(img_path=path))["img"].shape == (64, 64, 4)
+    assert LoadImageFromFile(color_type="unchanged")(dict(img_path=path))["img"].shape[2] == 4
+
+
+def test_tifffile(tmp_path: Path):
+    if importlib.util.find_spec("tifffile") is None:
+        with pytest.raises(UserError, match="needs the package tifffile: pip install tifffile"):
+            LoadImageFromFile(imdecode_backend="tifffile")
+        return
+    import tifffile
+
+    path = tmp_path / "a.tif"
+    stored = np.random.default_rng(0).integers(0, 4096, (40, 50, 5), np.uint16)
+    loader = LoadImageFromFile(imdecode_backend="tifffile")
+    for pixels, order in ((stored, "contig"), (stored.transpose(2, 0, 1), "separate")):
+        tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig=order)
+        image = loader(dict(img_path=str(path), height=40, width=50))["img"]
+        np.testing.assert_array_equal(image, stored)
+    path.write_bytes(b"no image")
+    with pytest.raises(UserError, match="can't be read as an image"):
+        loader(dict(img_path=str(path)))
+
+
+def test_values(results: dict):
+    write_map(results, np.array([[0, 255] * 15] * 20))
+    results["reduce_zero_label"] = False
+    loaded = LoadImageFromFile()(results)
+    labels = LoadSegAnnotations(num_classes=2, values=[0, 255])(loaded)["gt_seg_map"]
+    assert labels.tolist() == [[0, 1] * 15] * 20
+    with pytest.raises(UserError, match=r"holds the value 0, which is not among .* values"):
+        LoadSegAnnotations(num_classes=2, values=[1, 255])(loaded)
+    labels = LoadSegAnnotations(num_classes=2, values=[0, 1])(loaded)["gt_seg_map"]
+    assert labels.tolist() == [[0, 255] * 15] * 20
+    for wrong in ([0, 0], [[0, 0, 0], 1], [[1, 2]]):
+        with pytest.raises(UserError, match="values are numbers or RGB colours, each once"):
+            LoadSegAnnotations(values=wrong)
+    with pytest.raises(UserError, match="values are 2, and the model has 1 classes"):
+        LoadSegAnnotations(num_classes=1, values=[0, 255])
+    cv2.imwrite(results["seg_map_path"], np.full((20, 30, 3), (3, 2, 1), np.uint8))
+    with pytest.raises(UserError, match=r"holds the colour \(1, 2, 3\), which is not among"):
+        LoadSegAnnotations(values=[[0, 0, 0], [3, 2, 1]])(loaded)

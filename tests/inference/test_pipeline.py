@@ -86,8 +86,11 @@ def shapes_config(tmp_path: Path):
 def test_arrays_that_are_no_images():
     config = Config.fromfile(ROOT / "configs" / "retinanet_pvt_v2_b0_fpn_shapes.py")
     pipeline = TestPipeline(config)
-    for wrong in (np.zeros((8, 8)), np.zeros((8, 8, 4)), "a.jpg", None):
+    for wrong in (np.zeros(8), np.zeros((8, 8, 4, 1)), "a.jpg", None):
         with pytest.raises(UserError, match="an array of"):
+            pipeline.prepare(wrong)
+    for wrong, channels in ((np.zeros((8, 8), np.uint8), 1), (np.zeros((8, 8, 2), np.uint8), 2)):
+        with pytest.raises(UserError, match=f"an image of {channels} channels?, and the model's"):
             pipeline.prepare(wrong)
     with pytest.raises(UserError, match="no pixels"):
         pipeline.prepare(np.zeros((0, 8, 3), np.uint8))

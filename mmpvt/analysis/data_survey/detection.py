@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpvt.analysis.data_survey.files import Job, look, look_at_all
+from mmpvt.analysis.data_survey.files import Job, Loader, image_reader, look, look_at_all
 from mmpvt.analysis.data_survey.surveys import Sample, Survey, palette_of
 from mmpvt.datasets.annotations import usable
 from mmpvt.engine.data_check import class_names, read_annotations
@@ -39,6 +39,7 @@ def survey_coco(dataset: dict, root: Path, kind: type, splits: list[str], worker
     found = Survey(
         splits, str(file), classes, palette_of(dataset, kind), images=len(content["images"])
     )
+    found.loader = Loader(image_reader(dataset))
     good, findings = usable(content, masks=uses_masks(dataset))
     for finding in findings:
         said = f"{finding.kind} {finding.id} {finding.reason}"
@@ -53,7 +54,9 @@ def survey_coco(dataset: dict, root: Path, kind: type, splits: list[str], worker
         Job(str(folder / image["file_name"]), (image["height"], image["width"]))
         for image in good["images"]
     ]
-    seen = look_at_all(f"images for {found.name}", jobs, functools.partial(look), workers)
+    seen = look_at_all(
+        f"images for {found.name}", jobs, functools.partial(look, loader=found.loader), workers
+    )
     found.take(jobs, seen)
     found.ids = {image["id"] for image in good["images"]}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import multiprocessing
 from collections.abc import Callable, Sequence
@@ -11,8 +10,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from mmcv.transforms import BaseTransform
 
 from mmpvt.datasets.loading import LoadImageFromFile, LoadSegAnnotations
+from mmpvt.engine.pixel_check import Depth, image_loader, loading_step
 from mmpvt.errors import UserError
 from mmpvt.progress import progress
 
@@ -41,12 +42,30 @@ class Seen(NamedTuple):
         shape: height and width in pixels, or None where it can't be used.
         reason: what is wrong with it, or None.
         pixels: how many of each label, (256,), int64, or None.
+        channels: of the image as it is loaded, or None.
+        depth: what is lost of its bits, or None.
     """
 
     digest: bytes | None
     shape: tuple[int, int] | None = None
     reason: str | None = None
     pixels: np.ndarray | None = None
+    channels: int | None = None
+    depth: Depth | None = None
+
+
+class Loader(NamedTuple):
+    """How a data set's files are loaded in training.
+
+    Attributes:
+        image: reads ``img_path``.
+        labels: reads ``seg_map_path``, or None.
+        fields: what the data set tells it, or None.
+    """
+
+    image: BaseTransform
+    labels: LoadSegAnnotations | None = None
+    fields: dict | None = None
 
 
 def look_at_all(
@@ -79,13 +98,26 @@ def look_at_all(
     return seen
 
 
-def look(job: Job, num_classes: int | None = None, reduce_zero_label: bool = False) -> Seen:
+def image_reader(dataset: dict) -> BaseTransform:
+    """What reads a data set's images in training.
+
+    Args:
+        dataset (dict): its config.
+
+    Raises:
+        UserError: it can't be used.
+    """
+    pipeline = dataset.get("pipeline") or ()
+    place = loading_step(pipeline)
+    return LoadImageFromFile() if place is None else image_loader(pipeline[place])
+
+
+def look(job: Job, loader: Loader) -> Seen:
     """Decodes an image, and its label map if it has one.
 
     Args:
         job (Job): the file.
-        num_classes (int | None): labels from there on are none. Default: None.
-        reduce_zero_label (bool): whether 0 stands for no class, and 1 for the first.
+        loader (Loader): reads both.
 
     Returns:
         Seen: what was seen.
@@ -95,45 +127,34 @@ def look(job: Job, num_classes: int | None = None, reduce_zero_label: bool = Fal
     except OSError:
         digest = None
     try:
-        image, labels = load(job, num_classes, reduce_zero_label)
+        image, labels = load(job, loader)
     except UserError as error:
         return Seen(digest, reason=error.sentence)
     pixels = None if labels is None else np.bincount(labels.ravel(), minlength=256)
-    return Seen(digest, image.shape[:2], pixels=pixels)
+    channels = image.shape[2] if image.ndim == 3 else 1
+    depth = Depth.of(job.image, image)
+    return Seen(digest, image.shape[:2], pixels=pixels, channels=channels, depth=depth)
 
 
-def load(
-    job: Job, num_classes: int | None = None, reduce_zero_label: bool = False
-) -> tuple[np.ndarray, np.ndarray | None]:
+def load(job: Job, loader: Loader) -> tuple[np.ndarray, np.ndarray | None]:
     """Loads an image, and its label map if it has one, as training does.
 
     Args:
         job (Job): the file.
-        num_classes (int | None): labels from there on are none. Default: None.
-        reduce_zero_label (bool): whether 0 stands for no class, and 1 for the first.
+        loader (Loader): reads both.
 
     Returns:
-        tuple[np.ndarray, np.ndarray | None]: (height, width, 3), uint8, BGR; and the label of
-        each pixel, (height, width), uint8, 255 for none.
+        tuple[np.ndarray, np.ndarray | None]: (height, width, 3), uint8, BGR, or what the config
+        makes of it; and the label of each pixel, (height, width), uint8, 255 for none.
 
     Raises:
         UserError: one of them can't be used.
     """
-    results = dict(img_path=job.image, seg_fields=[], reduce_zero_label=reduce_zero_label)
+    results = dict(img_path=job.image, seg_fields=[], **(loader.fields or {}))
     if job.shape:
         results.update(height=job.shape[0], width=job.shape[1])
-    results = _image_loader().transform(results)
+    results = loader.image(results)
     if job.label_map is None:
         return results["img"], None
     results["seg_map_path"] = job.label_map
-    return results["img"], _map_loader(num_classes).transform(results)["gt_seg_map"]
-
-
-@functools.cache
-def _image_loader() -> LoadImageFromFile:
-    return LoadImageFromFile()
-
-
-@functools.cache
-def _map_loader(num_classes: int | None) -> LoadSegAnnotations:
-    return LoadSegAnnotations(num_classes=num_classes)
+    return results["img"], loader.labels(results)["gt_seg_map"]

@@ -15,7 +15,7 @@ from mmengine.structures import InstanceData
 
 from mmpvt.analysis.data_survey.files import load
 from mmpvt.analysis.data_survey.surveys import Sample, Survey
-from mmpvt.engine.drawing import colours, draw_instances, draw_map
+from mmpvt.engine.drawing import colours, draw_instances, draw_map, viewable
 
 WIDTH, DPI = 24, 100  # inches, dots an inch
 ROW = 0.205  # inches of a class in the histogram
@@ -166,8 +166,8 @@ def _draw_sheet(
 
 def _draw_sample(survey: Survey, sample: Sample) -> np.ndarray:
     """An image in its cell's size, with its boxes or its label map: RGB, uint8."""
-    image, labels = load(sample.job, reduce_zero_label=survey.reduce_zero_label)
-    image = image[..., ::-1]
+    image, labels = load(sample.job, survey.loader)
+    image = viewable(image)
     width, height = WIDTH * DPI / COLUMNS * 0.97, CELL * DPI * 0.93
     scale = min(width / image.shape[1], height / image.shape[0])
     size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])

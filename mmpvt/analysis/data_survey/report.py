@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from mmpvt.analysis.data_survey.surveys import Survey
 
 NAMED = 3  # of each kind; the rest is in a file
 WIDTH = 110  # characters of a line
+WRAPPING = dict(subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
 
 
 def describe(surveys: Sequence[Survey]) -> str:
@@ -64,6 +66,9 @@ def _lines(survey: Survey) -> Iterator[str]:
 def _kinds(word: str, kinds: Mapping[str, list[str]]) -> Iterator[str]:
     for kind, said in kinds.items():
         yield f"  {word}: {len(said):,} {kind}"
+        if len(said) == 1:  # all that there is to say, with what to do
+            yield from textwrap.wrap(said[0], WIDTH, initial_indent="    ", **WRAPPING)
+            continue
         for one in said[:NAMED]:
             yield _clipped(f"    {one}")
         if len(said) > NAMED:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpvt.analysis.data_survey.files import Job, look, look_at_all
+from mmpvt.analysis.data_survey.files import Job, Loader, image_reader, look, look_at_all
 from mmpvt.analysis.data_survey.surveys import Sample, Survey, palette_of
 from mmpvt.datasets.loading import IGNORED
 from mmpvt.engine.data_check import class_names, default_of, label_maps, list_stems
+from mmpvt.engine.pixel_check import MAPS, describe_maps, map_fields, map_loader
 
 
 def survey_maps(dataset: dict, root: Path, kind: type, splits: list[str], workers: int) -> Survey:
@@ -32,22 +33,26 @@ def survey_maps(dataset: dict, root: Path, kind: type, splits: list[str], worker
     images, stems = list_stems(dataset, root, kind)
     folder, suffix = label_maps(dataset, root, kind)
     ending = dataset.get("img_suffix") or default_of(kind, "img_suffix")
-    reduced = dataset.get("reduce_zero_label")
-    reduced = bool(default_of(kind, "reduce_zero_label") if reduced is None else reduced)
     classes = class_names(dataset, kind)
     found = Survey(
         splits, str(images), classes, palette_of(dataset, kind), segments=True, images=len(stems)
     )
-    found.reduce_zero_label = reduced
+    found.loader = Loader(
+        image_reader(dataset),
+        map_loader(dataset, num_classes=len(classes) or None),
+        map_fields(dataset, kind),
+    )
     stems = sorted(stems)
     maps = [str(folder / (stem + suffix)) if folder else None for stem in stems]
     jobs = [
         Job(str(images / (stem + ending)), label_map=path)
         for stem, path in zip(stems, maps, strict=True)
     ]
-    options = dict(num_classes=len(classes) or None, reduce_zero_label=reduced)
     seen = look_at_all(
-        f"images and label maps for {found.name}", jobs, functools.partial(look, **options), workers
+        f"images and label maps for {found.name}",
+        jobs,
+        functools.partial(look, loader=found.loader),
+        workers,
     )
     found.take(jobs, seen)
     if folder and folder.is_dir():
@@ -70,4 +75,10 @@ def survey_maps(dataset: dict, root: Path, kind: type, splits: list[str], worker
             found.samples.append(Sample(job, np.zeros((0, 4)), np.zeros(0, int)))
     found.counts = 100 * total[: len(classes)] / max(1, total.sum())
     found.sizes = np.concatenate(sizes) if sizes else found.sizes
+    if sizes and np.count_nonzero(total) < 2:
+        readable = [job.label_map for job, one in zip(jobs, seen, strict=True) if not one.reason]
+        if said := describe_maps(readable[:MAPS], dataset, kind):
+            sentence, is_trap = said
+            group = found.problems if is_trap or "train" in splits else found.notes
+            group["data sets whose label maps hold no two classes"].append(sentence)
     return found

@@ -10,7 +10,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmpvt.analysis.data_survey.files import Job, Seen
+from mmpvt.analysis.data_survey.files import Job, Loader, Seen
 from mmpvt.engine.data_check import (
     check_class_counts,
     data_root,
@@ -19,6 +19,7 @@ from mmpvt.engine.data_check import (
     is_maps,
     iter_datasets,
 )
+from mmpvt.engine.pixel_check import Depth, check_head, keeps_channels, misfit
 from mmpvt.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -26,6 +27,8 @@ KINDS = {  # part of what is said of a file, and the kind of problem that it is
     "is missing": "images that are missing",
     "can't be read as an image": "images that can't be read",
     "of another size than its annotations say": "images of another size than annotated",
+    "holds colours": "label maps of colours",
+    "which is not among": "label maps with values that aren't listed",
     "can't be read as a label map": "label maps that are missing or can't be read",
     "is of another size than its image": "label maps of another size than their images",
     "values that are no labels": "label maps with values that are no labels",
@@ -75,7 +78,8 @@ class Survey:
             region in an image.
         empty: images without an object or label.
         samples: images that can be shown.
-        reduce_zero_label: whether label 0 of its maps stands for no class.
+        loader: reads its files as training does.
+        channels: that its images have as they are loaded, and one of each.
         digests: of each image's file, by its path.
         ids: images' ids.
         problems: what is to be mended, by kind.
@@ -93,7 +97,8 @@ class Survey:
     sizes: np.ndarray = field(default_factory=lambda: np.zeros(0))
     empty: int = 0
     samples: list[Sample] = field(default_factory=list)
-    reduce_zero_label: bool = False
+    loader: Loader | None = None
+    channels: dict[int, str] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
     ids: set = field(default_factory=set)
     problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -117,6 +122,14 @@ class Survey:
                 same = f"{job.image} is the same as {first[one.digest]}"
                 self.problems["images that are there twice"].append(same)
             first.setdefault(one.digest, job.image)
+        depth = None
+        for job, one in zip(jobs, seen, strict=True):
+            depth = Depth.join(depth, one.depth)
+            if one.channels is not None:
+                self.channels.setdefault(one.channels, job.image)
+        if depth is not None:
+            group = self.problems if depth.is_dark else self.notes
+            group["data sets of images that are cut to 8 bits"].append(str(depth))
         shapes = [one.shape for one in seen if one.shape]
         self.shapes = np.array(shapes, int).reshape(-1, 2)
 
@@ -171,7 +184,13 @@ def survey(config: Config, splits: Sequence[str], workers: int) -> list[Survey]:
         found = look(dataset, data_root(dataset), kind, used_for, workers)
         try:
             check_class_counts(found.classes, config.model)
+            check_head(config)
         except UserError as error:
             found.problems["classes"].append(error.sentence)
+        if all(map(keeps_channels, (dataset.get("pipeline") or ())[1:])):
+            for channels, file in found.channels.items():
+                if reason := misfit(channels, config):
+                    said = f"{file} is loaded as an image of {reason}"
+                    found.problems["channels that the model doesn't take"].append(said)
         surveys.append(found)
     return surveys
