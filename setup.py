@@ -6,11 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-MIM = ("configs", "tools", "model-index.yml")  # what OpenMMLab packages carry under .mim
+# what OpenMMLab packages carry under .mim, and what our tools read beside it
+MIM = ("configs", "tools", "model-index.yml", "docs/published_results.json")
 
 
 class BuildWithConfigs(build_py):
@@ -23,12 +24,20 @@ class BuildWithConfigs(build_py):
         mim.mkdir(parents=True)
         for name in MIM:
             source, target = ROOT / name, mim / name
+            target.parent.mkdir(exist_ok=True)
             if self.editable_mode:
-                target.symlink_to(os.path.relpath(source, mim))
+                target.symlink_to(os.path.relpath(source, target.parent))
             elif source.is_dir():
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, target)
+
+
+class WithDataFiles(Distribution):
+    """Takes ``data_files`` along in editable installs: ``editable_wheel`` asks for ``has_data``,
+    which setuptools (81) doesn't define."""
+
+    has_data = Distribution.has_data_files
 
 
 def version() -> str:
@@ -46,6 +55,11 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["mmpvt", "mmpvt.*"]),
     package_data={"mmpvt.analysis.reproduction.page": ["*.html", "*.css", "*.js"]},
+    # Beside a wheel's data lies its purelib, whose files go to site-packages, where .pth files are
+    # read. Also in an editable install these are copies: once the checkout is gone, Python still
+    # starts without complaint
+    data_files=[("../purelib", ["startup/mmpvt.pth", "startup/mmpvt_startup.py"])],
+    distclass=WithDataFiles,
     cmdclass={"build_py": BuildWithConfigs},
     python_requires=">=3.10",
     # mmcv is left out: mmcv-lite and mmcv both provide it, and a machine has room for one.
@@ -56,6 +70,7 @@ setup(
         "mmsegmentation>=1.2.2,<2",
         "numpy",
         "opencv-python",
+        "msgspec>=0.18",  # reads annotation files and checks what they hold
         "ftfy",  # mmsegmentation imports it and regex, and declares neither
         "regex",
         "setuptools<82",  # MMEngine resolves mmdet:: through pkg_resources before we can help

@@ -10,6 +10,8 @@ from mmpvt import compat, ops
 
 compat.replace_package_lookup()
 compat.keep_pictures_in_place()
+compat.map_labels_by_name()
+compat.switch_off_mmpretrain_multimodal()
 ops.install()
 
 from mmpvt import checkpoint, models  # noqa: E402  what they import needs the lines above

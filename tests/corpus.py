@@ -187,7 +187,26 @@ def crowd_only(content: dict) -> None:
         annotation["iscrowd"] = int(annotation["image_id"] == 1)
 
 
+def replaced(kind: str, value: object) -> Callable[[dict], None]:
+    def change(content: dict) -> None:
+        content[kind][0] = value
+
+    return change
+
+
+def added(image: object) -> Callable[[dict], None]:
+    return lambda content: content["images"].append(image)
+
+
+def nested(depth: int) -> list:
+    value: list = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 HEIGHT, WIDTH = SIZE
+HUGE = 10**400
 SQUARE = [8.0, 8, 24, 8, 24, 24, 8, 24]
 INFINITE, NAN = float("inf"), float("nan")
 ANNOTATIONS = [
@@ -229,6 +248,46 @@ ANNOTATIONS = [
     Input("negative RLE", mask(dict(counts=[5, -9], size=[HEIGHT, WIDTH])), "is damaged"),
     Input("RLE of garbage", mask(dict(counts="~~~~\x00", size=[HEIGHT, WIDTH])), "is damaged"),
     Input("RLE that is cut", mask(dict(counts="PPYo", size=[HEIGHT, WIDTH])), "is damaged"),
+    Input("RLE that goes on", mask(dict(counts="o" * 300_000, size=[HEIGHT, WIDTH])), "is damaged"),
+    Input("RLE of huge runs", mask(dict(counts=[HUGE, 1], size=[HEIGHT, WIDTH])), "is damaged"),
+    Input("RLE of no counts", mask(dict(counts=None, size=[HEIGHT, WIDTH])), "is damaged"),
+    Input("RLE of words", mask(dict(counts=["1"], size=[HEIGHT, WIDTH])), "is damaged"),
+    Input("RLE of a huge size", mask(dict(counts="", size=[HUGE, HUGE])), "of another size"),
+    Input("RLE of a size in floats", mask(dict(counts="", size=[48.0, 64.0])), "of another size"),
+    Input("mask of nothing", mask([]), "neither polygons nor"),
+    Input("mask of nulls", mask([None, [None] * 6]), "neither polygons nor"),
+    Input("mask of huge numbers", mask([[HUGE] * 8]), "neither polygons nor"),
+    Input("mask in a dict", mask({"a": [SQUARE]}), "of another size"),
+    Input("huge box", box(1, 1, HUGE, 5), "not four numbers"),
+    Input("box of truth values", box(True, True, True, True), "not four numbers"),
+    Input("box that is a number", first(bbox=HUGE), "not four numbers"),
+    Input("deep box", first(bbox=nested(90)), "not four numbers"),
+    Input("huge area", first(area=HUGE), None),
+    Input("area in a list", first(area=[1]), None),
+    Input("iscrowd in a list", first(iscrowd=[1]), None),
+    Input("huge annotation id", first(id=HUGE), None),
+    Input("annotation id of half a character", first(id="\ud800"), None),
+    Input("huge category id", first(category_id=HUGE), "unknown category"),
+    Input("category id in a dict", first(category_id={}), "unknown category"),
+    Input("huge image id", first(image_id=HUGE), "an image that is not listed"),
+    Input("no image id", without("annotations", "image_id"), "an image that is not listed"),
+    Input("annotation that is null", replaced("annotations", None), "is no annotation"),
+    Input("annotation that is a number", replaced("annotations", HUGE), "is no annotation"),
+    Input("annotation that is deep", replaced("annotations", nested(90)), "is no annotation"),
+    Input("huge keys nobody reads", first(attributes=nested(90), note=HUGE), None),
+    Input("image that is null", added(None), "has no id"),
+    Input("image that is deep", added(nested(90)), "has no id"),
+    Input("image id of half a character", added(dict(id="\udcff")), "has no id"),
+    Input("huge id of an image", added(dict(id=HUGE)), "has no id"),
+    Input("image of a huge size", of_image(width=HUGE), "has no size"),
+    Input("image of many pixels", of_image(width=2**20, height=2**20), "a size that can't be"),
+    Input("image size of NaN", of_image(width=NAN), "has no size"),
+    Input("image size of a half", of_image(width=64.5), "has no size"),
+    Input("image size in floats", of_image(width=64.0, height=48.0), None),
+    Input("image size of truth values", of_image(width=True), "has no size"),
+    Input("image named by a list", of_image(file_name=["1.jpg"]), "has no file_name"),
+    Input("image named by half a character", of_image(file_name="\ud800.jpg"), "no file can have"),
+    Input("image named by a NUL", of_image(file_name="1.jpg\0"), "no file can have"),
 ]
 
 

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 import mmpvt  # noqa: F401  registers the modules
 from mmpvt.engine import reliable, settings
 from mmpvt.engine.cli import add_run_arguments, user_errors
-from mmpvt.engine.data_check import check_data
+from mmpvt.engine.data_check import check_data, keep_inside
 from mmpvt.engine.launch import is_first_process, prepare_launcher
 from mmpvt.engine.left_out import leave_out_unusable_annotations
 from mmpvt.engine.pixel_check import check_pixels
@@ -42,11 +42,13 @@ def main() -> None:
             check_pixels(config, ("test",), contents)
         settings.make_work_dir(config)
         leave_out_unusable_annotations(config, ("test",), args.on_bad_data, contents)
-        settings.name_broken_files(config)
+        settings.set_coco_metric(config)
         if args.out:
             settings.set_out(config, args.out)
         if args.tta:
             settings.set_tta(config)
+        settings.name_broken_files(config)  # of the pipeline of --tta, too
+        keep_inside(config)
         reliable.shield_workers(config)
         settings.add_hook(config, type="mmpvt.CheckpointFitHook")
         settings.add_hook(config, type="mmpvt.PicturesHook", show_dir=args.show_dir)

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 import mmpvt  # noqa: F401  registers the modules
 from mmpvt.engine import reliable, settings, speed
 from mmpvt.engine.cli import add_run_arguments, user_errors
-from mmpvt.engine.data_check import check_data
+from mmpvt.engine.data_check import check_data, keep_inside
 from mmpvt.engine.divergence import REACTIONS
 from mmpvt.engine.launch import is_first_process, prepare_launcher
 from mmpvt.engine.left_out import leave_out_unusable_annotations
@@ -84,6 +84,8 @@ def main() -> None:
         settings.make_work_dir(config)
         leave_out_unusable_annotations(config, splits, args.on_bad_data, contents)
         settings.name_broken_files(config)
+        keep_inside(config)
+        settings.set_coco_metric(config)
         settings.add_tensorboard(config)
         speed.spare_amp_without_gpu(config)
         speed.fuse_optimizer(config)

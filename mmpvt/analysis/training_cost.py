@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmpvt.analysis.model_zoo import Entry, link, table
-from mmpvt.engine.settings import iter_dicts
+from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import UserError
 
 RATE = dict(float32=8e12, float16=24e12)  # assumed, FLOP/s; see docs/reproduce.md

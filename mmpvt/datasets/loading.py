@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
 from mmpvt.errors import UserError
+from mmpvt.files import read_bytes
 from mmpvt.registry import TRANSFORMS
 
 IGNORED = 255  # label of pixels that count for no class
@@ -47,6 +49,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     stored where only that has the size they say.
 
     Args:
+        folders (Sequence[str] | None): files elsewhere are refused. Default: None, anywhere.
         max_value (float | None): for files of more than 8 bits a channel, which are cut to the
             upper 8 otherwise, unless ``color_type`` is ``'unchanged'``: the value that becomes
             255, 4095 for 12-bit data. The image is float32 from 0 to 255 then. Default: None.
@@ -59,9 +62,14 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     """
 
     def __init__(
-        self, max_value: float | None = None, channels: int | None = None, **kwargs
+        self,
+        folders: Sequence[str] | None = None,
+        max_value: float | None = None,
+        channels: int | None = None,
+        **kwargs,
     ) -> None:
         super().__init__(**kwargs)
+        self.folders = folders
         self.max_value = max_value
         backend = self.imdecode_backend
         if backend in ("tifffile", "turbojpeg"):
@@ -84,8 +92,9 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         """Reads ``results['img_path']``.
 
         Raises:
-            UserError: the file is missing, no readable image, of another size than its
-                annotations say, or of 8 bits where ``max_value`` is given.
+            UserError: the file is missing, no regular file, too large, no readable image, of
+                another size than its annotations say, or of 8 bits where ``max_value`` is given;
+                or it lies elsewhere.
         """
         if _standing_in:
             results["instances"] = []
@@ -93,12 +102,14 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         path = results["img_path"]
         told = (results.get("height"), results.get("width"))
         try:
-            content = fileio.get(path, backend_args=self.backend_args)
+            content = _read(path, self.backend_args, self.folders)
             image = self._decode(content, self.color_type)
             if None not in told and image.shape[:2] != told and image.shape[1::-1] == told:
                 image = self._decode(content, f"{self.color_type}_ignore_orientation")
         except FileNotFoundError as error:
             raise UserError(f"the image {path} is missing") from error
+        except UserError:
+            raise
         except (OSError, ValueError, AssertionError, AttributeError, cv2.error) as error:
             raise UserError(_unreadable(path)) from error
         if image is None and (stored := deep_values(content)) is not None:
@@ -185,6 +196,7 @@ class LoadSegAnnotations(LoadAnnotations):
 
     Args:
         num_classes (int | None): of the model; labels from there on are refused. Default: None.
+        folders (Sequence[str] | None): files elsewhere are refused. Default: None, anywhere.
         values (Sequence[int] | Sequence[Sequence[int]] | None): what the files hold for each class,
             in the order of the config's classes: numbers (``[0, 255]``) or RGB colours
             (``[[0, 0, 0], [255, 0, 0]]``). The number 255 is ignored unless it is listed; what else
@@ -198,10 +210,15 @@ class LoadSegAnnotations(LoadAnnotations):
     """
 
     def __init__(
-        self, num_classes: int | None = None, values: Sequence | None = None, **kwargs
+        self,
+        num_classes: int | None = None,
+        folders: Sequence[str] | None = None,
+        values: Sequence | None = None,
+        **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         self.num_classes = num_classes
+        self.folders = folders
         self.values = None if values is None else _codes(values)
         if self.values is not None and num_classes and len(self.values) > num_classes:
             raise UserError(
@@ -213,8 +230,9 @@ class LoadSegAnnotations(LoadAnnotations):
         """Reads ``results['seg_map_path']``.
 
         Raises:
-            UserError: the file is missing or no label map, of another size than its image, or
-                holds colours or labels that the model has no class for.
+            UserError: the file is missing, no regular file, too large or no label map, of another
+                size than its image, or holds colours or labels that the model has no class for; or
+                it lies elsewhere.
         """
         if _standing_in:
             results["gt_seg_map"] = np.full(results["ori_shape"], IGNORED, np.uint8)
@@ -222,7 +240,7 @@ class LoadSegAnnotations(LoadAnnotations):
             return
         path = results["seg_map_path"]
         try:
-            content = fileio.get(path, backend_args=self.backend_args)
+            content = _read(path, self.backend_args, self.folders)
             image = Image.open(io.BytesIO(content))
             if self.values is not None:
                 labels, whole = self._by_value(path, image), True
@@ -319,6 +337,24 @@ def _colours(path: str, image: Image.Image) -> str:
         f"classes, dict(type='mmpvt.LoadSegAnnotations', {way}) for LoadAnnotations in each "
         "pipeline, or convert the files (docs/data.md)"
     )
+
+
+def _read(path: str, backend_args: dict | None, folders: Sequence[str] | None) -> bytes:
+    if backend_args is not None:
+        return fileio.get(path, backend_args=backend_args)
+    if folders is not None:
+        place = os.path.abspath(path)  # noqa: PTH100  of the name, without following links
+        if not any(_is_within(place, folder) for folder in folders):
+            raise UserError(
+                f"{path} lies outside of the data's folder: if you trust the annotations, pass "
+                "--cfg-options allow_outside_files=True"
+            )
+    return read_bytes(path)
+
+
+def _is_within(place: str, folder: str) -> bool:
+    folder = os.path.join(os.path.abspath(folder), "")  # noqa: PTH100, PTH118
+    return place.startswith(folder)
 
 
 def _unreadable(path: str) -> str:

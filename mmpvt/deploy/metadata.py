@@ -9,15 +9,14 @@ from dataclasses import asdict
 import mmdet
 import mmseg
 import torch
-from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from torch import nn
 
 from mmpvt.deploy.sizes import Step
+from mmpvt.inference.results import categories
 from mmpvt.version import __version__
 
 ORDERS = {1: "grey", 3: "RGB", 4: "RGBA"}  # of an image's channels, by their number
-COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # numbers to 90 that no COCO category has
 
 
 def describe(
@@ -31,7 +30,7 @@ def describe(
     """The file's metadata, all values text, JSON where they have parts.
 
     Args:
-        model (nn.Module): of which ``dataset_meta`` is read, as a checkpoint holds it.
+        model (nn.Module): of which ``dataset_meta`` is read.
         config (Config): its config.
         network (nn.Module): the form that was recorded.
         steps (Sequence[Step]): resizing.
@@ -62,7 +61,7 @@ def describe(
         "backbone": type(model.backbone).__name__,
         "config": str(config.get("filename") or ""),
         "classes": classes,
-        "category_ids": category_ids(classes),
+        "category_ids": [category["id"] for category in categories(classes)],
         "palette": [list(map(int, colour)) for colour in meta.get("palette") or ()],
         "image": f"uint8, (height, width, {channels}), {ORDERS.get(channels, 'as in the file')}",
         "input_size": list(canvas) if canvas else "dynamic",
@@ -82,10 +81,3 @@ def describe(
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in facts.items()
     }
-
-
-def category_ids(classes: Sequence[str]) -> list[int]:
-    """The number of each class in COCO's results format: COCO's own for its classes, else 1 …"""
-    if tuple(classes) == tuple(CocoDataset.METAINFO["classes"]):
-        return [number for number in range(1, 91) if number not in COCO_GAPS]
-    return list(range(1, len(classes) + 1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +17,8 @@ from mmpvt.deploy.checking import Deviation, check, file_order
 from mmpvt.deploy.exporting import export
 from mmpvt.deploy.precision import to_float16, to_int8
 from mmpvt.deploy.sizes import frame, read_loading
-from mmpvt.engine.checkpoint_fit import CheckpointFitHook
+from mmpvt.engine.checkpoint_fit import fit_to_model
+from mmpvt.engine.classes import model_meta
 from mmpvt.errors import UserError
 
 
@@ -30,7 +30,7 @@ def load_model(config: Config, checkpoint: str) -> nn.Module:
         checkpoint (str): file or address.
 
     Returns:
-        nn.Module: with ``dataset_meta``, as the checkpoint holds it, or else the data set.
+        nn.Module: with ``dataset_meta``, of :func:`~mmpvt.engine.classes.model_meta`.
 
     Raises:
         UserError: the checkpoint can't be read or is another model's.
@@ -40,10 +40,8 @@ def load_model(config: Config, checkpoint: str) -> nn.Module:
     settings.get("backbone", {}).pop("init_cfg", None)
     model = MODELS.build(settings)
     saved = load_checkpoint(checkpoint)
-    CheckpointFitHook().after_load_checkpoint(SimpleNamespace(model=model), saved)
-    model.load_state_dict(saved["state_dict"], strict=False)
-    meta = (saved.get("meta") or {}).get("dataset_meta") or {}
-    model.dataset_meta = {key.lower(): value for key, value in meta.items()}
+    model.load_state_dict(fit_to_model(saved, model), strict=False)
+    model.dataset_meta = model_meta(config, saved)
     return model.eval()
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmpvt.checkpoint import convert, convert_in_place, describe_misfit, unwrap
+from mmpvt.engine.classes import compare_with_checkpoint, dataset_meta
 from mmpvt.engine.resume_check import check_resumable
 from mmpvt.errors import UserError
 from mmpvt.models.backbone import PyramidBackbone
@@ -22,7 +25,7 @@ class CheckpointFitHook(Hook):
 
     Args:
         strict (bool): refuse a checkpoint that doesn't fill the model exactly, as testing and
-            resuming must; fine-tuning leaves out the heads that don't fit. Default: True.
+            resuming must; fine-tuning takes the tensors that fit. Default: True.
         resume (bool): refuse a checkpoint that a run can't go on from. Default: False.
     """
 
@@ -35,12 +38,55 @@ class CheckpointFitHook(Hook):
 
         Raises:
             UserError: in strict mode, naming the tensors that don't fit; on resuming, what else
-                is missing.
+                is missing; otherwise, where nothing fits. The checkpoint's classes are the data
+                set's in another order.
         """
         tensors = fit_to_model(checkpoint, runner.model, self.strict)
+        split = "train" if self.resume or not self.strict else "test"
+        classes = dataset_meta(runner.cfg, split).get("classes", ())
         if self.resume:
             check_resumable(runner, checkpoint)
+        if self.strict:
+            said = compare_with_checkpoint(classes, checkpoint)
+        else:
+            tensors, said = fill(_bare(runner.model), tensors)
+            said = said and f"{runner.cfg.load_from}: {said}"
+        if said:
+            runner.logger.warning(said)
         checkpoint["state_dict"] = tensors
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:
+    """A model's state dict with those of a checkpoint's tensors that fit.
+
+    Args:
+        model (nn.Module): as it was initialised.
+        tensors (dict[str, Tensor]): under its names, of :func:`fit_to_model`.
+
+    Returns:
+        tuple[dict[str, Tensor], str | None]: the state dict; where not all of it is the
+        checkpoint's, how many tensors of each part are, in words.
+
+    Raises:
+        UserError: none fits.
+    """
+    target = model.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in target and tensor.shape == target[name].shape
+    }
+    misfit = describe_misfit(tensors, target)
+    if not fitting:
+        raise UserError(f"no tensor of the checkpoint to start from fits the model: {misfit}")
+    if misfit is None:
+        return tensors, None
+    sizes = Counter(name.partition(".")[0] for name in target)
+    taken = Counter(name.partition(".")[0] for name in fitting)
+    parts = ", ".join(f"{part} {taken[part]} of {size}" for part, size in sizes.items())
+    return {**target, **fitting}, (
+        f"{len(fitting)} of the model's {len(target)} tensors are loaded ({parts}); {misfit}"
+    )
 
 
 def fit_to_model(checkpoint: dict, model: nn.Module, strict: bool = True) -> dict[str, Tensor]:

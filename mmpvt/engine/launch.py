@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size, is_distributed
 
-from mmpvt.engine.settings import iter_dicts
+from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import UserError
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")

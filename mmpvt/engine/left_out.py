@@ -17,7 +17,8 @@ from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.datasets.annotations import UNKNOWN_MASK, Finding, usable
 from mmpvt.datasets.draws import Fetch, flatten
 from mmpvt.engine import settings
-from mmpvt.engine.data_check import dataset_kind, is_coco, iter_datasets, read_annotations
+from mmpvt.engine.config_parts import dataset_kind, iter_datasets, iter_dicts
+from mmpvt.engine.data_check import is_coco, read_annotations
 from mmpvt.errors import UserError
 from mmpvt.registry import HOOKS
 
@@ -56,7 +57,7 @@ def leave_out_unusable_annotations(
     evaluators = [
         evaluator
         for split in splits
-        for evaluator in settings.iter_dicts(config.get(f"{split}_evaluator"))
+        for evaluator in iter_dicts(config.get(f"{split}_evaluator"))
         if isinstance(evaluator.get("ann_file"), str)
     ]
     with_masks = {_file(part).absolute() for part in (*datasets, *evaluators) if uses_masks(part)}
@@ -93,7 +94,7 @@ def _file(part: dict) -> Path:
 
 def uses_masks(part: dict) -> bool:
     """Whether a data set's pipeline loads masks, or an evaluator compares them."""
-    transforms = settings.iter_dicts(part.get("pipeline"))
+    transforms = iter_dicts(part.get("pipeline"))
     return "segm" in (part.get("metric") or ()) or any(t.get("with_mask") for t in transforms)
 
 

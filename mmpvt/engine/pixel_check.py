@@ -10,24 +10,16 @@ import mmcv
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
-from mmengine import fileio
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope, Registry
 from mmengine.structures import BaseDataElement
 
 from mmpvt.datasets.loading import IGNORED, LoadImageFromFile, LoadSegAnnotations, deep_values
-from mmpvt.engine.data_check import (
-    class_names,
-    dataset_kind,
-    default_of,
-    is_coco,
-    is_maps,
-    iter_datasets,
-    label_maps,
-    list_stems,
-)
-from mmpvt.engine.settings import iter_dicts
+from mmpvt.engine.classes import class_names
+from mmpvt.engine.config_parts import dataset_kind, iter_datasets, iter_dicts
+from mmpvt.engine.data_check import default_of, is_coco, is_maps, label_maps, list_stems
 from mmpvt.errors import UserError
+from mmpvt.files import read_bytes
 
 SAMPLED = 8  # images of a data set that are decoded
 MAPS = 500  # label maps that are read, at most, where they seem to hold a single class
@@ -237,7 +229,9 @@ def _image_files(dataset: dict, kind: type | None, contents: dict[Path, dict]) -
         listed = [image for image in content.get("images") or () if isinstance(image, dict)]
         files = [folder / str(image.get("file_name")) for image in listed]
     elif is_maps(kind):
-        folder, stems = list_stems(dataset, root, kind)
+        folder, stems = list_stems(
+            dataset, root, kind, allow_outside=True
+        )  # as check_data has said
         ending = dataset.get("img_suffix") or default_of(kind, "img_suffix")
         files = [folder / (stem + ending) for stem in sorted(stems)]
     elif kind is not None and _may_have_other_channels(dataset):
@@ -271,7 +265,7 @@ class Depth:
         """Of a file, loaded as ``image``; None if all of its bits are kept."""
         if image.dtype != np.uint8:
             return None
-        stored = deep_values(fileio.get(file))
+        stored = deep_values(read_bytes(file))
         if stored is None:
             return None
         return cls(file, float(stored.min()), float(stored.max()), int(image.max()))
@@ -346,7 +340,7 @@ def _check_maps(dataset: dict, scope: str, is_trained: bool) -> None:
     folder, suffix = label_maps(dataset, root, kind)
     if folder is None:
         return
-    _, stems = list_stems(dataset, root, kind)
+    _, stems = list_stems(dataset, root, kind, allow_outside=True)  # as check_data has said
     stems = sorted(stems)
     places = np.linspace(0, len(stems) - 1, min(MAPS, len(stems))).astype(int)
     said = describe_maps([str(folder / (stems[i] + suffix)) for i in places], dataset, kind)
@@ -421,7 +415,7 @@ def describe_maps(paths: Sequence[str], dataset: dict, kind: type) -> tuple[str,
         results = dict(seg_map_path=path, img_path="", seg_fields=[], **fields)
         try:
             raw = mmcv.imfrombytes(
-                fileio.get(path), flag="unchanged", backend=loader.imdecode_backend
+                read_bytes(path), flag="unchanged", backend=loader.imdecode_backend
             )
             results["ori_shape"] = raw.shape[:2]
             labels.update(np.unique(loader(results)["gt_seg_map"]).tolist())

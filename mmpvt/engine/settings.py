@@ -6,13 +6,14 @@ import argparse
 import difflib
 import importlib.util
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
 from mmpvt.checkpoint.keeping import newest_checkpoint
 from mmpvt.compat import get_installed_path
+from mmpvt.engine.classes import read_class_lists
+from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import UserError
 from mmpvt.swap import swap
 
@@ -72,6 +73,7 @@ def load_config(path: str, options: dict | None = None, backbone: str | None = N
         config.merge_from_dict(options or {})
     except (KeyError, TypeError, AssertionError, IndexError) as error:
         raise UserError(f"--cfg-options don't fit {path}: {error}") from error
+    read_class_lists(config)
     take_channels(config)
     config.work_dir = config.get("work_dir") or str(Path("work_dirs") / name)
     return config
@@ -296,6 +298,18 @@ def add_tensorboard(config: Config) -> None:
         backends.append(ConfigDict(type="TensorboardVisBackend"))
 
 
+def set_coco_metric(config: Config) -> None:
+    """Puts the project's COCO metric in MMDetection's place, of the same options and numbers.
+
+    MMDetection's lists the APs of single classes in the order of their ids, under names in the
+    order of the data set's classes.
+    """
+    for split in ("val", "test"):
+        for evaluator in iter_dicts(config.get(f"{split}_evaluator")):
+            if evaluator.get("type") in ("CocoMetric", "mmdet.CocoMetric"):
+                evaluator["type"] = "mmpvt.CocoMetric"
+
+
 def name_broken_files(config: Config) -> None:
     """Has every pipeline say which image or label map it is that can't be used."""
     heads = (d["decode_head"] for d in iter_dicts(config.model) if "decode_head" in d)
@@ -310,17 +324,6 @@ def name_broken_files(config: Config) -> None:
                 d.get("type") == "LoadAnnotations" and config.get("default_scope") == "mmseg"
             ):
                 d.update(type="mmpvt.LoadSegAnnotations", num_classes=head.get("num_classes"))
-
-
-def iter_dicts(part: object) -> Iterator[dict]:
-    """Every dict within a part of a config, the outer before the inner."""
-    if isinstance(part, dict):
-        yield part
-        for value in list(part.values()):
-            yield from iter_dicts(value)
-    elif isinstance(part, list | tuple):
-        for value in part:
-            yield from iter_dicts(value)
 
 
 def _flip_tta(pipeline: list[dict]) -> tuple[ConfigDict, list[ConfigDict]]:

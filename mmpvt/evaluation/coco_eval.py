@@ -7,11 +7,9 @@ detections are in that form at a time.
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -20,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from pycocotools.mask import iou
 
 from mmpvt.evaluation.detections import Detections
+from mmpvt.files import collector_off
 
 AXES = {"precision": 2, "recall": 1, "scores": 2}  # where each array counts categories
 
@@ -71,7 +70,7 @@ class FasterCOCOeval(COCOeval):
             groups = [([k], which) for k, which in enumerate(np.split(used, ends[:-1]))]
         else:
             groups = [(list(range(len(categories))), used)]
-        with _collector_off():
+        with collector_off():
             self.parts = [
                 self._evaluate(
                     group,
@@ -151,15 +150,3 @@ class _Group(COCOeval_faster):
             [annotation["segmentation"] for annotation in truth],
             [annotation["iscrowd"] for annotation in truth],
         )
-
-
-@contextmanager
-def _collector_off() -> Iterator[None]:
-    """Python's garbage collector would look again and again at dicts that are all in use."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

@@ -14,9 +14,10 @@ from mmengine.registry import DefaultScope
 from PIL import Image, UnidentifiedImageError
 
 from mmpvt.datasets.loading import LoadImageFromFile
-from mmpvt.engine.data_check import dataset_kind, iter_datasets
+from mmpvt.engine.config_parts import iter_datasets
 from mmpvt.engine.pixel_check import image_loader, loading_step, misfit, transform_name
 from mmpvt.errors import UserError
+from mmpvt.files import check_regular
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # 179 million: from there on Pillow, too, sees an attack
 
@@ -99,18 +100,6 @@ class TestPipeline:
         return data
 
 
-def dataset_meta(config: Config) -> dict:
-    """The ``classes`` and, perhaps, ``palette`` of the config's test data set.
-
-    Args:
-        config (Config): of an experiment.
-    """
-    dataset = _dataset(config)
-    kind = dataset_kind(dataset, config.get("default_scope", "mmdet"))
-    meta = kind._load_metainfo(dict(dataset.get("metainfo") or {})) if kind else {}
-    return {key.lower(): value for key, value in meta.items()}
-
-
 def read_image(
     path: str | os.PathLike,
     reader: BaseTransform | None = None,
@@ -128,13 +117,17 @@ def read_image(
             unless the reader says otherwise.
 
     Raises:
-        UserError: it is missing, a folder, empty, truncated, of another kind or too large.
+        UserError: it is missing, no regular file, empty, truncated, of another kind or too large.
     """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder, and an image is asked for")
-    if not path.is_file():
-        raise UserError(f"no image at {path}: there is no such file")
+    try:
+        check_regular(path)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"no image at {path}: there is no such file") from error
     check_size(path, max_pixels)
     try:
         return (reader or LoadImageFromFile())(dict(img_path=str(path)))["img"]
@@ -191,8 +184,5 @@ def _dataset(config: Config) -> ConfigDict:
     dataset: Iterator[ConfigDict] = iter_datasets(loader.get("dataset"))
     first = next(dataset, None)
     if first is None:
-        raise UserError(
-            "the config has no test_dataloader, which says how images are prepared and which "
-            "classes there are"
-        )
+        raise UserError("the config has no test_dataloader, which says how images are prepared")
     return first

@@ -16,10 +16,11 @@ from mmseg.models import BaseSegmentor
 
 from mmpvt.checkpoint import load_checkpoint
 from mmpvt.engine.checkpoint_fit import fit_to_model
+from mmpvt.engine.classes import model_meta, read_class_lists
 from mmpvt.engine.drawing import draw_sample, viewable
 from mmpvt.engine.settings import read_config, take_channels
 from mmpvt.errors import UserError
-from mmpvt.inference.pipeline import MAX_PIXELS, TestPipeline, dataset_meta
+from mmpvt.inference.pipeline import MAX_PIXELS, TestPipeline
 
 SCORE = 0.3  # instances below are not shown, unless asked for
 
@@ -40,7 +41,7 @@ class Predictor:
 
     Attributes:
         model (nn.Module): MMDetection's or MMSegmentation's.
-        classes (list[str]): by label.
+        classes (list[str]): by label: the checkpoint's, or else the config's data set's.
         meta (dict): ``classes`` and, perhaps, ``palette``.
         pipeline (TestPipeline): from an image to what the model reads.
 
@@ -65,6 +66,8 @@ class Predictor:
         self.device = choose_device(device)
         if not isinstance(config, Config):
             config = read_config(os.fspath(config))
+        config = copy.deepcopy(config)
+        read_class_lists(config)
         take_channels(config)
         self.pipeline = TestPipeline(config, max_pixels)
         self._autocast = bool((config.get("test_cfg") or {}).get("fp16"))
@@ -76,8 +79,8 @@ class Predictor:
         model = revert_sync_batchnorm(MODELS.build(settings))
         content = load_checkpoint(checkpoint)
         model.load_state_dict(fit_to_model(content, model))
-        self.meta = {**_stored_meta(content), **dataset_meta(config)}
-        self.classes = [str(name) for name in self.meta.get("classes") or ()]
+        self.meta = model_meta(config, content)
+        self.classes = list(self.meta.get("classes", ()))
         model.cfg, model.dataset_meta = config, self.meta  # where the ecosystem looks for them
         self.model = model.to(self.device).eval()
 
@@ -184,10 +187,3 @@ def choose_device(name: str | None) -> torch.device:
         there = f"{count} GPUs" if count else "no GPU that PyTorch can use"
         raise UserError(f"--device {name}: this machine has {there}; take cpu, say")
     return device
-
-
-def _stored_meta(checkpoint: dict) -> dict:
-    """Classes and palette that a checkpoint carries."""
-    meta = checkpoint.get("meta")
-    stored = meta.get("dataset_meta") if isinstance(meta, dict) else None
-    return {key.lower(): value for key, value in stored.items()} if isinstance(stored, dict) else {}

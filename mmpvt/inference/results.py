@@ -7,16 +7,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from mmdet.datasets import CocoDataset
 from mmengine.structures import BaseDataElement, InstanceData
 from pycocotools import mask as coco_mask
 
 from mmpvt.engine.drawing import colours
 from mmpvt.errors import UserError
 
-# COCO's numbers for its 80 classes run to 90; these were never given to any
-COCO_CLASSES = 80
-COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-COCO_FIRST, COCO_LAST = "person", "toothbrush"
+COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids up to 90 that no COCO category has
 
 
 def categories(classes: Sequence[str]) -> list[dict]:
@@ -30,7 +28,7 @@ def categories(classes: Sequence[str]) -> list[dict]:
         have COCO's numbers, others are counted from 1.
     """
     ids = range(1, len(classes) + 1)
-    if len(classes) == COCO_CLASSES and (classes[0], classes[-1]) == (COCO_FIRST, COCO_LAST):
+    if tuple(classes) == CocoDataset.METAINFO["classes"]:
         ids = (number for number in range(1, 91) if number not in COCO_GAPS)
     return [dict(id=number, name=name) for number, name in zip(ids, classes, strict=True)]
 

@@ -61,7 +61,7 @@ def find_sources(
                     found.setdefault(file.resolve(), str(file.relative_to(path)))
                 else:
                     others.append(file)
-        elif path.is_file():
+        elif path.exists():  # what isn't a regular file is refused where it is read
             found.setdefault(path.resolve(), path.name)
         else:
             raise UserError(f"no image or folder at {path}: there is no such file")
@@ -87,7 +87,7 @@ def _walk(folder: Path, out: Path | None) -> Iterator[Path]:
             continue
         if entry.is_dir() and not entry.is_symlink():  # a link may lead round in a circle
             yield from _walk(entry, out)
-        elif entry.is_file():
+        elif entry.exists() and not entry.is_dir():  # pipes and devices are refused when read
             yield entry
 
 

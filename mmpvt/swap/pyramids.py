@@ -22,6 +22,7 @@ RESNETS = (
 )
 # four stages of strides 4, 8, 16, 32, whatever the options
 PYRAMIDS = ("HRNet", "SwinTransformer", "MixVisionTransformer", "MSCAN", "PCPVT", "SVT")
+MMPRETRAIN = ("ConvNeXt", "PoolFormer", "TIMMBackbone")
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,14 @@ def maps_of(backbone: Mapping, path: str) -> list[Map]:
             f"{path} is PVT already ({backbone['type']}): set its arch to have another size"
         )
     is_resnet = kind in RESNETS or {"depth", "num_stages"} <= set(backbone)
-    if not is_resnet and kind not in PYRAMIDS:
+    known = RESNETS + PYRAMIDS + MMPRETRAIN
+    if not is_resnet and kind not in known:
         raise UserError(
             f"{path} is {kind}, of which it isn't known that it gives the maps of strides 4, 8, "
-            f"16, 32 that PVT would take the place of: those of {', '.join(RESNETS + PYRAMIDS)} are"
+            f"16, 32 that PVT would take the place of: those of {', '.join(known)} are"
         )
+    if kind in MMPRETRAIN:
+        return _maps_of_mmpretrain(kind, backbone, path)
     strides = list(STRIDES)
     if is_resnet and backbone.get("strides"):
         strides, stride = [], 4
@@ -122,6 +126,23 @@ def maps_of(backbone: Mapping, path: str) -> list[Map]:
             f"strides {', '.join(map(str, STRIDES))}"
         )
     return [Map(i, strides[i]) for i in indices]
+
+
+def _maps_of_mmpretrain(kind: str, backbone: Mapping, path: str) -> list[Map]:
+    """Their ``out_indices`` count from the end, too, and not stages alone."""
+    indices = as_list(backbone.get("out_indices", -1))
+    if kind == "PoolFormer":  # between its stages lie layers that shrink the map
+        stages = [i / 2 for i in (i % 7 for i in indices)]
+    elif kind == "TIMMBackbone":  # a fifth level says that the first is of stride 2
+        stages = [i - 1 for i in indices] if 4 in indices else []
+    else:
+        stages = [i % 4 for i in indices]
+    if not stages or any(stage not in range(len(STRIDES)) for stage in stages):
+        raise UserError(
+            f"{path} ({kind}) gives the maps {indices}, of which it isn't known that they have "
+            f"PVT's strides {', '.join(map(str, STRIDES))}"
+        )
+    return [Map(int(stage), STRIDES[int(stage)]) for stage in stages]
 
 
 def stages_of(maps: Sequence[Map]) -> tuple[int, ...]:

@@ -13,7 +13,12 @@ from mmpvt.swap.parts import find_part
 from mmpvt.swap.pyramids import find_pyramid, type_name
 from mmpvt.swap.readers import needs_contiguous_maps, rewire
 from mmpvt.swap.refusals import refuse_what_is_no_pyramid
-from mmpvt.swap.training import drop_checkpoints, set_optimizer, set_statistics
+from mmpvt.swap.training import (
+    drop_checkpoints,
+    drop_layer_decay,
+    set_optimizer,
+    set_statistics,
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ def swap(config: Config, arch: str, part: str | None = None, keep_optimizer: boo
         *changes,
         *drop_checkpoints(config, chosen),
         *set_statistics(config),
+        *drop_layer_decay(config),
     ]
     if not keep_optimizer:
         changes += set_optimizer(config, chosen)

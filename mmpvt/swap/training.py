@@ -17,6 +17,9 @@ _RATE_TWO_STAGE = (2e-4, 16)
 _RATE_ONE_STAGE = (1e-4, 16)
 _WEIGHT_DECAY = 1e-4
 
+# they know the layers of ConvNeXt, BEiT and ViT by name, and refuse or misjudge others
+_LAYER_DECAY = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
+
 # of the images that the published weights were trained on, RGB
 _STATISTICS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 
@@ -60,6 +63,25 @@ def set_optimizer(config: Config, part: Part) -> Iterator[Change]:
                 f"param_scheduler[{i}].eta_min",
                 f"{floor:g} -> 0, as it was a hundredth of the old rate and isn't of the new",
             )
+
+
+def drop_layer_decay(config: Config) -> Iterator[Change]:
+    """Trains all layers at one rate, where the base's rates are by the old backbone's layers.
+
+    Args:
+        config (Config): changed.
+
+    Yields:
+        Change: what was changed.
+    """
+    wrapper = config.get("optim_wrapper") or {}
+    constructor = wrapper.get("constructor")
+    if constructor in _LAYER_DECAY:
+        wrapper.pop("constructor")
+        wrapper.pop("paramwise_cfg", None)
+        yield Change(
+            "optim_wrapper.constructor", f"{constructor} dropped: it doesn't know PVT's layers"
+        )
 
 
 def set_statistics(config: Config) -> Iterator[Change]:

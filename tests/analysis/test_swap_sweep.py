@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import DATA
+from helpers import DATA, ROOT
 from mmpvt.analysis import swap_sweep
 from mmpvt.analysis.swap_sweep import Record, Records, Shipped, Trial, batches
 from mmpvt.analysis.swap_sweep.checks import Problem
-from mmpvt.analysis.swap_sweep.shipped import has_resnet
+from mmpvt.analysis.swap_sweep.shipped import is_counted
 from mmpvt.analysis.swap_sweep.trial import run_config
 from mmpvt.engine.settings import read_config
 
@@ -47,8 +47,8 @@ def test_what_is_shipped():
     assert all(config.file.is_file() for config in configs[:5])
     families = {group[0].family: group for group in swap_sweep.by_family(configs)}
     assert "r50" in families["mmdet::atss"][0].path
-    assert has_resnet(read_config("mmdet::deepsort/" + _first(families["mmdet::deepsort"])))
-    assert not has_resnet(read_config("mmdet::ssd/ssd300_coco.py"))
+    assert is_counted(read_config("mmdet::deepsort/" + _first(families["mmdet::deepsort"])))
+    assert not is_counted(read_config("mmdet::ssd/ssd300_coco.py"))
 
 
 def _first(group: list[Shipped]) -> str:
@@ -65,6 +65,14 @@ def test_verdicts(trial: Trial):
         assert config is None
         assert record.verdict == verdict and reason in record.reason
         assert not record.was_run
+
+
+def test_reasons_hold_no_paths_of_this_machine(trial: Trial):
+    path = "sort/faster-rcnn_r50_fpn_8xb2-8e_mot20train_test-mot20train.py"
+    record, _ = trial.prepare(Shipped("mmdet", path))
+    assert record.verdict == "unreadable"
+    assert 'file "mmdet::sort/faster-rcnn_r50' in record.reason
+    assert "/lib/" not in (ROOT / "docs" / "swap_coverage.md").read_text()
 
 
 def test_a_model_that_does_not_train(trial: Trial):

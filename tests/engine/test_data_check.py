@@ -9,7 +9,8 @@ from mmengine.config import Config, ConfigDict
 
 from mmpvt import UserError
 from mmpvt.datasets.shapes import generate
-from mmpvt.engine.data_check import check_data, dataset_kind, is_coco, is_maps, iter_datasets
+from mmpvt.engine.config_parts import dataset_kind, iter_datasets
+from mmpvt.engine.data_check import check_data, is_coco, is_maps
 
 ANNOTATIONS = "annotations/instances_train2017.json"
 

@@ -13,7 +13,8 @@ from mmengine.config import Config
 from corpus import IMAGES, UNREADABLE, Input, picture, pillow, png
 from helpers import ROOT
 from mmpvt import UserError
-from mmpvt.inference.pipeline import TestPipeline, dataset_meta, read_image
+from mmpvt.engine.classes import dataset_meta
+from mmpvt.inference.pipeline import TestPipeline, read_image
 
 NEAR = 6  # grey levels, on average: what JPEG and conversions of colour change
 
@@ -62,7 +63,7 @@ def test_preparation_is_the_data_sets(name: str, shapes_config, tmp_path: Path):
     assert torch.equal(ours["inputs"], theirs["inputs"])
     for key in ("ori_shape", "img_shape", "scale_factor"):
         assert ours["data_samples"].get(key) == theirs["data_samples"].get(key)
-    assert list(dataset_meta(config)["classes"])[:2] == ["circle", "square"]
+    assert list(dataset_meta(config, "test")["classes"])[:2] == ["circle", "square"]
 
 
 @pytest.fixture

@@ -263,3 +263,45 @@ def test_a_head_of_one_undilated_map_stays_on_its_stage():
     head["input_transform"] = "multiple_select"
     model = mmpvt.swap_backbone(segmenter(head), "small").model
     assert model.decode_head.in_channels == [320, 512]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stages"),
+    [
+        (dict(type="mmpretrain.ConvNeXt", arch="tiny", out_indices=[1, 2, 3]), (1, 2, 3)),
+        (dict(type="mmpretrain.ConvNeXt", arch="tiny"), (3,)),
+        (dict(type="mmpretrain.PoolFormer", arch="s12", out_indices=(2, 4, -1)), (1, 2, 3)),
+        (dict(type="mmpretrain.TIMMBackbone", out_indices=(2, 3, 4)), (1, 2, 3)),
+    ],
+)
+def test_backbones_of_mmpretrain(backbone: dict, stages: tuple):
+    neck = dict(type="FPN", in_channels=[1] * len(stages), out_channels=256)
+    model = mmpvt.swap_backbone(detector(backbone=backbone, neck=neck), "small").model
+    assert model.backbone.out_indices == stages
+    assert model.neck.in_channels == [WIDTHS[stage] for stage in stages]
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        dict(type="mmpretrain.PoolFormer", arch="s12", out_indices=(0, 1, 2)),
+        dict(type="mmpretrain.TIMMBackbone", out_indices=(0, 1, 2)),
+        dict(type="mmpretrain.TIMMBackbone", out_indices=(0, 2, 4)),
+    ],
+)
+def test_maps_of_mmpretrain_that_pvt_lacks(backbone: dict):
+    with pytest.raises(UserError, match="isn't known that they have PVT's strides"):
+        mmpvt.swap_backbone(detector(backbone=backbone), "small")
+
+
+def test_rates_by_the_old_backbones_layers_are_dropped():
+    base = detector()
+    base.optim_wrapper = dict(
+        type="OptimWrapper",
+        constructor="LearningRateDecayOptimizerConstructor",
+        paramwise_cfg=dict(decay_rate=0.9, decay_type="layer_wise", num_layers=6),
+        optimizer=dict(type="AdamW", lr=1e-4),
+    )
+    done = swap(base, "small")
+    assert set(done.config.optim_wrapper) == {"type", "optimizer"}
+    assert "optim_wrapper.constructor" in [change.where for change in done.changes]

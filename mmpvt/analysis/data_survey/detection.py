@@ -11,13 +11,21 @@ import numpy as np
 from mmpvt.analysis.data_survey.files import Job, Loader, image_reader, look, look_at_all
 from mmpvt.analysis.data_survey.surveys import Sample, Survey, palette_of
 from mmpvt.datasets.annotations import usable
-from mmpvt.engine.data_check import class_names, read_annotations
+from mmpvt.engine.classes import Listed, class_names
+from mmpvt.engine.data_check import check_names, image_names, read_annotations
 from mmpvt.engine.left_out import uses_masks
 
 OUTSIDE = 1.5  # pixels that a box may reach beyond its image: COCO's own are rounded
 
 
-def survey_coco(dataset: dict, root: Path, kind: type, splits: list[str], workers: int) -> Survey:
+def survey_coco(
+    dataset: dict,
+    root: Path,
+    kind: type,
+    splits: list[str],
+    workers: int,
+    allow_outside: bool = False,
+) -> Survey:
     """Looks at a data set in COCO's format.
 
     Args:
@@ -26,6 +34,7 @@ def survey_coco(dataset: dict, root: Path, kind: type, splits: list[str], worker
         kind (type): its class.
         splits (list[str]): that it is used for.
         workers (int): processes that decode images.
+        allow_outside (bool): whether files may lie elsewhere. Default: False.
 
     Returns:
         Survey: what was found.
@@ -35,7 +44,8 @@ def survey_coco(dataset: dict, root: Path, kind: type, splits: list[str], worker
     """
     file = root / dataset["ann_file"]
     content = read_annotations(file)
-    classes = class_names(dataset, kind) or [c.get("name") for c in content["categories"]]
+    check_names(file, image_names(content), allow_outside)
+    classes = class_names(dataset, kind) or [c["name"] for c in content["categories"]]
     found = Survey(
         splits, str(file), classes, palette_of(dataset, kind), images=len(content["images"])
     )
@@ -47,7 +57,12 @@ def survey_coco(dataset: dict, root: Path, kind: type, splits: list[str], worker
         group = found.notes if unlike else found.problems
         group[f"{finding.kind}s: {finding.reason.split(' (')[0].split(':')[0]}"].append(said)
     _check_listed(found, content["images"])
-    indices = _check_classes(found, good["categories"])
+    indices = _check_classes(found, Listed.of_coco(file, classes, good))
+    labels_of = {
+        category["id"]: indices[str(category.get("name"))]
+        for category in good["categories"]
+        if str(category.get("name")) in indices
+    }
 
     folder = root / ((dataset.get("data_prefix") or {}).get("img") or "")
     jobs = [
@@ -68,8 +83,8 @@ def survey_coco(dataset: dict, root: Path, kind: type, splits: list[str], worker
     for image, job, one in zip(good["images"], jobs, seen, strict=True):
         annotations = of_image[image["id"]]
         _check_boxes(found, image, annotations)
-        known = [a for a in annotations if indices.get(a["category_id"]) is not None]
-        labels = np.array([indices[a["category_id"]] for a in known], int)
+        known = [a for a in annotations if a["category_id"] in labels_of]
+        labels = np.array([labels_of[a["category_id"]] for a in known], int)
         boxes = np.array([a["bbox"] for a in known], float).reshape(-1, 4)
         found.counts += np.bincount(labels, minlength=len(classes))
         sizes.append(np.sqrt(boxes[:, 2] * boxes[:, 3]))
@@ -97,23 +112,23 @@ def _check_listed(found: Survey, images: list) -> None:
             found.problems["images that share a file"].append(said)
 
 
-def _check_classes(found: Survey, categories: list[dict]) -> dict[object, int]:
-    """The config's class of each category, by its id."""
-    names = [category.get("name") for category in categories]
-    for name in found.classes:
-        if name not in names:
-            found.problems["classes of the config that the annotations lack"].append(str(name))
-    for name in names:
-        if name not in found.classes:
-            found.problems["categories that the config has no class for"].append(str(name))
-    for name, count in Counter(map(str, names)).items():
-        if count > 1:
-            found.problems["categories of one name"].append(f"{name}: {count}")
-    return {
-        category["id"]: found.classes.index(category["name"])
-        for category in categories
-        if category.get("name") in found.classes
-    }
+def _check_classes(found: Survey, listed: Listed) -> dict[str, int]:
+    """The label of each class, by its name."""
+    if problem := listed.problem():
+        found.problems["classes"].append(problem)
+    lacking = "classes of the config that the annotations lack"
+    group = found.problems if "train" in found.splits else found.notes
+    if listed.lacking:  # of a validation, the other classes are evaluated
+        group[lacking] += listed.lacking
+    if listed.unused:  # a subset may be what is wanted
+        found.notes["categories that the config has no class for"] += listed.unused
+    order = [name for name in listed.names if name in set(found.classes)]
+    if order != [name for name in found.classes if name in set(order)]:
+        said = f"{', '.join(order[:3])} …: labels go by name, in the order of the config's classes"
+        found.notes["categories in another order than the config's classes"].append(said)
+    if not listed.used & set(found.classes):
+        found.problems["no annotation of a class"].append(str(listed.file))
+    return {name: label for label, name in enumerate(found.classes)}
 
 
 def _check_boxes(found: Survey, image: dict, annotations: list[dict]) -> None:

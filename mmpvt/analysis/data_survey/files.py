@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -15,6 +14,7 @@ from mmcv.transforms import BaseTransform
 from mmpvt.datasets.loading import LoadImageFromFile, LoadSegAnnotations
 from mmpvt.engine.pixel_check import Depth, image_loader, loading_step
 from mmpvt.errors import UserError
+from mmpvt.files import read_bytes
 from mmpvt.progress import progress
 
 CHUNK = 8  # files that a process takes at a time
@@ -123,8 +123,8 @@ def look(job: Job, loader: Loader) -> Seen:
         Seen: what was seen.
     """
     try:
-        digest = hashlib.blake2b(Path(job.image).read_bytes(), digest_size=16).digest()
-    except OSError:
+        digest = hashlib.blake2b(read_bytes(job.image), digest_size=16).digest()
+    except (OSError, ValueError):
         digest = None
     try:
         image, labels = load(job, loader)

@@ -10,11 +10,19 @@ import numpy as np
 from mmpvt.analysis.data_survey.files import Job, Loader, image_reader, look, look_at_all
 from mmpvt.analysis.data_survey.surveys import Sample, Survey, palette_of
 from mmpvt.datasets.loading import IGNORED
-from mmpvt.engine.data_check import class_names, default_of, label_maps, list_stems
+from mmpvt.engine.classes import class_names
+from mmpvt.engine.data_check import default_of, label_maps, list_stems
 from mmpvt.engine.pixel_check import MAPS, describe_maps, map_fields, map_loader
 
 
-def survey_maps(dataset: dict, root: Path, kind: type, splits: list[str], workers: int) -> Survey:
+def survey_maps(
+    dataset: dict,
+    root: Path,
+    kind: type,
+    splits: list[str],
+    workers: int,
+    allow_outside: bool = False,
+) -> Survey:
     """Looks at a data set of images and label maps.
 
     Args:
@@ -23,6 +31,7 @@ def survey_maps(dataset: dict, root: Path, kind: type, splits: list[str], worker
         kind (type): its class.
         splits (list[str]): that it is used for.
         workers (int): processes that decode files.
+        allow_outside (bool): whether files may lie elsewhere. Default: False.
 
     Returns:
         Survey: what was found.
@@ -30,7 +39,7 @@ def survey_maps(dataset: dict, root: Path, kind: type, splits: list[str], worker
     Raises:
         UserError: there are no images.
     """
-    images, stems = list_stems(dataset, root, kind)
+    images, stems = list_stems(dataset, root, kind, allow_outside)
     folder, suffix = label_maps(dataset, root, kind)
     ending = dataset.get("img_suffix") or default_of(kind, "img_suffix")
     classes = class_names(dataset, kind)

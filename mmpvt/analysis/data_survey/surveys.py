@@ -11,14 +11,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmpvt.analysis.data_survey.files import Job, Loader, Seen
-from mmpvt.engine.data_check import (
-    check_class_counts,
-    data_root,
-    dataset_kind,
-    is_coco,
-    is_maps,
-    iter_datasets,
-)
+from mmpvt.engine.classes import check_class_counts
+from mmpvt.engine.config_parts import dataset_kind, iter_datasets
+from mmpvt.engine.data_check import ALLOW_OUTSIDE, check_arguments, data_root, is_coco, is_maps
 from mmpvt.engine.pixel_check import Depth, check_head, keeps_channels, misfit
 from mmpvt.errors import UserError
 
@@ -161,6 +156,7 @@ def survey(config: Config, splits: Sequence[str], workers: int) -> list[Survey]:
     datasets: dict[str, dict] = {}
     for split in splits:
         for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset")):
+            check_arguments(dataset)
             keys = ("data_root", "ann_file", "data_prefix")
             place = str([dataset.get(key) for key in keys])
             users[place].append(split)
@@ -181,7 +177,8 @@ def survey(config: Config, splits: Sequence[str], workers: int) -> list[Survey]:
                 f"the data set for {', '.join(used_for)} is a {dataset['type']}: only COCO's and "
                 "MMSegmentation's kinds can be looked at"
             )
-        found = look(dataset, data_root(dataset), kind, used_for, workers)
+        allow_outside = config.get(ALLOW_OUTSIDE, False)
+        found = look(dataset, data_root(dataset), kind, used_for, workers, allow_outside)
         try:
             check_class_counts(found.classes, config.model)
             check_head(config)

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from mmpvt.datasets.annotations import is_mask
+
 AT_LEAST = 0.3  # score of a detection that counts as one here
 MATCH = 0.5  # intersection over union
 NEAR = 0.1  # … from which on a detection was meant for an object
@@ -81,11 +83,13 @@ def find_mistakes(image: dict, annotations: Sequence[dict]) -> dict:
         best = float((overlap[:, j] * same[:, j]).max(initial=0))
         kind = IGNORED if crowd[j] else FOUND if j in taken else MISSED
         share = annotation.get("area", truth_boxes[j, 2] * truth_boxes[j, 3]) / area
+        mask = annotation.get("segmentation")
+        is_drawn = image["masks"] is not None and is_mask(mask, *image["size"])
         truth.append(
             dict(
                 label=annotation["label"],
                 box=truth_boxes[j],
-                mask=annotation.get("segmentation") if image["masks"] is not None else None,
+                mask=mask if is_drawn else None,
                 kind=kind,
                 iou=best,
                 severity=np.sqrt(share) * (1 - best) if kind == MISSED else 0.0,

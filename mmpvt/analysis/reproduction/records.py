@@ -7,14 +7,36 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
+import msgspec
 import numpy as np
 from mmengine.config import Config
 
 from mmpvt.checkpoint.keeping import write_whole
-from mmpvt.engine.data_check import iter_datasets
+from mmpvt.engine.config_parts import iter_datasets
+from mmpvt.files import MAX_ANNOTATIONS, MAX_BYTES, check_regular, parse_json, read_bytes
 
 TESTED, FAILED, PASSED_OVER = "tested", "failed", "passed over"
+MAX_CHECKPOINT = 2**40  # bytes
 FORMAT = 1  # of the records: one of another format is measured anew
+
+
+class _Picture(msgspec.Struct):
+    jpeg: str
+
+
+class _Tested(msgspec.Struct):
+    """What a report takes from the record of a checkpoint that was tested."""
+
+    name: str
+    key: str
+    status: str
+    scores: dict[str, float]
+    parameters: float
+    gflops: float | None
+    images_per_second: float | None
+    memory: dict[str, float | str]
+    versions: dict[str, str]
+    gallery: list[_Picture] = []
 
 
 class Records:
@@ -38,11 +60,14 @@ class Records:
             dict | None: the record, if there is one.
         """
         try:
-            record = json.loads(self._path(name).read_bytes())
+            record = parse_json(read_bytes(self._path(name)))
         except (OSError, ValueError):
             return None
-        whole = isinstance(record, dict) and record.get("status") == TESTED
-        return record if whole and record.get("key") == key else None
+        try:
+            found = msgspec.convert(record, _Tested)
+        except (msgspec.ValidationError, UnicodeError):
+            return None
+        return record if (found.status, found.key) == (TESTED, key) else None
 
     def put(self, record: dict) -> None:
         """Keeps a record, at once and whole on disk."""
@@ -96,7 +121,7 @@ class Keys:
         settings.pop("work_dir", None)
         datasets = iter_datasets(config.test_dataloader.dataset)
         data = [self._digest_data(dataset) for dataset in datasets]
-        parts = [FORMAT, _digest_file(checkpoint), _without_roots(settings), data]
+        parts = [FORMAT, _digest_file(checkpoint, MAX_CHECKPOINT), _without_roots(settings), data]
         return hashlib.sha256(
             json.dumps(parts, sort_keys=True, default=_named).encode()
         ).hexdigest()
@@ -107,18 +132,21 @@ class Keys:
         prefix = dataset.get("data_prefix") or {}
         place = repr((root, ann_file, prefix))
         if place not in self._data:
-            listing = [[_digest_file(root / ann_file)]] if ann_file else []
+            listing = [[_digest_file(root / ann_file, MAX_ANNOTATIONS)]] if ann_file else []
             for kind, folder in sorted(prefix.items()):
                 is_truth = "seg" in kind
                 for path in sorted((root / folder).rglob("*")):
                     if path.is_file():
                         size = path.stat().st_size
-                        listing.append([path.name, _digest_file(path) if is_truth else size])
+                        listing.append(
+                            [path.name, _digest_file(path, MAX_BYTES) if is_truth else size]
+                        )
             self._data[place] = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
         return self._data[place]
 
 
-def _digest_file(path: Path) -> str:
+def _digest_file(path: Path, max_bytes: int) -> str:
+    check_regular(path, max_bytes)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmpvt.analysis.reproduction.page import render
 from mmpvt.analysis.reproduction.records import FAILED, PASSED_OVER, TESTED, to_json
 from mmpvt.checkpoint.keeping import write_whole
-from mmpvt.engine.data_check import iter_datasets
+from mmpvt.engine.config_parts import iter_datasets
 
 SIZES = dict(s="small", m="medium", l="large")
 SHORT = dict(tiny="t", small="s", medium="m", large="l")  # as in the configs' names

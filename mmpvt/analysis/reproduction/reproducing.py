@@ -26,7 +26,8 @@ from mmpvt.analysis.reproduction.records import (
 from mmpvt.analysis.reproduction.running import Job, TestFailed, environment_of, run
 from mmpvt.analysis.reproduction.training_log import find_log, read_log
 from mmpvt.engine import settings
-from mmpvt.engine.data_check import check_data, dataset_kind, iter_datasets
+from mmpvt.engine.config_parts import dataset_kind, iter_datasets
+from mmpvt.engine.data_check import check_data
 from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import UserError
 
@@ -133,7 +134,10 @@ class _Reproduction:
         known = self.records.get(task.checkpoint.name, key)
         if self.plan.logs is not None:
             log = find_log(self.plan.logs, task.checkpoint.name, task.config.stem)
-            task.record["training"] = read_log(log) if log else None
+            try:
+                task.record["training"] = read_log(log) if log else None
+            except UserError as error:
+                self._say(f"{task.checkpoint.name}: no curves of its training, {error.sentence}")
         if known:
             task.record = dict(known, **task.record)
             self._say(f"{task.checkpoint.name}: tested before, on the same")

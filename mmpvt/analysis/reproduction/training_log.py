@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import io
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from mmpvt.files import parse_json, read_bytes
+
 POINTS = 300  # of a curve at most
+MAX_NUMBER = 1e15
 TRAIN = re.compile(r"(?:Epoch|Iter)(?:\(train\))?\s*(?:\[\d+\])?\[\s*(\d+)/\d+\]")
 LOSS = re.compile(r"\bloss: (\d+\.?\d*(?:e[+-]?\d+)?)")
 SCORE = re.compile(r"\b(bbox_mAP|segm_mAP|mIoU): (\d+\.?\d*)")
@@ -47,9 +50,15 @@ def read_log(path: Path) -> dict | None:
         dict | None: ``loss``, at most 300 pairs of an iteration and a mean; ``scores``, by name,
         pairs of a validation's number (from 1) and a share of 1. None where the file holds no
         loss.
+
+    Raises:
+        UserError: it is too large.
     """
-    with path.open(errors="replace") as file:
-        rows = list(_json_rows(file) if path.suffix == ".json" else _text_rows(file))
+    file = io.BytesIO(read_bytes(path))
+    if path.suffix == ".json":
+        rows = list(_json_rows(file))
+    else:
+        rows = list(_text_rows(io.TextIOWrapper(file, errors="replace")))
     steps = list(_unrolled(row for row in rows if "loss" in row))
     if not steps:
         return None
@@ -63,11 +72,11 @@ def read_log(path: Path) -> dict | None:
     )
 
 
-def _json_rows(lines: Iterable[str]) -> Iterator[dict]:
+def _json_rows(lines: Iterable[bytes]) -> Iterator[dict]:
     for line in lines:
         try:
-            content = json.loads(line)
-        except ValueError:  # the last line of a run that was killed
+            content = parse_json(line)
+        except ValueError:  # the last line of a run that was killed; what a run doesn't write
             continue
         if not isinstance(content, dict):
             continue
@@ -82,9 +91,12 @@ def _text_rows(lines: Iterable[str]) -> Iterator[dict]:
     for line in lines:
         place, loss = TRAIN.search(line), LOSS.search(line)
         if place and loss:
-            yield dict(step=int(place[1]), loss=float(loss[1]))
+            row = dict(step=float(place[1]), loss=float(loss[1]))
+            if all(map(_is_number, row.values())):
+                yield dict(row, step=int(row["step"]))
         elif scores := SCORE.findall(line):
-            yield {name: _share(name, float(value)) for name, value in scores}
+            found = {name: float(value) for name, value in scores}
+            yield {n: _share(n, value) for n, value in found.items() if _is_number(value)}
 
 
 def _unrolled(rows: Iterable[dict]) -> Iterator[dict]:
@@ -113,4 +125,5 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value - value == 0
+    """Whether a value is a number that float64 holds with its digits: NaN and Inf aren't."""
+    return type(value) in (int, float) and abs(value) <= MAX_NUMBER

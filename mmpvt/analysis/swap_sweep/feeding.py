@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmengine.config import Config
 
 from mmpvt.analysis.swap_sweep import batches
-from mmpvt.engine.settings import iter_dicts
+from mmpvt.engine.config_parts import iter_dicts
 
 
 def training_batch(config: Config) -> dict:

@@ -17,7 +17,7 @@ class Record:
     Attributes:
         name: of the config.
         family: that it belongs to.
-        verdict: ``ok``; ``refused`` by the swap; ``failed``; ``skipped`` for having no ResNet;
+        verdict: ``ok``; ``refused`` by the swap; ``failed``; ``skipped`` for its backbone;
             ``unreadable`` as it stands, without a swap.
         reason: of a refusal or failure, one line.
         model: digest of the model that ran; those of equal digest ran once.

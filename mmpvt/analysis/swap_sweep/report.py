@@ -10,10 +10,11 @@ from mmpvt.analysis.swap_sweep.records import FAILED, OK, REFUSED, SKIPPED, UNRE
 _HEAD = """# Swapped configs that run
 
 Written by `python tools/sweep_swap.py --all`. Of every config that MMDetection {mmdet} and
-MMSegmentation {mmseg} ship with a backbone of the ResNet family: the backbone is swapped for PVT
-v2-B0, the model is built, trained for one step on two synthetic images of 128 pixels (losses and
-the backbone's gradients must be finite), and predicts on one (boxes, scores, masks or label maps
-must be finite and of the right shape). Fewer boxes go from part to part than in real training, and
+MMSegmentation {mmseg} ship with a backbone of the ResNet family, or one of mmpretrain (ConvNeXt,
+PoolFormer, timm's; to read these it has to be installed): the backbone is swapped for PVT v2-B0,
+the model is built, trained for one step on two synthetic images of 128 pixels (losses and the
+backbone's gradients must be finite), and predicts on one (boxes, scores, masks or label maps must
+be finite and of the right shape). Fewer boxes go from part to part than in real training, and
 padding is smaller; nothing else of the structure is changed. Weights are random.
 
 Many configs differ by schedule, data set or the depth of the ResNet alone, and are one and the same

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmpvt.engine.settings import config_folder
 from mmpvt.errors import UserError
 from mmpvt.swap.parts import find_part
-from mmpvt.swap.pyramids import RESNETS, type_name
+from mmpvt.swap.pyramids import MMPRETRAIN, RESNETS, type_name
 
 PACKAGES = ("mmdet", "mmseg")
 
@@ -63,9 +63,17 @@ def by_family(configs: Sequence[Shipped]) -> list[list[Shipped]]:
     return [families[name] for name in sorted(families)]
 
 
-def has_resnet(config: Config) -> bool:
-    """Whether the backbone that a swap would take is of the ResNet family."""
+def is_counted(config: Config) -> bool:
+    """Whether the backbone that a swap would take is of the ResNet family or of mmpretrain."""
     try:
-        return type_name(find_part(config.get("model") or {}).backbone) in RESNETS
+        return type_name(find_part(config.get("model") or {}).backbone) in RESNETS + MMPRETRAIN
     except UserError:
         return False
+
+
+def without_folders(text: str) -> str:
+    """A message whose paths don't say where this machine's packages lie."""
+    for package in PACKAGES:
+        if folder := config_folder(package):
+            text = text.replace(f"{folder}/", f"{package}::").replace(f"{folder.parents[2]}/", "")
+    return text

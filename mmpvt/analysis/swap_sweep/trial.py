@@ -17,7 +17,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmpvt.analysis.swap_sweep import batches, feeding
 from mmpvt.analysis.swap_sweep.checks import check_gradients, check_losses, check_predictions
 from mmpvt.analysis.swap_sweep.records import FAILED, OK, REFUSED, SKIPPED, UNREADABLE, Record
-from mmpvt.analysis.swap_sweep.shipped import Shipped, has_resnet
+from mmpvt.analysis.swap_sweep.shipped import Shipped, is_counted, without_folders
 from mmpvt.analysis.swap_sweep.shrinking import make_small
 from mmpvt.engine import settings
 from mmpvt.errors import UserError
@@ -53,9 +53,9 @@ class Trial:
             if "holds no model" in error.sentence:
                 return Record(shipped.name, shipped.family, SKIPPED), None
             reason = str(error.__cause__ or error).partition(", the current sys.path")[0]
-            reason = reason.split("\n")[0]
+            reason = without_folders(reason.split("\n")[0])
             return Record(shipped.name, shipped.family, UNREADABLE, reason), None
-        if not has_resnet(base):
+        if not is_counted(base):
             return Record(shipped.name, shipped.family, SKIPPED), None
         try:
             config = swap_backbone(base, self.arch)
@@ -105,7 +105,8 @@ def _error_of_base(shipped: Shipped) -> Exception | None:
 
 
 def _one_line(error: Exception | None) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split("\n")[0].split())[:300]
+    line = without_folders(f"{type(error).__name__}: {error}".split("\n")[0])
+    return " ".join(line.split())[:300]
 
 
 def run_config(config: Config) -> None:

@@ -128,6 +128,26 @@ def test_nothing_is_cut_off_on_a_phone(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_no_column_is_hidden(page):
+    """At any width all values are within the window, beside or below one another."""
+    cells = "all => all.map(one => one.getBoundingClientRect().right)"
+    row = page.locator("#table tbody tr").first
+    for width, is_stacked in ((600, True), (1000, None), (1300, False), (600, True)):
+        page.set_viewport_size(dict(width=width, height=760))
+        if is_stacked is not None:
+            page.locator("#table.stacked" if is_stacked else "#table:not(.stacked)").wait_for()
+        values = row.locator("td:visible")
+        assert values.count() == page.locator("#table thead th").count() == 15
+        assert max(values.evaluate_all(cells)) <= width
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    shown = "one => getComputedStyle(one, '::before').content"
+    assert row.locator("td").nth(6).evaluate(shown) == '"Δ box AP"'
+    page.get_by_role("button", name="Δ box AP", exact=True).click()
+    wait_until(page, lambda: names(page)[:2] == ["a_second_0", "b_first_0"])
+    page.get_by_label("Name contains").fill("second")
+    wait_until(page, lambda: names(page) == ["a_second_0"])
+
+
 def test_many_models_in_a_file_of_bounded_size(make_records):
     budget = 400_000
     page = render(make_records(copies=17), budget=budget)

@@ -26,6 +26,9 @@
   }
   const table = modelTable(tested);
   place("table", table.element);
+  const fit = () => fitColumns(document.getElementById("table"));
+  addEventListener("resize", fit);
+  fit();
   place("filters", ...filters(tested, table.filter));
   document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
 

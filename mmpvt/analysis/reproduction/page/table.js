@@ -15,8 +15,8 @@ function columns(models) {
     list.push({ head: label, value: score(name), digits });
     if (!models.some((m) => isNumber(m.published[name]))) continue;
     const gap = (m) => difference(m.scores[name], m.published[name], digits);
-    list.push({ head: "published", value: (m) => (isNumber(m.scores[name]) ? m.published[name] : null), digits: 1 });
-    list.push({ head: "Δ", label: `Δ ${label}`, value: (m) => gap(m)?.gap,
+    list.push({ head: "published", of: label, value: (m) => (isNumber(m.scores[name]) ? m.published[name] : null), digits: 1 });
+    list.push({ head: "Δ", of: label, value: (m) => gap(m)?.gap,
       cell: (m) => (gap(m) ? el("span", { class: gap(m).kind }, gap(m).text) : "–") });
   }
   for (const size of ["small", "medium", "large"])
@@ -34,13 +34,16 @@ const address = (model) => `#model=${encodeURIComponent(model.name)}`;
 
 function modelTable(models) {
   const list = columns(models);
-  const rows = new Map(models.map((model) => [model, el("tr", {}, list.map((column) =>
-    el("td", { class: column.text ? "text" : null },
+  const label = (column) => [column.head, column.of].filter(Boolean).join(" ");
+  const rows = new Map(models.map((model) => [model, el("tr", { role: "row" }, list.map((column) =>
+    el("td", { role: "cell", class: column.text ? "text" : null, "data-label": label(column) },
       column.cell ? column.cell(model) : column.text ? column.value(model) : fixed(column.value(model), column.digits))))]));
-  const body = el("tbody", {}, ...rows.values());
+  const body = el("tbody", { role: "rowgroup" }, ...rows.values());
   let sorted = null, sign = 1;
-  const heads = list.map((column) => el("th", { scope: "col", class: column.text ? "text" : null },
-    el("button", { type: "button", "aria-label": column.label, onclick: () => sort(column) }, column.head)));
+  const heads = list.map((column) =>
+    el("th", { scope: "col", role: "columnheader", class: column.text ? "text" : null },
+      el("button", { type: "button", "aria-label": column.of && label(column), onclick: () => sort(column) },
+        column.head, column.of && el("span", { class: "of" }, ` ${column.of}`))));
 
   function sort(column) {
     sign = sorted === column ? -sign : column.text ? 1 : -1;
@@ -58,10 +61,16 @@ function modelTable(models) {
     });
   }
   return {
-    element: el("table", {}, el("thead", {}, el("tr", {}, heads)), body),
+    element: el("table", { role: "table" }, el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, heads)), body),
     filter(keep) { for (const [model, row] of rows) row.hidden = !keep(model); },
     choose(chosen) { for (const [model, row] of rows) row.classList.toggle("chosen", model === chosen); },
   };
+}
+
+// Where the columns don't fit side by side, each model's values stand below one another instead.
+function fitColumns(holder) {
+  holder.classList.remove("stacked");
+  holder.classList.toggle("stacked", holder.scrollWidth > holder.clientWidth);
 }
 
 function filters(models, onchange) {
