@@ -8,11 +8,9 @@ between.
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import random
 import signal
-import subprocess
-import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -244,29 +242,19 @@ def init_worker(worker_id: int) -> None:
     """Leaves it to the main process to answer signals that a terminal or a cluster sends to all.
 
     A worker that ends on one would take the main process with it before that can save. It ends
-    on the main process's own SIGTERM, or when that is gone. What a transform starts isn't
-    concerned: it answers signals as if it were started elsewhere.
+    when the main process tells it to, kills it (:func:`kill_workers`) or is gone. What a transform
+    starts answers signals as if it were started elsewhere.
     """
-    handle(signal.SIGINT, lambda *_: None)  # an executed program would inherit SIG_IGN
-    handle(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    subprocess.Popen._execute_child = _execute_unblocked  # in this process only
-    threading.Thread(target=_end_when_asked, daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handle(number, lambda *_: None)  # an executed program would inherit SIG_IGN
 
 
-_execute = subprocess.Popen._execute_child
+def kill_workers() -> None:
+    """Kills the daemonic processes that are left at this process's exit.
 
-
-def _execute_unblocked(*args, **kwargs) -> None:
-    """Starts a program, which would inherit that SIGTERM is blocked."""
-    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    try:
-        _execute(*args, **kwargs)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _end_when_asked() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+    Python ends them by SIGTERM there, which data-loading workers ignore, and waits for them.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler takes it for a crash
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

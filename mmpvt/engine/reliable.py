@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+
 from mmengine.config import Config, ConfigDict
+
+from mmpvt.datasets.draws import kill_workers
 
 LOOPS = {  # MMEngine's to ours
     "EpochBasedTrainLoop": "mmpvt.EpochLoop",
@@ -55,6 +59,7 @@ def shield_workers(config: Config) -> None:
     Args:
         config (Config): changed.
     """
+    atexit.register(kill_workers)
     for split in ("train", "val", "test"):
         loader = config.get(f"{split}_dataloader")
         if loader:

@@ -76,12 +76,17 @@ class Executes:
             program = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
             program.send_signal(number)
             assert program.wait(60) in (-number, 1)
+            ready, tell = os.pipe()
             pid = os.fork()
             if not pid:
                 try:
+                    os.close(tell)
                     time.sleep(LONG)
                 finally:  # KeyboardInterrupt's, too
                     os._exit(1)
+            os.close(tell)
+            os.read(ready, 1)
+            os.close(ready)
             os.kill(pid, number)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (-number, 1)
         return results
@@ -189,7 +194,34 @@ def test_a_transform_ends_its_programs(tmp_path: Path, start):
         "train_dataloader = dict(num_workers=1, dataset=dict(pipeline=_base_.train_pipeline))\n"
         "train_cfg = dict(max_epochs=1, val_interval=1)"
     )
-    assert process.wait(240) == 0, process.text
+    assert process.wait(120) == 0, process.text
+    wait_for_none(process.pid)
+
+
+def test_a_worker_that_hangs_ends_with_the_run(
+    tmp_path: Path, shapes: Path, tiny_config: Path, run_tool
+):
+    """It ignores the SIGTERM by which Python ends it, and which Python then waits for."""
+    (tmp_path / "hanging.py").write_text(
+        "import time\n"
+        "from mmengine.registry import TRANSFORMS\n"
+        "@TRANSFORMS.register_module()\n"
+        "class Hangs:\n"
+        "    def __call__(self, results):\n"
+        f"        time.sleep({LONG})\n"
+    )
+    config = tmp_path / "hangs.py"
+    config.write_text(
+        f"import sys\nsys.path.append({str(tmp_path)!r})\n"
+        f'_base_ = "{tiny_config}"\ncustom_imports = dict(imports=["hanging"])\n'
+        "_base_.train_pipeline.insert(2, dict(type='Hangs'))\n"
+        "pipeline = dict(pipeline=_base_.train_pipeline)\n"
+        "train_dataloader = dict(num_workers=1, timeout=2, dataset=pipeline)\n"
+    )
+    places = ("--data-root", shapes, "--work-dir", tmp_path / "work")
+    done = run_tool("train.py", config, *places, timeout=100)
+    assert done.code == 1
+    assert "DataLoader timed out after 2 seconds" in done.err
 
 
 def test_nothing_inherits_a_handler():
