@@ -21,7 +21,7 @@ def make_resumable(config: Config, on_bad_data: str) -> None:
 
     Args:
         config (Config): changed.
-        on_bad_data (str): ``'stop'`` or ``'skip'``, as of
+        on_bad_data (str): ``'auto'``, ``'stop'`` or ``'skip'``, as of
             :class:`~mmpvt.datasets.draws.Fetch`.
     """
     loop = config.train_cfg
