@@ -16,6 +16,7 @@ from mmpvt.analysis.reproduction import Plan, check_device, find_checkpoints, pa
 from mmpvt.engine.cli import FAILURE, user_errors
 from mmpvt.engine.launch import LAUNCHERS, check_launcher, is_first_process
 from mmpvt.errors import Stopped, UserError
+from mmpvt.signals import handle
 from mmpvt.text import printable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +71,7 @@ def stop(number: int, frame: object) -> None:
 
 def main() -> int:
     args = parse_args()
-    signal.signal(signal.SIGTERM, stop)
+    handle(signal.SIGTERM, stop)
     with user_errors("interrupted; the same command goes on from here"):
         check_launcher(args.launcher)
         check_device(args.device)

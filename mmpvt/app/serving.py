@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mmpvt.errors import Stopped, UserError
 from mmpvt.inference.predictor import Predictor
+from mmpvt.signals import handle
 
 UNSET = ("GRADIO_ALLOWED_PATHS", "GRADIO_SHARE", "GRADIO_NUM_WORKERS", "GRADIO_ROOT_PATH")
 
@@ -27,7 +28,7 @@ def private_folder() -> Iterator[None]:
 
     Gradio reads its settings as it is imported: that has to happen within.
     """
-    signal.signal(signal.SIGTERM, _stop)
+    handle(signal.SIGTERM, _stop)
     with tempfile.TemporaryDirectory(prefix="mmpvt_app_", ignore_cleanup_errors=True) as folder:
         os.environ.update(
             GRADIO_TEMP_DIR=folder,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -44,7 +47,8 @@ def download(address: str, target: Path) -> None:
             of address, or gives fewer bytes than it announced or more than 16 GiB.
     """
     print_log(f"downloading {address} to {target}", logger="current")
-    part = target.with_name(target.name + ".part")
+    # Several machines may download to a folder that they share.
+    part = target.with_name(f"{target.name}.{platform.node()}-{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         opener = urllib.request.build_opener(SameScheme)
@@ -59,9 +63,11 @@ def download(address: str, target: Path) -> None:
             raise OSError(f"the answer ended after {received} of {announced} bytes")
         part.replace(target)
     except (OSError, HTTPException, ValueError) as error:
-        part.unlink(missing_ok=True)
         reason = getattr(error, "reason", None) or error
         raise UserError(
             f"could not download {address} ({reason}): fetch it elsewhere and pass "
             "--pretrained FILE, or --pretrained none to start from random weights"
         ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -12,13 +12,14 @@ from __future__ import annotations
 import collections
 import os
 import pickle
+import platform
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import all_gather_object, get_rank
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
@@ -134,7 +135,19 @@ def _reason(source: str, error: Exception) -> str:
 def _fetch(address: str) -> Path:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     target = folder / address.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
-    if is_main_process() and not target.is_file():
-        download(address, target)
-    barrier()
+    place = (platform.node(), os.fspath(target))
+    places = all_gather_object(place)
+    is_first = places.index(place) == get_rank()  # of this machine's processes
+    for downloads in (is_first, True):  # all, where machines of one name share no folder
+        failure = None
+        if downloads and not target.is_file():
+            try:
+                download(address, target)
+            except UserError as error:
+                failure = error.sentence
+        failures = all_gather_object(failure)  # none waits for one that has failed
+        for (machine, _), failed in zip(places, failures, strict=True):
+            if failed:
+                is_one = len({node for node, _ in places}) == 1
+                raise UserError(failed if is_one else f"on {machine}: {failed}")
     return target

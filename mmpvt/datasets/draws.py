@@ -8,15 +8,21 @@ between.
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import random
 import signal
-import threading
+import struct
+import traceback
+import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
+import cv2
 import numpy as np
 import torch
+from mmcv.transforms import BaseTransform
+from mmengine.dataset import Compose
 from mmengine.dist import get_rank
 from mmengine.structures import BaseDataElement
 from torch.utils.data import BatchSampler, Dataset, Sampler
@@ -24,9 +30,15 @@ from torch.utils.data import BatchSampler, Dataset, Sampler
 from mmpvt.datasets.loading import stand_in
 from mmpvt.errors import UserError
 from mmpvt.registry import DATA_SAMPLERS, FUNCTIONS
+from mmpvt.signals import handle
 
-EARLY = 100  # batches: a run that is older goes on around what it can't use, whatever was asked
+EARLY = 100  # batches: on_bad_data='auto' stops a run within its first ones only
 PATIENCE = {False: 20, True: 100}  # images in a row, before and after one that could be used
+STOCK = ("mmcv", "mmdet", "mmseg", "mmpvt")  # packages whose loading transforms are known
+DAMAGED = (  # what decoders raise; UserError is a ValueError, and a broken PNG or XML SyntaxError
+    *(OSError, EOFError, ValueError, SyntaxError, AssertionError),
+    *(struct.error, zlib.error, BadZipFile, cv2.error),
+)
 
 
 class Draw(NamedTuple):
@@ -54,12 +66,14 @@ def seed_generators(*key: int) -> None:
 
 
 class Fetch:
-    """Loads draws, each with its own randomness, around samples that can't be used.
+    """Loads draws, each with its own randomness, and can skip samples whose files can't be used.
 
-    In place of such a sample another one is drawn for training, and in evaluation a blank image
-    stands in, whose score the evaluation leaves out. Either's data sample says in its ``left_out``
-    which images those were, and why: pairs of a name and a reason. A run that has just begun ends
-    instead, unless it is to skip them: its user is still there, and nothing is lost by it.
+    In place of such a sample another one is drawn for training, and a placeholder image is taken
+    in evaluation, which skips its score. Either's data sample says in its ``left_out`` which images
+    those were, and why: pairs of a name and a reason.
+
+    Only what a loading transform (a class named ``Load…``) or the data set itself raises about a
+    file counts as bad data. Any other transform's exception is an error of its own, and is raised.
 
     PyTorch's data loader calls a data set's ``__getitems__``, where it has one, with all that a
     batch sampler gave.
@@ -67,8 +81,9 @@ class Fetch:
     Args:
         dataset (Dataset): of MMEngine's kind.
         evaluating (bool): whether each sample counts. Default: False.
-        on_bad_data (str): ``'stop'`` ends training on a sample of its first 100 batches that can't
-            be used, and an evaluation on any; ``'skip'`` goes on. Default: ``'skip'``.
+        on_bad_data (str): ``'stop'`` ends the run on a sample that can't be used, ``'skip'`` goes
+            on; ``'auto'`` stops training within its first 100 batches, and an evaluation.
+            Default: ``'skip'``.
     """
 
     def __init__(
@@ -76,14 +91,14 @@ class Fetch:
     ) -> None:
         self.dataset = dataset
         self.evaluating = evaluating
-        self.stops = on_bad_data == "stop"
+        self.on_bad_data = on_bad_data
         self._used = False
 
     def __call__(self, draws: list[Draw] | list[int]) -> list[dict]:
         """The samples of a batch.
 
         Raises:
-            UserError: a sample can't be used, early in a run that is to stop then; or none of many.
+            UserError: a sample can't be used, in a run that is to stop then; or none of many.
         """
         return [self._load(draw) for draw in draws]
 
@@ -97,13 +112,14 @@ class Fetch:
             try:
                 sample = self.dataset[index]
                 break
-            except Exception as error:  # whatever a file has done to whichever transform
+            except Exception as error:
+                if not is_bad_data(error):
+                    raise
                 left_out.append((self._name(index), _reason(error)))
-                if self.stops and _is_early(draw):
+                if self.on_bad_data == "stop" or (self.on_bad_data == "auto" and _is_early(draw)):
                     raise UserError(_refusal(*left_out[0])) from error
                 if self.evaluating:
-                    with stand_in():
-                        sample = self.dataset[index]
+                    sample = self._placeholder(index, *left_out[0])
                     break
                 if len(left_out) == PATIENCE[self._used]:
                     name, reason = left_out[-1]
@@ -117,6 +133,18 @@ class Fetch:
             for packed in flatten(sample["data_samples"]):
                 packed.set_metainfo(dict(left_out=left_out))
         return sample
+
+    def _placeholder(self, index: int, name: str, reason: str) -> dict:
+        try:
+            with stand_in():
+                return self.dataset[index]
+        except Exception as error:
+            if not is_bad_data(error):
+                raise
+            raise UserError(
+                f"{_said(name, reason)}, and the data set's own way of loading has no placeholder "
+                "for it: replace the file, or take it out of the annotations"
+            ) from error
 
     def _name(self, index: int) -> str:
         try:
@@ -134,8 +162,29 @@ def flatten(samples: Any) -> Iterator[BaseDataElement]:
         yield samples
 
 
+def is_bad_data(error: Exception) -> bool:
+    """Whether loading a sample failed on its files, not a transform on what was loaded.
+
+    Args:
+        error (Exception): as a data set raised it.
+    """
+    places = [
+        (frame.f_locals.get("self"), frame.f_globals.get("__name__", ""))
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    loading = [module for owner, module in places if type(owner).__name__.startswith("Load")]
+    if loading:  # a stock one takes what it can't decode for a fault of its own: AttributeError, …
+        return loading[-1].split(".")[0] in STOCK or isinstance(error, DAMAGED)
+    transforms = [module for owner, module in places if isinstance(owner, BaseTransform)]
+    if transforms:  # an image so narrow that resizing leaves nothing of it is of a wrong size
+        is_empty = isinstance(error, cv2.error) and error.func == "resize"
+        return is_empty and transforms[-1].split(".")[0] in STOCK
+    is_other = any(isinstance(owner, Compose) for owner, _ in places)
+    return isinstance(error, DAMAGED) and not is_other
+
+
 def _is_early(draw: Draw | int) -> bool:
-    """Whether a sample is of a run's first batches; an evaluation's samples all are."""
+    """Whether a sample is of a run's first batches; an evaluation's all are."""
     if not isinstance(draw, Draw):
         return True
     _, _, epoch, batch, _ = draw.key
@@ -143,8 +192,11 @@ def _is_early(draw: Draw | int) -> bool:
 
 
 def _refusal(name: str, reason: str) -> str:
-    said = reason if name in reason else f"{name}: {reason}"
-    return f"{said} (or pass --on-bad-data skip, which leaves out what can't be used)"
+    return f"{_said(name, reason)} (or pass --on-bad-data skip, which skips what can't be used)"
+
+
+def _said(name: str, reason: str) -> str:
+    return reason if name in reason else f"{name}: {reason}"
 
 
 def _reason(error: Exception) -> str:
@@ -242,14 +294,19 @@ def init_worker(worker_id: int) -> None:
     """Leaves it to the main process to answer signals that a terminal or a cluster sends to all.
 
     A worker that ends on one would take the main process with it before that can save. It ends
-    on the main process's own SIGTERM, or when that is gone.
+    when the main process tells it to, kills it (:func:`kill_workers`) or is gone. What a transform
+    starts answers signals as if it were started elsewhere.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_when_asked, daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handle(number, lambda *_: None)  # an executed program would inherit SIG_IGN
 
 
-def _end_when_asked() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+def kill_workers() -> None:
+    """Kills the daemonic processes that are left at this process's exit.
+
+    Python ends them by SIGTERM there, which data-loading workers ignore, and waits for them.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler takes it for a crash
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

@@ -15,7 +15,7 @@ from mmpvt.engine.launch import LAUNCHERS, describe_failure
 from mmpvt.errors import Stopped, UserError
 from mmpvt.text import print_safely, printable
 
-ON_BAD_DATA = ("stop", "skip")
+ON_BAD_DATA = ("auto", "stop", "skip")
 FAILURE = 1
 USER_ERROR = 2
 
@@ -37,9 +37,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on-bad-data",
         choices=ON_BAD_DATA,
-        default="stop",
-        help="an image or label map that can't be used: stop, unless training is past its first "
-        "batches (the default), or leave it out, with its name in the log",
+        default="auto",
+        help="an image or label map that can't be used: end the run, or skip it, with its name in "
+        "the log; auto (the default) ends a test, and training within its first 100 batches",
     )
     parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="job launcher")
 

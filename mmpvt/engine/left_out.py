@@ -40,8 +40,8 @@ def leave_out_unusable_annotations(
     Args:
         config (Config): changed; it is given a hook that says what was left out.
         splits (Iterable[str]): of ``'train'``, ``'val'`` and ``'test'``, those about to be used.
-        on_bad_data (str): ``'stop'`` refuses masks of no known format, which speak of a file that
-            was written wrongly as a whole; ``'skip'`` leaves them out like all else.
+        on_bad_data (str): ``'stop'`` and ``'auto'`` refuse masks of no known format, which speak of
+            a file that was written wrongly as a whole; ``'skip'`` skips them like all else.
         contents (dict[Path, dict] | None): what is known of files' contents already, from
             :func:`~mmpvt.engine.data_check.check_data`; emptied. Default: None.
 
@@ -66,7 +66,7 @@ def leave_out_unusable_annotations(
     for number, file in enumerate({_file(dataset).absolute(): None for dataset in datasets}):
         known = (contents or {}).pop(file, None)
         content, findings = usable(known or read_annotations(file), masks=file in with_masks)
-        if on_bad_data == "stop":
+        if on_bad_data != "skip":
             _refuse_unknown_masks(file, findings)
         if findings:
             copy = Path(config.work_dir).absolute() / "annotations" / f"{number}_{file.name}"
@@ -122,9 +122,9 @@ class LeftOutHook(Hook):
 
     Args:
         notes (list[str]): what is left out of annotation files.
-        on_bad_data (str): what a test does on an image that can't be used: ``'stop'`` or
-            ``'skip'``. A validation goes on, as training has brought it so far. Default:
-            ``'skip'``.
+        on_bad_data (str): what an evaluation does on an image that can't be used: ``'stop'``,
+            ``'skip'``, or ``'auto'``, which stops a test and goes on in a validation, as training
+            has brought it so far. Default: ``'skip'``.
     """
 
     def __init__(self, notes: list[str], on_bad_data: str = "skip") -> None:
@@ -157,8 +157,8 @@ class LeftOutHook(Hook):
             runner.logger.warning(f"left out of training so far: {len(everywhere)} images")
 
     def before_val(self, runner: Runner) -> None:
-        """Prepares the data set to go on where an image can't be used."""
-        self._prepare(runner.val_loop, "skip")
+        """Prepares the data set for images that can't be used."""
+        self._prepare(runner.val_loop, "stop" if self.on_bad_data == "stop" else "skip")
 
     def before_test(self, runner: Runner) -> None:
         """Prepares the data set for images that can't be used."""

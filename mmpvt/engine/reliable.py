@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+
 from mmengine.config import Config, ConfigDict
+
+from mmpvt.datasets.draws import kill_workers
 
 LOOPS = {  # MMEngine's to ours
     "EpochBasedTrainLoop": "mmpvt.EpochLoop",
@@ -17,7 +21,7 @@ def make_resumable(config: Config, on_bad_data: str) -> None:
 
     Args:
         config (Config): changed.
-        on_bad_data (str): ``'stop'`` or ``'skip'``, as of
+        on_bad_data (str): ``'auto'``, ``'stop'`` or ``'skip'``, as of
             :class:`~mmpvt.datasets.draws.Fetch`.
     """
     loop = config.train_cfg
@@ -55,6 +59,7 @@ def shield_workers(config: Config) -> None:
     Args:
         config (Config): changed.
     """
+    atexit.register(kill_workers)
     for split in ("train", "val", "test"):
         loader = config.get(f"{split}_dataloader")
         if loader:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmdet.datasets import CocoDataset
 from mmengine.registry import init_default_scope
 from mmseg.datasets import ADE20KDataset
@@ -19,6 +20,7 @@ import corpus
 from mmpvt import UserError
 from mmpvt.datasets.annotations import _run_lengths, usable
 from mmpvt.datasets.draws import EARLY, Draw, Fetch
+from mmpvt.engine.cli import ON_BAD_DATA
 
 
 def names(inputs: list[corpus.Input]) -> dict:
@@ -82,23 +84,78 @@ def test_image(item: corpus.Input, evaluating: bool, root: Path):
 @pytest.mark.parametrize(
     ("draw", "evaluating", "stops"),
     [
-        (Draw(0, (0, 0, 0, EARLY - 1, 0)), False, True),
-        (Draw(0, (0, 0, 0, EARLY, 0)), False, False),
-        (Draw(0, (0, 0, 1, 0, 0)), False, False),
-        (0, True, True),
+        (Draw(0, (0, 0, 0, EARLY - 1, 0)), False, ("auto", "stop")),
+        (Draw(0, (0, 0, 0, EARLY, 0)), False, ("stop",)),
+        (Draw(0, (0, 0, 1, 0, 0)), False, ("stop",)),
+        (0, True, ("auto", "stop")),
     ],
     ids=["early", "late", "second epoch", "test"],
 )
-def test_bad_image_stops_a_run_that_has_just_begun(
-    draw: Draw | int, evaluating: bool, stops: bool, root: Path
+@pytest.mark.parametrize("on_bad_data", ON_BAD_DATA)
+def test_bad_image_stops_a_run(
+    on_bad_data: str, draw: Draw | int, evaluating: bool, stops: tuple[str, ...], root: Path
 ):
     (root / "1.jpg").write_bytes(b"no image")
-    fetch = Fetch(detection(root, corpus.annotations()), evaluating, on_bad_data="stop")
-    if not stops:
+    fetch = Fetch(detection(root, corpus.annotations()), evaluating, on_bad_data)
+    if on_bad_data not in stops:
         assert left_out(fetch([draw])[0])[0] == str(root / "1.jpg")
         return
     with pytest.raises(UserError, match=r"1\.jpg can't be read .*--on-bad-data skip"):
         fetch([draw])
+
+
+class LoadOwn:
+    """A user's loading transform."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, results: dict) -> dict:
+        raise self.error
+
+
+class Other(LoadOwn):
+    """A user's transform."""
+
+
+@pytest.mark.parametrize("evaluating", [False, True])
+@pytest.mark.parametrize(
+    "transform",
+    [Other(OSError("no such table")), Other(UserError("no")), LoadOwn(ZeroDivisionError("bug"))],
+    ids=["OSError", "UserError", "bug in loading"],
+)
+def test_an_error_of_a_transform_is_no_bad_data(transform: LoadOwn, evaluating: bool, root: Path):
+    dataset = detection(root, corpus.annotations())
+    dataset.pipeline.transforms.insert(1, transform)
+    with pytest.raises(type(transform.error), match=str(transform.error)):
+        load(dataset, evaluating)
+
+
+def test_loading_transforms_of_others(root: Path):
+    """Stock ones and a user's are known by their name; a data set may load on its own."""
+    dataset = detection(root, corpus.annotations())
+    loading, own = dataset.pipeline.transforms[0], LoadOwn(OSError("cut"))
+
+    class Once(LoadOwn):
+        def __call__(self, results: dict) -> dict:
+            return own(results) if results["img_id"] == 1 else results
+
+    dataset.pipeline.transforms.insert(0, Once(own.error))
+    assert "OSError: cut" in left_out(load(dataset, evaluating=False))[1]
+    with pytest.raises(UserError, match=r"OSError: cut, .* has no placeholder"):
+        load(dataset, evaluating=True)
+    dataset.pipeline.transforms[:2] = [MMCVLoadImageFromFile()]
+    (root / "1.jpg").write_bytes(b"no image")
+    assert "failed to load image" in left_out(load(dataset, evaluating=False))[1]
+    dataset.pipeline.transforms[0] = loading
+
+    def prepare(index: int) -> dict:
+        if index == 0:
+            raise FileNotFoundError("a part of it")
+        return dataset.pipeline(dataset.get_data_info(index))
+
+    dataset.prepare_data = prepare
+    assert "FileNotFoundError: a part" in left_out(load(dataset, evaluating=False))[1]
 
 
 @pytest.mark.parametrize("name", corpus.SIZED)

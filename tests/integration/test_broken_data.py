@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from mmengine.registry import TRANSFORMS
 
 import corpus
 from mmpvt.datasets.shapes import generate
@@ -97,3 +99,97 @@ def test_segmentation(tmp_path: Path, shapes: Path, tiny_segmenter: Path, call_t
     assert "000000000003.png can't be read as a label map" in ended.out
     assert "the score is over 3 of 4 images, left out are" in ended.out
     assert re.search(r"mIoU: .*left_out_images: 1 ", ended.out)
+
+
+class DividesByZero:
+    """A user's transform with an error that one image meets.
+
+    Args:
+        path (str): how the image's path ends.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __call__(self, results: dict) -> dict:
+        if results["img_path"].endswith(self.path):
+            1 / 0  # noqa: B018
+        return results
+
+
+@pytest.fixture
+def copied_shapes(tmp_path: Path, shapes: Path) -> Path:
+    """The shapes, to be damaged."""
+    return Path(shutil.copytree(shapes, tmp_path / "shapes"))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_transforms_own_error(
+    split: str, tmp_path: Path, shapes: Path, tiny_config: Path, trained: Path, start_tool
+):
+    """It ends the run, in a loading worker too, with its traceback and another code than 2."""
+    folder = "train" if split == "train" else "val"
+    image = sorted((shapes / f"{folder}2017").iterdir())[-1]
+    config = tmp_path / "own.py"
+    pipeline = "_base_.train_pipeline" if split == "train" else "_base_.test_pipeline"
+    config.write_text(
+        f"_base_ = '{tiny_config}'\n"
+        f"{pipeline}.insert(1, dict(type='DividesByZero', path={image.name!r}))\n"
+        f"{split}_dataloader = dict(num_workers=1, dataset=dict(pipeline={pipeline}))\n"
+        "train_cfg = dict(max_epochs=1, val_interval=1)\n"
+    )
+    args = ("--data-root", shapes, "--work-dir", tmp_path / "work", "--on-bad-data", "skip")
+    tool = ("test.py", config, trained / "epoch_2.pth") if split == "test" else ("train.py", config)
+    TRANSFORMS.register_module(module=DividesByZero)
+    try:
+        process = start_tool(*tool, *args)
+        assert process.wait(120) == 1, process.text
+    finally:
+        TRANSFORMS.module_dict.pop(DividesByZero.__name__)
+    assert "Traceback" in process.text and "1 / 0" in process.text
+    assert "ZeroDivisionError: division by zero" in process.text
+    assert "left out" not in process.text.replace("left_out", "")
+
+
+@pytest.mark.parametrize("mode", ["auto", "stop"])
+def test_what_was_asked_holds_for_the_whole_run(
+    mode: str, tmp_path: Path, copied_shapes: Path, tiny_config: Path, start_tool
+):
+    """An image is damaged while the run is in its later epochs."""
+    work_dir = tmp_path / "work"
+    process = start_tool(
+        *("train.py", tiny_config, "--data-root", copied_shapes, "--work-dir", work_dir),
+        *("--on-bad-data", mode, "--cfg-options", "train_dataloader.num_workers=1"),
+        *("train_cfg.max_epochs=200", "train_cfg.val_interval=200"),
+    )
+    process.wait_for((work_dir / "epoch_2.pth").exists)
+    image = sorted((copied_shapes / "train2017").iterdir())[0]
+    image.write_bytes(b"no image")
+    if mode == "auto":
+        said = f"left out of training, number 1: {image}: "
+        process.wait_for(lambda: said in process.text)
+        done = len(list(work_dir.glob("epoch_*.pth")))
+        process.wait_for(lambda: len(list(work_dir.glob("epoch_*.pth"))) > done + 1)
+        return
+    assert process.wait(120) == 2, process.text
+    assert "Traceback" not in process.text
+    assert process.text.rstrip().splitlines()[-1].startswith(f"error: {image} can't be read")
+
+
+@pytest.mark.parametrize("mode", ["auto", "stop"])
+def test_bad_image_of_a_validation(
+    mode: str, tmp_path: Path, copied_shapes: Path, tiny_config: Path, call_tool
+):
+    image = sorted((copied_shapes / "val2017").iterdir())[0]
+    image.write_bytes(b"no image")
+    ended = call_tool(
+        *("train.py", tiny_config, "--data-root", copied_shapes, "--work-dir", tmp_path / "work"),
+        *("--on-bad-data", mode, "--cfg-options", "train_cfg.max_epochs=1"),
+        *("train_cfg.val_interval=1", "val_dataloader.num_workers=1"),
+    )
+    if mode == "auto":
+        assert ended.code == 0, ended.err
+        assert f"the score is over 3 of 4 images, left out are {image}" in ended.out
+    else:
+        assert f"error: {image} can't be read as an image" in ended.one_sentence()
+        assert (tmp_path / "work" / "epoch_1.pth").is_file()

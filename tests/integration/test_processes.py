@@ -7,7 +7,7 @@ import multiprocessing
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,9 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import distributed, nn
 
 import mmpvt
+from faulty_server import Server, cut, serving
 from helpers import Started, relative
+from mmpvt.checkpoint.download import download
 from mmpvt.checkpoint.keeping import newest_checkpoint
 from mmpvt.engine import settings
 
@@ -90,7 +92,10 @@ def start_pair(
     ranks = ("0", "1")
 
     def start(
-        *options: object, config: Path = tiny_config, tool: str = "train.py"
+        *options: object,
+        config: Path = tiny_config,
+        tool: str = "train.py",
+        variables: Sequence[dict[str, str]] = ({}, {}),
     ) -> list[Started]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -104,8 +109,9 @@ def start_pair(
                 **shared,
                 RANK=rank,
                 LOCAL_RANK=rank,
+                **own,
             )
-            for rank in ranks
+            for rank, own in zip(ranks, variables, strict=True)
         ]
 
     return start
@@ -187,3 +193,67 @@ def test_segmenter(shapes: Path, untrained_segmenter: tuple[Path, Path], start_p
         last = process.text.rstrip().splitlines()[-1]
         assert last.startswith("error: the model has SyncBN")
         assert "Traceback" not in process.text
+
+
+@pytest.fixture
+def weights(tmp_path: Path, tiny_config: Path) -> Iterator[Server]:
+    """A server of a backbone's weights."""
+    init_default_scope("mmdet")
+    backbone = MODELS.build(settings.load_config(str(tiny_config)).model.backbone)
+    torch.save(backbone.state_dict(), tmp_path / "b0.pth")
+    with serving({"/b0.pth": (tmp_path / "b0.pth").read_bytes()}) as server:
+        yield server
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["a folder each", "a shared folder"])
+def test_weights_are_downloaded_on_each_machine(
+    shared: bool, tmp_path: Path, weights: Server, start_pair
+):
+    homes = [tmp_path / ("home" if shared else f"home{rank}") for rank in (0, 1)]
+    pair = start_pair(
+        *("--pretrained", f"{weights.address}/b0.pth", "--cfg-options", "train_cfg.max_epochs=1"),
+        variables=[dict(TORCH_HOME=str(home)) for home in homes],
+    )
+    assert [process.wait(120) for process in pair] == [0, 0], pair[1].text
+    assert len(weights.asked) == (1 if shared else 2)
+    for home in homes:
+        folder = home / "hub" / "checkpoints"
+        assert [file.name for file in folder.iterdir()] == ["b0.pth"]
+        assert (folder / "b0.pth").read_bytes() == weights.files["/b0.pth"]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_failed_download_ends_all(failing: int, tmp_path: Path, weights: Server, start_pair):
+    """One machine has the file, the other can't get it."""
+    weights.always = cut
+    homes = [tmp_path / f"home{rank}" for rank in (0, 1)]
+    cached = homes[1 - failing] / "hub" / "checkpoints" / "b0.pth"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(weights.files["/b0.pth"])
+    began = time.monotonic()
+    pair = start_pair(
+        *("--pretrained", f"{weights.address}/b0.pth"),
+        variables=[dict(TORCH_HOME=str(home)) for home in homes],
+    )
+    assert [process.wait(60) for process in pair] == [2, 2], pair[0].text
+    assert time.monotonic() - began < 60
+    for process in pair:
+        last = process.text.rstrip().splitlines()[-1]
+        assert last.startswith(f"error: could not download {weights.address}/b0.pth (the answer")
+        assert "Traceback" not in process.text
+
+
+def test_machines_download_to_one_file_at_once(weights: Server, tmp_path: Path):
+    """Each writes a file of its own until it is complete."""
+    weights.rate = 2 * len(weights.files["/b0.pth"])
+    target = tmp_path / "to" / "b0.pth"
+    context = multiprocessing.get_context("fork")
+    arguments = (f"{weights.address}/b0.pth", target)
+    processes = [context.Process(target=download, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert target.read_bytes() == weights.files["/b0.pth"]
+    assert list(target.parent.iterdir()) == [target]

@@ -1,0 +1,54 @@
+"""Signal handlers of a run, which no process that it starts inherits.
+
+A forked worker that inherits a handler of Python's can't be ended by SIGTERM:
+``multiprocessing.Pool``, which ends its workers that way, waits for it for ever. An executed
+program (``subprocess``, and multiprocessing's ``spawn`` and ``forkserver``) inherits no handler,
+but it does inherit blocked and ignored signals.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+_handled: dict[int, tuple[object, object]] = {}  # a run's handlers, and those before, by signal
+_fork = threading.local()
+
+
+def handle(number: int, handler: Callable[[int, FrameType | None], object]) -> None:
+    """Handles a signal in this process, and in none that is forked from it.
+
+    Args:
+        number (int): the signal's.
+        handler (Callable): takes the signal's number and the interrupted frame.
+    """
+    before = signal.signal(number, handler)
+    _, before = _handled.get(number, (handler, before))
+    _handled[number] = (handler, before)
+
+
+def _before_fork() -> None:
+    """A signal that came between the fork and the reset would still meet the handler."""
+    _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _handled)
+
+
+def _after_fork_in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
+
+
+def _after_fork_in_child() -> None:
+    for number, (handler, before) in _handled.items():
+        if signal.getsignal(number) == handler:
+            signal.signal(number, signal.SIG_DFL if before is None else before)
+    signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask - _handled.keys())
+    _handled.clear()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)
