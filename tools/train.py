@@ -6,6 +6,8 @@ python tools/train.py configs/retinanet_pvt_s_fpn_1x_coco.py --data-root data/co
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
+from pathlib import Path
 
 from mmengine.runner import Runner
 
@@ -16,6 +18,7 @@ from mmpvt.engine.data_check import check_data, keep_inside
 from mmpvt.engine.divergence import REACTIONS
 from mmpvt.engine.launch import is_first_process, prepare_launcher
 from mmpvt.engine.left_out import leave_out_unusable_annotations
+from mmpvt.engine.locking import locked
 from mmpvt.engine.pixel_check import check_pixels
 
 
@@ -67,8 +70,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    with user_errors():
+    with user_errors(), ExitStack() as stack:
         config = settings.from_arguments(args)
+        is_new = not Path(config.work_dir).is_dir()
+        if is_first_process() and not is_new:  # before the newest checkpoint is looked for
+            stack.enter_context(locked(config.work_dir, "--work-dir"))
         if args.pretrained:
             settings.set_pretrained(config, args.pretrained)
         if args.resume:
@@ -82,6 +88,8 @@ def main() -> None:
         if is_first_process():
             check_pixels(config, splits, contents)
         settings.make_work_dir(config)
+        if is_first_process() and is_new:
+            stack.enter_context(locked(config.work_dir, "--work-dir"))
         leave_out_unusable_annotations(config, splits, args.on_bad_data, contents)
         settings.name_broken_files(config)
         keep_inside(config)

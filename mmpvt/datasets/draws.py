@@ -306,7 +306,8 @@ def kill_workers() -> None:
 
     Python ends them by SIGTERM there, which data-loading workers ignore, and waits for them.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler takes it for a crash
+    if hasattr(signal, "SIGCHLD"):  # PyTorch's handler takes it for a crash; Windows has none
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -63,13 +64,16 @@ def leave_out_unusable_annotations(
     ]
     with_masks = {_file(part).absolute() for part in (*datasets, *evaluators) if uses_masks(part)}
     copies, notes = {}, []
-    for number, file in enumerate({_file(dataset).absolute(): None for dataset in datasets}):
+    for file in {_file(dataset).absolute(): None for dataset in datasets}:
         known = (contents or {}).pop(file, None)
         content, findings = usable(known or read_annotations(file), masks=file in with_masks)
         if on_bad_data != "skip":
             _refuse_unknown_masks(file, findings)
         if findings:
-            copy = Path(config.work_dir).absolute() / "annotations" / f"{number}_{file.name}"
+            # A test in the folder of a training that runs writes the same content to this name.
+            key = hashlib.sha256(f"{file} {file in with_masks}".encode("utf8", "surrogateescape"))
+            name = f"{key.hexdigest()[:8]}_{file.name}"
+            copy = Path(config.work_dir).absolute() / "annotations" / name
             notes.append(_write(copy, file, content, findings))
             copies[file] = str(copy)
     for part in (*datasets, *evaluators):

@@ -30,6 +30,7 @@ from mmpvt.engine import settings
 from mmpvt.engine.config_parts import dataset_kind, iter_datasets
 from mmpvt.engine.data_check import check_data
 from mmpvt.engine.launch import is_first_process
+from mmpvt.engine.locking import locked
 from mmpvt.errors import UserError
 from mmpvt.outputs import Outputs
 from mmpvt.text import printable
@@ -79,10 +80,14 @@ def reproduce(plan: Plan, checkpoints: Sequence[Checkpoint]) -> list[dict]:
         list[dict]: a record a checkpoint.
 
     Raises:
-        UserError: the report can't be written.
+        UserError: the report can't be written, or another call is writing it.
     """
     try:
-        return _Reproduction(plan, checkpoints).run()
+        if not is_first_process():
+            return _Reproduction(plan, checkpoints).run()
+        plan.out.mkdir(parents=True, exist_ok=True)
+        with locked(plan.out, "--out"):
+            return _Reproduction(plan, checkpoints).run()
     except OSError as error:
         raise UserError(
             f"--out: {plan.out} can't be written to ({error.strerror}); with that mended, or "

@@ -1,0 +1,77 @@
+"""One run a folder: a lock that ends with the process that holds it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmpvt.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LOCK = ".lock"
+
+
+@contextmanager
+def locked(folder: str | os.PathLike, option: str) -> Iterator[None]:
+    """Keeps other runs out of a folder, on other machines that share it too.
+
+    The lock is POSIX's, not ``flock``'s, which ``filelock`` takes: forked processes don't inherit
+    it, so that the data-loading workers of a killed run don't keep it for a while; and it works on
+    NFS. Where the file system has no locks, that is said, and the run goes on.
+
+    Args:
+        folder (str | PathLike): it exists; a file ``.lock`` in it says who holds the lock.
+        option (str): of the command line, with which another folder is taken.
+
+    Raises:
+        UserError: another run holds it.
+    """
+    try:
+        # Closing any of a process's descriptors of this file would release its lock.
+        descriptor = os.open(Path(folder) / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        _warn(folder, error)
+        yield
+        return
+    try:
+        try:
+            if fcntl is None:
+                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(_refusal(folder, option, descriptor)) from None
+            _warn(folder, error)
+        else:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{platform.node()} {os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _refusal(folder: str | os.PathLike, option: str, descriptor: int) -> str:
+    holder = os.read(descriptor, 1000).decode(errors="replace").split()
+    by = f" on {holder[0]}, process {holder[1]}" if len(holder) == 2 else ""
+    return (
+        f"the folder {os.fspath(folder)} is in use by another run{by}: wait until it has ended, "
+        f"or pass another folder with {option}"
+    )
+
+
+def _warn(folder: str | os.PathLike, error: OSError) -> None:
+    print(
+        f"warning: {os.fspath(folder)} can't be locked ({error.strerror}): see to it that no other "
+        "run writes to it",
+        file=sys.stderr,
+        flush=True,
+    )
