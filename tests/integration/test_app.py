@@ -267,7 +267,7 @@ def test_segmenter(untrained_segmenter: tuple[Path, Path], shapes: Path):
     assert trials.draw(predictor, trial, 0.3).shape == (480, 480, 3)
     shares = [float(share) for _, share in trials.rows(predictor, trial, 0.3)]
     assert len(shares) > 1 and 99 < sum(shares) < 101 and shares == sorted(shares, reverse=True)
-    assert trials.attention(predictor, trial, 470, 20).std() > 10
+    assert trials.attention(predictor, trial, [470, 20]).std() > 10
 
 
 def test_long_images_are_made_smaller():
