@@ -14,6 +14,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
@@ -158,7 +159,7 @@ class Guard:
             return True
         try:
             address = _address(name)
-            return address.is_loopback or bool(server) and address == _address(server[0])
+            return address.is_loopback or (bool(server) and address == _address(server[0]))
         except ValueError:  # a name
             return False
 
@@ -168,15 +169,15 @@ class Guard:
         uploads = route == "upload"
         limit = MAX_BODY if uploads else MAX_JSON
         told = dict(scope["headers"]).get(b"content-length")
-        size = limit if told is None else int(told)
+        size = int(told) if told and told.isdigit() else limit
         if size > limit:
             raise _too_large(limit)
         if uploads and not UPLOAD_ID.fullmatch(scope["query_string"]):
             raise Refused(400, "An upload's address has an upload_id or nothing.")
-        predicts = route == "queue/join" or route.startswith("call/")
+        ends = route in ("cancel", "reset")  # nothing new is written
         try:
             with (
-                self.storage.reserved(size if uploads else 0 if predicts else -QUOTA),
+                nullcontext() if ends else self.storage.reserved(size if uploads else 0),
                 tempfile.SpooledTemporaryFile(MAX_JSON, dir=self.storage.folder) as body,
             ):
                 await asyncio.wait_for(_read(receive, body, limit), ARRIVAL)
@@ -207,10 +208,8 @@ class Guard:
                 await self.app(scope, receive, send)
             except OSError:
                 raise
-            except Exception:  # of its parser, which takes any form for one that a browser sends
-                raise Refused(
-                    400, "This upload can't be used: it isn't a form with files."
-                ) from None
+            except Exception:  # its parser expects the form that a browser sends
+                raise Refused(400, "This upload can't be used: it is no form with files.") from None
             finally:
                 self.storage.sweep()
 
