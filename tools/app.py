@@ -23,6 +23,14 @@ def parse_args() -> argparse.Namespace:
         default="127.0.0.1",
         help="address to listen at; 0.0.0.0 lets others in (default: %(default)s, this machine)",
     )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further host name that the page is opened under, behind a proxy, say; may be given "
+        "several times",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU where there is one)")
     return parser.parse_args()
 
@@ -31,9 +39,10 @@ def main() -> None:
     args = parse_args()
     with user_errors("closed"), serving.private_folder():
         serving.check_installed()
+        serving.check_names(args.allow_host)
         serving.check_port(args.host, args.port)
         predictor = Predictor(args.config, args.checkpoint, args.device)
-        serving.serve(predictor, args.config, args.host, args.port)
+        serving.serve(predictor, args.config, args.host, args.port, args.allow_host)
 
 
 if __name__ == "__main__":

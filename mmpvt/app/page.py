@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+import os
+import traceback
+from collections.abc import Callable, Iterable
 from functools import wraps
+from pathlib import Path
 
 import gradio as gr
 from gradio_client.utils import is_http_url_like
 from starlette.middleware import Middleware
 
 from mmpvt.app import trial as trials
-from mmpvt.app.guard import MAX_UPLOAD, Guard
+from mmpvt.app.guard import MAX_UPLOAD, Guard, host_names
 from mmpvt.errors import UserError
 from mmpvt.inference.predictor import SCORE, Predictor
 
@@ -33,6 +36,18 @@ CSS = """
 """
 
 
+class _Page(gr.Blocks):
+    """Gradio's, which prints a traceback for every forged request that it refuses."""
+
+    async def process_api(self, *args, **kwargs) -> dict:
+        try:
+            return await super().process_api(*args, **kwargs)
+        except gr.Error:
+            raise
+        except Exception:  # none of the page's functions': see _messages
+            raise gr.Error("this request can't be used", print_exception=False) from None
+
+
 def build(predictor: Predictor, title: str) -> gr.Blocks:
     """The page of a model.
 
@@ -46,15 +61,13 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
     semantic = not predictor.finds_instances
     table = ["class", "pixels, %"] if semantic else ["class", "score", "box"]
     about = f"{len(predictor.classes)} classes · {predictor.device}"
-    with gr.Blocks(
-        title=f"{title} · mmpvt", delete_cache=FORGOTTEN, analytics_enabled=False
-    ) as page:
+    with _Page(title=f"{title} · mmpvt", delete_cache=FORGOTTEN, analytics_enabled=False) as page:
         current = gr.State(None, time_to_live=FORGOTTEN[1])
         gr.Markdown(f"# {title}\n{about}", elem_id="head")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 file = gr.File(label="image", file_types=["image"], elem_id="file", height=150)
-                file.async_move_resource_to_block_cache = _refuse_addresses
+                file.async_move_resource_to_block_cache = _uploaded
                 score = gr.Slider(
                     trials.LOWEST,
                     1,
@@ -109,7 +122,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
         def attend(trial: trials.Trial | None, event: gr.SelectData) -> gr.Image:
             if trial is None:
                 raise UserError("there is no image yet")
-            picture = trials.attention(predictor, trial, *event.index)
+            picture = trials.attention(predictor, trial, event.index)
             return gr.Image(value=picture, visible=True)
 
         model = dict(concurrency_limit=1, concurrency_id="model", show_progress_on=result)
@@ -128,17 +141,24 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
     return page.queue(max_size=WAITING)
 
 
-def launch(page: gr.Blocks, host: str, port: int) -> None:
+def launch(page: gr.Blocks, host: str, port: int, others: Iterable[str] = ()) -> None:
     """Starts the server and comes back; files go to gradio's folder (see ``serving.py``) alone.
 
     Args:
         page (gr.Blocks): of :func:`build`.
         host (str): the address to listen at.
         port (int): likewise.
+        others (Iterable[str]): further host names that the page is served as. Default: none.
 
     Raises:
         OSError: the port is taken.
     """
+    guard = Middleware(
+        Guard,
+        names=host_names(host, others),
+        endpoints={i: (fn.api_name, len(fn.inputs)) for i, fn in page.fns.items()},
+        folder=Path(os.environ["GRADIO_TEMP_DIR"]),
+    )
     page.launch(
         server_name=host,
         server_port=port,
@@ -149,7 +169,7 @@ def launch(page: gr.Blocks, host: str, port: int) -> None:
         blocked_paths=[],
         max_file_size=MAX_UPLOAD,
         state_session_capacity=SESSIONS,
-        app_kwargs=dict(middleware=[Middleware(Guard)]),
+        app_kwargs=dict(middleware=[guard]),
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
@@ -161,15 +181,17 @@ def launch(page: gr.Blocks, host: str, port: int) -> None:
     )
 
 
-async def _refuse_addresses(path: str) -> str:
-    """Takes uploaded files, not addresses that the server would fetch."""
+async def _uploaded(path: str) -> str:
+    """Takes uploaded files, not URLs that the server would fetch."""
     if is_http_url_like(path):
-        raise gr.Error("an address is not taken: upload the file", print_exception=False)
+        raise gr.Error("a URL is not taken: upload the file", print_exception=False)
+    if not Path(path).is_file():
+        raise gr.Error("the file has been deleted: upload it again", print_exception=False)
     return path
 
 
 def _messages(function: Callable) -> Callable:
-    """Shows a user's mistake as a message on the page."""
+    """Shows a user's mistake as a message on the page; a fault of ours on the console as well."""
 
     @wraps(function)
     def told(*args, **kwargs) -> object:
@@ -178,6 +200,10 @@ def _messages(function: Callable) -> Callable:
         except UserError as error:
             sentence = html.escape(error.sentence, quote=False)
             raise gr.Error(sentence, print_exception=False) from None
+        except Exception as error:
+            traceback.print_exc()
+            sentence = "the server failed on this: its console says why"
+            raise gr.Error(sentence, print_exception=False) from error
 
     return told
 

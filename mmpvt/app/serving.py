@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import os
+import re
 import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -74,7 +75,20 @@ def check_port(host: str, port: int) -> None:
         raise UserError(f"--host {host} is no address of this machine") from error
 
 
-def serve(predictor: Predictor, config: str, host: str, port: int) -> None:
+def check_names(names: Iterable[str]) -> None:
+    """Looks whether host names are that alone.
+
+    Raises:
+        UserError: one is a URL, or has a port.
+    """
+    for name in names:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise UserError(f"--allow-host {name}: pass the host name alone, as in example.org")
+
+
+def serve(
+    predictor: Predictor, config: str, host: str, port: int, others: Iterable[str] = ()
+) -> None:
     """Shows the page until the process is told to end; within :func:`private_folder`.
 
     Args:
@@ -82,6 +96,7 @@ def serve(predictor: Predictor, config: str, host: str, port: int) -> None:
         config (str): its config's path, for the headline.
         host (str): the address to listen at.
         port (int): likewise.
+        others (Iterable[str]): further host names that the page is served as. Default: none.
 
     Raises:
         UserError: the port was taken in the meantime.
@@ -90,7 +105,7 @@ def serve(predictor: Predictor, config: str, host: str, port: int) -> None:
 
     built = page.build(predictor, Path(config.rpartition("::")[2]).stem)
     try:
-        page.launch(built, host, port)
+        page.launch(built, host, port, others)
     except OSError as error:
         raise UserError(f"--port {port} can't be listened at: {error}") from error
     print(f"ready: http://{_shown(host)}:{port} (Ctrl-C closes it)", flush=True)

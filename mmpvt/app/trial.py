@@ -116,19 +116,27 @@ def rows(predictor: Predictor, trial: Trial, score: float) -> list[list]:
     return listed
 
 
-def attention(predictor: Predictor, trial: Trial, x: float, y: float) -> np.ndarray:
+def attention(predictor: Predictor, trial: Trial, click: object) -> np.ndarray:
     """Heat maps of a position's attention, a column a stage: RGB.
 
     Args:
         predictor (Predictor): the model.
         trial (Trial): of an image.
-        x, y (float): in pixels of the picture that :func:`draw` gives.
+        click (list[float]): x and y in pixels of the picture that :func:`draw` gives; as a browser
+            says, so it may be anything.
 
     Raises:
-        UserError: the model's backbone is no PVT.
+        UserError: the model's backbone is no PVT, or the click isn't in the picture.
     """
     height, width = trial.image.shape[:2]
     scale = enlargement(trial.image)
+    match click:
+        case [int() | float() as x, int() | float() as y] if (
+            0 <= x <= width * scale and 0 <= y <= height * scale
+        ):
+            pass
+        case _:
+            raise UserError("the click has no position in the picture: click into the result again")
     place = (min(int(y / scale), height - 1), min(int(x / scale), width - 1))
     return visualize_attention(predictor, trial.image, place).picture()
 

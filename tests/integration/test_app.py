@@ -6,11 +6,17 @@ import http.client
 import importlib.util
 import io
 import json
+import os
 import re
+import select
 import shutil
 import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -22,7 +28,8 @@ from PIL import Image
 import mmpvt
 from helpers import Started, wait_until
 from mmpvt.app import trial as trials
-from mmpvt.app.guard import MAX_UPLOAD
+from mmpvt.app.guard import MAX_UPLOAD, host_names
+from mmpvt.app.storage import QUOTA
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -50,7 +57,7 @@ def app(
     checkpoint = torch.load(trained / "epoch_2.pth", weights_only=False)  # our own, just written
     checkpoint["state_dict"]["bbox_head.retina_cls.bias"] += 4  # surer than two epochs make it
     torch.save(checkpoint, folder / "sure.pth")
-    args = (tiny_config, folder / "sure.pth", "--port", port)
+    args = (tiny_config, folder / "sure.pth", "--port", port, "--allow-host", "Page.Example")
     variables = dict(TMPDIR=str(folder), GRADIO_SHARE="True", GRADIO_ALLOWED_PATHS="/")
     process = Started("app.py", args, folder / "out.txt", variables, copied=False)
     process.wait_for(lambda: "ready: http" in process.text, pause=0.2)
@@ -77,13 +84,17 @@ def upload(port: int, content: bytes, name: str = "a.jpg") -> tuple[int, bytes]:
 
 def predict(port: int, path: str) -> str:
     """What the API says of a file: its stream of events."""
-    data = [dict(path=path, meta={"_type": "gradio.FileData"}), 0.3]
+    return called(port, "predict", [dict(path=path, meta={"_type": "gradio.FileData"}), 0.3])
+
+
+def called(port: int, name: str, data: list) -> str:
+    """What the API's function answers: its stream of events."""
     body = json.dumps(dict(data=data)).encode()
     kind = {"Content-Type": "application/json"}
-    status, answer, _ = ask(port, "POST", "/gradio_api/call/predict", body, **kind)
+    status, answer, _ = ask(port, "POST", f"/gradio_api/call/{name}", body, **kind)
     assert status == 200, answer
     event = json.loads(answer)["event_id"]
-    return ask(port, "GET", f"/gradio_api/call/predict/{event}")[1].decode()
+    return ask(port, "GET", f"/gradio_api/call/{name}/{event}")[1].decode()
 
 
 def an_image(size: tuple[int, int] = (64, 64)) -> bytes:
@@ -169,6 +180,206 @@ def test_api(app: tuple):
     assert "event: complete" in predict(port, path)
 
 
+LARGE = 24 << 20  # bytes: an upload that is taken
+
+
+def kept(folder: Path) -> dict[Path, int]:
+    """The files in the server's temporary folder, and their sizes."""
+    (own,) = folder.glob("mmpvt_app_*")
+    return {path: path.stat().st_size for path in own.rglob("*") if path.is_file()}
+
+
+def begun(port: int, *headers: str, body: bytes = b"") -> socket.socket:
+    """An upload whose body has not come to its end."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    lines = (
+        "POST /gradio_api/upload HTTP/1.1",
+        f"Host: 127.0.0.1:{port}",
+        "Content-Type: multipart/form-data; boundary=b",
+        *headers,
+    )
+    connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+    return connection
+
+
+@pytest.mark.parametrize("header", [f"Content-Length: {LARGE}", "Transfer-Encoding: chunked"])
+def test_uploads_at_once_share_the_quota(app: tuple, header: str):
+    """Room is kept for what is still to come; given back when it doesn't."""
+    _, port, _ = app
+    most = QUOTA // LARGE
+    connections = [begun(port, header) for _ in range(most + 3)]
+    try:
+        answered = set()
+        while len(answered) < 3:
+            ready, _, _ = select.select(set(connections) - answered, (), (), 60)
+            assert ready, f"{len(connections)} uploads of {LARGE} bytes are taken at once"
+            answered.update(ready)
+        for connection in answered:
+            assert b" 507 " in connection.recv(1 << 16).splitlines()[0]
+    finally:
+        for connection in connections:
+            connection.close()
+    end = time.monotonic() + 30
+    while upload(port, an_image())[0] != 200:
+        assert time.monotonic() < end, "the room of uploads that were cut isn't given back"
+
+
+def test_quota(app: tuple):
+    """403 MB are sent; what is old goes when there is need, what is new is not touched."""
+    process, port, folder = app
+    logged = len(process.text)
+    (kept_path,) = json.loads(upload(port, an_image((65, 65)))[1])
+    with ThreadPoolExecutor(4) as pool:
+        contents = (bytes([i]) * LARGE for i in range(17))
+        answers = list(pool.map(lambda content: upload(port, content), contents))
+    assert {status for status, _ in answers} == {200, 507}
+    refused = next(text for status, text in answers if status == 507)
+    assert b"250 MB of files at most" in refused
+    assert sum(kept(folder).values()) <= QUOTA and Path(kept_path).exists()
+
+    for path in kept(folder):
+        if path != Path(kept_path):
+            os.utime(path, (0, 0))
+    status, answer = upload(port, bytes([99]) * LARGE)
+    assert status == 200, answer
+    assert sum(kept(folder).values()) <= QUOTA and Path(kept_path).exists()
+    assert "event: complete" in predict(port, kept_path)
+    for path in kept(folder):
+        os.utime(path, (0, 0))
+    assert "Traceback" not in process.text[logged:]
+
+
+def test_uploads_that_are_cut(app: tuple):
+    """Nothing is left of them, nor of forms that gradio's parser fails on."""
+    process, port, folder = app
+    logged, before = len(process.text), kept(folder)
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
+    for header, body in (
+        (f"Content-Length: {LARGE}", head + bytes(2 << 20)),
+        ("Transfer-Encoding: chunked", b"200000\r\n" + (head + bytes(2 << 20))[: 2 << 20]),
+    ):
+        for _ in range(QUOTA // LARGE + 1):
+            connection = begun(port, header, body=body)
+            time.sleep(0.05)
+            connection.close()
+    form = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s'
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    for query, body in (
+        ("", form % (b"files", b'; filename="a.jpg"', b"no end")),
+        ("", form % (b"others", b'; filename="a.jpg"', b"x\r\n--b--\r\n")),
+        ("", form % (b"files", b"", b"no file\r\n--b--\r\n")),
+        ("?upload_id=a", form % (b"files", b"", b"no file\r\n--b--\r\n")),
+        ("?upload_id=a%0ab", form % (b"files", b'; filename="a.jpg"', b"x\r\n--b--\r\n")),
+        ("", b"no form"),
+    ):
+        status, answer, _ = ask(port, "POST", f"/gradio_api/upload{query}", body, **kind)
+        assert status in (200, 400) and (status == 400 or answer == b"[]"), (body, answer)
+    assert ask(port, "POST", "/gradio_api/upload", b"x", **{"Content-Type": "multipart"})[0] == 400
+    assert kept(folder) == before
+    assert not process.text[logged:]
+
+
+def test_other_websites_and_names(app: tuple):
+    process, port, folder = app
+    logged, before = len(process.text), kept(folder)
+    own = f"127.0.0.1:{port}"
+    kind = {"Content-Type": "application/json"}
+    body = json.dumps(dict(data=[None, 0.3])).encode()
+    for headers in (
+        dict(Origin="http://evil.example"),
+        dict(Origin="null"),
+        dict(Origin=f"http://127.0.0.1:{port + 1}"),
+        dict(Origin=f"http://localhost:{port}"),
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate"},
+        dict(Host=f"evil.example:{port}"),
+        dict(Host=f"evil.example:{port}", Origin=f"http://evil.example:{port}"),
+        dict(Host="127.0.0.1.evil.example"),
+        dict(Host="203.0.113.7"),
+        dict(Host="[::1"),
+        dict(Host=""),
+    ):
+        for path in ("call/predict", "queue/join", "upload", "cancel"):
+            status, text, answered = ask(
+                port, "POST", f"/gradio_api/{path}", body, **kind, **headers
+            )
+            assert status == 403 and b"Traceback" not in text, (headers, path)
+            assert "access-control-allow-origin" not in answered
+        if "Host" in headers:
+            assert ask(port, "GET", "/", **headers)[0] == 403
+    foreign = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    assert ask(port, "GET", "/config", **foreign)[0] == 403
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert ask(port, "GET", "/", **link)[0] == 200
+    for host in (own, f"localhost:{port}", "LOCALHOST", f"[::1]:{port}", "page.example"):
+        headers = dict(Host=host, Origin=f"http://{host.lower()}")
+        assert ask(port, "GET", "/config", **headers)[0] == 200
+        assert ask(port, "POST", "/gradio_api/call/predict", body, **kind, **headers)[0] == 200
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    upgrade["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+    assert ask(port, "GET", "/", **upgrade)[0] != 101
+    assert kept(folder) == before
+    assert "Traceback" not in process.text[logged:] and "ERROR" not in process.text[logged:]
+
+
+def test_listening_at_all_addresses_answers_to_the_own_names_alone():
+    own = socket.gethostname().lower()
+    assert host_names("0.0.0.0") >= {own, "localhost"}
+    assert own not in host_names("127.0.0.1")
+    assert host_names("::", ["Page.Example"]) >= {own, "page.example"}
+
+
+def join(**changes: object) -> bytes:
+    body = dict(data=[None, 0.3], fn_index=0, session_hash="a", event_data=None, trigger_id=None)
+    return json.dumps({**body, **changes}).encode()
+
+
+def raw(name: str, value: str) -> bytes:
+    """A request with a value that ``json`` wouldn't write."""
+    return join(**{name: "HERE"}).replace(b'"HERE"', value.encode())
+
+
+def test_forged_requests(app: tuple):
+    """An answer, no traceback, and nothing on the console."""
+    process, port, _ = app
+    logged = len(process.text)
+    kind = {"Content-Type": "application/json"}
+    deep, file = "[" * 20_000 + "]" * 20_000, dict(path="/a", meta={"_type": "gradio.FileData"})
+    numbers = ("NaN", "-Infinity", "1e400", "1" * 400, "-1", "99", "0.5", "true", '"0"', "[[0]]")
+    joins = (
+        *(raw("fn_index", value) for value in (*numbers, "1" + "0" * 30, "null", deep)),
+        *(raw("trigger_id", value) for value in numbers if value != "99"),
+        *(raw("data", value) for value in ("null", "{}", "[]", "[1]", "[null, 0.3, 1]", deep)),
+        *(raw("data", f"[null, {x}]") for x in ("NaN", "1e400", '"a"', "[1]", "{}", deep)),
+        *(raw("event_data", value) for value in ("[]", '"a"', '{"index": {}}', deep)),
+        *(raw("session_hash", value) for value in ("null", "1", '"a b"', '""', '"a\\n"', deep)),
+        join(data=[dict(file, path=["/a"]), 0.3]),
+        join(data=[dict(file, path="a" * 5000), 0.3]),
+        join(session_hash="a" * 100),
+        b'{"data": [null, 0.3], "fn_index": 0}',
+        *(b"", b"{", b"[]", b"null", b"\xff\xfe", b'"\\ud800"', deep.encode(), b"{" * 60_000),
+    )
+    for route, bodies in (
+        ("queue/join", joins),
+        ("call/predict", (b'{"data": [1]}', b'{"data": [null, NaN]}', deep.encode(), b"[]")),
+        ("call/none", (b'{"data": [null, 0.3]}',)),
+        ("run/predict", joins),
+        ("api/predict", joins),
+        ("cancel", (b"{}", b'{"session_hash": "a", "fn_index": 1e400, "event_id": "a"}')),
+        ("reset", (b"{}", b'{"event_id": NaN}')),
+    ):
+        for body in bodies:
+            status, text, _ = ask(port, "POST", f"/gradio_api/{route}", body, **kind)
+            assert 400 <= status < 500, (route, body[:200], status)
+            assert b"Traceback" not in text
+    for path in ("/etc/passwd", "/a\0b", "", "relative", "\ud800"):
+        assert "event: error" in predict(port, path)
+    for score in (-1, 2, None):
+        said = called(port, "redraw", [None, score])
+        assert "event: error" in said
+    assert not process.text[logged:]
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
     if CHROMIUM is None:
@@ -244,6 +455,72 @@ def test_image_boxes_slider_and_attention(page, shapes: Path):
         assert abs(x - 210) < 12 and abs(y - (58 + 210)) < 12
 
 
+def test_clicks_without_a_position(page, app: tuple, shapes: Path):
+    process, _, _ = app
+    page.set_input_files(INPUT, shapes / "val2017" / "000000000001.jpg")
+    page.wait_for_selector("#result img")
+    logged = len(process.text)
+    for index in (None, [None, None], [-1, 5], [5, 481], ["a", "b"], [5], 5, "5", [1e300, 1]):
+
+        def forge(route, index=index) -> None:
+            asked = json.loads(route.request.post_data)
+            if asked.get("event_data"):
+                asked["event_data"] = {**asked["event_data"], "index": index}
+            route.continue_(post_data=json.dumps(asked))
+
+        page.route("**/queue/join*", forge)
+        page.locator("#result img").click()
+        message = page.locator("text=the click has no position in the picture")
+        message.first.wait_for()
+        page.locator("button.toast-close").first.click()
+        wait_until(page, lambda shown=message: shown.count() == 0)
+        page.unroute("**/queue/join*")
+    page.locator("#result img").click()  # the page goes on
+    page.wait_for_selector("#attention img")
+    assert not process.text[logged:]
+
+
+def test_a_page_from_elsewhere(browser, app: tuple):
+    """Another server's page on this machine sends what needs no permission of a browser's."""
+    process, port, folder = app
+    logged, before = len(process.text), kept(folder)
+    api = f"http://127.0.0.1:{port}/gradio_api"
+    script = f"""
+        const form = new FormData();
+        form.append("files", new Blob(["content"]), "a.jpg");
+        const send = (route, body) =>
+            fetch("{api}/" + route, {{method: "POST", mode: "no-cors", body: body}});
+        const call = JSON.stringify({{data: [null, 0.3]}});
+        Promise.all([send("upload", form), send("call/predict", call)])
+            .then(() => document.title = "sent");
+    """
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(f"<html><script>{script}</script></html>".encode())
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as elsewhere:
+        threading.Thread(target=elsewhere.serve_forever, daemon=True).start()
+        page = browser.new_page()
+        answers: dict[str, int] = {}
+        page.on("response", lambda answer: answers.update({answer.url: answer.status}))
+        for host in ("127.0.0.1", "localhost"):  # the same site, another one
+            page.goto(f"http://{host}:{elsewhere.server_port}/")
+            page.wait_for_function("document.title == 'sent'")
+            for route in ("upload", "call/predict"):
+                assert answers.pop(f"{api}/{route}") == 403
+        page.close()
+        elsewhere.shutdown()
+    assert kept(folder) == before
+    assert not process.text[logged:]
+
+
 def test_text_file_named_as_an_image(page, app: tuple, tmp_path: Path, shapes: Path):
     fake = tmp_path / "fake.jpg"
     fake.write_text("no image")
@@ -267,7 +544,7 @@ def test_segmenter(untrained_segmenter: tuple[Path, Path], shapes: Path):
     assert trials.draw(predictor, trial, 0.3).shape == (480, 480, 3)
     shares = [float(share) for _, share in trials.rows(predictor, trial, 0.3)]
     assert len(shares) > 1 and 99 < sum(shares) < 101 and shares == sorted(shares, reverse=True)
-    assert trials.attention(predictor, trial, 470, 20).std() > 10
+    assert trials.attention(predictor, trial, [470, 20]).std() > 10
 
 
 def test_long_images_are_made_smaller():
@@ -289,6 +566,7 @@ def test_careless_options(trained: Path, tiny_config: Path, call_tool):
     for wrong, expected in (
         (("--port", 99999), "a port is a number from 1 to 65535"),
         (("--host", "203.0.113.7", "--port", 7999), "is no address of this machine"),
+        (("--allow-host", "http://a.org"), "pass the host name alone, as in example.org"),
     ):
         assert expected in call_tool("app.py", *args, *wrong).one_sentence()
 
