@@ -65,10 +65,10 @@ def save(path: Path, size: tuple[int, int]) -> None:
     Image.fromarray(pixels).save(path, "PNG")  # whatever it is called
 
 
-def contents(folder: Path) -> dict[Path, bytes | str]:
+def contents(folder: Path) -> dict[Path, bytes | Path]:
     """Of every file and link below a folder."""
     paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
-    return {path: os.readlink(path) if path.is_symlink() else path.read_bytes() for path in paths}
+    return {path: path.readlink() if path.is_symlink() else path.read_bytes() for path in paths}
 
 
 KINDS = pytest.mark.parametrize("kind", ["detector", "segmenter"])
@@ -128,10 +128,10 @@ class TestPredict:
         (out / "pictures" / "a.jpg").unlink()
         link(precious, out / "pictures" / "a.jpg")
         assert "1 images" in call_tool("predict.py", *args).out
-        os.replace(out / "predictions.json", out / "kept")
+        (out / "predictions.json").rename(out / "kept")
         link(precious, out / "predictions.json")
         assert "predictions.json is not of" in call_tool("predict.py", *args).one_sentence()
-        os.replace(out / "kept", out / "predictions.json")
+        (out / "kept").replace(out / "predictions.json")
         shutil.rmtree(out / "pictures")
         (photos.parent / "album").mkdir()
         (out / "pictures").symlink_to(photos.parent / "album")
