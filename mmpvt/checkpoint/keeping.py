@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +31,7 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")  # of one writer among several
+    part = path.with_name(f".{secrets.token_hex(8)}{PART}")  # of one writer among several
     try:
         with part.open("wb") as file:
             file.write(content)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def write(
         exported = to_int8(exported, [file_order(photo, is_bgr) for photo in photos], report)
     elif half:
         exported = to_float16(exported)
-    part = out.with_name(f".{out.name}.{os.getpid()}")
+    part = out.with_name(f".{secrets.token_hex(8)}.part")
     try:
         ir.save(exported, part)
         size = part.stat().st_size

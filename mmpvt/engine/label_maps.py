@@ -12,6 +12,7 @@ from mmpvt.engine.pictures import Names
 from mmpvt.inference.results import write_picture
 from mmpvt.outputs import CannotWriteError, Outputs
 from mmpvt.registry import HOOKS
+from mmpvt.text import encodable, printable
 
 
 @HOOKS.register_module()
@@ -26,7 +27,13 @@ class LabelMapsHook(Hook):
 
     def __init__(self, out: str) -> None:
         self.out = Outputs(out)
-        self.names = Names()
+        self.names: dict[str, str] = {}
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Names all images' files, so that processes that share them don't take the same."""
+        names, dataset = Names(), runner.test_dataloader.dataset
+        paths = (dataset.get_data_info(i)["img_path"] for i in range(len(dataset)))
+        self.names = {path: names.of(encodable(path)) for path in dict.fromkeys(paths)}
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence | None = None
@@ -40,6 +47,7 @@ class LabelMapsHook(Hook):
                 labels = labels + 1  # in ADE20K's files 0 is no class
             labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
             try:
-                write_picture(self.out, self.names.of(sample.img_path), labels, [".png"])
+                write_picture(self.out, self.names[sample.img_path], labels, [".png"])
             except CannotWriteError as error:
-                runner.logger.warning(f"skipped: {sample.img_path}: {error.sentence}")
+                said = printable(sample.img_path)
+                runner.logger.warning(f"no label map of {said}: {error.sentence}")

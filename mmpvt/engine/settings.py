@@ -280,6 +280,8 @@ def set_tta(config: Config) -> None:
 def make_work_dir(config: Config) -> None:
     """Makes the work directory, so that a run can't fail on it later.
 
+    A config that lies there itself isn't replaced by MMEngine's copy, which is named by the time.
+
     Raises:
         UserError: it can't be made or written to.
     """
@@ -294,6 +296,9 @@ def make_work_dir(config: Config) -> None:
             f"the work directory {folder} can't be written to ({error.strerror}): "
             "pass another with --work-dir"
         ) from error
+    copy = folder / Path(config.filename or "").name
+    if config.filename and copy.exists() and copy.samefile(config.filename):
+        object.__setattr__(config, "_filename", None)
 
 
 def add_hook(config: Config, **hook) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,7 +128,10 @@ def read_image(
     except UserError:
         raise
     except (OSError, ValueError) as error:
-        raise UserError(f"no image at {path}: there is no such file") from error
+        reason = "there is no such file"
+        if isinstance(error, OSError) and error.errno != errno.ENOENT:
+            reason = error.strerror  # a link to itself, say
+        raise UserError(f"no image at {path}: {reason}") from error
     check_size(path, max_pixels)
     try:
         return (reader or LoadImageFromFile())(dict(img_path=str(path)))["img"]

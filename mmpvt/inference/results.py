@@ -17,6 +17,8 @@ from mmpvt.outputs import CannotWriteError, Outputs
 
 COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids up to 90 that no COCO category has
 
+JPEG_LONGEST = 65_500  # pixels a side, libjpeg's limit
+
 
 def categories(classes: Sequence[str]) -> list[dict]:
     """Each class's name and number, as COCO's annotation files list them.
@@ -109,6 +111,8 @@ def write_picture(
     """
     pixels = picture[..., ::-1] if picture.ndim == 3 else picture
     for suffix in suffixes:
+        if suffix == ".jpg" and max(picture.shape[:2]) > JPEG_LONGEST:
+            continue  # OpenCV would find out by itself, but print about it
         with suppress(cv2.error):
             done, content = cv2.imencode(suffix, pixels)
             if done:

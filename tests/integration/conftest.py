@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import mmengine.config.config
 import pytest
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -56,6 +57,21 @@ test_dataloader = dict(num_workers=1)
 train_cfg = dict(max_iters=4, val_interval=4)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=4))
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configs_are_formatted_once() -> Iterator[None]:
+    """MMEngine formats a config's text four times a run, which takes longer than a tiny test."""
+    format_code, known = mmengine.config.config.FormatCode, {}
+
+    def remember(text: str, **options: object) -> tuple:
+        if text not in known:
+            known[text] = format_code(text, **options)
+        return known[text]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.config, "FormatCode", remember)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import re
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -95,13 +96,14 @@ def start_pair(
         *options: object,
         config: Path = tiny_config,
         tool: str = "train.py",
+        data: Path = shapes,
         variables: Sequence[dict[str, str]] = ({}, {}),
     ) -> list[Started]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         shared = dict(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        args = ("--data-root", shapes, "--work-dir", tmp_path / "work", "--seed", 0)
+        args = ("--data-root", data, "--work-dir", tmp_path / "work", "--seed", 0)
         return [
             start_tool(
                 tool,
@@ -257,3 +259,23 @@ def test_machines_download_to_one_file_at_once(weights: Server, tmp_path: Path):
         assert process.exitcode == 0
     assert target.read_bytes() == weights.files["/b0.pth"]
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_label_maps_of_one_name(
+    shapes: Path, untrained_segmenter: tuple[Path, Path], tmp_path: Path, start_pair, call_tool
+):
+    """Each process has images called as the other's are; the files are those of one alone."""
+    data = shutil.copytree(shapes, tmp_path / "data")
+    for folder in (data / "images" / "validation", data / "annotations" / "validation"):
+        for number, path in enumerate(sorted(folder.iterdir())):
+            (folder / str(number)).mkdir()
+            path.rename(folder / str(number) / f"x{path.suffix}")
+    config, checkpoint = untrained_segmenter
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    args = ("--data-root", data, "--work-dir", tmp_path / "work", "--out", alone)
+    assert call_tool("test.py", config, checkpoint, *args).code == 0
+    pair = start_pair(checkpoint, "--out", both, config=config, tool="test.py", data=data)
+    assert [process.wait() for process in pair] == [0, 0], pair[0].text
+    assert not any("no label map of" in process.text for process in pair)
+    found = [{path.name: path.read_bytes() for path in out.glob("*.png")} for out in (alone, both)]
+    assert found[0] == found[1] and set(found[0]) == {"x.png", "x_2.png", "x_3.png", "x_4.png"}

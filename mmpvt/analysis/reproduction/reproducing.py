@@ -129,6 +129,8 @@ class _Reproduction:
         return tasks
 
     def _prepare(self, task: _Task, keys: Keys) -> None:
+        name = file_name(task.checkpoint.name)
+        self.out.check(f"{FOLDER}/{name}.json", f"{WORK}/{name}")
         options = _parse_options(self.plan.cfg_options)
         config = settings.load_config(task.checkpoint.config, options)
         if not config.get("test_dataloader"):

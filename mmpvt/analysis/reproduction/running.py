@@ -111,8 +111,9 @@ def _follow(
     command: list[str], environment: Mapping[str, str], log: Path, tell: Callable[[str], None]
 ) -> int:
     """Runs a command to its end, all that it prints kept in a file; its exit code."""
+    log.unlink(missing_ok=True)  # another link to it keeps its content
     with (
-        log.open("w", encoding="utf-8") as file,
+        log.open("x", encoding="utf-8") as file,
         subprocess.Popen(
             command,
             env=environment,
