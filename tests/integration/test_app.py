@@ -244,8 +244,18 @@ def test_quota(app: tuple):
     assert status == 200, answer
     assert sum(kept(folder).values()) <= QUOTA and Path(kept_path).exists()
     assert "event: complete" in predict(port, kept_path)
+
+    results = next(folder.glob("mmpvt_app_*")) / "results"  # they count as well
+    results.mkdir()
+    with (results / "many").open("wb") as file:
+        file.truncate(QUOTA)
+    kind = {"Content-Type": "application/json"}
+    body = json.dumps(dict(data=[None, 0.3])).encode()
+    assert ask(port, "POST", "/gradio_api/call/redraw", body, **kind)[0] == 507
     for path in kept(folder):
         os.utime(path, (0, 0))
+    assert "event: complete" in called(port, "redraw", [None, 0.3])
+    assert sum(kept(folder).values()) <= QUOTA
     assert "Traceback" not in process.text[logged:]
 
 
