@@ -180,7 +180,12 @@ class Guard:
                 nullcontext() if ends else self.storage.reserved(size if uploads else 0),
                 tempfile.SpooledTemporaryFile(MAX_JSON, dir=self.storage.folder) as body,
             ):
-                await asyncio.wait_for(_read(receive, body, limit), ARRIVAL)
+                try:
+                    await asyncio.wait_for(_read(receive, body, limit), ARRIVAL)
+                except asyncio.TimeoutError:
+                    raise Refused(
+                        408, f"It took longer than {ARRIVAL} seconds to arrive."
+                    ) from None
                 if uploads:
                     await self._upload(scope, _replayed(body, receive), send)
                     return
@@ -199,8 +204,6 @@ class Guard:
                 f"The page keeps {QUOTA >> 20} MB of files at most, all of them younger than "
                 f"{KEPT} seconds now: try again later.",
             ) from None
-        except asyncio.TimeoutError:
-            raise Refused(408, f"The request took longer than {ARRIVAL} seconds.") from None
 
     async def _upload(self, scope: MutableMapping, receive: Receive, send: Send) -> None:
         async with self.storage.writing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 import os
 import traceback
 from collections.abc import Callable, Iterable
@@ -42,7 +43,8 @@ class _Page(gr.Blocks):
     async def process_api(self, *args, **kwargs) -> dict:
         try:
             return await super().process_api(*args, **kwargs)
-        except gr.Error:
+        except gr.Error as error:
+            error.print_exception = False
             raise
         except Exception:  # none of the page's functions': see _messages
             raise gr.Error("this request can't be used", print_exception=False) from None
@@ -119,10 +121,14 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
             return show(trial, value)
 
         @_messages
-        def attend(trial: trials.Trial | None, event: gr.SelectData) -> gr.Image:
-            if trial is None:
-                raise UserError("there is no image yet")
-            picture = trials.attention(predictor, trial, event.index)
+        def attend(trial: trials.Trial | None, event: gr.SelectData) -> object:
+            try:
+                if trial is None:
+                    raise UserError("there is no image yet")
+                picture = trials.attention(predictor, trial, event.index)
+            except UserError as error:  # an error would lie over the result, which takes clicks
+                gr.Warning(_sentence(error))
+                return gr.skip()
             return gr.Image(value=picture, visible=True)
 
         model = dict(concurrency_limit=1, concurrency_id="model", show_progress_on=result)
@@ -153,6 +159,7 @@ def launch(page: gr.Blocks, host: str, port: int, others: Iterable[str] = ()) ->
     Raises:
         OSError: the port is taken.
     """
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of every forged upload
     guard = Middleware(
         Guard,
         names=host_names(host, others),
@@ -198,14 +205,17 @@ def _messages(function: Callable) -> Callable:
         try:
             return function(*args, **kwargs)
         except UserError as error:
-            sentence = html.escape(error.sentence, quote=False)
-            raise gr.Error(sentence, print_exception=False) from None
+            raise gr.Error(_sentence(error), print_exception=False) from None
         except Exception as error:
             traceback.print_exc()
             sentence = "the server failed on this: its console says why"
             raise gr.Error(sentence, print_exception=False) from error
 
     return told
+
+
+def _sentence(error: UserError) -> str:
+    return html.escape(error.sentence, quote=False)
 
 
 def _times(trial: trials.Trial) -> str:
