@@ -316,6 +316,36 @@ def test_an_evaluator_of_other_images(root: Path):
         check_data(config, ("val",))
 
 
+def test_an_evaluator_of_more_images(root: Path, caplog: pytest.LogCaptureFixture):
+    """Their objects would count as missed, in silence."""
+    more = root / "more.json"
+    more.write_bytes((root / VAL).read_bytes())
+    change(root, VAL, lambda content: content.update(images=content["images"][:1]))
+    config = experiment(val=coco(root, VAL))
+    config.val_evaluator = dict(type="CocoMetric", ann_file=str(more))
+    check_data(config, ("val",))
+    assert "1 of its 2 images are not in the data set" in caplog.text
+
+
+def test_an_evaluator_of_joined_files(root: Path):
+    """Images of one id would be scored as one image."""
+    two = dict(type="ConcatDataset", datasets=[coco(root, VAL), coco(root)])
+    config = experiment(val=two)
+    config.val_evaluator = dict(type="CocoMetric", ann_file=str(root / VAL))
+    with pytest.raises(UserError, match=r"the image id 1 is in .*val2017\.json and in .*train2017"):
+        check_data(config, ("val",))
+
+
+def test_an_evaluator_without_annotations(root: Path):
+    config = experiment(val=coco(root, VAL))
+    config.val_evaluator = dict(type="CocoMetric")
+    with pytest.raises(UserError, match=r"val_evaluator has no ann_file: set it to .*val2017"):
+        check_data(config, ("val",))
+    packed = dict(type="PackDetInputs", meta_keys=("img_id", "ori_shape", "instances"))
+    config.val_dataloader.dataset.pipeline = [packed]
+    check_data(config, ("val",))
+
+
 def test_a_metric_that_lists_classes_by_id(root: Path):
     change(root, VAL, shuffle_ids)
     config = experiment(val=coco(root, VAL))
