@@ -20,6 +20,7 @@ from mmpvt.engine.classes import (
     Listed,
     check_class_counts,
     check_classes,
+    check_same_classes,
     check_subset,
     class_names,
     few,
@@ -73,6 +74,7 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
         for evaluator in iter_dicts(config.get(f"{split}_evaluator")):
             found = _check_evaluator(evaluator, config, split, listed, contents)
             notes |= dict.fromkeys(found)
+    check_same_classes(config, splits)
     for note in notes:
         log.warning("%s", note)
     return contents

@@ -100,6 +100,20 @@ def test_classes_in_another_order_than_the_file(root: Path):
     assert subset == {k: name for k, name in wanted.items() if name in ("star", "circle")}
 
 
+def test_data_sets_that_order_their_classes_otherwise(root: Path):
+    """A label would mean another class in each."""
+    model = dict(bbox_head=dict(num_classes=6))
+    one, other = coco(root), coco(root, classes=NAMES[::-1])
+    joined = dict(type="ConcatDataset", datasets=[one, other])
+    expected = "disagree on what a label means: 0 is 'circle' in one and 'cross' in another"
+    with pytest.raises(UserError, match=r"\(train, train\) " + expected):
+        check_data(experiment(model, train=joined), ("train",))
+    scored = coco(root, VAL, NAMES[::-1])
+    with pytest.raises(UserError, match=r"\(train, val\) " + expected):
+        check_data(experiment(model, train=one, val=scored), ("train", "val"))
+    check_data(experiment(train=joined), ("train",))  # no heads whose labels could disagree
+
+
 def test_joined_files_agree(root: Path):
     (root / "other.json").write_text((root / TRAIN).read_text())
     change(root, "other.json", reverse)

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmpvt.analysis.data_survey.files import Job, Loader, Seen
-from mmpvt.engine.classes import check_class_counts
+from mmpvt.engine.classes import check_class_counts, check_same_classes
 from mmpvt.engine.config_parts import dataset_kind, iter_datasets
 from mmpvt.engine.data_check import ALLOW_OUTSIDE, check_arguments, data_root, is_coco, is_maps
 from mmpvt.engine.pixel_check import Depth, check_head, keeps_channels, misfit
@@ -190,4 +190,8 @@ def survey(config: Config, splits: Sequence[str], workers: int) -> list[Survey]:
                     said = f"{file} is loaded as an image of {reason}"
                     found.problems["channels that the model doesn't take"].append(said)
         surveys.append(found)
+    try:
+        check_same_classes(config, splits)
+    except UserError as error:
+        surveys[-1].problems["classes"].append(error.sentence)
     return surveys
