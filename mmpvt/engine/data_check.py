@@ -61,8 +61,9 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
     contents: dict[Path, dict] = {}
     for split in splits:
         listed = []
-        for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset")):
-            check_arguments(dataset)
+        loaded = (config.get(f"{split}_dataloader") or {}).get("dataset")
+        check_arguments(loaded, scope)
+        for dataset in iter_datasets(loaded):
             place = str([dataset.get(key) for key in (*PLACE, "metainfo")])
             if dataset.get("backend_args") is None:
                 kind = dataset_kind(dataset, scope)
@@ -80,17 +81,32 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
     return contents
 
 
-def check_arguments(dataset: dict) -> None:
-    """Checks a data set's arguments for what MMEngine ends in a traceback at.
+def check_arguments(dataset: dict | None, scope: str) -> None:
+    """Checks the arguments of data sets for what ends in a traceback later.
+
+    Args:
+        dataset (dict | None): a loader's, with those that it wraps.
+        scope (str): the experiment's ``default_scope``.
 
     Raises:
-        UserError: ``ann_file`` is not a single path.
+        UserError: ``ann_file`` is not a single path; a ``ClassBalancedDataset`` is around one that
+            doesn't tell its images' categories.
     """
-    if isinstance(dataset.get("ann_file"), list | tuple):
-        raise UserError(
-            f"ann_file is a list of {len(dataset['ann_file'])} files, and a data set reads one: "
-            "join them with dataset=dict(type='ConcatDataset', datasets=[…]), a data set a file"
-        )
+    for part in iter_datasets(dataset):
+        if isinstance(part.get("ann_file"), list | tuple):
+            raise UserError(
+                f"ann_file is a list of {len(part['ann_file'])} files, and a data set reads one: "
+                "join them with dataset=dict(type='ConcatDataset', datasets=[…]), a data set a file"
+            )
+    for part in iter_dicts(dataset):
+        if not str(part.get("type")).endswith("ClassBalancedDataset"):
+            continue
+        inner = part.get("dataset") or {}
+        if "type" in inner and not hasattr(dataset_kind(inner, scope), "get_cat_ids"):
+            raise UserError(
+                f"ClassBalancedDataset can't balance a {inner['type']}, which has no get_cat_ids: "
+                "of joined data sets, put it around each"
+            )
 
 
 def _check_evaluator(

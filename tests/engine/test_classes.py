@@ -322,6 +322,14 @@ def test_several_annotation_files(root: Path):
         check_data(config, ("val",))
 
 
+def test_what_cannot_be_balanced(root: Path):
+    two = dict(type="ConcatDataset", datasets=[coco(root), coco(root)])
+    balanced = dict(type="ClassBalancedDataset", oversample_thr=0.1, dataset=two)
+    with pytest.raises(UserError, match="can't balance a ConcatDataset, which has no get_cat_ids"):
+        check_data(experiment(train=balanced), ("train",))
+    check_data(experiment(train=dict(balanced, dataset=coco(root))), ("train",))
+
+
 def test_an_evaluator_of_other_images(root: Path):
     config = experiment(val=coco(root, VAL))
     config.val_evaluator = dict(type="CocoMetric", ann_file=str(root / TRAIN))
