@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmpvt import UserError
 from mmpvt.analysis.data_survey.surveys import survey
 from mmpvt.engine.data_check import check_data
-from mmpvt.engine.pixel_check import check_pixels
+from mmpvt.engine.pixel_check import check_pixels, misfit
 from mmpvt.engine.settings import take_channels
 
 SIDE = 32
@@ -78,6 +78,7 @@ def test_channels(channels: int, tmp_path: Path):
     if channels == 4:
         with pytest.raises(UserError, match=loaded + "backbone takes 3: set .*in_channels=4"):
             checked(config)
+        assert misfit(4, config, trained=True) == "4 channels, and the model's backbone takes 3"
     (found,) = survey(config, ("train",), workers=1)
     assert len(found.shapes) == 2
     if channels == 4:
