@@ -205,7 +205,9 @@ def _check_images(config: Config, dataset: dict, contents: dict[Path, dict]) -> 
     for file in files:
         try:
             image = reader(dict(img_path=file))["img"]
-        except UserError:
+        except UserError as error:
+            if "can't be loaded with" in error.sentence:  # nor can the others of the data set
+                raise
             continue  # a broken file is the run's matter
         shapes.setdefault(image.shape[2] if image.ndim == 3 else 1, file)
         depth = Depth.join(depth, Depth.of(file, image))

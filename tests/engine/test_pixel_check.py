@@ -90,6 +90,12 @@ def test_channels(channels: int, tmp_path: Path):
     assert not survey(config, ("train",), workers=1)[0].problems.keys() & {"channels that"}
 
 
+def test_values_that_no_loader_of_colours_takes(tmp_path: Path):
+    """Said before the run, not as one bad file to skip."""
+    with pytest.raises(UserError, match=r"0\.tif holds float32 values, which can't be loaded"):
+        checked(detector(tmp_path, noise(1).astype(np.float32)))
+
+
 def test_a_transform_of_ones_own_may_change_channels(tmp_path: Path):
     from mmengine.registry import TRANSFORMS
 
