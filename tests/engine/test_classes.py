@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -155,6 +156,13 @@ def test_misspelt(wrong: str, near: str, split: str, root: Path):
     expected = rf"class '{wrong}' is not in .*json, which has '{near}': .*6 classes, the file 6\)"
     with pytest.raises(UserError, match=expected):
         check_data(config, (split,))
+
+
+def test_classes_that_are_all_others(root: Path):
+    """COCO's, left in the config: "orange" isn't "triangle" misspelt."""
+    others = CocoDataset.METAINFO["classes"]
+    with pytest.raises(UserError, match=r"holds none of the config's 80 classes .*, but 6 others"):
+        check_data(experiment(train=coco(root, classes=others)), ("train",))
 
 
 def test_a_class_that_training_files_lack(root: Path):
