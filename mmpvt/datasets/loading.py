@@ -281,7 +281,8 @@ class LoadSegAnnotations(LoadAnnotations):
                 raise UserError(
                     f"the label map {path} holds the value {int(np.max(outside)) + shift}, and "
                     f"the model's {self.num_classes} classes end at "
-                    f"{self.num_classes - 1 + shift}"
+                    f"{self.num_classes - 1 + shift}; files whose labels don't count from "
+                    f"{shift} take mmpvt.LoadSegAnnotations with values=[…] (docs/data.md)"
                 )
 
     def _by_value(self, path: str, image: Image.Image) -> np.ndarray:

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from mmengine.config import Config
@@ -159,14 +160,17 @@ class Listed:
                 "name, so give each category a name of its own, or merge them"
             )
         counts = f"the config has {len(self.classes)} classes, the file {len(self.names)}"
-        if misspelt := self.misspelt():
+        misspelt = self.misspelt()
+        has_none = bool(self.names) and not set(self.classes) & set(self.names)
+        # of 80 classes that are all others, one is a little like another by chance
+        if misspelt and not (has_none and 2 * len(misspelt) < len(self.classes)):
             name, near = misspelt[0]
             more = f" (and {len(misspelt) - 1} more)" if len(misspelt) > 1 else ""
             return (
                 f"the config's class {name!r} is not in {self.file}, which has {near!r}{more}: "
                 f"correct metainfo=dict(classes=…) in the config ({counts})"
             )
-        if self.names and not set(self.classes) & set(self.names):
+        if has_none:
             return (
                 f"{self.file} holds none of the config's {len(self.classes)} classes "
                 f"({few(self.classes)}), but {len(self.names)} others ({few(self.names)}): "
@@ -282,9 +286,12 @@ def head_counts(model: object) -> dict[str, set[int]]:
     """The numbers of classes that a model's heads are for, by the heads' names.
 
     Args:
-        model (dict): the model's config.
+        model (dict): the model's config. Of one that compares images with text, such as
+            Grounding DINO, ``num_classes`` counts tokens: it gives none.
     """
     counts: dict[str, set[int]] = {}
+    if isinstance(model, dict) and "language_model" in model:
+        return counts
     for part in iter_dicts(model):
         for name in sorted(CLASSIFYING & part.keys()):
             heads = part[name] if isinstance(part[name], list) else [part[name]]
@@ -311,6 +318,36 @@ def check_class_counts(classes: Sequence[str], model: dict) -> None:
                 f"{len(classes)} ({few(classes)}): set num_classes in the config, or "
                 "metainfo=dict(classes=…) of the data set"
             )
+
+
+def check_same_classes(config: Config, splits: Iterable[str]) -> None:
+    """Checks that all data sets that a model is trained and scored on give labels one meaning.
+
+    Args:
+        config (Config): of an experiment.
+        splits (Iterable[str]): of ``'train'``, ``'val'`` and ``'test'``, those about to be used.
+
+    Raises:
+        UserError: two list the same classes in another order, or, of one split, other classes.
+    """
+    if not head_counts(config.model):
+        return
+    named = [
+        (split, classes)
+        for split in splits
+        for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset"))
+        if (classes := class_names(dataset, dataset_kind(dataset, config.get("default_scope"))))
+    ]
+    for split, classes in named:
+        first, expected = named[0]
+        if classes == expected or (split != first and sorted(classes) != sorted(expected)):
+            continue
+        pairs = enumerate(zip_longest(expected, classes))
+        label, (one, other) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        raise UserError(
+            f"the config's data sets ({first}, {split}) disagree on what a label means: {label} is "
+            f"{one!r} in one and {other!r} in another; give all the same metainfo=dict(classes=…)"
+        )
 
 
 def dataset_meta(config: Config, split: str) -> dict:

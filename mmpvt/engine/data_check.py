@@ -20,6 +20,7 @@ from mmpvt.engine.classes import (
     Listed,
     check_class_counts,
     check_classes,
+    check_same_classes,
     check_subset,
     class_names,
     few,
@@ -60,8 +61,9 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
     contents: dict[Path, dict] = {}
     for split in splits:
         listed = []
-        for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset")):
-            check_arguments(dataset)
+        loaded = (config.get(f"{split}_dataloader") or {}).get("dataset")
+        check_arguments(loaded, scope)
+        for dataset in iter_datasets(loaded):
             place = str([dataset.get(key) for key in (*PLACE, "metainfo")])
             if dataset.get("backend_args") is None:
                 kind = dataset_kind(dataset, scope)
@@ -71,54 +73,91 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
                 listed += filter(None, [seen[place]])
         notes |= dict.fromkeys(check_classes(split, listed))
         for evaluator in iter_dicts(config.get(f"{split}_evaluator")):
-            _check_evaluator(evaluator, split, listed, contents)
+            found = _check_evaluator(evaluator, config, split, listed, contents)
+            notes |= dict.fromkeys(found)
+    check_same_classes(config, splits)
     for note in notes:
         log.warning("%s", note)
     return contents
 
 
-def check_arguments(dataset: dict) -> None:
-    """Checks a data set's arguments for what MMEngine ends in a traceback at.
+def check_arguments(dataset: dict | None, scope: str) -> None:
+    """Checks the arguments of data sets for what ends in a traceback later.
+
+    Args:
+        dataset (dict | None): a loader's, with those that it wraps.
+        scope (str): the experiment's ``default_scope``.
 
     Raises:
-        UserError: ``ann_file`` is not a single path.
+        UserError: ``ann_file`` is not a single path; a ``ClassBalancedDataset`` is around one that
+            doesn't tell its images' categories.
     """
-    if isinstance(dataset.get("ann_file"), list | tuple):
-        raise UserError(
-            f"ann_file is a list of {len(dataset['ann_file'])} files, and a data set reads one: "
-            "join them with dataset=dict(type='ConcatDataset', datasets=[…]), a data set a file"
-        )
+    for part in iter_datasets(dataset):
+        if isinstance(part.get("ann_file"), list | tuple):
+            raise UserError(
+                f"ann_file is a list of {len(part['ann_file'])} files, and a data set reads one: "
+                "join them with dataset=dict(type='ConcatDataset', datasets=[…]), a data set a file"
+            )
+    for part in iter_dicts(dataset):
+        if not str(part.get("type")).endswith("ClassBalancedDataset"):
+            continue
+        inner = part.get("dataset") or {}
+        if "type" in inner and not hasattr(dataset_kind(inner, scope), "get_cat_ids"):
+            raise UserError(
+                f"ClassBalancedDataset can't balance a {inner['type']}, which has no get_cat_ids: "
+                "of joined data sets, put it around each"
+            )
 
 
 def _check_evaluator(
-    evaluator: dict, split: str, listed: list[Listed], contents: dict[Path, dict]
-) -> None:
-    """Compares an evaluator's annotations with those of the data sets that it is to score."""
+    evaluator: dict,
+    config: Config,
+    split: str,
+    listed: list[Listed],
+    contents: dict[Path, dict],
+) -> list[str]:
+    """Compares an evaluator's annotations with those of the data sets that it is to score.
+
+    Returns:
+        list[str]: what is unusual but right, a sentence each.
+    """
     kind = str(evaluator.get("type")).rpartition(".")[2]
-    if not kind.startswith(("Coco", "OVCoco")):
-        return
-    if evaluator.get("backend_args") is not None or not evaluator.get("ann_file"):
-        return
-    if isinstance(evaluator["ann_file"], list | tuple):
+    if not kind.startswith(("Coco", "OVCoco")) or evaluator.get("backend_args") is not None:
+        return []
+    name = f"{split}_evaluator"
+    if isinstance(evaluator.get("ann_file"), list | tuple):
         raise UserError(
-            f"{split}_evaluator.ann_file is a list, and an evaluator reads one file: leave it out, "
-            "and the data sets' own annotations are scored"
+            f"{name}.ann_file is a list, and an evaluator reads one file: join the files into one, "
+            "each image with an id of its own"
         )
-    file = Path(evaluator["ann_file"]).absolute()
     files = [one.file.absolute() for one in listed]
     if not files:
-        return
+        return []
+    tested: dict[str, Path] = {}  # by id, which is all that an evaluator knows of an image
+    for one in files:
+        for number in _image_ids(contents.get(one)):
+            if number in tested:
+                raise UserError(
+                    f"the image id {number} is in {tested[number]} and in {one}, and {name} tells "
+                    "images apart by their ids: give each image of the joined files its own"
+                )
+        tested |= dict.fromkeys(_image_ids(contents.get(one)), one)
+    if not evaluator.get("ann_file"):
+        pipelines = iter_dicts(config.get(f"{split}_dataloader"))
+        if not any("instances" in (step.get("meta_keys") or ()) for step in pipelines):
+            raise UserError(f"{name} has no ann_file: set it to the data set's, {listed[0].file}")
+        return []
+    file = Path(evaluator["ann_file"]).absolute()
     if file not in contents:
         contents[file] = read_annotations(file)
-    ids = {str(image.get("id")) for image in contents[file]["images"] if isinstance(image, dict)}
-    for one in set(files) - {file}:
-        images = [image for image in contents[one]["images"] if isinstance(image, dict)]
-        lost = [image for image in images if str(image.get("id")) not in ids]
+    scored = _image_ids(contents[file])
+    for one in set(files) & contents.keys() - {file}:
+        images = _image_ids(contents[one])
+        lost = [image for number, image in images.items() if number not in scored]
         if lost:
             raise UserError(
-                f"{split}_evaluator.ann_file is {file}, which lacks {len(lost)} of the "
-                f"{len(images)} images of the data set's {one}, such as "
-                f"{lost[0].get('file_name')}: name the same file in both"
+                f"{name}.ann_file is {file}, which lacks {len(lost)} of the {len(images)} images "
+                f"of the data set's {one}, such as {lost[0]}: name the same file in both"
             )
     classes = listed[0].classes
     if problem := Listed.of_coco(file, classes, contents[file]).problem():
@@ -130,6 +169,19 @@ def _check_evaluator(
             f"{kind} lists single classes by the ids of their categories, which in {file} have "
             "another order than the config's classes: sort metainfo=dict(classes=…) by these ids"
         )
+    extra = len(scored.keys() - tested.keys())
+    if tested and extra:
+        return [
+            f"{name}.ann_file is {file}, and {extra} of its {len(scored)} images are not in the "
+            "data set: their objects count as false negatives"
+        ]
+    return []
+
+
+def _image_ids(content: dict | None) -> dict[str, str]:
+    """Names of the images in COCO's annotations, by their ids."""
+    images = (image for image in (content or {}).get("images", ()) if isinstance(image, dict))
+    return {str(image.get("id")): str(image.get("file_name")) for image in images}
 
 
 def is_coco(kind: type | None) -> bool:

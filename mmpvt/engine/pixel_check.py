@@ -110,12 +110,13 @@ def transform_name(step: dict) -> str:
     return (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
 
 
-def misfit(channels: int, config: Config) -> str | None:
+def misfit(channels: int, config: Config, trained: bool = False) -> str | None:
     """Why the model doesn't take images of so many channels, or None.
 
     Args:
         channels (int): of the image that the pipeline gives.
         config (Config): of the experiment.
+        trained (bool): don't say how to change the model. Default: False.
 
     Returns:
         str | None: ``"4 channels, and the model's backbone takes 3 (in_channels)"``.
@@ -141,10 +142,13 @@ def misfit(channels: int, config: Config) -> str | None:
         taken = _in_channels(part.get("backbone"))
     if taken is None or taken == reached:
         return None
+    reason = f"{_channels(channels)}, and the model's backbone takes {taken}"
+    if trained:
+        return reason
     return (
-        f"{_channels(channels)}, and the model's backbone takes {taken}: set "
-        f"model.backbone.in_channels={reached}, or color_type of LoadImageFromFile in each "
-        "pipeline ('color': 3 channels, 'grayscale': 1, 'unchanged': as many as the file has)"
+        f"{reason}: set model.backbone.in_channels={reached}, or color_type of LoadImageFromFile "
+        "in each pipeline ('color': 3 channels, 'grayscale': 1, 'unchanged': as many as the file "
+        "has)"
     )
 
 
@@ -201,7 +205,9 @@ def _check_images(config: Config, dataset: dict, contents: dict[Path, dict]) -> 
     for file in files:
         try:
             image = reader(dict(img_path=file))["img"]
-        except UserError:
+        except UserError as error:
+            if "can't be loaded with" in error.sentence:  # nor can the others of the data set
+                raise
             continue  # a broken file is the run's matter
         shapes.setdefault(image.shape[2] if image.ndim == 3 else 1, file)
         depth = Depth.join(depth, Depth.of(file, image))

@@ -95,7 +95,7 @@ class TestPipeline:
             ) from error
         channels = len(data["inputs"])
         if channels not in self._misfits:
-            self._misfits[channels] = misfit(channels, self._config)
+            self._misfits[channels] = misfit(channels, self._config, trained=True)
         if reason := self._misfits[channels]:
             raise UserError(f"{path or 'the image'} is an image of {reason}")
         return data

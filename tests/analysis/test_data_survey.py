@@ -159,6 +159,19 @@ def test_classes(root: Path):
     assert train.counts.tolist() == [2, 0, 0]
 
 
+def test_joined_files_may_each_lack_a_class(root: Path):
+    """As in training, which refuses only what none of them has."""
+    renamed = (root / "train.json").read_text().replace('"square"', '"star"')
+    (root / "other.json").write_text(renamed)
+    config = detector(root, classes=("circle", "star"))
+    one = config.train_dataloader.dataset
+    datasets = [one, dict(one, ann_file="other.json")]
+    config.train_dataloader.dataset = dict(type="ConcatDataset", datasets=datasets)
+    first, _ = survey(config, ("train",), workers=1)
+    lacking = "classes of the config that the annotations lack: star"
+    assert lacking in said(first.notes) and lacking not in said(first.problems)
+
+
 def test_several_processes_see_the_same(root: Path):
     one, other = (survey(detector(root), ("train",), workers=workers)[0] for workers in (1, 3))
     assert one.digests == other.digests and (one.shapes == other.shapes).all()

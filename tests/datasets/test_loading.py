@@ -44,7 +44,9 @@ def test_another_size(results: dict):
 
 def test_value_outside_the_classes(results: dict):
     write_map(results, np.array([[7] * 30] * 20))
-    expected = r"a\.png holds the value 7, and the model's 6 classes end at 6"
+    expected = (
+        r"value 7, and the model's 6 classes end at 6; files whose labels don't count from 1 "
+    )
     with pytest.raises(UserError, match=expected):
         load(results, num_classes=6)
     write_map(results, np.array([[6] * 30] * 20))

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -100,6 +101,20 @@ def test_classes_in_another_order_than_the_file(root: Path):
     assert subset == {k: name for k, name in wanted.items() if name in ("star", "circle")}
 
 
+def test_data_sets_that_order_their_classes_otherwise(root: Path):
+    """A label would mean another class in each."""
+    model = dict(bbox_head=dict(num_classes=6))
+    one, other = coco(root), coco(root, classes=NAMES[::-1])
+    joined = dict(type="ConcatDataset", datasets=[one, other])
+    expected = "disagree on what a label means: 0 is 'circle' in one and 'cross' in another"
+    with pytest.raises(UserError, match=r"\(train, train\) " + expected):
+        check_data(experiment(model, train=joined), ("train",))
+    scored = coco(root, VAL, NAMES[::-1])
+    with pytest.raises(UserError, match=r"\(train, val\) " + expected):
+        check_data(experiment(model, train=one, val=scored), ("train", "val"))
+    check_data(experiment(train=joined), ("train",))  # no heads whose labels could disagree
+
+
 def test_joined_files_agree(root: Path):
     (root / "other.json").write_text((root / TRAIN).read_text())
     change(root, "other.json", reverse)
@@ -141,6 +156,13 @@ def test_misspelt(wrong: str, near: str, split: str, root: Path):
     expected = rf"class '{wrong}' is not in .*json, which has '{near}': .*6 classes, the file 6\)"
     with pytest.raises(UserError, match=expected):
         check_data(config, (split,))
+
+
+def test_classes_that_are_all_others(root: Path):
+    """COCO's, left in the config: "orange" isn't "triangle" misspelt."""
+    others = CocoDataset.METAINFO["classes"]
+    with pytest.raises(UserError, match=r"holds none of the config's 80 classes .*, but 6 others"):
+        check_data(experiment(train=coco(root, classes=others)), ("train",))
 
 
 def test_a_class_that_training_files_lack(root: Path):
@@ -308,12 +330,50 @@ def test_several_annotation_files(root: Path):
         check_data(config, ("val",))
 
 
+def test_what_cannot_be_balanced(root: Path):
+    two = dict(type="ConcatDataset", datasets=[coco(root), coco(root)])
+    balanced = dict(type="ClassBalancedDataset", oversample_thr=0.1, dataset=two)
+    with pytest.raises(UserError, match="can't balance a ConcatDataset, which has no get_cat_ids"):
+        check_data(experiment(train=balanced), ("train",))
+    check_data(experiment(train=dict(balanced, dataset=coco(root))), ("train",))
+
+
 def test_an_evaluator_of_other_images(root: Path):
     config = experiment(val=coco(root, VAL))
     config.val_evaluator = dict(type="CocoMetric", ann_file=str(root / TRAIN))
     change(root, TRAIN, lambda content: content.update(images=content["images"][:1]))
     with pytest.raises(UserError, match="lacks 1 of the 2 images of the data set's"):
         check_data(config, ("val",))
+
+
+def test_an_evaluator_of_more_images(root: Path, caplog: pytest.LogCaptureFixture):
+    """Their objects would count as missed, in silence."""
+    more = root / "more.json"
+    more.write_bytes((root / VAL).read_bytes())
+    change(root, VAL, lambda content: content.update(images=content["images"][:1]))
+    config = experiment(val=coco(root, VAL))
+    config.val_evaluator = dict(type="CocoMetric", ann_file=str(more))
+    check_data(config, ("val",))
+    assert "1 of its 2 images are not in the data set" in caplog.text
+
+
+def test_an_evaluator_of_joined_files(root: Path):
+    """Images of one id would be scored as one image."""
+    two = dict(type="ConcatDataset", datasets=[coco(root, VAL), coco(root)])
+    config = experiment(val=two)
+    config.val_evaluator = dict(type="CocoMetric", ann_file=str(root / VAL))
+    with pytest.raises(UserError, match=r"the image id 1 is in .*val2017\.json and in .*train2017"):
+        check_data(config, ("val",))
+
+
+def test_an_evaluator_without_annotations(root: Path):
+    config = experiment(val=coco(root, VAL))
+    config.val_evaluator = dict(type="CocoMetric")
+    with pytest.raises(UserError, match=r"val_evaluator has no ann_file: set it to .*val2017"):
+        check_data(config, ("val",))
+    packed = dict(type="PackDetInputs", meta_keys=("img_id", "ori_shape", "instances"))
+    config.val_dataloader.dataset.pipeline = [packed]
+    check_data(config, ("val",))
 
 
 def test_a_metric_that_lists_classes_by_id(root: Path):

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmpvt import UserError
 from mmpvt.analysis.data_survey.surveys import survey
 from mmpvt.engine.data_check import check_data
-from mmpvt.engine.pixel_check import check_pixels
+from mmpvt.engine.pixel_check import check_pixels, misfit
 from mmpvt.engine.settings import take_channels
 
 SIDE = 32
@@ -78,6 +78,7 @@ def test_channels(channels: int, tmp_path: Path):
     if channels == 4:
         with pytest.raises(UserError, match=loaded + "backbone takes 3: set .*in_channels=4"):
             checked(config)
+        assert misfit(4, config, trained=True) == "4 channels, and the model's backbone takes 3"
     (found,) = survey(config, ("train",), workers=1)
     assert len(found.shapes) == 2
     if channels == 4:
@@ -87,6 +88,12 @@ def test_channels(channels: int, tmp_path: Path):
     config.model.data_preprocessor.update(mean=[5.0] * channels, std=[9.0] * channels)
     checked(config)
     assert not survey(config, ("train",), workers=1)[0].problems.keys() & {"channels that"}
+
+
+def test_values_that_no_loader_of_colours_takes(tmp_path: Path):
+    """Said before the run, not as one bad file to skip."""
+    with pytest.raises(UserError, match=r"0\.tif holds float32 values, which can't be loaded"):
+        checked(detector(tmp_path, noise(1).astype(np.float32)))
 
 
 def test_a_transform_of_ones_own_may_change_channels(tmp_path: Path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mmpvt.analysis.data_survey.files import Job, Loader, image_reader, look, look_at_all
-from mmpvt.analysis.data_survey.surveys import Sample, Survey, palette_of
+from mmpvt.analysis.data_survey.surveys import LACKING, UNANNOTATED, Sample, Survey, palette_of
 from mmpvt.datasets.annotations import usable
 from mmpvt.engine.classes import Listed, class_names
 from mmpvt.engine.data_check import check_names, image_names, read_annotations
@@ -116,10 +116,9 @@ def _check_classes(found: Survey, listed: Listed) -> dict[str, int]:
     """The label of each class, by its name."""
     if problem := listed.problem():
         found.problems["classes"].append(problem)
-    lacking = "classes of the config that the annotations lack"
     group = found.problems if "train" in found.splits else found.notes
     if listed.lacking:  # of a validation, the other classes are evaluated
-        group[lacking] += listed.lacking
+        group[LACKING] += listed.lacking
     if listed.unused:  # a subset may be what is wanted
         found.notes["categories that the config has no class for"] += listed.unused
     order = [name for name in listed.names if name in set(found.classes)]
@@ -127,7 +126,7 @@ def _check_classes(found: Survey, listed: Listed) -> dict[str, int]:
         said = f"{', '.join(order[:3])} …: labels go by name, in the order of the config's classes"
         found.notes["categories in another order than the config's classes"].append(said)
     if not listed.used & set(found.classes):
-        found.problems["no annotation of a class"].append(str(listed.file))
+        found.problems[UNANNOTATED].append(str(listed.file))
     return {name: label for label, name in enumerate(found.classes)}
 
 

@@ -11,13 +11,15 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmpvt.analysis.data_survey.files import Job, Loader, Seen
-from mmpvt.engine.classes import check_class_counts
+from mmpvt.engine.classes import check_class_counts, check_same_classes
 from mmpvt.engine.config_parts import dataset_kind, iter_datasets
 from mmpvt.engine.data_check import ALLOW_OUTSIDE, check_arguments, data_root, is_coco, is_maps
 from mmpvt.engine.pixel_check import Depth, check_head, keeps_channels, misfit
 from mmpvt.errors import UserError
 
 SPLITS = ("train", "val", "test")
+LACKING = "classes of the config that the annotations lack"
+UNANNOTATED = "no annotation of a class"
 KINDS = {  # part of what is said of a file, and the kind of problem that it is
     "is missing": "images that are missing",
     "can't be read as an image": "images that can't be read",
@@ -155,8 +157,9 @@ def survey(config: Config, splits: Sequence[str], workers: int) -> list[Survey]:
     users: dict[str, list[str]] = defaultdict(list)
     datasets: dict[str, dict] = {}
     for split in splits:
-        for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset")):
-            check_arguments(dataset)
+        loaded = (config.get(f"{split}_dataloader") or {}).get("dataset")
+        check_arguments(loaded, scope)
+        for dataset in iter_datasets(loaded):
             keys = ("data_root", "ann_file", "data_prefix")
             place = str([dataset.get(key) for key in keys])
             users[place].append(split)
@@ -190,4 +193,19 @@ def survey(config: Config, splits: Sequence[str], workers: int) -> list[Survey]:
                     said = f"{file} is loaded as an image of {reason}"
                     found.problems["channels that the model doesn't take"].append(said)
         surveys.append(found)
+    _join_training([one for one in surveys if "train" in one.splits])
+    try:
+        check_same_classes(config, splits)
+    except UserError as error:
+        surveys[-1].problems["classes"].append(error.sentence)
     return surveys
+
+
+def _join_training(surveys: Sequence[Survey]) -> None:
+    """Makes a note of what one of several training data sets lacks and another has."""
+    for kind in (LACKING, UNANNOTATED):
+        found = [one.problems.pop(kind, []) for one in surveys]
+        for one, said in zip(surveys, found, strict=True):
+            for item in said:
+                is_everywhere = all(found) if kind == UNANNOTATED else all(item in f for f in found)
+                (one.problems if is_everywhere else one.notes)[kind].append(item)
