@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmpvt.checkpoint import convert, convert_in_place, describe_misfit, unwrap
-from mmpvt.engine.classes import compare_with_checkpoint, dataset_meta
+from mmpvt.engine.classes import compare_with_checkpoint, dataset_meta, few, stored_meta
 from mmpvt.engine.resume_check import check_resumable
 from mmpvt.errors import UserError
 from mmpvt.models.backbone import PyramidBackbone
@@ -50,6 +50,12 @@ class CheckpointFitHook(Hook):
             said = compare_with_checkpoint(classes, checkpoint)
         else:
             tensors, said = fill(_bare(runner.model), tensors)
+            stored = list(stored_meta(checkpoint).get("classes", ()))
+            if said is None and stored and stored != list(classes):
+                said = (
+                    f"the heads start from its classes ({few(stored)}), the data set has "
+                    f"{few(classes)}"
+                )
             said = said and f"{runner.cfg.load_from}: {said}"
         if said:
             runner.logger.warning(said)

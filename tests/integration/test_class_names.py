@@ -66,6 +66,9 @@ def test_other_names_than_the_checkpoints(
     permuted = config(tmp_path, tiny_config, classes=NAMES[::-1])
     said = call_tool("test.py", permuted, *args).one_sentence()
     assert "classes in another order: its class 0 is 'circle', the config's is 'cross'" in said
+    options = ("--cfg-options", "train_cfg.max_epochs=1", f"load_from={args[0]}")
+    ended = call_tool("train.py", permuted, *args[1:], *options)
+    assert "the heads start from its classes (circle, square, triangle …)" in ended.out
     one = config(tmp_path, tiny_config, "model = dict(bbox_head=dict(num_classes=1))")
     option = ("--cfg-options", "test_dataloader.dataset.metainfo.classes=star")
     said = call_tool("test.py", one, *args, *option).one_sentence()
