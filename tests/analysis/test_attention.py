@@ -171,7 +171,8 @@ def test_files_and_arrays(tmp_path: Path):
         (torch.zeros(3, 64, 64), (0, -1), "outside of the image"),
         (torch.zeros(3, 64, 64), 5, "two numbers, y and x"),
         (torch.zeros(2, 3, 64, 64), (0, 0), "one image is a"),
-        (np.zeros((64, 64)), (0, 0), "an array of"),
+        (np.zeros(64), (0, 0), "an array of"),
+        (np.zeros((64, 64)), (0, 0), "an image of 1 channels"),
         ("no.jpg", (0, 0), "no image at no.jpg"),
     ],
 )
