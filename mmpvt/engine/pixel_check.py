@@ -92,7 +92,7 @@ def image_loader(step: dict) -> BaseTransform:
             "can predict; join the channels in one TIFF file, for LoadImageFromFile with "
             "color_type='unchanged'"
         )
-    options = {key: value for key, value in step.items() if key != "type"}
+    options = {key: value for key, value in step.items() if key not in ("type", "_scope_")}
     if name in ("LoadImageFromFile", "LoadImageFromNDArray"):
         return LoadImageFromFile(**options)
     try:
