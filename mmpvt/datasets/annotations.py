@@ -53,7 +53,7 @@ class _Annotation(Struct):
 
 class _Category(Struct):
     id: Id
-    name: Text
+    name: Annotated[str, Meta(max_length=1000)]  # with lone surrogates, too: it is escaped
 
 
 class _WithArea(Struct):

@@ -60,7 +60,7 @@ def describe(
         "task": task,
         "model": type(model).__name__,
         "backbone": type(model.backbone).__name__,
-        "config": encodable(config.get("filename") or ""),
+        "config": encodable(config.filename or ""),
         "classes": classes,
         "category_ids": [category["id"] for category in categories(classes)],
         "palette": [list(map(int, colour)) for colour in meta.get("palette") or ()],
