@@ -130,7 +130,7 @@ def record(network: nn.Module, canvas: Sequence[int] | None, divisor: int) -> ir
     """
     height, width = canvas or [-(-side // divisor) * divisor for side in EXAMPLE]
     inputs = {
-        "x": torch.zeros(1, input_channels(network.model.backbone), height, width),
+        "x": torch.zeros(1, input_channels(network.model), height, width),
         "size": torch.tensor([height - 1.0, width - 1.0]),
         "scale": torch.ones(4),
         "rows": torch.arange(height + 5) + 0.5,

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from mmpvt.registry import MODELS
 
 
-def input_channels(backbone: nn.Module) -> int:
-    """Channels of the images that a backbone takes: those of its first convolution; else 3."""
-    convolutions = (part for part in backbone.modules() if isinstance(part, nn.Conv2d))
+def input_channels(model: nn.Module) -> int:
+    """Channels of the images that a model takes: those of its first convolution; else 3."""
+    convolutions = (part for part in model.modules() if isinstance(part, nn.Conv2d))
     return next((conv.in_channels for conv in convolutions), 3)
 
 
