@@ -53,7 +53,9 @@ def save(
         nodes,
         "constants",
         [
-            helper.make_tensor_value_info(name, dtype, [f"{name}{i}" for i in range(rank)])
+            helper.make_tensor_value_info(
+                name, dtype, [*(f"{name}{i}" for i in range(rank - 1)), 3]
+            )
             for name, dtype, rank in inputs
         ],
         [

@@ -17,7 +17,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-LOCK = ".lock"
+LOCK = ".mmpvt-lock"
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def locked(folder: str | os.PathLike, option: str) -> Iterator[None]:
     NFS. Where the file system has no locks, that is said, and the run goes on.
 
     Args:
-        folder (str | PathLike): it exists; a file ``.lock`` in it says who holds the lock.
+        folder (str | PathLike): it exists; a file ``.mmpvt-lock`` in it says who holds the lock.
         option (str): of the command line, with which another folder is taken.
 
     Raises:
@@ -37,7 +37,8 @@ def locked(folder: str | os.PathLike, option: str) -> Iterator[None]:
     """
     try:
         # Closing any of a process's descriptors of this file would release its lock.
-        descriptor = os.open(Path(folder) / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(Path(folder) / LOCK, flags, 0o666)
     except OSError as error:
         _warn(folder, error)
         yield

@@ -61,7 +61,7 @@ def test_the_second_is_refused(options: tuple, tmp_path: Path, start):
     first.wait_for((work / "epoch_2.pth").exists)
     before = others(work)
     refusal(work, first, start(*options))
-    assert others(work) == before and work / ".lock" in before
+    assert others(work) == before and work / ".mmpvt-lock" in before
     first.signal(signal.SIGTERM)
     assert first.wait(60) == 143, first.text
     saved = load_checkpoint(newest_checkpoint(work))["meta"]
@@ -121,7 +121,7 @@ def test_one_holder(tmp_path: Path):
                 pass
     for _ in range(2):  # its holder was killed; and after an orderly end
         with locked(tmp_path, "--out"):
-            assert (tmp_path / ".lock").read_text().split() == [platform.node(), str(os.getpid())]
+            assert (tmp_path / ".mmpvt-lock").read_text().split() == [platform.node(), str(os.getpid())]
 
 
 def test_reproduce(tmp_path: Path, call_tool):
@@ -133,7 +133,7 @@ def test_reproduce(tmp_path: Path, call_tool):
         sentence = call_tool(*args).one_sentence()
         assert f"{out} is in use by another run" in sentence and f"{process.pid}" in sentence
         assert "pass another folder with --out" in sentence
-        assert [file.name for file in out.iterdir()] == [".lock"]
+        assert [file.name for file in out.iterdir()] == [".mmpvt-lock"]
     assert call_tool(*args).code == 0
     assert (out / "index.html").is_file()
 

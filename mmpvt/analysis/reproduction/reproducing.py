@@ -85,6 +85,7 @@ def reproduce(plan: Plan, checkpoints: Sequence[Checkpoint]) -> list[dict]:
     try:
         if not is_first_process():
             return _Reproduction(plan, checkpoints).run()
+        Outputs(plan.out).check(*report.FILES, FOLDER, WORK)
         plan.out.mkdir(parents=True, exist_ok=True)
         with locked(plan.out, "--out"):
             return _Reproduction(plan, checkpoints).run()
@@ -101,8 +102,6 @@ class _Reproduction:
         self.out = Outputs(plan.out)
         self.records = Records(self.out)
         self.speaks = is_first_process()
-        if self.speaks:
-            self.out.check(*report.FILES, FOLDER, WORK)
         self.tasks = self._look(checkpoints)
         self.seconds: list[float] = []
 
