@@ -111,7 +111,7 @@ def changed(content: object, changes: list[tuple[list[int], object]]) -> object:
         if path[-1] % 7 == 6:
             del place[key]
         else:
-            place[key] = value
+            place[key] = copy.deepcopy(value)  # a value may be put into itself
         if not place:
             break
     return content

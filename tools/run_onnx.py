@@ -73,17 +73,19 @@ class Model:
                 path, options, providers=onnxruntime.get_available_providers()
             )
             meta = self.session.get_modelmeta().custom_metadata_map
+            inputs = [(x.name, x.type, x.shape) for x in self.session.get_inputs()]
+            self.names = [output.name for output in self.session.get_outputs()]
         except Exception as error:  # onnxruntime's errors share no other base
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise Mistake(f"{path} can't be read as an ONNX model: {reason}") from error
         self.task = meta.get("task")
-        inputs = [(x.name, x.type, len(x.shape)) for x in self.session.get_inputs()]
-        if self.task is None or inputs != [("image", "tensor(uint8)", 3)]:
+        if self.task is None or [(name, kind, len(shape)) for name, kind, shape in inputs] != [
+            ("image", "tensor(uint8)", 3)
+        ]:
             raise Mistake(f"{path} is another kind of model: take one that tools/export.py wrote")
-        self.names = [output.name for output in self.session.get_outputs()]
         if OUTPUTS.get(self.task) != set(self.names):
             raise self._damaged("its outputs aren't those of its task")
-        self.channels: int = self.session.get_inputs()[0].shape[2]
+        self.channels: int = inputs[0][2][2]
         if not isinstance(self.channels, int):
             raise self._damaged("its image has no fixed number of channels")
         self.classes: list[str] = self._listed(meta, "classes", "names", _is_text)

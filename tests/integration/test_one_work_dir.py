@@ -121,7 +121,10 @@ def test_one_holder(tmp_path: Path):
                 pass
     for _ in range(2):  # its holder was killed; and after an orderly end
         with locked(tmp_path, "--out"):
-            assert (tmp_path / ".mmpvt-lock").read_text().split() == [platform.node(), str(os.getpid())]
+            assert (tmp_path / ".mmpvt-lock").read_text().split() == [
+                platform.node(),
+                str(os.getpid()),
+            ]
 
 
 def test_reproduce(tmp_path: Path, call_tool):

@@ -365,12 +365,13 @@ def test_models_without_classes(tmp_path: Path):
     assert np.array(Image.open(tmp_path / "out_0" / "label_maps" / "a.png")).max() == 65535
 
 
-def test_damaged_files(detector: Path, tmp_path: Path, call_tool: Callable):
+@pytest.mark.parametrize("files", [16, pytest.param(200, marks=pytest.mark.full)])
+def test_damaged_files(files: int, detector: Path, tmp_path: Path, call_tool: Callable):
     """Cut short, or with a wrong byte: a sentence, or the model as it was."""
     content = detector.read_bytes()
     photo(tmp_path / "a.png")
     draw = np.random.default_rng(0)
-    for number in range(60):
+    for number in range(files):
         broken = bytearray(content)
         if number % 2:
             del broken[draw.integers(len(broken)) :]
