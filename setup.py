@@ -13,6 +13,8 @@ ROOT = Path(__file__).parent
 # what OpenMMLab packages carry under .mim, and what our tools read beside it
 MIM = ("configs", "tools", "model-index.yml", "docs/published_results.json")
 
+NOT_IN_WHEEL = ("__pycache__", "benchmark*", "dev", "make_model_zoo.py", "sweep_swap.py")
+
 
 class BuildWithConfigs(build_py):
     """Lays configs and tools under ``mmpvt/.mim``: copied into a wheel, linked in a checkout."""
@@ -28,7 +30,7 @@ class BuildWithConfigs(build_py):
             if self.editable_mode:
                 target.symlink_to(os.path.relpath(source, target.parent))
             elif source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns(*NOT_IN_WHEEL))
             else:
                 shutil.copy(source, target)
 
@@ -54,7 +56,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["mmpvt", "mmpvt.*"]),
-    package_data={"mmpvt.analysis.reproduction.page": ["*.html", "*.css", "*.js"]},
+    package_data={"mmpvt.reproduction.page": ["*.html", "*.css", "*.js"]},
     # Beside a wheel's data lies its purelib, whose files go to site-packages, where .pth files are
     # read. Also in an editable install these are copies: once the checkout is gone, Python still
     # starts without complaint

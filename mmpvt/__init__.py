@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Any:
 
         return Predictor
     if name == "visualize_attention":
-        from mmpvt.analysis.attention import visualize_attention
+        from mmpvt.inference.attention import visualize_attention
 
         return visualize_attention
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,10 +31,10 @@ DATA_SAMPLERS = Registry(
     "data sampler",
     parent=MMENGINE_DATA_SAMPLERS,
     scope="mmpvt",
-    locations=["mmpvt.datasets.draws"],
+    locations=["mmpvt.datasets.samplers"],
 )
 FUNCTIONS = Registry(
-    "function", parent=MMENGINE_FUNCTIONS, scope="mmpvt", locations=["mmpvt.datasets.draws"]
+    "function", parent=MMENGINE_FUNCTIONS, scope="mmpvt", locations=["mmpvt.datasets.samplers"]
 )
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="mmpvt", locations=["mmpvt.evaluation"])
 LOOPS = Registry("loop", parent=MMENGINE_LOOPS, scope="mmpvt", locations=["mmpvt.engine.loops"])
@@ -43,17 +43,19 @@ HOOKS = Registry(
     parent=MMENGINE_HOOKS,
     scope="mmpvt",
     locations=[
-        f"mmpvt.engine.{name}"
-        for name in (
-            "checkpoint_fit",
-            "checkpoints",
-            "divergence",
-            "interrupt",
-            "label_maps",
-            "left_out",
-            "pictures",
-            "speed",
-        )
-    ]
-    + ["mmpvt.analysis.reproduction.collecting"],
+        *(
+            f"mmpvt.engine.hooks.{name}"
+            for name in (
+                "checkpoint_fit",
+                "checkpoints",
+                "divergence",
+                "interrupt",
+                "label_maps",
+                "pictures",
+                "skipped_data",
+            )
+        ),
+        "mmpvt.engine.speed",
+        "mmpvt.reproduction.collecting",
+    ],
 )

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from helpers import ROOT
-from mmpvt.datasets.drawing import draw_scene
+from mmpvt.datasets.shapes_drawing import draw_scene
 from mmpvt.deploy.checking import predict
 from mmpvt.deploy.sizes import test_pipeline as pipeline_of
 from mmpvt.engine import settings

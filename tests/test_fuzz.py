@@ -25,15 +25,15 @@ from pycocotools.coco import COCO
 
 import corpus
 from mmpvt import UserError
-from mmpvt.analysis.reproduction.records import to_json
-from mmpvt.analysis.reproduction.training_log import read_log
 from mmpvt.checkpoint import load_checkpoint
 from mmpvt.datasets.annotations import usable
 from mmpvt.datasets.loading import LoadSegAnnotations
 from mmpvt.engine.classes import compare_with_checkpoint, model_meta
 from mmpvt.engine.data_check import read_annotations
-from mmpvt.engine.drawing import colours
-from mmpvt.files import parse_json
+from mmpvt.reproduction.records import to_json
+from mmpvt.reproduction.training_log import read_log
+from mmpvt.utils.files import parse_json
+from mmpvt.visualization.drawing import colours
 
 # The numbers of inputs of a minute in `make test`, and of ten in `make test-full`.
 EXAMPLES = [

@@ -21,13 +21,13 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from rich.progress import Progress
+
+import mmpvt
 from benchmarks import worker
 from benchmarks.peers import PEERS
 from benchmarks.table import OURS, Measured, markdown
 from benchmarks.workloads import BACKBONE, WORK, Case
-from rich.progress import Progress
-
-import mmpvt
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
 from mmpvt.models.archs import find_variant

@@ -15,9 +15,9 @@ import statistics
 import subprocess
 import sys
 
-from benchmarks import evaluating
 from rich.progress import Progress
 
+from benchmarks import evaluating
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
 

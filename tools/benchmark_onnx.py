@@ -31,7 +31,7 @@ from mmpvt.engine.data_check import read_annotations
 from mmpvt.errors import UserError
 from mmpvt.inference.pipeline import TestPipeline
 from mmpvt.inference.sources import find_sources
-from mmpvt.progress import progress
+from mmpvt.utils.progress import progress
 
 PYTORCH = "PyTorch"
 Results = list[dict[str, np.ndarray]]

@@ -13,12 +13,12 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 import mmpvt  # noqa: F401  registers the modules
-from mmpvt.analysis import data_survey
-from mmpvt.analysis.data_survey.surveys import SPLITS
+from mmpvt import inspection as data_survey
 from mmpvt.engine import settings
 from mmpvt.engine.cli import FAILURE, user_errors
-from mmpvt.outputs import Outputs
-from mmpvt.text import printable, to_json
+from mmpvt.inspection.surveys import SPLITS
+from mmpvt.utils.outputs import Outputs
+from mmpvt.utils.text import printable, to_json
 
 PICTURE, LISTING = "data.png", "data.json"
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import mmpvt  # noqa: F401  makes the stack run
 from mmpvt.checkpoint import load_checkpoint, unwrap
 from mmpvt.checkpoint.conversion import WRAPPERS
-from mmpvt.checkpoint.rewriting import SUFFIXES, TARGETS, rewrite, write
+from mmpvt.checkpoint.whole_models import SUFFIXES, TARGETS, rewrite, write
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
-from mmpvt.outputs import check_free
-from mmpvt.text import printable
+from mmpvt.utils.outputs import check_free
+from mmpvt.utils.text import printable
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,7 +38,7 @@ def main() -> None:
         try:
             done = rewrite(checkpoint, args.to, args.backbone_only)
         except UserError as error:
-            raise UserError(f"{args.source} can't be converted: {error.sentence}") from error
+            raise UserError(f"{args.source} can't be converted: {error}") from error
         write(done, out)
         print(printable(f"{args.source}: {done.kind}, in {done.layout} layout"))
         keeps_meta = done.meta is not None and out.suffix != ".safetensors"

@@ -17,7 +17,7 @@ from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
 from mmpvt.inference.pipeline import TestPipeline
 from mmpvt.inference.sources import find_sources
-from mmpvt.outputs import check_free
+from mmpvt.utils.outputs import check_free
 
 
 def parse_args() -> argparse.Namespace:

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 import mmpvt  # noqa: F401  registers the modules
-from mmpvt.datasets.getting import get_archives, get_weights
-from mmpvt.datasets.getting.sources import ARCHIVES, choose
-from mmpvt.datasets.getting.transfer import Patience
+from mmpvt.datasets.download import get_archives, get_weights
+from mmpvt.datasets.download.sources import ARCHIVES, choose
+from mmpvt.datasets.download.transfer import Patience
 from mmpvt.engine.cli import user_errors
-from mmpvt.text import printable
+from mmpvt.utils.text import printable
 
 FOLDERS = dict(coco="data/coco", ade20k="data/ade")  # where the configs look
 

@@ -10,9 +10,9 @@ import argparse
 from mmengine.config import DictAction
 
 import mmpvt  # noqa: F401  registers the modules
-from mmpvt.analysis import complexity
 from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
+from mmpvt.models import complexity
 from mmpvt.models.channels import input_channels
 
 

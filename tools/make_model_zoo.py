@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 import mmpvt  # noqa: F401  registers the modules
-from mmpvt.analysis import model_zoo, training_cost
+from dev import model_zoo, training_cost
 from mmpvt.engine.cli import user_errors
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ import json
 
 from mmpvt.datasets import shapes
 from mmpvt.engine.cli import user_errors
-from mmpvt.text import printable
+from mmpvt.utils.text import printable
 
 
 def parse_args() -> argparse.Namespace:

@@ -14,7 +14,7 @@ from mmpvt.errors import UserError
 from mmpvt.inference.folders import check_out, predict_folder
 from mmpvt.inference.predictor import SCORE, Predictor, check_score
 from mmpvt.inference.sources import find_sources
-from mmpvt.text import printable
+from mmpvt.utils.text import printable
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,13 +11,13 @@ import signal
 from pathlib import Path
 
 import mmpvt  # noqa: F401  registers the modules
-from mmpvt.analysis import model_zoo
-from mmpvt.analysis.reproduction import Plan, check_device, find_checkpoints, parse_map, reproduce
+from dev import model_zoo
 from mmpvt.engine.cli import FAILURE, user_errors
 from mmpvt.engine.launch import LAUNCHERS, check_launcher, is_first_process
-from mmpvt.errors import Stopped, UserError
-from mmpvt.signals import handle
-from mmpvt.text import printable
+from mmpvt.errors import Interrupted, UserError
+from mmpvt.reproduction import Plan, check_device, find_checkpoints, parse_map, reproduce
+from mmpvt.utils.signals import handle
+from mmpvt.utils.text import printable
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,9 +64,9 @@ def stop(number: int, frame: object) -> None:
     """Ends the test that is under way, too.
 
     Raises:
-        Stopped: always.
+        Interrupted: always.
     """
-    raise Stopped(number)
+    raise Interrupted(number)
 
 
 def main() -> int:

@@ -17,9 +17,9 @@ sys.modules.update(dict.fromkeys(SPARED))
 from mmpvt.engine import settings  # noqa: E402
 from mmpvt.engine.cli import user_errors  # noqa: E402
 from mmpvt.errors import UserError  # noqa: E402
-from mmpvt.outputs import check_free, place  # noqa: E402
 from mmpvt.swap import as_text, swap  # noqa: E402
-from mmpvt.text import printable  # noqa: E402
+from mmpvt.utils.outputs import check_free, place  # noqa: E402
+from mmpvt.utils.text import printable  # noqa: E402
 
 for name in SPARED:  # what a config itself imports may need them
     del sys.modules[name]

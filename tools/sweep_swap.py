@@ -13,7 +13,7 @@ from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 
-from mmpvt.analysis import swap_sweep
+from dev import swap_sweep
 from mmpvt.engine.cli import user_errors
 
 ROOT = Path(__file__).resolve().parents[1]

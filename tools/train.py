@@ -15,11 +15,11 @@ import mmpvt  # noqa: F401  registers the modules
 from mmpvt.engine import reliable, settings, speed
 from mmpvt.engine.cli import add_run_arguments, user_errors
 from mmpvt.engine.data_check import check_data, keep_inside
-from mmpvt.engine.divergence import REACTIONS
+from mmpvt.engine.hooks.divergence import REACTIONS
+from mmpvt.engine.hooks.skipped_data import leave_out_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher
-from mmpvt.engine.left_out import leave_out_unusable_annotations
-from mmpvt.engine.locking import locked
 from mmpvt.engine.pixel_check import check_pixels
+from mmpvt.utils.locking import locked
 
 
 def parse_args() -> argparse.Namespace:

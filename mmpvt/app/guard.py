@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from mmpvt.app.bodies import MAX_JSON, checked
 from mmpvt.app.storage import KEPT, QUOTA, Full, Storage
-from mmpvt.text import printable
+from mmpvt.utils.text import printable
 
 MAX_UPLOAD = 25 << 20  # bytes of an image file
 MAX_BODY = MAX_UPLOAD + (1 << 20)  # bytes of a request: a file and what is packed around it

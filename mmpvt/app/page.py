@@ -215,7 +215,7 @@ def _messages(function: Callable) -> Callable:
 
 
 def _sentence(error: UserError) -> str:
-    return html.escape(error.sentence, quote=False)
+    return html.escape(str(error), quote=False)
 
 
 def _times(trial: trials.Trial) -> str:

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mmpvt.errors import Stopped, UserError
+from mmpvt.errors import Interrupted, UserError
 from mmpvt.inference.predictor import Predictor
-from mmpvt.signals import handle
+from mmpvt.utils.signals import handle
 
 UNSET = ("GRADIO_ALLOWED_PATHS", "GRADIO_SHARE", "GRADIO_NUM_WORKERS", "GRADIO_ROOT_PATH")
 
@@ -114,7 +114,7 @@ def serve(
     try:
         while not _asked:  # one long wait would sleep through a signal that another thread takes
             time.sleep(0.5)
-        raise Stopped(_asked[0])
+        raise Interrupted(_asked[0])
     finally:
         built.close(verbose=False)
 
@@ -141,4 +141,4 @@ def _shown(host: str) -> str:
 
 def _stop(number: int, frame: object) -> None:
     _asked.append(number)
-    raise Stopped(number)
+    raise Interrupted(number)

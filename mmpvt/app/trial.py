@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from mmengine.structures import BaseDataElement, InstanceData
 
-from mmpvt.analysis.attention import visualize_attention
-from mmpvt.engine.drawing import enlargement
 from mmpvt.errors import UserError
 from mmpvt.inference import results
+from mmpvt.inference.attention import visualize_attention
 from mmpvt.inference.pipeline import read_image
 from mmpvt.inference.predictor import Predictor
+from mmpvt.visualization.drawing import enlargement
 
 MAX_PIXELS = 50_000_000  # of an image that is taken
 SIDE = 2000  # pixels: a longer image is made smaller, as masks of its size would fill the memory
@@ -59,7 +59,7 @@ def run(predictor: Predictor, path: str) -> Trial:
     try:
         image = shrink(read_image(path, predictor.pipeline.reader, MAX_PIXELS))
     except UserError as error:
-        raise UserError(error.sentence.replace(path, name)) from error
+        raise UserError(str(error).replace(path, name)) from error
     data = predictor.pipeline.prepare(image, name)
     prepared = time.perf_counter()
     (sample,) = predictor.predict([data])

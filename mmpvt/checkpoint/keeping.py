@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 
-from mmpvt.text import encodable
+from mmpvt.utils.text import encodable
 
 POINTER = "last_checkpoint"
 INTERRUPTED = "interrupted.pth"

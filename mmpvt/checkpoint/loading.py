@@ -144,7 +144,7 @@ def _fetch(address: str) -> Path:
             try:
                 download(address, target)
             except UserError as error:
-                failure = error.sentence
+                failure = str(error)
         failures = all_gather_object(failure)  # none waits for one that has failed
         for (machine, _), failed in zip(places, failures, strict=True):
             if failed:

@@ -1,5 +1,1 @@
-"""The built-in shapes data set."""
-
-from . import shapes
-
-__all__ = ["shapes"]
+"""Data sets: reading annotations, loading images, sampling, downloading; the shapes data set."""

@@ -19,8 +19,8 @@ from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
 from mmpvt.errors import UserError
-from mmpvt.files import read_bytes
 from mmpvt.registry import TRANSFORMS
+from mmpvt.utils.files import read_bytes
 
 IGNORED = 255  # label of pixels that count for no class
 BYTES = ("1", "L", "P")  # Pillow's names for images of a byte or less a pixel

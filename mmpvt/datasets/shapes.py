@@ -18,9 +18,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mmpvt.datasets.drawing import CLASSES, Scene, draw_scene
+from mmpvt.datasets.shapes_drawing import CLASSES, Scene, draw_scene
 from mmpvt.errors import UserError
-from mmpvt.progress import progress as show_progress
+from mmpvt.utils.progress import progress as show_progress
 
 PALETTE = (
     (56, 189, 248),

@@ -15,11 +15,11 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmpvt.datasets.drawing import draw_scene
+from mmpvt.datasets.shapes_drawing import draw_scene
 from mmpvt.deploy.sizes import read_loading, test_pipeline
 from mmpvt.errors import UserError
 from mmpvt.models.channels import input_channels
-from mmpvt.text import encodable
+from mmpvt.utils.text import encodable
 
 LEAST_SCORE = 0.05  # of the detections that are compared
 BOX, SCORE = 0.5, 1e-3  # pixels and score that results in float32 may deviate by

@@ -14,7 +14,7 @@ from torch import nn
 
 from mmpvt.deploy.sizes import Step
 from mmpvt.inference.results import categories
-from mmpvt.text import encodable
+from mmpvt.utils.text import encodable
 from mmpvt.version import __version__
 
 ORDERS = {1: "grey", 3: "RGB", 4: "RGBA"}  # of an image's channels, by their number

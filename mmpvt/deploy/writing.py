@@ -17,10 +17,10 @@ from mmpvt.deploy.checking import Deviation, check, file_order
 from mmpvt.deploy.exporting import export
 from mmpvt.deploy.precision import to_float16, to_int8
 from mmpvt.deploy.sizes import frame, read_loading
-from mmpvt.engine.checkpoint_fit import fit_to_model
 from mmpvt.engine.classes import model_meta
+from mmpvt.engine.hooks.checkpoint_fit import fit_to_model
 from mmpvt.errors import UserError
-from mmpvt.text import printable
+from mmpvt.utils.text import printable
 
 
 def load_model(config: Config, checkpoint: str) -> nn.Module:

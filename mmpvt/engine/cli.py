@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from mmengine.config import DictAction
 
 from mmpvt.engine.launch import LAUNCHERS, describe_failure
-from mmpvt.errors import Stopped, UserError
-from mmpvt.text import print_safely, printable
+from mmpvt.errors import Interrupted, UserError, as_argument
+from mmpvt.utils.text import print_safely, printable
 
 ON_BAD_DATA = ("auto", "stop", "skip")
 FAILURE = 1
@@ -54,12 +54,13 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
     """
     print_safely()
     logging.raiseExceptions = False  # a full disk is said once, not by each line of the log
+    UserError.name_setting = staticmethod(as_flag)
     try:
         yield
     except UserError as error:
-        _leave(f"error: {error.sentence}", USER_ERROR)
-    except Stopped as stop:
-        _leave(stop.sentence, stop.code)
+        _leave(f"error: {error}", USER_ERROR)
+    except Interrupted as interrupt:
+        _leave(describe_interrupt(interrupt), interrupt.code)
     except RuntimeError as error:
         sentence = describe_failure(error)
         if sentence is None:
@@ -67,6 +68,25 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
         _leave(f"error: {sentence}", FAILURE)
     except KeyboardInterrupt:
         _leave(on_interrupt, 128 + signal.SIGINT)
+    finally:
+        UserError.name_setting = staticmethod(as_argument)
+
+
+def as_flag(name: str, value: object = None) -> str:
+    """A setting as a command line writes it: ``--on-bad-data skip``."""
+    flag = f"--{name.replace('_', '-')}"
+    return flag if value is None or value is True else f"{flag} {value}"
+
+
+def describe_interrupt(interrupt: Interrupted) -> str:
+    """What a signal ended, and where to resume."""
+    if interrupt.iteration is None:
+        return str(interrupt)
+    if interrupt.saved:
+        saved = f"which is saved in {interrupt.saved}: --resume goes on from there"
+    else:
+        saved = "which could not be saved: --resume goes on from the checkpoint before"
+    return f"{interrupt} after iteration {interrupt.iteration}, {saved}"
 
 
 def _leave(sentence: str, code: int) -> None:

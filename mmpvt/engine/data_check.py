@@ -28,7 +28,7 @@ from mmpvt.engine.classes import (
 )
 from mmpvt.engine.config_parts import dataset_kind, iter_datasets, iter_dicts
 from mmpvt.errors import UserError
-from mmpvt.files import MAX_ANNOTATIONS, leaves_folder, parse_json, read_bytes
+from mmpvt.utils.files import MAX_ANNOTATIONS, leaves_folder, parse_json, read_bytes
 
 LOADERS = ("mmpvt.LoadImageFromFile", "mmpvt.LoadSegAnnotations")
 ALLOW_OUTSIDE = "allow_outside_files"  # a config's setting

@@ -1,7 +1,7 @@
 """Training loops that go on where a checkpoint left off, as if the run had never stopped.
 
 What is random about an iteration is derived from the run's seed and the iteration's number, what
-is random about a sample from its place in the run (:mod:`mmpvt.datasets.draws`). So a checkpoint
+is random about a sample from its place in the run (:mod:`mmpvt.datasets.samplers`). So a checkpoint
 needs to hold no generators' states, only the seed and how far the data was used: both are kept in
 MMEngine's message hub, which every checkpoint carries.
 """
@@ -12,7 +12,7 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
-from mmpvt.datasets.draws import seed_generators
+from mmpvt.datasets.samplers import seed_generators
 from mmpvt.registry import LOOPS
 
 POSITION = "mmpvt_position"
@@ -54,7 +54,7 @@ class EpochLoop(Resumable, EpochBasedTrainLoop):
     Args:
         runner (Runner): the runner.
         dataloader (DataLoader | dict): with a
-            :class:`~mmpvt.datasets.draws.ResumableBatchSampler`.
+            :class:`~mmpvt.datasets.samplers.ResumableBatchSampler`.
         **kwargs: of ``EpochBasedTrainLoop``.
     """
 
@@ -85,7 +85,7 @@ class IterLoop(Resumable, IterBasedTrainLoop):
     Args:
         runner (Runner): the runner.
         dataloader (DataLoader | dict): with an endless
-            :class:`~mmpvt.datasets.draws.ResumableBatchSampler`.
+            :class:`~mmpvt.datasets.samplers.ResumableBatchSampler`.
         **kwargs: of ``IterBasedTrainLoop``.
     """
 

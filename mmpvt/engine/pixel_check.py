@@ -19,7 +19,7 @@ from mmpvt.engine.classes import class_names
 from mmpvt.engine.config_parts import dataset_kind, iter_datasets, iter_dicts
 from mmpvt.engine.data_check import default_of, is_coco, is_maps, label_maps, list_stems
 from mmpvt.errors import UserError
-from mmpvt.files import read_bytes
+from mmpvt.utils.files import read_bytes
 
 SAMPLED = 8  # images of a data set that are decoded
 MAPS = 500  # label maps that are read, at most, where they seem to hold a single class
@@ -206,7 +206,7 @@ def _check_images(config: Config, dataset: dict, contents: dict[Path, dict]) -> 
         try:
             image = reader(dict(img_path=file))["img"]
         except UserError as error:
-            if "can't be loaded with" in error.sentence:  # nor can the others of the data set
+            if "can't be loaded with" in str(error):  # nor can the others of the data set
                 raise
             continue  # a broken file is the run's matter
         shapes.setdefault(image.shape[2] if image.ndim == 3 else 1, file)
@@ -436,7 +436,7 @@ def describe_maps(paths: Sequence[str], dataset: dict, kind: type) -> tuple[str,
         if raw.ndim == 2:
             stored.update(np.unique(raw).tolist())
     if not first:
-        if unusable is not None and "holds colours" in unusable.sentence:
+        if unusable is not None and "holds colours" in str(unusable):
             raise unusable
         return None
     return _describe(first, stored, labels - {IGNORED}, loader, dataset, kind, fields)

@@ -6,7 +6,7 @@ import atexit
 
 from mmengine.config import Config, ConfigDict
 
-from mmpvt.datasets.draws import kill_workers
+from mmpvt.datasets.samplers import kill_workers
 
 LOOPS = {  # MMEngine's to ours
     "EpochBasedTrainLoop": "mmpvt.EpochLoop",
@@ -22,7 +22,7 @@ def make_resumable(config: Config, on_bad_data: str) -> None:
     Args:
         config (Config): changed.
         on_bad_data (str): ``'auto'``, ``'stop'`` or ``'skip'``, as of
-            :class:`~mmpvt.datasets.draws.Fetch`.
+            :class:`~mmpvt.datasets.samplers.Fetch`.
     """
     loop = config.train_cfg
     if "type" not in loop:

@@ -15,9 +15,9 @@ from mmpvt.compat import get_installed_path
 from mmpvt.engine.classes import read_class_lists
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import UserError
-from mmpvt.outputs import Outputs, check_free
 from mmpvt.swap import swap
-from mmpvt.text import encodable, printable
+from mmpvt.utils.outputs import Outputs, check_free
+from mmpvt.utils.text import encodable, printable
 
 DET_PREPROCESSORS = ("DetDataPreprocessor", "mmdet.DetDataPreprocessor")
 PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH

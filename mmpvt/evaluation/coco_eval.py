@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from pycocotools.mask import iou
 
 from mmpvt.evaluation.detections import Detections
-from mmpvt.files import collector_off
+from mmpvt.utils.files import collector_off
 
 AXES = {"precision": 2, "recall": 1, "scores": 2}  # where each array counts categories
 

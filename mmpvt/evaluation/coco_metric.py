@@ -17,7 +17,7 @@ from terminaltables import AsciiTable
 from mmpvt.errors import UserError
 from mmpvt.evaluation.detections import Detections, Masks
 from mmpvt.registry import METRICS
-from mmpvt.text import printable
+from mmpvt.utils.text import printable
 
 STATS = (  # as pycocotools' summary lists them
     *("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"),

@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 from mmengine.structures import BaseDataElement
 
-from mmpvt.engine.pictures import grid
+from mmpvt.engine.hooks.pictures import grid
 from mmpvt.errors import UserError
 from mmpvt.inference import results
 from mmpvt.inference.predictor import Predictor
 from mmpvt.inference.sources import Source
-from mmpvt.outputs import CannotWriteError, Outputs
-from mmpvt.progress import progress
-from mmpvt.text import printable, to_json
+from mmpvt.utils.outputs import CannotWriteError, Outputs
+from mmpvt.utils.progress import progress
+from mmpvt.utils.text import printable, to_json
 
 ON_SHEET = 24  # images on the contact sheet, evenly spaced
 THUMBNAIL = 420  # pixels: the longer side of a picture kept for it
@@ -119,7 +119,7 @@ def _predicted(
                 for item in batch:
                     yield from _predicted(predictor, [item])
                 return
-            batch[0].reason = f"{batch[0].source.path}: {error.sentence}"
+            batch[0].reason = f"{batch[0].source.path}: {error}"
     yield batch[0], None
 
 
@@ -128,7 +128,7 @@ def _written(writer: _Writer, item: Item, sample: BaseDataElement) -> str:
     try:
         writer.write(item, sample)
     except CannotWriteError as error:
-        return f"{item.source.path}: {error.sentence}"
+        return f"{item.source.path}: {error}"
     except (cv2.error, MemoryError):  # it can be predicted on, but not be drawn
         height, width = item.image.shape[:2]
         return f"{item.source.path}: a picture of {width}x{height} pixels can't be drawn"
@@ -187,7 +187,7 @@ def _prepare(predictor: Predictor, source: Source) -> Item:
         image = predictor.load(source.path)
         return Item(source, image, predictor.pipeline.prepare(image, str(source.path)))
     except UserError as error:
-        return Item(source, reason=error.sentence)
+        return Item(source, reason=str(error))
 
 
 class _Writer:

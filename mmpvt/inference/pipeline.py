@@ -18,7 +18,7 @@ from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.engine.config_parts import iter_datasets
 from mmpvt.engine.pixel_check import image_loader, loading_step, misfit, transform_name
 from mmpvt.errors import UserError
-from mmpvt.files import check_regular
+from mmpvt.utils.files import check_regular
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # 179 million: from there on Pillow, too, sees an attack
 
@@ -136,7 +136,7 @@ def read_image(
     try:
         return (reader or LoadImageFromFile())(dict(img_path=str(path)))["img"]
     except UserError as error:
-        raise UserError(error.sentence.split("; replace it")[0]) from error
+        raise UserError(str(error).split("; replace it")[0]) from error
     except MemoryError as error:
         raise UserError(f"{path} takes more memory than there is") from error
     except Exception as error:

@@ -15,12 +15,12 @@ from mmengine.structures import BaseDataElement
 from mmseg.models import BaseSegmentor
 
 from mmpvt.checkpoint import load_checkpoint
-from mmpvt.engine.checkpoint_fit import fit_to_model
 from mmpvt.engine.classes import model_meta, read_class_lists
-from mmpvt.engine.drawing import draw_sample, viewable
+from mmpvt.engine.hooks.checkpoint_fit import fit_to_model
 from mmpvt.engine.settings import read_config, take_channels
 from mmpvt.errors import UserError
 from mmpvt.inference.pipeline import MAX_PIXELS, TestPipeline
+from mmpvt.visualization.drawing import draw_sample, viewable
 
 SCORE = 0.3  # instances below are not shown, unless asked for
 

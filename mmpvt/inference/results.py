@@ -12,8 +12,8 @@ from mmdet.datasets import CocoDataset
 from mmengine.structures import BaseDataElement, InstanceData
 from pycocotools import mask as coco_mask
 
-from mmpvt.engine.drawing import colours
-from mmpvt.outputs import CannotWriteError, Outputs
+from mmpvt.utils.outputs import CannotWriteError, Outputs
+from mmpvt.visualization.drawing import colours
 
 COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids up to 90 that no COCO category has
 

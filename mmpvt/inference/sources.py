@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmpvt.errors import UserError
-from mmpvt.outputs import fitting, is_result
-from mmpvt.text import encodable
+from mmpvt.utils.outputs import fitting, is_result
+from mmpvt.utils.text import encodable
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2"}
 SUFFIXES |= {".pbm", ".pgm", ".ppm", ".pnm"}

@@ -9,9 +9,9 @@ from mmengine.config import Config, ConfigDict
 
 from mmpvt.errors import UserError
 from mmpvt.swap.changes import Change
+from mmpvt.swap.consumers import needs_contiguous_maps, rewire
 from mmpvt.swap.parts import find_part
 from mmpvt.swap.pyramids import find_pyramid, type_name
-from mmpvt.swap.readers import needs_contiguous_maps, rewire
 from mmpvt.swap.refusals import refuse_what_is_no_pyramid
 from mmpvt.swap.training import (
     drop_checkpoints,

@@ -267,7 +267,7 @@ def test_refused(craft: Callable[[Path], None], tmp_path: Path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UserError) as caught:
         load_checkpoint(path)
-    sentence = caught.value.sentence
+    sentence = str(caught.value)
     assert str(path) in sentence and "\n" not in sentence and len(sentence) < 500
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
     assert set(tmp_path.rglob("*")) == {folder.parent, folder, path}

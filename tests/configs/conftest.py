@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dev.model_zoo import Entry, read_zoo
 from helpers import ROOT
-from mmpvt.analysis.model_zoo import Entry, read_zoo
 from mmpvt.datasets.shapes import generate
 
 

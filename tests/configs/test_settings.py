@@ -17,9 +17,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import TRANSFORMS, DefaultScope
 from torch import nn
 
+from dev.model_zoo import Entry, read_zoo
 from helpers import ROOT
-from mmpvt.analysis.complexity import build_without_memory
-from mmpvt.analysis.model_zoo import Entry, read_zoo
+from mmpvt.models.complexity import build_without_memory
 
 RELEASED = "https://github.com/whai362/PVT/releases/download/v2/"
 V1 = dict(t="tiny", s="small", m="medium", l="large")

@@ -17,8 +17,8 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner import set_random_seed
 from mmseg.structures import SegDataSample
 
+from dev import model_zoo, training_cost
 from helpers import ROOT
-from mmpvt.analysis import model_zoo, training_cost
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.engine.settings import set_pretrained
 

@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 import corpus
 from mmpvt import UserError
 from mmpvt.datasets.annotations import _run_lengths, usable
-from mmpvt.datasets.draws import EARLY, Draw, Fetch
+from mmpvt.datasets.samplers import EARLY, Draw, Fetch
 from mmpvt.engine.cli import ON_BAD_DATA
 
 

@@ -11,7 +11,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmpvt.datasets import drawing, shapes
+from mmpvt.datasets import shapes
+from mmpvt.datasets import shapes_drawing as drawing
 from mmpvt.errors import UserError
 
 SETTINGS = dict(num_train=12, num_val=5, size=(96, 160), seed=3, progress=False)

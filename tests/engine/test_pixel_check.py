@@ -11,10 +11,10 @@ import pytest
 from mmengine.config import Config
 
 from mmpvt import UserError
-from mmpvt.analysis.data_survey.surveys import survey
 from mmpvt.engine.data_check import check_data
 from mmpvt.engine.pixel_check import check_pixels, misfit
 from mmpvt.engine.settings import take_channels
+from mmpvt.inspection.surveys import survey
 
 SIDE = 32
 OBJECTS = np.array([[0, 1], [1, 0]], np.uint8).repeat(SIDE // 2, 0).repeat(SIDE // 2, 1)

@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from helpers import need
 from mmpvt import UserError
 from mmpvt.inference import results
-from mmpvt.outputs import CannotWriteError, Outputs
+from mmpvt.utils.outputs import CannotWriteError, Outputs
 
 
 def test_coco_keeps_its_numbers(coco_mini: Path):

@@ -9,7 +9,7 @@ import pytest
 
 from mmpvt import UserError
 from mmpvt.inference.sources import find_sources
-from mmpvt.outputs import Outputs
+from mmpvt.utils.outputs import Outputs
 
 
 @pytest.fixture

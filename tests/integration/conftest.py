@@ -16,7 +16,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from helpers import ROOT, Ended, Started, command, environment, forget_runs, save_untrained
 from mmpvt.datasets.shapes import generate
-from mmpvt.engine.interrupt import SIGNALS
+from mmpvt.engine.hooks.interrupt import SIGNALS
 
 TINY = """
 _base_ = "{base}"

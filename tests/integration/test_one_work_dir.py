@@ -18,7 +18,7 @@ from helpers import Started
 from mmpvt import UserError
 from mmpvt.checkpoint import load_checkpoint
 from mmpvt.checkpoint.keeping import newest_checkpoint
-from mmpvt.engine.locking import locked
+from mmpvt.utils.locking import locked
 
 
 @pytest.fixture

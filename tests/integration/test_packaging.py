@@ -124,14 +124,19 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     return made
 
 
+def users_tools() -> list[Path]:
+    """The tools but for those that benchmark and write the documentation's tables."""
+    developers = ("benchmark", "make_model_zoo", "sweep_swap")
+    return [t for t in (ROOT / "tools").glob("*.py") if not t.name.startswith(developers)]
+
+
 def test_wheel_carries_what_is_read(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         model_index = archive.read("mmpvt/.mim/model-index.yml").decode()
-    for folder, pattern in (("configs", "*.py"), ("tools", "*")):
-        for file in (ROOT / folder).rglob(pattern):
-            if file.is_file() and "__pycache__" not in file.parts:
-                assert f"mmpvt/.mim/{file.relative_to(ROOT)}" in names
+    for file in (*(ROOT / "configs").rglob("*.py"), *users_tools()):
+        assert f"mmpvt/.mim/{file.relative_to(ROOT)}" in names
+    assert not any(re.search(r"\.mim/tools/(dev|bench|sweep|make_model)", name) for name in names)
     for file in (ROOT / "mmpvt").rglob("*"):
         if file.is_file() and not {"__pycache__", ".mim"} & set(file.parts):
             assert str(file.relative_to(ROOT)) in names
@@ -141,7 +146,7 @@ def test_wheel_carries_what_is_read(wheel: Path):
 
 
 def test_every_tool_starts(installed: Installed, tmp_path: Path):
-    tools = {tool.name for tool in (ROOT / "tools").glob("*.py")}
+    tools = {tool.name for tool in users_tools()}
     out = installed.run("-c", HELP_OF_ALL, installed.mim / "tools", cwd=tmp_path)
     assert set(re.findall(r"^started: (\S+)$", out, re.MULTILINE)) == tools
     args = ("--checkpoints", tmp_path, "--out", tmp_path / "report")

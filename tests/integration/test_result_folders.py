@@ -20,7 +20,7 @@ from PIL import Image
 
 from helpers import save_untrained
 from mmpvt.models import PyramidVisionTransformerV2
-from mmpvt.outputs import LISTING, Outputs
+from mmpvt.utils.outputs import LISTING, Outputs
 
 WIDE = 66_000  # pixels: JPEG ends at 65,500
 LONG = f"{'é' * 123}.jpg"  # 250 bytes

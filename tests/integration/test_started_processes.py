@@ -228,7 +228,7 @@ def test_nothing_inherits_a_handler():
     """Those before the run's are inherited instead."""
     code = (
         "import os, signal\n"
-        "from mmpvt.signals import handle\n"
+        "from mmpvt.utils.signals import handle\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "handle(signal.SIGINT, print)\n"
         "handle(signal.SIGTERM, print)\n"

@@ -206,4 +206,4 @@ def test_memorises_an_image():
 def test_mistakes(wrong: dict, named: str):
     with pytest.raises(UserError, match=named) as caught:
         Trans2SegHead(**SMALL | wrong)
-    assert "\n" not in caught.value.sentence
+    assert "\n" not in str(caught.value)

@@ -1,7 +1,0 @@
-"""Measured against published: checkpoints are tested one after the other, and a report written."""
-
-from mmpvt.analysis.reproduction.matching import Checkpoint, find_checkpoints, parse_map
-from mmpvt.analysis.reproduction.reproducing import Plan, reproduce
-from mmpvt.analysis.reproduction.running import check_device
-
-__all__ = ["Checkpoint", "Plan", "check_device", "find_checkpoints", "parse_map", "reproduce"]

@@ -1,0 +1,119 @@
+"""Whether a run can go on from a checkpoint, looked at before anything of it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from mmengine.runner import Runner
+
+from mmpvt.engine.hooks.checkpoints import KEPT
+from mmpvt.engine.loops import POSITION
+from mmpvt.errors import UserError
+
+
+def check_resumable(runner: Runner, checkpoint: dict) -> None:
+    """Checks all that MMEngine takes from a checkpoint besides the weights.
+
+    File names in it that lie elsewhere than the run's own folder are dropped: MMEngine deletes
+    what they name once there is a better checkpoint.
+
+    Args:
+        runner (Runner): with its optimizer and schedules built.
+        checkpoint (dict): what the file holds; its ``message_hub`` is changed.
+
+    Raises:
+        UserError: something is missing, or of another run's shape.
+    """
+    problem = next(_problems(runner, checkpoint), None)
+    if problem:
+        raise UserError(
+            f"no run can go on from this checkpoint: {problem}; to start from its weights alone, "
+            "pass --cfg-options load_from=FILE in place of --resume"
+        )
+    info = checkpoint["message_hub"]["runtime_info"]
+    folder = Path(runner.work_dir).resolve()
+    for name, value in list(info.items()):
+        if name.startswith("best_ckpt") and not _is_within(value, folder):
+            del info[name]
+    info[KEPT] = [step for step in info.get(KEPT) or () if isinstance(step, int)]
+
+
+def _problems(runner: Runner, checkpoint: dict) -> Iterator[str]:
+    meta = checkpoint.get("meta")
+    if not isinstance(meta, dict) or not all(_is_count(meta.get(k)) for k in ("epoch", "iter")):
+        yield "it doesn't say after which epoch and iteration it was saved"
+    hub = checkpoint.get("message_hub")
+    parts = ("log_scalars", "runtime_info", "resumed_keys")
+    if not isinstance(hub, dict) or not all(isinstance(hub.get(part), dict) for part in parts):
+        yield "it holds no log of a run (message_hub)"
+    position = hub["runtime_info"].get(POSITION, dict(seed=0, samples=0))
+    if not isinstance(position, dict) or not all(
+        _is_count(position.get(key)) for key in ("seed", "samples")
+    ):
+        yield "it doesn't say how far the data was used"
+    if not isinstance(checkpoint.get("optimizer"), dict):
+        yield "it holds no state of an optimizer"
+    if not _fits_optimizer(checkpoint["optimizer"], runner.optim_wrapper.state_dict(), runner):
+        yield "its optimizer's state is another model's"
+    if isinstance(runner.param_schedulers, list):
+        ours = [scheduler.state_dict() for scheduler in runner.param_schedulers]
+        if not _is_like(checkpoint.get("param_schedulers"), ours):
+            yield "its learning rate schedules are other than the config's"
+
+
+def _fits_optimizer(theirs: dict, ours: dict, runner: Runner) -> bool:
+    if "param_groups" not in ours:  # several optimizers, which check their states themselves
+        return theirs.keys() == ours.keys()
+    groups, state = theirs.get("param_groups"), theirs.get("state")
+    if not isinstance(groups, list) or not isinstance(state, dict):
+        return False
+    if [_params(group) for group in groups] != [_params(group) for group in ours["param_groups"]]:
+        return False
+    parameters = [p for group in runner.optim_wrapper.param_groups for p in group["params"]]
+    return all(
+        isinstance(i, int)
+        and 0 <= i < len(parameters)
+        and isinstance(values, dict)
+        and all(
+            value.shape in (parameters[i].shape, torch.Size([]))
+            for value in values.values()
+            if isinstance(value, torch.Tensor)
+        )
+        for i, values in state.items()
+    )
+
+
+def _params(group: object) -> object:
+    return group.get("params") if isinstance(group, dict) else None
+
+
+def _is_like(theirs: object, ours: list[dict]) -> bool:
+    """Whether dicts have the same keys, and values of the same types."""
+    return (
+        isinstance(theirs, list)
+        and len(theirs) == len(ours)
+        and all(isinstance(state, Mapping) for state in theirs)
+        and all(
+            state.keys() == own.keys() and all(_same_type(state[key], own[key]) for key in own)
+            for state, own in zip(theirs, ours, strict=True)
+        )
+    )
+
+
+def _same_type(theirs: object, ours: object) -> bool:
+    numbers = (int, float)
+    return (
+        None in (theirs, ours)
+        or type(theirs) is type(ours)
+        or (isinstance(theirs, numbers) and isinstance(ours, numbers))
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _is_within(path: object, folder: Path) -> bool:
+    return isinstance(path, str) and Path(path).resolve().is_relative_to(folder)

@@ -1,0 +1,111 @@
+"""Ctrl-C and SIGTERM: the run is saved, and ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
+
+import torch
+from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmpvt.engine.hooks.checkpoints import CheckpointHook
+from mmpvt.errors import Interrupted
+from mmpvt.registry import HOOKS
+from mmpvt.utils.signals import handle
+from mmpvt.utils.text import printable
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # of a terminal; of a cluster that takes a node back
+
+
+@HOOKS.register_module()
+class InterruptHook(Hook):
+    """Ends a run on Ctrl-C or SIGTERM, whatever Python was doing at that moment.
+
+    Training ends after the iteration, once it is saved, and a validation whose metrics are being
+    computed at once; a second signal ends either at once, with the processes that it has started.
+    A test has nothing to save and ends at once. An exception alone would not do: Python drops one
+    that arrives within a destructor or a callback ("Exception ignored in …"), and the run would go
+    on.
+    """
+
+    priority = "LOWEST"  # after the schedules have moved on and a regular checkpoint is written
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.training = False
+        self.computing: Runner | None = None  # a validation's metrics: of whichever length
+
+    def before_run(self, runner: Runner) -> None:
+        """Takes note of signals from here on."""
+        for number in SIGNALS:
+            handle(number, self._note)
+
+    def before_train(self, runner: Runner) -> None:
+        """From here on there is something to save."""
+        self.training = True
+
+    def after_train(self, runner: Runner) -> None:
+        """It is saved."""
+        self.training = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        again, self.asked = self.asked, number
+        stop = Interrupted(number)
+        if again:  # whatever is running may catch an exception, as MMEngine does around a config
+            os.write(sys.stderr.fileno(), f"{printable(stop)}\n".encode())
+            with suppress(Exception):  # the interrupted code may be starting one
+                for process in multiprocessing.active_children():
+                    process.kill()
+            os._exit(stop.code)
+        if not self.training:
+            raise stop
+        if self.computing and is_main_process():  # the others wait for its scores
+            runner = self.computing
+            raise Interrupted(number, runner.iter, self._save(runner, runner.iter))
+
+    def _after_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: object = None,
+        outputs: Sequence | dict | None = None,
+        mode: str = "train",
+    ) -> None:
+        """Saves, and ends the run, if asked.
+
+        Raises:
+            Interrupted: a signal came, to this process or another of the run's.
+        """
+        if self.training and mode == "val" and batch_idx + 1 == len(runner.val_dataloader):
+            self.computing = runner
+        number = self._asked_of_any() if self.training else self.asked
+        if not number:
+            return
+        if not self.training:
+            raise Interrupted(number)
+        done = runner.iter + (mode == "train")  # MMEngine counts an iteration after its hooks
+        raise Interrupted(number, done, self._save(runner, done))
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """The metrics are computed."""
+        self.computing = None
+
+    def _asked_of_any(self) -> int:
+        """The processes have to stop after the same iteration, or one would wait for the other."""
+        if get_world_size() == 1:
+            return self.asked
+        number = torch.tensor(self.asked)
+        all_reduce(number, "max")
+        return int(number)
+
+    def _save(self, runner: Runner, done: int) -> str | None:
+        hooks = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+        hook = next(hooks, None)
+        return hook and hook.save_interrupted(runner, runner.epoch, done)

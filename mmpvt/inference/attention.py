@@ -1,0 +1,274 @@
+"""Where a position of an image looks: attention weights of every block, as heat maps.
+
+The weights are made again, for one position, from the tokens that each attention layer takes in;
+the layers themselves run as ever.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from mmpvt.errors import UserError
+from mmpvt.inference.pipeline import TestPipeline, check_array, read_image
+from mmpvt.models.archs import STRIDES
+from mmpvt.models.backbone import PyramidBackbone
+from mmpvt.models.layers import SpatialReductionAttention
+from mmpvt.visualization.drawing import viewable
+from mmpvt.visualization.heat_maps import draw_heat, side_by_side
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, RGB
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """One position's attention in every block of a backbone.
+
+    Attributes:
+        image (np.ndarray): RGB, (height, width, 3), uint8.
+        position (tuple[int, int]): y and x, in the image's pixels.
+        tokens (list[tuple[int, int]]): row and column of the position's token in each stage.
+        weights (list[np.ndarray]): of each stage, (blocks, heads, h, w) over its map of keys,
+            float32; each head's sum is 1.
+        cells (list[tuple[float, float]]): height and width of a key, in the image's pixels.
+    """
+
+    image: np.ndarray
+    position: tuple[int, int]
+    tokens: list[tuple[int, int]]
+    weights: list[np.ndarray]
+    cells: list[tuple[float, float]]
+
+    def heat_map(self, stage: int, block: int = -1, head: int | None = None) -> np.ndarray:
+        """A block's attention over the image.
+
+        Keys that come from a strided convolution leave out a rest of rows and columns at the lower
+        and right edges that doesn't fill a cell: nothing is attended to there.
+
+        Args:
+            stage (int): from 0.
+            block (int): of that stage, from 0. Default: the last.
+            head (int | None): from 0. Default: the mean of all.
+
+        Returns:
+            np.ndarray: (height, width), float32: the weight of the key a pixel lies in,
+            interpolated between the keys' middles.
+
+        Raises:
+            UserError: there is no such stage, block or head.
+        """
+        if not 0 <= stage < len(self.weights):
+            raise UserError(f"stage {stage}: this model has {len(self.weights)}, from 0")
+        blocks, num_heads = self.weights[stage].shape[:2]
+        if not -blocks <= block < blocks:
+            raise UserError(f"block {block}: stage {stage} has {blocks}, from 0")
+        if head is not None and not -num_heads <= head < num_heads:
+            raise UserError(f"head {head}: stage {stage} has {num_heads}, from 0")
+        heads = self.weights[stage][block]
+        weights = heads.mean(0) if head is None else heads[head]
+        extent = [side * cell for side, cell in zip(weights.shape, self.cells[stage], strict=True)]
+        height, width = self.image.shape[:2]
+        y = (np.arange(height) + 0.5) / self.cells[stage][0] - 0.5
+        x = (np.arange(width) + 0.5) / self.cells[stage][1] - 0.5
+        grid = (np.broadcast_to(v.astype(np.float32), (height, width)) for v in (x, y[:, None]))
+        heat = cv2.remap(weights, *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        heat[round(extent[0]) :] = 0
+        heat[:, round(extent[1]) :] = 0
+        return heat
+
+    def picture(self, block: int = -1, head: int | None = None) -> np.ndarray:
+        """Heat maps over the image with the position marked, a column a stage.
+
+        The brightest colour is the highest weight's, or that of twice an even share where all
+        are lower: attention to everything alike has no bright places.
+
+        Args:
+            block (int): of each stage, from 0. Default: the last.
+            head (int | None): from 0. Default: the mean of all.
+
+        Returns:
+            np.ndarray: RGB, uint8.
+
+        Raises:
+            UserError: a stage has no such block or head.
+        """
+        columns = []
+        for stage, weights in enumerate(self.weights):
+            blocks, heads, rows, cols = weights.shape
+            heat = self.heat_map(stage, block, head)
+            which = f"heads: {heads}" if head is None else f"head {head % heads + 1} of {heads}"
+            title = f"stage {stage + 1}, block {block % blocks + 1} of {blocks}"
+            even = 1 / (rows * cols)
+            share = f"up to {100 * heat.max():.2g}% (even: {100 * even:.2g}%)"
+            head_lines = (title, f"{which}, {rows}x{cols} keys, {share}")
+            brightest = max(float(heat.max()), 2 * even)
+            columns.append(draw_heat(self.image, heat, brightest, self.position, head_lines))
+        return side_by_side(columns)
+
+
+def visualize_attention(
+    model: nn.Module,
+    image: str | os.PathLike | np.ndarray | Tensor,
+    position: Sequence[float],
+) -> Attention:
+    """Where a position of an image looks, in each stage and block of a PVT backbone.
+
+    The weights are softmax(q k^T / sqrt(d)) of the position's query (PVT v1, section 3.3; PVT v2,
+    section 3.1 for the linear variant, whose keys are 7x7 pooled regions).
+
+    Args:
+        model (nn.Module | Predictor): a backbone, or a detector or segmenter on one. One with its
+            config beside it, as MMDetection's and MMSegmentation's ``init`` functions and
+            :class:`mmpvt.Predictor` give it, has the image prepared as in testing; others read it
+            at its own size, normalised by the model's own or ImageNet's mean and deviation.
+        image (str | PathLike | np.ndarray | Tensor): a file; a (height, width, 3) BGR array,
+            uint8; or a (3, height, width) tensor that the backbone takes as it is.
+        position (Sequence[float]): y and x in pixels of that image.
+
+    Returns:
+        Attention: the weights of all blocks and heads; its methods give heat maps and a picture.
+
+    Raises:
+        UserError: there is no PVT in the model, the image can't be read, or the position is
+            outside of it.
+
+    Example:
+        >>> from mmpvt import visualize_attention
+        >>> from mmpvt.models import PyramidVisionTransformerV2
+        >>> found = visualize_attention(PyramidVisionTransformerV2('b0'), 'cat.jpg', (120, 80))
+        >>> [w.shape for w in found.weights]  # of a 224x224 image
+        [(2, 1, 7, 7), (2, 2, 7, 7), (2, 5, 7, 7), (2, 8, 7, 7)]
+    """
+    model = getattr(model, "model", model)  # a Predictor's
+    backbone = next((m for m in model.modules() if isinstance(m, PyramidBackbone)), None)
+    if backbone is None:
+        raise UserError(f"{type(model).__name__} holds no PVT backbone to look at")
+    shown, inputs, resized = _prepare(model, image)
+    y, x = _checked_position(position, shown.shape[:2])
+    scale = [new / old for new, old in zip(resized, shown.shape[:2], strict=True)]
+    place = [(value + 0.5) * factor for value, factor in zip((y, x), scale, strict=True)]
+    with _recorded(backbone, place) as records, torch.no_grad():
+        training = backbone.training
+        backbone.eval()
+        try:
+            backbone(inputs.to(next(backbone.parameters())))
+        finally:
+            backbone.train(training)
+    return Attention(
+        image=shown,
+        position=(y, x),
+        tokens=[stage[0].token for stage in records],
+        weights=[np.stack([record.weights for record in stage]) for stage in records],
+        cells=[tuple(np.divide(stage[0].cell, scale).tolist()) for stage in records],
+    )
+
+
+@dataclass
+class _Record:
+    """One block's: the query's row and column, a key's sides in input pixels, (heads, h, w)."""
+
+    token: tuple[int, int]
+    cell: tuple[float, float]
+    weights: np.ndarray
+
+
+@contextmanager
+def _recorded(backbone: PyramidBackbone, place: Sequence[float]) -> Iterator[list[list[_Record]]]:
+    """While the backbone runs, collects each stage's records of the position at ``place``."""
+    records: list[list[_Record]] = [[] for _ in range(backbone.num_stages)]
+    hooks = []
+    for stage, found in enumerate(records):
+
+        def record(attn: nn.Module, args: tuple, stage: int = stage, found: list = found) -> None:
+            found.append(_attend(attn, args[0], STRIDES[stage], place))
+
+        for block in getattr(backbone, f"block{stage + 1}"):
+            hooks.append(block.attn.register_forward_pre_hook(record))
+    try:
+        yield records
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _attend(
+    attn: SpatialReductionAttention, x: Tensor, stride: int, place: Sequence[float]
+) -> _Record:
+    """A position's weights over the keys, from an attention layer's (1, h, w, dims) tokens."""
+    grid = x.shape[1:3]
+    row, column = (
+        min(int(value // stride), side - 1) for value, side in zip(place, grid, strict=True)
+    )
+    reduced = attn.reduce(x)
+    keys = reduced.shape[1:3]
+    (q,) = attn.heads(attn.q(x[:, row : row + 1, column : column + 1]), 1)
+    k, _ = attn.heads(attn.kv(reduced), 2)
+    scores = (q.float() @ k.float().mT)[0, :, 0] * q.shape[-1] ** -0.5
+    # a convolution's cells are whole tokens, a pooling's are shares of the map
+    if attn.linear:
+        cell = tuple(side / n * stride for side, n in zip(grid, keys, strict=True))
+    else:
+        cell = (float(stride * (attn.sr.stride[0] if attn.sr else 1)),) * 2
+    weights = scores.softmax(-1).unflatten(-1, keys)
+    return _Record((row, column), cell, weights.cpu().numpy())
+
+
+def _prepare(model: nn.Module, image: object) -> tuple[np.ndarray, Tensor, tuple[int, int]]:
+    """The image to show, RGB; what the backbone reads, (1, 3, h, w); the image's size in that."""
+    if isinstance(image, Tensor):
+        inputs = image.unsqueeze(0) if image.ndim == 3 else image
+        if inputs.ndim != 4 or len(inputs) != 1:
+            raise UserError(f"one image is a (3, height, width) tensor, not {tuple(image.shape)}")
+        return _shown(inputs[0]), inputs, tuple(inputs.shape[2:])
+    config = getattr(model, "cfg", None)
+    pipeline = TestPipeline(config) if config is not None else None
+    if not isinstance(image, np.ndarray):
+        image = pipeline.load(image) if pipeline else read_image(image)
+    shown = viewable(check_array(image))
+    if pipeline:
+        data = pipeline.prepare(image)
+    else:
+        image = image if image.ndim == 3 else image[..., None]
+        tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        data = dict(inputs=tensor, data_samples=BaseDataElement())
+    if hasattr(model, "data_preprocessor"):
+        batch = {key: [value] for key, value in data.items()}
+        inputs = model.data_preprocessor(batch, False)["inputs"]
+    else:
+        if len(data["inputs"]) != 3:
+            raise UserError(
+                f"an image of {len(data['inputs'])} channels: give it as a normalised tensor, "
+                "(channels, height, width)"
+            )
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+        inputs = ((data["inputs"].flip(0) - mean) / std).unsqueeze(0)
+    return shown, inputs, tuple(data["inputs"].shape[1:])
+
+
+def _shown(tensor: Tensor) -> np.ndarray:
+    """A tensor of any range as a picture."""
+    low, high = tensor.min(), tensor.max()
+    values = (tensor - low) / (high - low).clamp(min=1e-6) * 255
+    values = values[:3] if len(values) > 2 else values[[0, 0, 0]]
+    return values.permute(1, 2, 0).detach().cpu().numpy().astype(np.uint8)
+
+
+def _checked_position(position: Sequence[float], size: Sequence[int]) -> tuple[int, int]:
+    try:
+        y, x = (int(value) for value in position)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"a position is two numbers, y and x, not {position!r}") from error
+    if not (0 <= y < size[0] and 0 <= x < size[1]):
+        raise UserError(
+            f"the position y={y}, x={x} is outside of the image, which is {size[0]} pixels high "
+            f"and {size[1]} wide"
+        )
+    return y, x

@@ -1,0 +1,173 @@
+"""What came of each checkpoint, a file each, kept with what it was measured on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+from mmengine.config import Config
+
+from mmpvt.engine.config_parts import iter_datasets
+from mmpvt.utils.files import MAX_ANNOTATIONS, MAX_BYTES, check_regular, parse_json, read_bytes
+from mmpvt.utils.outputs import Outputs, fitting
+from mmpvt.utils.text import to_json as to_safe_json
+
+TESTED, FAILED, PASSED_OVER = "tested", "failed", "passed over"
+FOLDER = "models"  # of the report's
+MAX_CHECKPOINT = 2**40  # bytes
+FORMAT = 1  # of the records: one of another format is measured anew
+
+
+class _Picture(msgspec.Struct):
+    jpeg: str
+
+
+class _Tested(msgspec.Struct):
+    """What a report takes from the record of a checkpoint that was tested."""
+
+    name: str
+    key: str
+    status: str
+    scores: dict[str, float]
+    parameters: float
+    gflops: float | None
+    images_per_second: float | None
+    memory: dict[str, float | str]
+    versions: dict[str, str]
+    gallery: list[_Picture] = []
+
+
+class Records:
+    """The records of a report.
+
+    Args:
+        out (Outputs): the report's folder.
+    """
+
+    def __init__(self, out: Outputs) -> None:
+        self.out = out
+
+    def get(self, name: str, key: str) -> dict | None:
+        """The record of a checkpoint that was tested.
+
+        Args:
+            name (str): the checkpoint's.
+            key (str): :func:`key_of` what it is tested on; a record of another key is out of date.
+
+        Returns:
+            dict | None: the record, if there is one.
+        """
+        try:
+            record = parse_json(read_bytes(self.out.folder / self._name(name)))
+        except (OSError, ValueError):
+            return None
+        try:
+            found = msgspec.convert(record, _Tested)
+        except (msgspec.ValidationError, UnicodeError):
+            return None
+        return record if (found.status, found.key) == (TESTED, key) else None
+
+    def put(self, record: dict) -> None:
+        """Keeps a record, at once and whole on disk."""
+        self.out.write(self._name(record["name"]), to_json(record))
+
+    def _name(self, name: str) -> str:
+        return f"{FOLDER}/{file_name(name)}.json"
+
+
+def file_name(name: str) -> str:
+    """A checkpoint's name as that of one file or folder."""
+    return fitting(quote(os.fsencode(name), safe=" "))
+
+
+def to_json(content: object) -> bytes:
+    """JSON as browsers read it, too: what is no number is null."""
+    return to_safe_json(_finite(content), allow_nan=False)
+
+
+def _finite(content: object) -> object:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, np.generic):
+        content = content.item()
+    if isinstance(content, float) and content - content != 0:
+        return None
+    return content
+
+
+class Keys:
+    """Digests of what checkpoints are tested on; each file is read once."""
+
+    def __init__(self) -> None:
+        self._data: dict[str, str] = {}
+
+    def key_of(self, checkpoint: Path, config: Config) -> str:
+        """A digest that differs where a test's result might.
+
+        Args:
+            checkpoint (Path): its content counts, not its name.
+            config (Config): as it is tested. Where its data lie doesn't count; the content of
+                annotations and label maps, and names and sizes of images, do.
+
+        Returns:
+            str: hexadecimal.
+        """
+        settings = config.to_dict()
+        settings.pop("work_dir", None)
+        datasets = iter_datasets(config.test_dataloader.dataset)
+        data = [self._digest_data(dataset) for dataset in datasets]
+        parts = [FORMAT, _digest_file(checkpoint, MAX_CHECKPOINT), _without_roots(settings), data]
+        return hashlib.sha256(
+            json.dumps(parts, sort_keys=True, default=_named).encode()
+        ).hexdigest()
+
+    def _digest_data(self, dataset: dict) -> str:
+        root = Path(dataset.get("data_root") or "")
+        ann_file = dataset.get("ann_file")
+        prefix = dataset.get("data_prefix") or {}
+        place = repr((root, ann_file, prefix))
+        if place not in self._data:
+            listing = [[_digest_file(root / ann_file, MAX_ANNOTATIONS)]] if ann_file else []
+            for kind, folder in sorted(prefix.items()):
+                is_truth = "seg" in kind
+                for path in sorted((root / folder).rglob("*")):
+                    if path.is_file():
+                        size = path.stat().st_size
+                        listing.append(
+                            [path.name, _digest_file(path, MAX_BYTES) if is_truth else size]
+                        )
+            self._data[place] = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+        return self._data[place]
+
+
+def _digest_file(path: Path, max_bytes: int) -> str:
+    check_regular(path, max_bytes)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _named(value: object) -> str:
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _without_roots(part: object) -> object:
+    """A part of a config, without the folders that its data lie in."""
+    if isinstance(part, dict):
+        return {
+            key: Path(value).name if value and key == "ann_file" else _without_roots(value)
+            for key, value in part.items()
+            if key != "data_root"
+        }
+    if isinstance(part, list | tuple):
+        return [_without_roots(value) for value in part]
+    return part

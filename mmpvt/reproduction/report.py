@@ -1,0 +1,158 @@
+"""What a report says, as JSON and as a Markdown table; the page is :mod:`.page`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mmengine.config import Config
+
+from mmpvt.engine.config_parts import iter_datasets
+from mmpvt.reproduction.page import render
+from mmpvt.reproduction.records import FAILED, PASSED_OVER, TESTED, to_json
+from mmpvt.utils.outputs import Outputs
+from mmpvt.utils.text import printable
+
+FILES = ("results.json", "results.md", "index.html")
+SIZES = dict(s="small", m="medium", l="large")
+SHORT = dict(tiny="t", small="s", medium="m", large="l")  # as in the configs' names
+SCORES = {  # names of scores: of the metrics that tools/test.py prints
+    f"{ours}{end}": f"coco/{theirs}_mAP{their_end}"
+    for ours, theirs in (("box_AP", "bbox"), ("mask_AP", "segm"))
+    for end, their_end in (
+        ("", ""),
+        ("50", "_50"),
+        ("75", "_75"),
+        *((f"_{size}", f"_{letter}") for letter, size in SIZES.items()),
+    )
+} | dict(mIoU="mIoU", mAcc="mAcc", aAcc="aAcc")
+MAIN = dict(box_AP="box AP", mask_AP="mask AP", mIoU="mIoU")
+INTRODUCTION = """\
+# Measured against published
+
+AP and mIoU in percent, as `tools/test.py` gives them; in parentheses the difference to what the
+papers report. Speed is of inference alone, in images a second of one process; memory is the most
+that one process took, of the GPU's or, where there is none, of the machine's.
+"""
+
+
+def describe(config: Config, name: str, published: Mapping[str, dict]) -> dict:
+    """What a model is, for tables and filters.
+
+    Args:
+        config (Config): its config.
+        name (str): the config's.
+        published (Mapping[str, dict]): what the papers report, by config's name.
+
+    Returns:
+        dict: ``config``, ``family``, ``backbone``, ``dataset``; ``published`` scores by name.
+    """
+    known = published.get(name, {})
+    backbone = config.model.get("backbone") or {}
+    arch = backbone.get("arch", "")
+    arch = SHORT.get(arch, arch) if isinstance(arch, str) else ""
+    kind = str(backbone.get("type", "")).rpartition(".")[2]
+    kind = {"PyramidVisionTransformer": "pvt", "PyramidVisionTransformerV2": "pvt_v2"}.get(
+        kind, kind
+    )
+    dataset = next(iter_datasets(config.test_dataloader.dataset), {})
+    scores = {key: known[key] for key in MAIN if known.get(key) is not None}
+    scores.update({f"box_{key}": value for key, value in known.get("detail", {}).items()})
+    return dict(
+        config=name,
+        family=known.get("method") or str(config.model.type).rpartition(".")[2],
+        backbone=known.get("backbone") or f"{kind}_{arch}".rstrip("_"),
+        dataset=known.get("dataset") or str(dataset.get("type", "")).rpartition(".")[2],
+        published=scores,
+        released_code=known.get("mIoU_released_code"),
+    )
+
+
+def scores(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Scores in percent by our names, of the metrics that ``tools/test.py`` prints."""
+    found = {}
+    for name, metric in SCORES.items():
+        if metric in metrics:
+            value = metrics[metric]
+            found[name] = round(100 * value, 1) if metric.startswith("coco/") else round(value, 2)
+    return {name: value for name, value in found.items() if value >= 0}  # -1: no such objects
+
+
+def headline(record: Mapping) -> str:
+    """A record's main scores in a line."""
+    return ", ".join(
+        f"{label} {_scored(record, name)}"
+        for name, label in MAIN.items()
+        if name in record["scores"]
+    )
+
+
+def write(out: Outputs, records: Sequence[dict]) -> None:
+    """Writes ``results.json``, ``results.md`` and ``index.html``, each intact or not at all."""
+    slim = [{k: v for k, v in record.items() if k != "gallery"} for record in records]
+    contents = (to_json(dict(models=slim)), markdown(records).encode(), render(records).encode())
+    for name, content in zip(FILES, contents, strict=True):
+        out.write(name, content)
+
+
+def markdown(records: Sequence[Mapping]) -> str:
+    """The table for a page of text."""
+    tested = [record for record in records if record.get("status") == TESTED]
+    parts = [INTRODUCTION]
+    for dataset in dict.fromkeys(record["dataset"] for record in tested):
+        rows = [record for record in tested if record["dataset"] == dataset]
+        names = [name for name in SCORES if any(name in record["scores"] for record in rows)]
+        head = ["model", *(_label(name) for name in names)]
+        head += ["params, M", "GFLOPs", "images/s", "memory, GiB"]
+        cells = [[_text(record["name"]), *_cells(record, names)] for record in rows]
+        parts.append(f"## {_text(dataset)}\n\n{_table(head, cells)}")
+    for status, title in ((FAILED, "Failed"), (PASSED_OVER, "Passed over")):
+        rest = [record for record in records if record.get("status") == status]
+        if rest:
+            rows = [[_text(record["name"]), _text(record["error"])] for record in rest]
+            parts.append(f"## {title}\n\n{_table(['checkpoint', 'why'], rows)}")
+    waiting = [_text(record["name"]) for record in records if "status" not in record]
+    if waiting:
+        parts.append(f"Not tested yet: {', '.join(waiting)}\n")
+    if tested:
+        versions = ", ".join(f"{name} {number}" for name, number in tested[-1]["versions"].items())
+        parts.append(f"With {_text(versions)}.\n")
+    return "\n".join(parts)
+
+
+def _cells(record: Mapping, names: Sequence[str]) -> list[str]:
+    numbers = [
+        _number(record["parameters"] / 1e6, 1),
+        _number(record["gflops"], 1),
+        _number(record["images_per_second"], 1),
+        _number(record["memory"].get("MiB", 0) / 1024, 2) + f" {record['memory'].get('of', '')}",
+    ]
+    return [*(_scored(record, name) for name in names), *numbers]
+
+
+def _scored(record: Mapping, name: str) -> str:
+    value, target = record["scores"].get(name), record["published"].get(name)
+    if value is None:
+        return "-"
+    digits = 2 if name in ("mIoU", "mAcc", "aAcc") else 1
+    difference = "" if target is None else f" ({value - target:+.{digits}f})"
+    return f"{value:.{digits}f}{difference}"
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _text(text: str) -> str:
+    """Text of others within a table: no markup, no new lines."""
+    for character in "\\|<>[]*`":
+        text = text.replace(character, "\\" + character)
+    return printable(" ".join(text.split()))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = (head, ["---"] * len(head), *rows)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

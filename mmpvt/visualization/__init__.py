@@ -1,0 +1,1 @@
+"""Boxes, masks, label maps and heat maps drawn on images."""

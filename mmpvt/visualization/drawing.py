@@ -1,0 +1,254 @@
+"""Boxes, masks and label maps drawn over an image, with labels that can be read."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from mmengine.structures import BaseDataElement, InstanceData
+
+from mmpvt.utils.text import printable
+
+SIDE = 480  # pixels: a smaller image is enlarged until its shorter side has as many
+LONGEST = 1920  # pixels: but not its longer side beyond
+FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
+MASK_WEIGHT, MAP_WEIGHT = 0.45, 0.6  # of the colour laid over an instance, over a label map
+# where a label goes if its place is taken, in its own widths and heights
+SHIFTS = [
+    (0, 0),
+    (0, 1),
+    (1, 0),
+    (0, -1),
+    (1, 1),
+    (0, 2),
+    (0, -2),
+    (-1, 0),
+    (-1, 1),
+    (0, 3),
+    (2, 0),
+]
+STRETCHED = (0.5, 99.5)  # percentiles of an image's values that become black and white
+LABELLED = 0.01  # share of an image that a class of a label map takes to be named
+IGNORED = 255  # label of pixels that count for no class
+
+
+def draw_sample(
+    image: np.ndarray, sample: BaseDataElement, meta: dict, truth: bool, score_thr: float
+) -> np.ndarray:
+    """A data sample's truth or prediction over its image.
+
+    Args:
+        image (np.ndarray): RGB, (height, width, 3), uint8.
+        sample (BaseDataElement): MMDetection's or MMSegmentation's, in the image's pixels.
+        meta (dict): the data set's ``classes`` and, perhaps, ``palette``.
+        truth (bool): the truth, rather than the prediction.
+        score_thr (float): predicted instances below this score are left out.
+
+    Returns:
+        np.ndarray: RGB, uint8; a small image's is enlarged to a shorter side of 480 pixels.
+    """
+    scale = enlargement(image)
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    canvas = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    part = "gt" if truth else "pred"
+    classes = list(meta.get("classes") or ())
+    palette = colours(meta.get("palette"), len(classes))
+    if f"{part}_sem_seg" in sample:
+        labels = sample.get(f"{part}_sem_seg").data.squeeze(0).cpu().numpy()
+        canvas = draw_map(canvas, labels, classes, palette)
+    if f"{part}_instances" in sample:
+        instances = sample.get(f"{part}_instances").cpu()
+        if "scores" in instances:
+            instances = instances[instances.scores > score_thr]
+        canvas = draw_instances(canvas, instances, scale, classes, palette)
+    return canvas
+
+
+def viewable(image: np.ndarray) -> np.ndarray:
+    """An image of any number of channels and bits as a picture.
+
+    Args:
+        image (np.ndarray): (height, width) or (height, width, channels), blue first. One or two
+            channels are shown as grey, of more the first three. Values of more than 8 bits, or from
+            0 to 1, are stretched between their 0.5th and 99.5th percentile.
+
+    Returns:
+        np.ndarray: RGB, (height, width, 3), uint8.
+    """
+    image = image if image.ndim == 3 else image[..., None]
+    image = image[..., 2::-1] if image.shape[2] > 2 else image[..., [0, 0, 0]]
+    if image.dtype == np.uint8:
+        return np.ascontiguousarray(image)
+    image = np.nan_to_num(image.astype(np.float32))
+    low, high = 0.0, 255.0
+    if image.min() < 0 or not 1 < image.max() <= high:
+        low, high = np.percentile(image, STRETCHED)
+    return ((image - low) * (255 / max(high - low, 1e-6))).clip(0, 255).astype(np.uint8)
+
+
+def enlargement(image: np.ndarray) -> float:
+    """How many times larger an image is drawn, at least 1."""
+    return max(1.0, min(SIDE / min(image.shape[:2]), LONGEST / max(image.shape[:2])))
+
+
+def draw_instances(
+    canvas: np.ndarray,
+    instances: InstanceData,
+    scale: float,
+    classes: Sequence[str],
+    palette: Sequence[tuple[int, int, int]],
+) -> np.ndarray:
+    """Masks, boxes and labels, the largest first.
+
+    Args:
+        canvas (np.ndarray): RGB, uint8.
+        instances (InstanceData): ``bboxes`` (n, 4) in pixels, ``labels`` (n,) and perhaps
+            ``scores`` (n,) and ``masks`` (n, height, width).
+        scale (float): canvas pixels a pixel of the boxes.
+        classes, palette: by label.
+
+    Returns:
+        np.ndarray: RGB, uint8.
+    """
+    canvas = np.ascontiguousarray(canvas)
+    boxes = torch.as_tensor(getattr(instances.bboxes, "tensor", instances.bboxes)).float() * scale
+    corners = boxes.round().int().tolist()
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    masks = _to_array(instances.masks) if "masks" in instances else None
+    order = areas.argsort(descending=True).tolist()
+    for i in order:
+        colour = palette[int(instances.labels[i]) % len(palette)]
+        if masks is not None:
+            mask = cv2.resize(masks[i].astype(np.uint8), canvas.shape[1::-1]) > 0
+            canvas[mask] = _blend(canvas[mask], colour, MASK_WEIGHT)
+        left, top, right, bottom = corners[i]
+        thickness = round(2 * text_scale(canvas))
+        cv2.rectangle(canvas, (left, top), (right, bottom), colour, thickness, cv2.LINE_AA)
+    taken: list[tuple[int, int, int, int]] = []
+    by_score = order
+    if "scores" in instances:  # the best placed goes to the surest
+        by_score = instances.scores.argsort(descending=True).tolist()
+    for i in by_score:
+        label = int(instances.labels[i])
+        text = classes[label] if label < len(classes) else str(label)
+        if "scores" in instances:
+            text += f" {float(instances.scores[i]):.2f}"
+        draw_label(canvas, text, corners[i][:2], palette[label % len(palette)], taken=taken)
+    return canvas
+
+
+def draw_map(
+    canvas: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    palette: Sequence[tuple[int, int, int]],
+) -> np.ndarray:
+    """A label map laid over an image, its larger classes named.
+
+    Args:
+        canvas (np.ndarray): RGB, uint8.
+        labels (np.ndarray): (height, width), the label of each pixel; 255 for none.
+        classes, palette: by label.
+
+    Returns:
+        np.ndarray: RGB, uint8.
+    """
+    labels = cv2.resize(
+        labels.astype(np.uint8), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST
+    )
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[: len(palette)] = palette[:256]
+    shown = labels != IGNORED
+    canvas = canvas.copy()
+    canvas[shown] = _blend(canvas[shown], table[labels[shown]], MAP_WEIGHT)
+    taken: list[tuple[int, int, int, int]] = []
+    for label in np.unique(labels[shown]):
+        region = (labels == label).astype(np.uint8)
+        if region.mean() < LABELLED or label >= len(classes):
+            continue
+        inside = cv2.distanceTransform(np.pad(region, 1), cv2.DIST_L2, 3)
+        y, x = np.unravel_index(inside.argmax(), inside.shape)
+        place = (int(x), int(y))
+        draw_label(canvas, classes[label], place, palette[label], centred=True, taken=taken)
+    return canvas
+
+
+def draw_label(
+    canvas: np.ndarray,
+    text: str,
+    place: Sequence[int],
+    colour: tuple[int, int, int],
+    centred: bool = False,
+    taken: list[tuple[int, int, int, int]] | None = None,
+) -> None:
+    """A text on a ground of its class's colour, kept within the picture and off other labels.
+
+    Args:
+        canvas (np.ndarray): RGB, uint8; changed.
+        text (str): what to write.
+        place (Sequence[int]): x and y of its lower left corner, or of its middle.
+        colour (tuple[int, int, int]): of the ground, RGB; the text is black or white.
+        centred (bool): whether ``place`` is the middle. Default: False.
+        taken (list | None): left, top, right and bottom of the labels drawn so far; this one's
+            are added. Default: there are none.
+    """
+    text = printable(text)  # OpenCV crashes on a lone surrogate
+    scale = text_scale(canvas)
+    weight, margin = max(1, round(scale)), round(3 * scale)
+    (width, height), below = cv2.getTextSize(text, FONT, FONT_SCALE * scale, weight)
+    width, height = width + 2 * margin, height + below + margin + 1
+    x, y = place
+    if centred:
+        x, y = x - width // 2, y + height // 2
+    taken = [] if taken is None else taken
+    free = [_within(canvas, x + i * width, y + j * height, width, height) for i, j in SHIFTS]
+    left, top, right, bottom = box = min(free, key=lambda box: _overlap(box, taken))
+    taken.append(box)
+    cv2.rectangle(canvas, (left, top), (right, bottom), colour, cv2.FILLED)
+    ink = (0, 0, 0) if np.dot(colour, (0.299, 0.587, 0.114)) > 140 else (255, 255, 255)
+    start = (left + margin, bottom - below)
+    cv2.putText(canvas, text, start, FONT, FONT_SCALE * scale, ink, weight, cv2.LINE_AA)
+
+
+def text_scale(canvas: np.ndarray) -> float:
+    """How many times larger texts and lines are than on a picture of 480 pixels a side."""
+    return max(1.0, min(canvas.shape[:2]) / SIDE)  # what is larger is looked at made smaller
+
+
+def _within(
+    canvas: np.ndarray, x: int, y: int, width: int, height: int
+) -> tuple[int, int, int, int]:
+    """A label's left, top, right and bottom, moved into the picture; x, y: its lower left."""
+    x = max(0, min(x, canvas.shape[1] - width))
+    y = max(height, min(y, canvas.shape[0]))
+    return x, y - height, x + width, y
+
+
+def _overlap(box: tuple[int, ...], others: Sequence[tuple[int, ...]]) -> int:
+    """Pixels that a box shares with others."""
+    sides = (
+        (min(box[2], o[2]) - max(box[0], o[0]), min(box[3], o[3]) - max(box[1], o[1]))
+        for o in others
+    )
+    return sum(max(0, width) * max(0, height) for width, height in sides)
+
+
+def colours(palette: object, count: int) -> list[tuple[int, int, int]]:
+    """A colour for each class: the data set's, or hues far from their neighbours'."""
+    if isinstance(palette, list | tuple) and palette and not isinstance(palette[0], int):
+        return [tuple(int(value) for value in colour) for colour in palette]
+    hues = (0.618034 * i % 1 for i in range(max(1, count)))
+    return [
+        tuple(round(255 * value) for value in colorsys.hsv_to_rgb(hue, 0.65, 0.95)) for hue in hues
+    ]
+
+
+def _blend(pixels: np.ndarray, colour: object, weight: float) -> np.ndarray:
+    return ((1 - weight) * pixels + weight * np.asarray(colour)).astype(np.uint8)
+
+
+def _to_array(masks: object) -> np.ndarray:
+    return masks.to_ndarray() if hasattr(masks, "to_ndarray") else torch.as_tensor(masks).numpy()

@@ -1,0 +1,98 @@
+"""Whether a run can go on from a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.optim import LinearLR, OptimWrapper
+
+from mmpvt import UserError
+from mmpvt.checkpoint.resume_check import check_resumable
+from mmpvt.engine.hooks.checkpoints import KEPT
+from mmpvt.engine.loops import POSITION
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> SimpleNamespace:
+    """What the check looks at of a runner, after a step."""
+    layer = torch.nn.Linear(3, 2)
+    wrapper = OptimWrapper(torch.optim.AdamW(layer.parameters()))
+    wrapper.update_params(layer(torch.ones(1, 3)).sum())
+    schedulers = [LinearLR(wrapper, start_factor=0.1)]
+    return SimpleNamespace(
+        optim_wrapper=wrapper, param_schedulers=schedulers, work_dir=str(tmp_path)
+    )
+
+
+@pytest.fixture
+def checkpoint(runner: SimpleNamespace) -> dict:
+    info = {POSITION: dict(seed=1, samples=8), KEPT: [1, 2], "best_ckpt": f"{runner.work_dir}/a"}
+    return dict(
+        meta=dict(epoch=1, iter=4),
+        message_hub=dict(log_scalars={}, runtime_info=info, resumed_keys=OrderedDict()),
+        optimizer=copy.deepcopy(runner.optim_wrapper.state_dict()),
+        param_schedulers=[copy.deepcopy(s.state_dict()) for s in runner.param_schedulers],
+    )
+
+
+def test_whole(runner: SimpleNamespace, checkpoint: dict):
+    before = copy.deepcopy(checkpoint["message_hub"])
+    check_resumable(runner, checkpoint)
+    assert checkpoint["message_hub"] == before
+
+
+def other_shape(checkpoint: dict) -> None:
+    checkpoint["optimizer"]["state"][0]["exp_avg"] = torch.ones(7, 7)
+
+
+def other_parameters(checkpoint: dict) -> None:
+    checkpoint["optimizer"]["param_groups"][0]["params"] = [0]
+
+
+def other_schedules(checkpoint: dict) -> None:
+    checkpoint["param_schedulers"] *= 2
+
+
+def method_in_a_schedule(checkpoint: dict) -> None:
+    checkpoint["param_schedulers"][0]["step"] = "no method"
+
+
+def number_in_words(checkpoint: dict) -> None:
+    checkpoint["param_schedulers"][0]["start_factor"] = "0.1"
+
+
+@pytest.mark.parametrize(
+    ("harm", "expected"),
+    [
+        (lambda c: c.pop("meta"), "after which epoch and iteration"),
+        (lambda c: c["meta"].update(iter="4"), "after which epoch and iteration"),
+        (lambda c: c["meta"].update(epoch=-1), "after which epoch and iteration"),
+        (lambda c: c.pop("message_hub"), "no log of a run"),
+        (lambda c: c["message_hub"].update(runtime_info=[]), "no log of a run"),
+        (lambda c: c["message_hub"]["runtime_info"].update({POSITION: 3}), "the data was used"),
+        (lambda c: c.pop("optimizer"), "no state of an optimizer"),
+        (other_shape, "optimizer's state is another model's"),
+        (other_parameters, "optimizer's state is another model's"),
+        (other_schedules, "schedules are other"),
+        (method_in_a_schedule, "schedules are other"),
+        (number_in_words, "schedules are other"),
+    ],
+)
+def test_refused(harm, expected: str, runner: SimpleNamespace, checkpoint: dict):
+    harm(checkpoint)
+    with pytest.raises(UserError, match=rf"no run can go on from this checkpoint: .*{expected}"):
+        check_resumable(runner, checkpoint)
+
+
+def test_names_of_other_folders_are_dropped(runner: SimpleNamespace, checkpoint: dict):
+    """MMEngine would delete what they name."""
+    info = checkpoint["message_hub"]["runtime_info"]
+    info.update({"best_ckpt": "/etc/passwd", "best_ckpt_mAP": "../x.pth", KEPT: ["/../x", 3]})
+    check_resumable(runner, checkpoint)
+    assert not any(name.startswith("best_ckpt") for name in info)
+    assert info[KEPT] == [3]

@@ -1,0 +1,97 @@
+"""Hostile archives are refused in a sentence, and nothing of them is anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from faulty_server import serving
+from hostile_archives import GOOD, HOSTILE, packed
+from mmpvt import UserError
+from mmpvt.datasets.download import get_archives
+from mmpvt.datasets.download.archives import unpack
+from mmpvt.datasets.download.sources import Source
+from mmpvt.datasets.download.transfer import Patience
+
+ONCE = Patience(timeout=5, tries=1, pause=0)
+
+
+def everything(folder: Path) -> dict[str, bytes | None]:
+    """What lies below a folder: files' contents, None for folders."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def get(content: bytes, folder: Path, say: Callable[[str], None] = lambda text: None) -> None:
+    """Gets an archive as users do, by the address and checksum of this very one."""
+    with serving({"/data.zip": content}) as server:
+        source = Source(
+            "data.zip",
+            f"{server.address}/data.zip",
+            size=len(content),
+            sha1=hashlib.sha1(content).hexdigest(),
+            folder="data",
+            files={"data": len(GOOD)},
+        )
+        get_archives([source], folder, ONCE, say=say)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile(name: str, tmp_path: Path):
+    archive = HOSTILE[name]
+    folder = tmp_path / "a" / "b" / "c"
+    folder.mkdir(parents=True)
+    (folder / "mine").write_text("precious")
+    with pytest.raises(UserError) as caught:
+        get(archive.make(), folder)
+    said = str(caught.value)
+    assert archive.reason in said
+    assert said.isprintable() and len(said) < 400
+    assert not (folder / "data").exists()
+    beside = {k: v for k, v in everything(tmp_path).items() if not k.startswith("a/b/c/.getting")}
+    assert beside == {"a": None, "a/b": None, "a/b/c": None, "a/b/c/mine": b"precious"}
+    unpacked = folder / ".getting" / "unpacked-data"
+    assert all(path.is_dir() or path.is_file() for path in unpacked.rglob("*"))
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+
+
+def test_good(tmp_path: Path):
+    said: list[str] = []
+    get(packed(("data/more/x", b"x"), ("beside", b"y")), tmp_path, said.append)
+    expected = {**GOOD, "data/more/x": b"x", "data": None, "data/more": None}
+    assert everything(tmp_path) == expected, "nothing else, and no archive any more"
+    get(b"not asked for", tmp_path, said.append)
+    assert f"{tmp_path / 'data'} is there, with all its 8 files" in said
+
+
+def test_folder_that_is_there_already(tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine").write_text("precious")
+    with pytest.raises(UserError, match=r"holds 1 of 8 files: it is left as it is"):
+        get(packed(), tmp_path)
+    assert everything(tmp_path) == {"data": None, "data/mine": b"precious"}
+
+
+@pytest.mark.full
+def test_more_entries_than_the_old_format_can_say(tmp_path: Path):
+    """As COCO's largest archive has."""
+    content = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(content, "w") as archive:
+        warnings.simplefilter("ignore")  # the same folder again and again
+        for _ in range(70_000):
+            archive.writestr(zipfile.ZipInfo("data/"), b"")
+        archive.writestr("data/last", b"last")
+    (tmp_path / "a.zip").write_bytes(content.getvalue())
+    done: list[int] = []
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert len(archive.infolist()) == 70_001
+    unpack(tmp_path / "a.zip", tmp_path / "a", done.append)
+    assert (tmp_path / "a" / "data" / "last").read_bytes() == b"last" and done == [4]

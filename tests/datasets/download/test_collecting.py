@@ -1,0 +1,200 @@
+"""Getting data that is stopped at any moment; disks too small; two at once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import multiprocessing
+import os
+import random
+import signal
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from faulty_server import Server, serving
+from mmpvt import UserError
+from mmpvt.datasets.download import get_archives
+from mmpvt.datasets.download.sources import ARCHIVES, Source, choose, weights
+from mmpvt.datasets.download.transfer import Patience
+
+PATIENCE = Patience(timeout=20, tries=3, pause=0.01)
+FILES = {
+    name: {f"{name}/{i:04}.jpg": random.Random(i).randbytes(4000) for i in range(300)}
+    for name in ("train", "val")
+}
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        for name, data in files.items():
+            file.writestr(name, data)
+    return content.getvalue()
+
+
+CONTENTS = {f"/{name}.zip": archive(files) for name, files in FILES.items()}
+
+
+def sources(server: Server) -> list[Source]:
+    return [
+        Source(
+            path[1:],
+            server.address + path,
+            size=len(content),
+            sha1=hashlib.sha1(content).hexdigest(),
+            folder=path[1:-4],
+            unpacked=2_000_000,
+            files={path[1:-4]: 300},
+        )
+        for path, content in CONTENTS.items()
+    ]
+
+
+def quietly(text: str) -> None:
+    """Takes what is said."""
+
+
+def part(name: str, size: int) -> Callable[[Path], bool]:
+    """Whether so much of an archive has come."""
+
+    def reached(folder: Path) -> bool:
+        path = folder / ".getting" / f"{name}.zip.part"
+        try:
+            return path.stat().st_size >= size
+        except FileNotFoundError:  # not begun, or just unpacked and removed
+            return False
+
+    return reached
+
+
+def unpacked(name: str, count: int) -> Callable[[Path], bool]:
+    """Whether so many files are unpacked."""
+
+    def reached(folder: Path) -> bool:
+        path = folder / ".getting" / f"unpacked-{name}" / name
+        try:
+            return len(list(path.iterdir())) >= count
+        except FileNotFoundError:  # not begun, or just put into its place
+            return False
+
+    return reached
+
+
+MOMENTS = [
+    *(part("train", size) for size in (1, 300_000, 900_000)),
+    *(unpacked("train", count) for count in (1, 100, 250)),
+    lambda folder: (folder / "train").exists(),
+    *(part("val", size) for size in (1, 600_000)),
+    unpacked("val", 150),
+]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA can't be copied to a process")
+def test_killed_at_any_moment(tmp_path: Path):
+    """A folder of its own name is always the whole one, and what has come is not lost."""
+    context = multiprocessing.get_context("fork")
+    kills = 0
+    with serving(dict(CONTENTS)) as server:
+        server.rate = 4e6
+        arguments = (sources(server), tmp_path, PATIENCE)
+        for reached in MOMENTS:
+            process = context.Process(target=get_archives, args=arguments)
+            process.start()
+            while process.is_alive() and not reached(tmp_path):
+                pass
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+            process.join()
+            for name in FILES:
+                check_whole_or_absent(tmp_path, name)
+        get_archives(sources(server), tmp_path, PATIENCE, say=quietly)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["train", "val"]
+        for name in FILES:
+            check_whole_or_absent(tmp_path, name)
+        assert kills >= 3, "a busy machine misses some of the moments"
+        begun = [asked for asked in server.asked if asked is None]
+        assert len(server.asked) > len(begun), "it went on where it was"
+
+
+def check_whole_or_absent(folder: Path, name: str) -> None:
+    if (folder / name).exists():
+        found = {f"{name}/{path.name}": path.read_bytes() for path in (folder / name).iterdir()}
+        assert found == FILES[name]
+
+
+def test_disk_too_small(tmp_path: Path):
+    with serving(dict(CONTENTS)) as server:
+        first, second = sources(server)
+        huge = [first, replace(second, unpacked=10**15)]
+        with pytest.raises(
+            UserError, match=r"GB free, and train\.zip, val\.zip take 1000000\.0 GB"
+        ):
+            get_archives(huge, tmp_path, PATIENCE, say=quietly)
+        assert not server.asked and not list(tmp_path.iterdir())
+
+
+def test_archives_kept(tmp_path: Path):
+    with serving(dict(CONTENTS)) as server:
+        said: list[str] = []
+        get_archives(sources(server), tmp_path, PATIENCE, keep_archives=True, say=said.append)
+        assert said[0] == f"downloading {server.address}/train.zip, then 1 more (1.2 MB)"
+        kept = sorted(path.name for path in (tmp_path / ".getting").iterdir())
+        assert kept == ["train.zip", "val.zip"]
+
+
+def test_two_at_once(tmp_path: Path):
+    (tmp_path / ".getting").mkdir()
+    with (
+        serving(dict(CONTENTS)) as server,
+        FileLock(tmp_path / ".getting" / "lock"),
+        pytest.raises(UserError, match="another process is getting files to"),
+    ):
+        get_archives(sources(server), tmp_path, PATIENCE)
+
+
+def test_another_archive_of_that_checksum(tmp_path: Path):
+    """What is in it is counted, too."""
+    with serving(dict(CONTENTS)) as server:
+        more = [replace(sources(server)[0], files={"train": 301})]
+        with pytest.raises(UserError, match=r"is another one: .*holds 300 of 301 files"):
+            get_archives(more, tmp_path, PATIENCE, say=quietly)
+        assert not (tmp_path / "train").exists()
+
+
+def test_what_there_is():
+    assert [source.name for source in choose("coco", [], None)] == [
+        "val2017.zip",
+        "annotations_trainval2017.zip",
+        "train2017.zip",
+    ]
+    for known in ARCHIVES.values():
+        for source in known.values():
+            assert source.size and len(source.sha1) == 40 and source.folder and source.files
+    assert len(weights()) == 11
+    (source,) = choose("weights", ["pvt_v2_b2_li"], "https://example.org/mirror/")
+    assert source.address == "https://example.org/mirror/pvt_v2_b2_li.pth"
+    with pytest.raises(UserError, match="coco has no val: take some of val2017"):
+        choose("coco", ["val"], None)
+    with pytest.raises(UserError, match="begins with https:// or http://"):
+        choose("coco", [], "file:///data")
+
+
+def test_speed_of_a_download(tmp_path: Path):
+    """Nothing here is slower than a fast line."""
+    content = bytes(200_000_000)
+    with serving({"/a.zip": content}) as server:
+        source = Source(
+            "a.zip", f"{server.address}/a.zip", len(content), hashlib.sha1(content).hexdigest()
+        )
+        began = time.monotonic()
+        with pytest.raises(UserError, match="is no zip archive"):
+            get_archives([replace(source, folder="a")], tmp_path, PATIENCE, say=quietly)
+        assert time.monotonic() - began < 20

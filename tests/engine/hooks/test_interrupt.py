@@ -1,0 +1,69 @@
+"""A signal that Python lost ends the run all the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from helpers import environment
+from mmpvt.engine.hooks.interrupt import InterruptHook
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+class Swallows:
+    """Is interrupted in its destructor, where Python only reports the exception."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(1000))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_lost_in_a_destructor():
+    hook = InterruptHook()
+    hook.before_run(None)
+    hook.after_test_iter(None, 0)
+    swallows = Swallows()
+    del swallows
+    with pytest.raises(KeyboardInterrupt) as caught:
+        hook.after_test_iter(None, 1)
+    assert caught.value.code == 130
+
+
+TRAINING = """
+import os, signal
+from mmpvt.engine.hooks.interrupt import InterruptHook
+
+hook = InterruptHook()
+hook.before_run(None)
+hook.before_train(None)
+os.kill(os.getpid(), signal.SIGTERM)
+print("the iteration goes on", flush=True)
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    sum(range(1000))
+except BaseException:
+    print("caught")
+"""
+
+
+def test_training_ends_after_the_iteration_or_at_the_second_signal():
+    """Which whatever is running can't catch."""
+    command = [sys.executable, "-c", TRAINING]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stdout == "the iteration goes on\n"
+    assert done.stderr.endswith("stopped by SIGTERM\n")

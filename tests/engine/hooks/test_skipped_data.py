@@ -1,0 +1,99 @@
+"""Annotations that can't be used are left out of a run, or end it before it begins."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmpvt import UserError
+from mmpvt.datasets.shapes import METAINFO, generate
+from mmpvt.engine.data_check import check_data
+from mmpvt.engine.hooks.skipped_data import leave_out_unusable_annotations
+
+ANNOTATIONS = "annotations/instances_train2017.json"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return generate(tmp_path / "shapes", num_train=2, num_val=1, size=64, progress=False)
+
+
+def detector(root: Path, with_mask: bool = True) -> Config:
+    dataset = dict(
+        type="mmpvt.ShapesDataset",
+        data_root=str(root),
+        ann_file=ANNOTATIONS,
+        pipeline=[dict(type="LoadAnnotations", with_bbox=True, with_mask=with_mask)],
+    )
+    return Config(dict(work_dir=str(root / "work"), train_dataloader=dict(dataset=dataset)))
+
+
+def with_mask(root: Path, mask: object) -> int:
+    """Gives the second annotation another mask; its id."""
+    content = json.loads((root / ANNOTATIONS).read_text())
+    content["annotations"][1]["segmentation"] = mask
+    (root / ANNOTATIONS).write_text(json.dumps(content))
+    return content["annotations"][1]["id"]
+
+
+@pytest.mark.parametrize("mask", ["a mask", None, [1.0, 2.0, 3.0]])
+def test_masks_of_no_known_format(mask: object, root: Path):
+    named = with_mask(root, mask)
+    with pytest.raises(UserError, match=rf"1 annotations in .*\(id {named}\) have a segmentation"):
+        leave_out_unusable_annotations(detector(root), ("train",), "stop")
+    boxes = detector(root, with_mask=False)
+    leave_out_unusable_annotations(boxes, ("train",), "stop")
+    assert boxes.train_dataloader.dataset.ann_file == ANNOTATIONS
+    config = detector(root)
+    leave_out_unusable_annotations(config, ("train",), "skip")
+    kept = json.loads(Path(config.train_dataloader.dataset.ann_file).read_text())["annotations"]
+    assert named not in [annotation["id"] for annotation in kept] and kept
+
+
+def test_run_length_encoded_masks(root: Path):
+    with_mask(root, {"counts": [0, 4096], "size": [64, 64]})
+    config = detector(root)
+    leave_out_unusable_annotations(config, ("train",), "stop")
+    assert config.train_dataloader.dataset.ann_file == ANNOTATIONS
+
+
+@pytest.mark.parametrize("kind", ["mmpvt.ShapesDataset", "CocoDataset"])
+def test_what_was_read_is_not_read_again(kind: str, root: Path):
+    with_mask(root, None)
+    config = detector(root)
+    config.default_scope = "mmdet"
+    config.train_dataloader.dataset.update(
+        type=kind, metainfo=METAINFO, data_prefix=dict(img="train2017/")
+    )
+    config.model = {}
+    contents = check_data(config, ("train",))
+    assert list(contents) == [root / ANNOTATIONS]
+    (root / ANNOTATIONS).unlink()
+    leave_out_unusable_annotations(config, ("train",), "skip", contents)
+    assert not contents
+    assert Path(config.train_dataloader.dataset.ann_file).parent == root / "work" / "annotations"
+
+
+def leave_out(root: Path) -> None:
+    for _ in range(20):
+        config = detector(root)
+        leave_out_unusable_annotations(config, ("train",), "skip")
+        json.loads(Path(config.train_dataloader.dataset.ann_file).read_text())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA can't be copied to a process")
+def test_processes_of_one_run(root: Path):
+    """Each writes the copy; none sees a half one."""
+    with_mask(root, None)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=leave_out, args=(root,)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0

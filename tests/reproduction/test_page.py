@@ -1,0 +1,156 @@
+"""The report's page, in a real browser without a network."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers import wait_until
+from mmpvt.reproduction.page import render
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium on this machine")
+    with api.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, tmp_path: Path, make_records) -> Iterator:
+    """The page of five records, opened from the disk; what goes wrong in it fails the test."""
+    path = tmp_path / "index.html"
+    path.write_text(render(make_records()))
+    context = browser.new_context(offline=True, viewport=dict(width=1280, height=900))
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    wrong, asked = [], []
+    page.on("console", lambda said: wrong.append(said.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    yield page
+    assert not wrong
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
+    assert page.title() == "Measured against published"  # nothing of what was written ran
+    context.close()
+
+
+def names(page) -> list[str]:
+    rows = page.locator("#table tbody tr:visible td:first-child").all()
+    return [row.inner_text() for row in rows]
+
+
+def test_rows_and_what_was_not_tested(page, make_records):
+    tested = [record["name"] for record in make_records() if record["status"] == "tested"]
+    assert names(page) == tested
+    assert "3 of 5 checkpoints tested · 1 failed · 1 passed over" in page.inner_text("#summary")
+    assert "can't be read </script><img" in page.inner_text("#untested")
+    cells = page.locator("#table tbody tr").first.inner_text()
+    assert re.search(r"36\.6\s+36\.7\s+\u22120\.1", cells)
+
+
+def test_filters(page):
+    page.get_by_label("Family").select_option("RetinaNet")
+    wait_until(page, lambda: names(page) == ["b_first_0", "a_second_0"])
+    page.get_by_label("Name contains").fill("SECOND")
+    wait_until(page, lambda: names(page) == ["a_second_0"])
+    wait_until(page, lambda: page.locator("#filters output").inner_text() == "1 of 3 models")
+    page.get_by_label("Family").select_option("")
+    page.get_by_label("Name contains").fill("")
+    page.get_by_label("Data set").select_option("ADE20K val")
+    wait_until(page, lambda: len(names(page)) == 1)
+
+
+def test_sorting(page):
+    page.get_by_role("button", name="model", exact=True).click()
+    wait_until(page, lambda: names(page)[1:] == ["a_second_0", "b_first_0"])
+    page.get_by_role("button", name="box AP", exact=True).focus()
+    page.keyboard.press("Enter")
+    wait_until(page, lambda: names(page)[:2] == ["a_second_0", "b_first_0"])
+    assert page.locator("th[aria-sort=descending]").inner_text() == "box AP"
+    page.keyboard.press("Enter")
+    wait_until(page, lambda: names(page)[:2] == ["b_first_0", "a_second_0"])  # none stays last
+
+
+def test_a_model(page):
+    page.get_by_role("link", name="a_second_0").click()
+    wait_until(page, lambda: page.locator("#model h2").inner_text() == "a_second_0")
+    assert page.locator("#model .chart").count() == 2
+    chart = page.locator("#model .chart").first
+    chart.hover(position=dict(x=200, y=100))
+    readout = page.locator("#model figure:has(.chart) output").first
+    said = re.compile(r"recall 0\.\d\d: IoU 0\.50 0\.\d{3} · mean of .*")
+    wait_until(page, lambda: said.fullmatch(readout.inner_text()))
+    before = readout.inner_text()
+    chart.focus()
+    page.keyboard.press("ArrowRight")
+    wait_until(page, lambda: readout.inner_text() != before)
+    classes = page.locator("#model figure", has_text="AP by class").locator("tbody th")
+    assert classes.all_inner_texts()[-1] == "cat"
+
+
+def test_gallery(page):
+    assert page.locator(".gallery .card").count() == 12
+    page.get_by_role("button", name="Show 2 more").click()
+    wait_until(page, lambda: page.locator(".gallery .card").count() == 14)
+    images = page.locator(".gallery img")
+    widths = "all => all.map((one) => one.naturalWidth)"
+    wait_until(page, lambda: images.evaluate_all(widths) == [32] * 28)
+    assert page.locator(".gallery .mark.missed").count() == 14
+    page.get_by_label("Show", exact=True).select_option("alarm")
+    wait_until(page, lambda: page.locator(".gallery .card").count() == 0)
+    page.get_by_label("Show", exact=True).select_option("miss")
+    page.locator(".card button").first.click()
+    wait_until(page, lambda: page.locator("dialog[open] .shot").count() == 2)
+    page.keyboard.press("Escape")
+    wait_until(page, lambda: page.locator("dialog[open]").count() == 0)
+
+
+def test_gallery_of_label_maps(page, make_records):
+    page.get_by_label("Model", exact=True).select_option(make_records()[2]["name"])
+    wait_until(page, lambda: page.locator("img.map").count() == 6)
+    assert "wall 50.0" in page.locator(".card p").first.inner_text()
+
+
+def test_nothing_is_cut_off_on_a_phone(page):
+    page.set_viewport_size(dict(width=360, height=740))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_no_column_is_hidden(page):
+    """At any width all values are within the window, beside or below one another."""
+    cells = "all => all.map(one => one.getBoundingClientRect().right)"
+    row = page.locator("#table tbody tr").first
+    for width, is_stacked in ((600, True), (1000, None), (1300, False), (600, True)):
+        page.set_viewport_size(dict(width=width, height=760))
+        if is_stacked is not None:
+            page.locator("#table.stacked" if is_stacked else "#table:not(.stacked)").wait_for()
+        values = row.locator("td:visible")
+        assert values.count() == page.locator("#table thead th").count() == 15
+        assert max(values.evaluate_all(cells)) <= width
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    shown = "one => getComputedStyle(one, '::before').content"
+    assert row.locator("td").nth(6).evaluate(shown) == '"Δ box AP"'
+    page.get_by_role("button", name="Δ box AP", exact=True).click()
+    wait_until(page, lambda: names(page)[:2] == ["a_second_0", "b_first_0"])
+    page.get_by_label("Name contains").fill("second")
+    wait_until(page, lambda: names(page) == ["a_second_0"])
+
+
+def test_many_models_in_a_file_of_bounded_size(make_records):
+    budget = 400_000
+    page = render(make_records(copies=17), budget=budget)
+    pictures = re.findall(r"data:image/\w+;base64,[^\"]+", page)
+    assert budget / 2 < sum(map(len, pictures)) < budget + 30 * len(pictures)
+    assert page.count("a_second.jpg") >= 17  # every model has some

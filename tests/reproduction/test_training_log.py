@@ -1,0 +1,66 @@
+"""Logs of MMEngine and of MMDetection 2, as they write them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mmpvt.reproduction.training_log import find_log, read_log
+
+
+def write(path: Path, *lines: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines))
+    return path
+
+
+def test_scalars_of_mmengine(tmp_path: Path):
+    rows = [dict(lr=1e-4, loss=1 / step, iter=step, epoch=1, step=step) for step in (50, 100)]
+    scores = [{"coco/bbox_mAP": 0.2, "step": 1}, {"coco/bbox_mAP": 0.3, "step": 2}]
+    found = read_log(write(tmp_path / "scalars.json", *rows, *scores, '{"loss": 1, "cut'))
+    assert found["loss"] == [(50, 0.02), (100, 0.01)]
+    assert found["scores"] == {"bbox_mAP": [(1, 0.2), (2, 0.3)]}
+
+
+def test_json_of_mmdetection_2_counts_iterations_through_epochs(tmp_path: Path):
+    train = [
+        dict(mode="train", epoch=epoch, iter=number, loss=3.0 / epoch)
+        for epoch in (1, 2)
+        for number in (50, 100)
+    ]
+    lines = (dict(env_info="…"), *train, dict(mode="val", epoch=2, iter=9, bbox_mAP=0.1))
+    found = read_log(write(tmp_path / "x.log.json", *lines))
+    assert found["loss"] == [(50, 3.0), (100, 3.0), (150, 1.5), (200, 1.5)]
+    assert found["scores"] == {"bbox_mAP": [(1, 0.1)]}
+
+
+def test_text_of_both(tmp_path: Path):
+    new = "11/22 12:00:00 - mmengine - INFO - Epoch(train) [1][50/99]  lr: 1e-04  loss: 2.5"
+    other = "mmengine - INFO - Iter(val) [10/10]    aAcc: 70.0  mIoU: 35.5  mAcc: 40.0"
+    assert read_log(write(tmp_path / "a.log", new, other)) == dict(
+        file="a.log", loss=[(50, 2.5)], scores={"mIoU": [(1, 0.355)]}
+    )
+    old = [
+        f"2021-05-01 00:00:00,000 - mmdet - INFO - Epoch [{epoch}][50/99]\tlr: 1.978e-05, "
+        f"eta: 1 day, loss_cls: 1.0, loss: {3 - epoch}.5"
+        for epoch in (1, 2)
+    ]
+    assert read_log(write(tmp_path / "b.log", *old))["loss"] == [(50, 2.5), (100, 1.5)]
+    assert read_log(write(tmp_path / "c.log", "nothing")) is None
+
+
+def test_a_long_log_is_thinned(tmp_path: Path):
+    rows = [dict(mode="train", iter=i, loss=float(i % 2)) for i in range(1, 1201)]
+    loss = read_log(write(tmp_path / "x.json", *rows))["loss"]
+    assert len(loss) == 300 and loss[-1] == (1200, 0.5)
+
+
+def test_finding_one(tmp_path: Path):
+    config = "retinanet_pvt_s_fpn_1x_coco"
+    other = write(tmp_path / f"{config}_640.log.json", "x" * 100)
+    assert find_log(tmp_path, "any", config) is None
+    assert find_log(tmp_path, f"{config}_640", f"{config}_640") == other
+    run = tmp_path / config / "2026"
+    write(run / "2026.log", "x" * 1000)
+    scalars = write(run / "vis_data" / "scalars.json", "x")
+    assert find_log(tmp_path, "any", config) == scalars

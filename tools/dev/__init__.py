@@ -1,0 +1,1 @@
+"""What writes the documentation's tables; not in the wheel."""
