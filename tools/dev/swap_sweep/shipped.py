@@ -10,8 +10,8 @@ from mmengine.config import Config
 
 from mmpvt.engine.settings import config_folder
 from mmpvt.errors import UserError
-from mmpvt.swap.parts import find_part
-from mmpvt.swap.pyramids import MMPRETRAIN, RESNETS, type_name
+from mmpvt.swap.feature_maps import MMPRETRAIN, RESNETS, type_name
+from mmpvt.swap.submodels import find_submodel
 
 PACKAGES = ("mmdet", "mmseg")
 
@@ -66,7 +66,7 @@ def by_family(configs: Sequence[Shipped]) -> list[list[Shipped]]:
 def is_counted(config: Config) -> bool:
     """Whether the backbone that a swap would take is of the ResNet family or of mmpretrain."""
     try:
-        return type_name(find_part(config.get("model") or {}).backbone) in RESNETS + MMPRETRAIN
+        return type_name(find_submodel(config.get("model") or {}).backbone) in RESNETS + MMPRETRAIN
     except UserError:
         return False
 
