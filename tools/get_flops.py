@@ -13,7 +13,7 @@ import mmpvt  # noqa: F401  registers the modules
 from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
 from mmpvt.models import complexity
-from mmpvt.models.channels import input_channels
+from mmpvt.models.data_preprocessor import input_channels
 
 
 def parse_args() -> argparse.Namespace:

@@ -53,7 +53,7 @@ class Arch:
             object.__setattr__(self, field.name, values)
         for dims, heads in zip(self.embed_dims, self.num_heads, strict=True):
             if dims % heads:
-                raise ConfigError(f"arch: embed_dims {dims} can't be shared out to {heads} heads")
+                raise ConfigError(f"arch: embed_dims {dims} can't be divided into {heads} heads")
 
 
 PVT_ARCHS = {

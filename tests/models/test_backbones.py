@@ -168,7 +168,7 @@ def test_initialisation():
             "unknown field 'layers'; the fields are embed",
         ),
         (PyramidVisionTransformerV2, dict(depths=(1, 2)), "depths takes 4 positive integers"),
-        (PyramidVisionTransformerV2, dict(num_heads=(1, 2, 3, 8)), "320 can't be shared out to 3"),
+        (PyramidVisionTransformerV2, dict(num_heads=(1, 2, 3, 8)), "320 can.t be divided into 3"),
         (PyramidVisionTransformer, dict(linear=True), "linear attention is PVT v2's"),
     ],
 )

@@ -16,7 +16,7 @@ import yaml
 from mmengine.config import Config
 
 from mmpvt.errors import UserError
-from mmpvt.models.complexity import Part, build_without_memory, count
+from mmpvt.models.complexity import ModuleCost, build_without_memory, count
 
 COLLECTIONS = {
     "PVT": dict(
@@ -88,7 +88,7 @@ class Entry:
         return Config.fromfile(self.path)
 
     @cached_property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[ModuleCost]:
         """What the model's parts cost."""
         return count(build_without_memory(self.config))
 

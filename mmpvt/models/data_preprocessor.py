@@ -1,4 +1,4 @@
-"""Images of any number of channels: what a backbone takes, and how a detector's are normalised."""
+"""Images of any number of channels: how many a model takes, and a detector's data preprocessor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmpvt.registry import MODELS
 
 def input_channels(model: nn.Module) -> int:
     """Channels of the images that a model takes: those of its first convolution; else 3."""
-    convolutions = (part for part in model.modules() if isinstance(part, nn.Conv2d))
+    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
     return next((conv.in_channels for conv in convolutions), 3)
 
 
@@ -21,15 +21,15 @@ def input_channels(model: nn.Module) -> int:
 class DetDataPreprocessor(MMDetDataPreprocessor):
     """MMDetection's, for images of any number of channels.
 
-    MMEngine's takes one or three means only, and ``bgr_to_rgb`` there drops what comes after the
-    third channel. Here it exchanges the first and the third channel of images that have three or
-    more, and keeps the others.
+    MMEngine's takes one or three means only, and its ``bgr_to_rgb`` drops what comes after the
+    third channel. This one swaps the first and the third channel of images that have three or more,
+    and keeps the others.
 
     Args:
         mean (Sequence[float] | None): one, or one a channel, in the order after ``bgr_to_rgb``.
             Default: None.
         std (Sequence[float] | None): as many. Default: None.
-        bgr_to_rgb, rgb_to_bgr (bool): exchange the first and the third channel. Default: False.
+        bgr_to_rgb, rgb_to_bgr (bool): swap the first and the third channel. Default: False.
         **kwargs: of MMDetection's ``DetDataPreprocessor``.
     """
 
@@ -60,12 +60,12 @@ class DetDataPreprocessor(MMDetDataPreprocessor):
         if self.channel_conversion:
             inputs = data["inputs"]
             is_batch = isinstance(inputs, Tensor)
-            inputs = _exchanged(inputs) if is_batch else [_exchanged(x) for x in inputs]
+            inputs = _swap_channels(inputs) if is_batch else [_swap_channels(x) for x in inputs]
             data = {**data, "inputs": inputs}
         return super().forward(data, training)
 
 
-def _exchanged(x: Tensor) -> Tensor:
+def _swap_channels(x: Tensor) -> Tensor:
     if x.shape[-3] < 3:
         return x
     x = x.float()  # PyTorch can't index uint16
