@@ -44,10 +44,10 @@ Every published experiment has a config here. AP and mIoU are what the papers re
 ([PVT](https://arxiv.org/abs/2102.12122), [PVT v2](https://arxiv.org/abs/2106.13797)): they are the
 targets of a training run of yours, not results of this project's. Parameters and GFLOPs are those
 of the config, as `tools/get_flops.py` counts them (a multiply-add once, the backbone's ImageNet
-head left out); in parentheses, where the papers give them, theirs. Detectors are counted on one
+head excluded); in parentheses, where the papers give them, theirs. Detectors are counted on one
 image of 3x1280x800, segmenters on 3x512x512.
 
-Training starts from the authors' ImageNet weights, which are fetched on first use.
+Training starts from the authors' ImageNet weights, which are downloaded on first use.
 
 This page and `model-index.yml` are written by `python tools/make_model_zoo.py`.
 """
@@ -58,9 +58,9 @@ SCORES = {
     "mIoU_released_code": "mIoU, released code",
 }
 OTHERS = """\
-## Small ones
+## Small configs
 
-Configs that stand for no published experiment, to try things with.
+Not published experiments: small enough to try things with.
 """
 
 
