@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmpvt import ops
 from mmpvt.checkpoint import convert_in_place, load_pretrained
-from mmpvt.errors import ConfigError
+from mmpvt.errors import ConfigError, UserError
 from mmpvt.models.archs import NUM_STAGES, Arch, resolve_arch
 from mmpvt.models.layers import Block, PatchEmbed, SpatialReductionAttention, to_map
 
@@ -126,10 +126,10 @@ class PyramidBackbone(BaseModule):
             memory, unless ``contiguous_maps`` or mmcv's compiled operators ask for NCHW.
 
         Raises:
-            ConfigError: the images are smaller than 32 pixels a side.
+            UserError: the images are smaller than 32 pixels a side.
         """
         if min(x.shape[-2:]) < MIN_SIDE:
-            raise ConfigError(
+            raise UserError(
                 f"images of {x.shape[-2]}x{x.shape[-1]} pixels are too small for a pyramid of "
                 f"stride 32: each side takes at least {MIN_SIDE}"
             )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmdet.models import DETR, SingleStageDetector, SparseRCNN, TwoStageDetector
@@ -65,15 +66,17 @@ def count(model: nn.Module, shape: Sequence[int] | None = None) -> list[ModuleCo
             for a detector; 512, 512 for a segmenter.
 
     Returns:
-        list[Part]: backbone, neck and heads in the order they run; and ``'rest'``, where there
-        are parameters in none of them, such as a transformer's queries.
+        list[ModuleCost]: backbone, neck and heads in the order they run; and ``'rest'``, where
+        there are parameters in none of them, such as a transformer's queries.
 
     Raises:
-        ConfigError: the image has no pixels, or the model is of a kind that isn't known here.
+        ConfigError: the image has no pixels, or models of this kind can't be counted.
     """
     height, width = default_shape(model) if shape is None else shape
     if min(height, width) < 1:
-        raise ConfigError(f"an image of {height}x{width} pixels has nothing to count")
+        raise ConfigError(
+            f"an image of {height}x{width} pixels has nothing to count", setting="shape"
+        )
     channels = input_channels(model.backbone)
     with torch.device("meta"), torch.no_grad():
         counter = _Counter(model)
@@ -105,7 +108,7 @@ class _Counter:
         self.model = model
         self.costs: list[ModuleCost] = []
 
-    def __call__(self, name: str, *inputs, run: Callable | None = None):
+    def __call__(self, name: str, *inputs: Any, run: Callable | None = None) -> Any:
         """The output of the module ``name``, or of ``run``, which runs it."""
         module = self.model.get_submodule(name)
         with FlopCounterMode(display=False) as counted:
@@ -166,19 +169,3 @@ def _rois(extractor: nn.Module | Sequence[nn.Module], number: int) -> Tensor:
     if isinstance(extractor, nn.ModuleList):
         extractor = extractor[0]
     return torch.empty(number, extractor.out_channels, *extractor.roi_layers[0].output_size)
-
-
-def table(costs: Sequence[ModuleCost], shape: Sequence[int], channels: int = 3) -> str:
-    """The costs and their sum as text, of one image of ``channels`` x ``shape``."""
-    total = ModuleCost("all", sum(c.parameters for c in costs), sum(c.macs for c in costs))
-    width = max(len(cost.name) for cost in costs)
-    return "\n".join(
-        (
-            f"one image of {channels}x{shape[0]}x{shape[1]}, a multiply-add counted once",
-            f"{'':{width}}  parameters, M    GFLOPs",
-            *(
-                f"{cost.name:{width}}  {cost.parameters / 1e6:13.2f}  {cost.macs / 1e9:8.2f}"
-                for cost in (*costs, total)
-            ),
-        )
-    )

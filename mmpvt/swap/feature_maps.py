@@ -9,16 +9,8 @@ from mmpvt.errors import SwapError
 from mmpvt.models.archs import STRIDES
 
 RESNETS = (
-    "ResNet",
-    "ResNetV1c",
-    "ResNetV1d",
-    "ResNeXt",
-    "ResNeSt",
-    "Res2Net",
-    "RegNet",
-    "DetectoRS_ResNet",
-    "DetectoRS_ResNeXt",
-    "TridentResNet",
+    *("ResNet", "ResNetV1c", "ResNetV1d", "ResNeXt", "ResNeSt", "Res2Net", "RegNet"),
+    *("DetectoRS_ResNet", "DetectoRS_ResNeXt", "TridentResNet"),
 )
 # four stages of strides 4, 8, 16, 32, whatever the options
 PYRAMIDS = ("HRNet", "SwinTransformer", "MixVisionTransformer", "MSCAN", "PCPVT", "SVT")
