@@ -41,8 +41,9 @@ class PyramidBackbone(BaseModule):
         drop_path_rate (float): stochastic depth at the last block, rising linearly from 0 at the
             first. Default: 0.1.
         with_cp (bool): activation checkpointing of whole blocks. Default: False.
-        mlp_with_cp (bool): activation checkpointing in the feed-forward. It is the block's widest
-            part by far, and cheap to compute again. Default: True.
+        mlp_with_cp (bool): activation checkpointing in the feed-forward, the block's widest part.
+            On a CPU it takes half the memory in training and 10% more time
+            (docs/performance.md). Default: True.
         contiguous_maps (bool): return maps in NCHW memory order, for heads that rely on it.
             Default: False.
         init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` for weights in
