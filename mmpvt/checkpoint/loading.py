@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 
 from mmpvt.checkpoint import guard
 from mmpvt.checkpoint.detectors import upgrade
-from mmpvt.checkpoint.download import download
-from mmpvt.errors import UserError
+from mmpvt.errors import DownloadError, UserError
+from mmpvt.utils.download import RetryPolicy, download
 
 
 def _statistic(owner: type, name: str) -> Callable:
@@ -132,22 +132,29 @@ def _reason(source: str, error: Exception) -> str:
     )
 
 
-def _fetch(address: str) -> Path:
+def _fetch(url: str) -> Path:
+    """The file of PyTorch's hub folder, downloaded by each machine's first process."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    target = folder / address.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    target = folder / url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
     place = (platform.node(), os.fspath(target))
     places = all_gather_object(place)
     is_first = places.index(place) == get_rank()  # of this machine's processes
     for downloads in (is_first, True):  # all, where machines of one name share no folder
         failure = None
         if downloads and not target.is_file():
+            print_log(f"downloading {url} to {target}", logger="current")
             try:
-                download(address, target)
+                download(url, target, policy=RetryPolicy(retries=3), shared=True)
             except UserError as error:
-                failure = str(error)
+                failure = error
         failures = all_gather_object(failure)  # none waits for one that has failed
         for (machine, _), failed in zip(places, failures, strict=True):
             if failed:
                 is_one = len({node for node, _ in places}) == 1
-                raise UserError(failed if is_one else f"on {machine}: {failed}")
+                raise DownloadError(
+                    failed.what if is_one else f"on {machine}: {failed.what}",
+                    where=url,
+                    hint="download it elsewhere, or start from random weights (none)",
+                    instead=("pretrained", "FILE"),
+                )
     return target
