@@ -10,7 +10,7 @@ import torch
 
 import mmpvt  # noqa: F401  registers the modules
 from mmpvt.datasets.download import download_archives, download_weights
-from mmpvt.datasets.download.catalog import ARCHIVES, choose
+from mmpvt.datasets.download.catalog import FILES, choose
 from mmpvt.engine.cli import user_errors
 from mmpvt.utils.download import RetryPolicy
 from mmpvt.utils.text import printable
@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
         description="Download COCO 2017, ADE20K (SceneParse150) or the published ImageNet weights: "
         "complete, verified, unpacked. The same command resumes a download that was stopped."
     )
-    parser.add_argument("what", choices=[*ARCHIVES, "weights"])
+    parser.add_argument("what", choices=FILES)
     parser.add_argument(
         "names",
         nargs="*",

@@ -26,7 +26,6 @@ from mmengine.runner import CheckpointLoader
 from mmpvt.checkpoint import guard
 from mmpvt.checkpoint.detectors import upgrade
 from mmpvt.errors import DownloadError, UserError
-from mmpvt.utils.download import RetryPolicy, download
 
 
 def _statistic(owner: type, name: str) -> Callable:
@@ -134,6 +133,8 @@ def _reason(source: str, error: Exception) -> str:
 
 def _fetch(url: str) -> Path:
     """The file of PyTorch's hub folder, downloaded by each machine's first process."""
+    from mmpvt.utils.download import RetryPolicy, download  # with requests: takes time to import
+
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     target = folder / url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
     place = (platform.node(), os.fspath(target))
@@ -154,7 +155,7 @@ def _fetch(url: str) -> Path:
                 raise DownloadError(
                     failed.what if is_one else f"on {machine}: {failed.what}",
                     where=url,
-                    hint="download it elsewhere, or start from random weights (none)",
-                    instead=("pretrained", "FILE"),
+                    hint="download it elsewhere",
+                    instead=("pretrained", "FILE or none"),
                 )
     return target

@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import requests
+from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError
+from urllib3.util import Retry
 
 from mmpvt.errors import DownloadError, OutputError, UserError
 from mmpvt.utils.progress import progress
 from mmpvt.utils.text import printable
 
-if TYPE_CHECKING:  # imported late: most runs download nothing
-    from requests import Response
-
 MAX_BYTES = 16 << 30  # of a file of unknown size
 MAX_WAIT = 300.0  # seconds that a server may ask to wait
 CHUNK = 1 << 20  # bytes
+WRONG_FILE = "it is damaged or another file, and was not kept; try again"
+KEPT = "what was received is kept, and the same command resumes from there"
 RETRIED = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes
 
 
@@ -114,9 +116,6 @@ class _Download:
 
     def run(self, policy: RetryPolicy, verify: Callable[[Path], None] | None) -> None:
         """Completes the partial file."""
-        from urllib3.exceptions import MaxRetryError
-        from urllib3.util import Retry
-
         retry = all_retries = Retry(policy.retries, backoff_factor=policy.backoff)
         largest = self.size
         while True:
@@ -129,9 +128,8 @@ class _Download:
                 try:
                     retry = retry.increment("GET", self.url, error=error)
                 except MaxRetryError:
-                    kept = "what was received is kept, and the same command resumes from there"
                     reason = f"{error}; {len(retry.history) + 1} times in a row"
-                    raise self._error(reason, kept if self.size else "try again later") from error
+                    raise self._error(reason, KEPT if self.size else "try again later") from error
                 pause = retry.get_backoff_time() if error.wait is None else error.wait
                 print(f"{self.path.stem}: {error}; retrying in {pause:.3g} s", file=sys.stderr)
                 time.sleep(pause)
@@ -142,9 +140,6 @@ class _Download:
 
     def _receive(self, timeout: float) -> None:
         """Adds what one connection brings."""
-        import requests
-        from urllib3.exceptions import HTTPError
-
         validator = None
         with _writing(self.validator_path):
             if self.validator_path.exists():
@@ -168,11 +163,7 @@ class _Download:
                 ) as response:
                     self._check(response, validator)
                     self._write(response)
-        except (
-            requests.ConnectionError,
-            requests.Timeout,
-            HTTPError,
-        ) as error:
+        except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
             cause: BaseException = error
             while deeper := cause.__cause__ or cause.__context__:
                 cause = deeper
@@ -182,19 +173,25 @@ class _Download:
         except requests.RequestException as error:
             raise self._error(error) from error
 
-    def _check(self, response: Response, validator: str | None) -> None:
+    def _check(self, response: requests.Response, validator: str | None) -> None:
         """Raises if the body is of no use; discards the partial file if the body is all of it."""
         code, headers = response.status_code, response.headers
         status = f"{code} {response.reason}"
         if code in RETRIED:
-            raise _TransientError(status, self._retry_after(response, status))
+            try:
+                wait = Retry().get_retry_after(response.raw)
+            except InvalidHeader:
+                wait = None
+            if wait and wait > MAX_WAIT:
+                raise self._error(f"{status}: the server asks to wait {wait:.0f} seconds")
+            raise _TransientError(status, wait)
         if code == 416:
             self.discard()
             raise _TransientError("the file has become shorter")
         if code not in (200, 206):
             raise self._error(status, "check the URL" if code in (404, 410) else None)
         if headers.get("Content-Encoding", "identity") != "identity":
-            raise self._error("its server compresses what it sends")
+            raise self._error("the server compresses what it sends")
         new = headers.get("ETag")
         if not new or new.startswith("W/"):
             new = headers.get("Last-Modified")
@@ -207,27 +204,14 @@ class _Download:
             return
         length = headers.get("Content-Length", "")
         if self.expected_size and length.isdecimal() and int(length) != self.expected_size:
-            raise self._wrong(f"it has {length} bytes, not {self.expected_size}")
+            raise self._error(f"it has {length} bytes, not {self.expected_size}", WRONG_FILE)
         self.discard()
         self.resumed = False
         if new:
             with _writing(self.validator_path):
                 self.validator_path.write_text(new, encoding="latin-1")
 
-    def _retry_after(self, response: Response, status: str) -> float | None:
-        """Seconds that the server asks to wait."""
-        from urllib3.exceptions import InvalidHeader
-        from urllib3.util import Retry
-
-        try:
-            seconds = Retry().get_retry_after(response.raw)
-        except InvalidHeader:
-            return None
-        if seconds is not None and seconds > MAX_WAIT:
-            raise self._error(f"{status}: its server asks to come back in {seconds:.0f} seconds")
-        return seconds
-
-    def _write(self, response: Response) -> None:
+    def _write(self, response: requests.Response) -> None:
         length = response.headers.get("Content-Length", "")
         done, limit = self.size, self.expected_size or MAX_BYTES
         total = done + int(length) if length.isdecimal() else self.expected_size
@@ -237,7 +221,7 @@ class _Download:
             while chunk := response.raw.read1(CHUNK):  # iter_content drops what it waits with
                 done += len(chunk)
                 if done > limit:
-                    raise self._wrong(f"it is longer than {limit} bytes")
+                    raise self._error(f"it is longer than {limit} bytes", WRONG_FILE)
                 with _writing(self.path):
                     file.write(chunk)
                 advance(done)
@@ -246,9 +230,9 @@ class _Download:
         """Discards a wrong file; one of several responses is downloaded once more."""
         try:
             if self.expected_size and self.size != self.expected_size:
-                raise self._wrong(f"{self.size} bytes came, not {self.expected_size}")
+                raise self._error(f"{self.size} bytes came, not {self.expected_size}", WRONG_FILE)
             if self.expected_sha1 and _sha1(self.path) != self.expected_sha1:
-                raise self._wrong(f"its SHA-1 isn't {self.expected_sha1}")
+                raise self._error(f"its SHA-1 isn't {self.expected_sha1}", WRONG_FILE)
             if verify:
                 verify(self.path)
         except UserError as error:
@@ -256,14 +240,6 @@ class _Download:
             if self.resumed:
                 raise _TransientError("it was put together wrongly") from error
             raise
-
-    def _wrong(self, reason: str) -> DownloadError:
-        return DownloadError(
-            f"what {self.url} gives is damaged or another file than {self.path.stem} ({reason}), "
-            "and was not kept",
-            where=self.url,
-            hint="try again",
-        )
 
 
 @contextmanager
@@ -275,7 +251,7 @@ def _writing(path: Path) -> Iterator[None]:
         raise OutputError(
             f"{path} can't be written ({error.strerror or error})",
             where=path,
-            hint="what was received is kept, and the same command resumes from there",
+            hint=KEPT,
         ) from error
 
 

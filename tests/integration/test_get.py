@@ -85,7 +85,7 @@ def test_mistakes(server: Server, tmp_path: Path, call_tool):
     assert "begins with https:// or http://" in said("coco", "--mirror", "ftp://x", "--dir", "x")
     server.files["/val2017.zip"] = b"another"
     sentence = said("coco", "val2017", *mirror)
-    assert "another file than val2017.zip (it has 7 bytes, not 815585330)" in sentence
+    assert "val2017.zip (it has 7 bytes, not 815585330): it is damaged or another file" in sentence
     (tmp_path / "file").write_text("precious")
     sentence = said("ade20k", "--dir", tmp_path / "file")
     assert "pass --dir another folder" in sentence

@@ -132,7 +132,7 @@ def test_file_that_changes(then, length: int, server: Server, url: str, tmp_path
     (tmp_path / "a.bin").unlink()
     server.files["/a.bin"] = CONTENT
     server.faults = [faults.cut, faults.changes(OTHER[:length], then)]
-    assert "another file than a.bin" in refused(url, tmp_path, **KNOWN)
+    assert "another file, and was not kept" in refused(url, tmp_path, **KNOWN)
 
 
 def test_page_in_place_of_the_rest(server: Server, url: str, tmp_path: Path):
@@ -156,7 +156,7 @@ def test_no_validator(server: Server, url: str, tmp_path: Path):
 REFUSED = {
     "not there": (faults.status(404), "404 Not Found): check the URL"),
     "forbidden": (faults.status(403), "403 Forbidden"),
-    "busy for hours": (faults.status(503, Retry_After="9999"), "to come back in 9999 seconds"),
+    "busy for hours": (faults.status(503, Retry_After="9999"), "asks to wait 9999 seconds"),
     "always busy": (faults.status(503), "503 Service Unavailable; 4 times in a row"),
     "always silent": (faults.silence, "no data for 1 s; 4 times in a row"),
     "always nonsense": (faults.nonsense, "4 times in a row"),

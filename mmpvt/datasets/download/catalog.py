@@ -21,7 +21,6 @@ class RemoteFile:
     """A file to download.
 
     Attributes:
-        name: of the file.
         url: ``http://`` or ``https://``.
         size: in bytes, or None where it isn't known.
         sha1: in hexadecimal digits, or None.
@@ -30,7 +29,6 @@ class RemoteFile:
         files: number of files in a folder and those below it.
     """
 
-    name: str
     url: str
     size: int | None = None
     sha1: str | None = None
@@ -38,16 +36,14 @@ class RemoteFile:
     unpacked_size: int = 0
     files: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
 
-def weights() -> dict[str, RemoteFile]:
-    """The published ImageNet weights, by the variant's name."""
-    return {v.full_name: RemoteFile(f"{v.full_name}.pth", v.weights) for v in VARIANTS}
 
-
-ARCHIVES = dict(
+FILES = dict(
     coco=dict(
         val2017=RemoteFile(
-            "val2017.zip",
             f"{COCO}/zips/val2017.zip",
             size=815_585_330,
             sha1="4950dc9d00dbe1c933ee0170f5797584351d2a41",
@@ -56,7 +52,6 @@ ARCHIVES = dict(
             files={"val2017": 5_000},
         ),
         annotations=RemoteFile(
-            "annotations_trainval2017.zip",
             f"{COCO}/annotations/annotations_trainval2017.zip",
             size=252_907_541,
             sha1="8551ee4bb5860311e79dace7e79cb91e432e78b3",
@@ -65,7 +60,6 @@ ARCHIVES = dict(
             files={"annotations": 6},
         ),
         train2017=RemoteFile(
-            "train2017.zip",
             f"{COCO}/zips/train2017.zip",
             size=19_336_861_798,
             sha1="10ad623668ab00c62c096f0ed636d6aff41faca5",
@@ -76,7 +70,6 @@ ARCHIVES = dict(
     ),
     ade20k=dict(
         ADEChallengeData2016=RemoteFile(
-            "ADEChallengeData2016.zip",
             f"{ADE}/ADEChallengeData2016.zip",
             size=967_382_037,
             sha1="219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
@@ -89,6 +82,7 @@ ARCHIVES = dict(
             },
         ),
     ),
+    weights={variant.full_name: RemoteFile(variant.weights) for variant in VARIANTS},
 )
 
 
@@ -111,7 +105,7 @@ def choose(what: str, names: Sequence[str] = (), mirror: str | None = None) -> l
         raise ConfigError(
             f"{mirror} is no URL that begins with https:// or http://", setting="mirror"
         )
-    known = weights() if what == "weights" else ARCHIVES[what]
+    known = FILES[what]
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(f"{what} has no {', '.join(unknown)}: take some of {', '.join(known)}")
     files = [known[name] for name in dict.fromkeys(names or known)]

@@ -29,7 +29,6 @@ def download_archives(
     folder: Path,
     policy: RetryPolicy | None = None,
     keep_archives: bool = False,
-    say: Callable[[str], None] = print,
 ) -> None:
     """Downloads and unpacks archives, one after the other.
 
@@ -38,7 +37,6 @@ def download_archives(
         folder (Path): where to unpack them.
         policy (RetryPolicy | None): when to give up. Default: None, a ``RetryPolicy()``.
         keep_archives (bool): keep them in ``.download``. Default: False.
-        say (Callable): is told what was done. Default: ``print``.
 
     Raises:
         DownloadError: an archive can't be downloaded.
@@ -57,21 +55,20 @@ def download_archives(
             unpacked = path.with_name(f"unpacked-{path.stem}")
             shutil.rmtree(unpacked, ignore_errors=True)  # of a process that was killed
             if archive in missing:
-                _download(archive, path, missing, policy, say)
+                _download(archive, path, missing, policy)
                 unpack(path, unpacked)
                 _count_files(archive, unpacked, f"{path} is another archive")
                 (unpacked / archive.folder).rename(folder / archive.folder)
                 shutil.rmtree(unpacked)
             if not keep_archives:
                 path.unlink(missing_ok=True)
-            say(f"{folder / archive.folder} has all its {sum(archive.files.values()):,} files")
+            print(f"{folder / archive.folder} has all its {sum(archive.files.values()):,} files")
 
 
 def download_weights(
     weights: Sequence[RemoteFile],
     folder: Path,
     policy: RetryPolicy | None = None,
-    say: Callable[[str], None] = print,
 ) -> None:
     """Downloads published ImageNet weights, and compares each file with its model.
 
@@ -79,7 +76,6 @@ def download_weights(
         weights (Sequence[RemoteFile]): files named after the variants.
         folder (Path): where to put them.
         policy (RetryPolicy | None): when to give up. Default: None, a ``RetryPolicy()``.
-        say (Callable): is told what was done. Default: ``print``.
 
     Raises:
         DownloadError: a file can't be downloaded.
@@ -92,11 +88,9 @@ def download_weights(
         for file in weights:
             if file in missing:
                 path = temporary / file.name
-                _download(
-                    file, path, missing, policy, say, lambda p, of=file: _check_weights(p, of)
-                )
+                _download(file, path, missing, policy, lambda p, of=file: _check_weights(p, of))
                 path.replace(folder / file.name)
-            say(f"{folder / file.name} is complete")
+            print(f"{folder / file.name} is complete")
 
 
 @contextmanager
@@ -125,21 +119,20 @@ def _download(
     path: Path,
     missing: Sequence[RemoteFile],
     policy: RetryPolicy | None,
-    say: Callable[[str], None],
     verify: Callable[[Path], None] | None = None,
 ) -> None:
     if path.is_file() and file.size in (None, path.stat().st_size):
         return  # by an earlier process
     rest = missing[missing.index(file) + 1 :]
     left = f" ({size(sum(other.size or 0 for other in rest))})" if file.size else ""
-    say(f"downloading {file.url}" + (f", then {len(rest)} more{left}" if rest else ""))
+    print(f"downloading {file.url}" + (f", then {len(rest)} more{left}" if rest else ""))
     try:
         download(file.url, path, size=file.size, sha1=file.sha1, verify=verify, policy=policy)
     except DownloadError as error:
         error.instead = ("mirror", "URL")
         raise
     verified = "its SHA-1 is the published one" if file.sha1 else "it holds its model's weights"
-    say(f"{file.name}: {size(path.stat().st_size)}, {verified}")
+    print(f"{file.name}: {size(path.stat().st_size)}, {verified}")
 
 
 def _count_files(archive: RemoteFile, folder: Path, hint: str) -> None:

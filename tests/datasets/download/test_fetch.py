@@ -21,13 +21,13 @@ import torch
 from faulty_server import Server, serving
 from mmpvt import UserError
 from mmpvt.datasets.download import download_archives
-from mmpvt.datasets.download.catalog import ARCHIVES, RemoteFile, choose, weights
+from mmpvt.datasets.download.catalog import FILES, RemoteFile, choose
 from mmpvt.errors import ConfigError, DatasetError, OutputError
 from mmpvt.utils.download import RetryPolicy
 from mmpvt.utils.locking import locked
 
 POLICY = RetryPolicy(timeout=20, retries=2, backoff=0.01)
-FILES = {
+CONTENT = {
     name: {f"{name}/{i:04}.jpg": random.Random(i).randbytes(4000) for i in range(300)}
     for name in ("train", "val")
 }
@@ -41,13 +41,12 @@ def archive(files: dict[str, bytes]) -> bytes:
     return content.getvalue()
 
 
-CONTENTS = {f"/{name}.zip": archive(files) for name, files in FILES.items()}
+ARCHIVES = {f"/{name}.zip": archive(files) for name, files in CONTENT.items()}
 
 
 def sources(server: Server) -> list[RemoteFile]:
     return [
         RemoteFile(
-            path[1:],
             server.url + path,
             size=len(content),
             sha1=hashlib.sha1(content).hexdigest(),
@@ -55,12 +54,8 @@ def sources(server: Server) -> list[RemoteFile]:
             unpacked_size=2_000_000,
             files={path[1:-4]: 300},
         )
-        for path, content in CONTENTS.items()
+        for path, content in ARCHIVES.items()
     ]
-
-
-def quietly(text: str) -> None:
-    """Takes what is said."""
 
 
 def received(name: str, size: int) -> Callable[[Path], bool]:
@@ -103,7 +98,7 @@ def test_killed_at_any_moment(tmp_path: Path):
     """A folder is complete as soon as it has its name, and what was received is not lost."""
     context = multiprocessing.get_context("fork")
     kills = 0
-    with serving(dict(CONTENTS)) as server:
+    with serving(dict(ARCHIVES)) as server:
         server.rate = 4e6
         arguments = (sources(server), tmp_path, POLICY)
         for reached in MOMENTS:
@@ -115,11 +110,11 @@ def test_killed_at_any_moment(tmp_path: Path):
                 os.kill(process.pid, signal.SIGKILL)
                 kills += 1
             process.join()
-            for name in FILES:
+            for name in CONTENT:
                 check_complete_or_absent(tmp_path, name)
-        download_archives(sources(server), tmp_path, POLICY, say=quietly)
+        download_archives(sources(server), tmp_path, POLICY)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["train", "val"]
-        for name in FILES:
+        for name in CONTENT:
             check_complete_or_absent(tmp_path, name)
         assert kills >= 3, "a busy machine misses some of the moments"
         begun = [asked for asked in server.asked if asked is None]
@@ -129,24 +124,24 @@ def test_killed_at_any_moment(tmp_path: Path):
 def check_complete_or_absent(folder: Path, name: str) -> None:
     if (folder / name).exists():
         found = {f"{name}/{path.name}": path.read_bytes() for path in (folder / name).iterdir()}
-        assert found == FILES[name]
+        assert found == CONTENT[name]
 
 
 def test_disk_too_small(tmp_path: Path):
-    with serving(dict(CONTENTS)) as server:
+    with serving(dict(ARCHIVES)) as server:
         first, second = sources(server)
         huge = [first, replace(second, unpacked_size=10**15)]
         with pytest.raises(
             OutputError, match=r"GB free, and train\.zip, val\.zip take 1000000\.0 GB"
         ):
-            download_archives(huge, tmp_path, POLICY, say=quietly)
+            download_archives(huge, tmp_path, POLICY)
         assert not server.asked and not list(tmp_path.iterdir())
 
 
-def test_archives_kept(tmp_path: Path):
-    with serving(dict(CONTENTS)) as server:
-        said: list[str] = []
-        download_archives(sources(server), tmp_path, POLICY, keep_archives=True, say=said.append)
+def test_archives_kept(tmp_path: Path, capsys: pytest.CaptureFixture):
+    with serving(dict(ARCHIVES)) as server:
+        download_archives(sources(server), tmp_path, POLICY, keep_archives=True)
+        said = capsys.readouterr().out.splitlines()
         assert said[0] == f"downloading {server.url}/train.zip, then 1 more (1.2 MB)"
         kept = sorted(path.name for path in (tmp_path / ".download").iterdir())
         assert kept == ["train.zip", "val.zip"]
@@ -166,21 +161,21 @@ def test_two_at_once(tmp_path: Path):
     process = context.Process(target=hold, args=(tmp_path / ".download", is_held, release))
     process.start()
     assert is_held.wait(20)
-    with serving(dict(CONTENTS)) as server:
+    with serving(dict(ARCHIVES)) as server:
         with pytest.raises(UserError, match=rf"in use by another run .* process {process.pid}"):
             download_archives(sources(server), tmp_path, POLICY)
         release.set()
         process.join()
-        download_archives(sources(server), tmp_path, POLICY, say=quietly)
+        download_archives(sources(server), tmp_path, POLICY)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train", "val"]
 
 
 def test_another_archive_of_that_checksum(tmp_path: Path):
     """What is in it is counted, too."""
-    with serving(dict(CONTENTS)) as server:
+    with serving(dict(ARCHIVES)) as server:
         more = [replace(sources(server)[0], files={"train": 301})]
         with pytest.raises(DatasetError, match=r"holds 300 of 301 files: .* is another archive"):
-            download_archives(more, tmp_path, POLICY, say=quietly)
+            download_archives(more, tmp_path, POLICY)
         assert not (tmp_path / "train").exists()
 
 
@@ -190,10 +185,13 @@ def test_what_there_is():
         "annotations_trainval2017.zip",
         "train2017.zip",
     ]
-    for known in ARCHIVES.values():
-        for source in known.values():
+    for name in ("coco", "ade20k"):
+        for source in FILES[name].values():
             assert source.size and len(source.sha1) == 40 and source.folder and source.files
-    assert len(weights()) == 11
+    assert [f"{name}.pth" for name in FILES["weights"]] == [
+        f.name for f in FILES["weights"].values()
+    ]
+    assert len(FILES["weights"]) == 11
     (source,) = choose("weights", ["pvt_v2_b2_li"], "https://example.org/mirror/")
     assert source.url == "https://example.org/mirror/pvt_v2_b2_li.pth"
     with pytest.raises(ConfigError, match="coco has no val: take some of val2017"):
@@ -206,10 +204,8 @@ def test_speed_of_a_download(tmp_path: Path):
     """Nothing here is slower than a fast line."""
     content = bytes(200_000_000)
     with serving({"/a.zip": content}) as server:
-        source = RemoteFile(
-            "a.zip", f"{server.url}/a.zip", len(content), hashlib.sha1(content).hexdigest()
-        )
+        source = RemoteFile(f"{server.url}/a.zip", len(content), hashlib.sha1(content).hexdigest())
         began = time.monotonic()
         with pytest.raises(DatasetError, match="is no zip archive"):
-            download_archives([replace(source, folder="a")], tmp_path, POLICY, say=quietly)
+            download_archives([replace(source, folder="a")], tmp_path, POLICY)
         assert time.monotonic() - began < 20
