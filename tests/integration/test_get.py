@@ -83,6 +83,9 @@ def test_mistakes(server: Server, tmp_path: Path, call_tool):
     assert "weights has no pvt_v2_b9: take some of pvt_tiny" in said("weights", "pvt_v2_b9")
     assert "coco has no test2017: take some of val2017" in said("coco", "test2017", *mirror)
     assert "begins with https:// or http://" in said("coco", "--mirror", "ftp://x", "--dir", "x")
+    server.faults = [faults.status(503)] * 3
+    assert "; 1 times in a row" in said("weights", "pvt_v2_b0", *mirror, "--retries", 0)
+    assert "; 2 times in a row" in said("weights", "pvt_v2_b0", *mirror, "--tries", 2)  # as it was
     server.files["/val2017.zip"] = b"another"
     sentence = said("coco", "val2017", *mirror)
     assert "val2017.zip (it has 7 bytes, not 815585330): it is damaged or another file" in sentence
