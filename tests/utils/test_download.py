@@ -135,6 +135,14 @@ def test_file_that_changes(then, length: int, server: Server, url: str, tmp_path
     assert "another file, and was not kept" in refused(url, tmp_path, **KNOWN)
 
 
+def test_new_file_in_place_of_the_rest(server: Server, url: str, tmp_path: Path):
+    """A server that heeds If-Range sends it at once."""
+    server.faults = [faults.cut, faults.changes(OTHER, faults.Handler.give)]
+    download(url, tmp_path / "a.bin", policy=POLICY)
+    assert (tmp_path / "a.bin").read_bytes() == OTHER
+    assert server.asked == [None, "bytes=150000-"]
+
+
 def test_page_in_place_of_the_rest(server: Server, url: str, tmp_path: Path):
     """A network that asks to log in costs nothing of what was received."""
     server.faults = [faults.cut, faults.page]
