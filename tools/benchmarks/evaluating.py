@@ -41,7 +41,7 @@ def evaluate(how: str, iou_type: str, images: int, detections: int) -> dict:
     """
     torch.set_num_threads(1)
     if how == "pycocotools":
-        sys.modules["mmpvt.evaluation.coco_eval"] = None  # as if faster-coco-eval weren't there
+        sys.modules["faster_coco_eval"] = None  # as if it weren't installed
     truth = make_truth(images, CATEGORIES, iou_type == "segm")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "truth.json"
