@@ -131,9 +131,7 @@ TRUTHS: dict[str, Callable] = {
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 @pytest.mark.parametrize("kind", TRUTHS)
-def test_equals_pycocotools(
-    kind: str, iou_type: str, computed_by: str, synthetic, tmp_path: Path
-):
+def test_equals_pycocotools(kind: str, iou_type: str, computed_by: str, synthetic, tmp_path: Path):
     masks = iou_type == "segm"
     made = synthetic.make_truth(12, 6, masks)
     if masks and kind == "all crowds":

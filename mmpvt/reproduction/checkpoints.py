@@ -1,4 +1,4 @@
-"""Which config a checkpoint is of, told by the names of files and by nothing else."""
+"""Finding checkpoints, and the config of each by the names of files alone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmpvt.engine.settings import read_config
-from mmpvt.errors import UserError
+from mmpvt.errors import CheckpointError, ConfigError
 
-SUFFIXES = (".pth", ".pt", ".safetensors")
-SYNONYMS = {  # of a name's words, other projects' on the left
+FILE_SUFFIXES = (".pth", ".pt", ".safetensors")
+SYNONYMS = {  # other projects' words: ours
     "tiny": ["t"],
     "small": ["s"],
     "medium": ["m"],
@@ -22,8 +22,8 @@ SYNONYMS = {  # of a name's words, other projects' on the left
     "maskrcnn": ["mask", "rcnn"],
     "semfpn": ["fpn"],
 }
-# What is put behind a config's name: the training's length, a date and time, a digest.
-MARKS = re.compile(
+# what follows a config's name: the training's length, a date and time, a digest
+SUFFIX_WORDS = re.compile(
     r"(?:(?:best|epoch|iter|latest|last|final|published|ema|ckpt|checkpoint|model|weights)|"
     r"(?:epoch|iter|ep|e)\d+|(?<=epoch )\d+|(?<=iter )\d+|"
     r"20\d{6}|(?<=20\d{6} )\d{4,6}|[0-9a-f]{8,64})(?: |$)"
@@ -35,10 +35,10 @@ class Checkpoint:
     """A checkpoint file and the config it is of.
 
     Attributes:
-        name: path within the folder of checkpoints, without ``.pth``.
-        path: of the file.
-        config: path of the config, ``mmdet::…`` included; None where the name tells of none.
-        near: names of configs that it might be of, where it is unclear.
+        name: path in the folder of checkpoints, without ``.pth``.
+        path: the file.
+        config: path of the config, ``mmdet::…`` included; None where no name fits.
+        near: names of configs that might be its, where that is unclear.
     """
 
     name: str
@@ -57,21 +57,24 @@ def find_checkpoints(
     Args:
         folder (Path): searched with all folders in it.
         configs (Mapping[str, Path]): configs by name.
-        mapped (Mapping[str, str]): configs by a checkpoint's name: its path within ``folder`` or
-            the file's name, with or without ending; these come before ``configs``.
+        mapped (Mapping[str, str]): configs by a checkpoint's name, which come first: its path in
+            ``folder`` or the file's name, with or without suffix.
 
     Returns:
         list[Checkpoint]: one a file.
 
     Raises:
-        UserError: there is no such folder or no checkpoint in it; a name in ``mapped`` is no
-            checkpoint's, or a config there can't be read.
+        CheckpointError: there is no such folder, or no checkpoint in it.
+        ConfigError: a name in ``mapped`` is no checkpoint's, or a config there can't be read.
     """
     if not folder.is_dir():
-        raise UserError(f"--checkpoints: there is no folder {folder}")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
+        raise CheckpointError(f"there is no folder {folder}", setting="checkpoints")
+    paths = sorted(
+        path for path in folder.rglob("*") if path.suffix in FILE_SUFFIXES and path.is_file()
+    )
     if not paths:
-        raise UserError(f"--checkpoints: no file under {folder} ends in {', '.join(SUFFIXES)}")
+        suffixes = ", ".join(FILE_SUFFIXES)
+        raise CheckpointError(f"no file under {folder} ends in {suffixes}", setting="checkpoints")
     for config in mapped.values():
         read_config(config)
     used, found = set(), []
@@ -91,42 +94,39 @@ def find_checkpoints(
                 near = fitting or difflib.get_close_matches(path.stem, configs, n=2)
                 found.append(Checkpoint(name, path, near=tuple(near)))
     if unknown := sorted(mapped.keys() - used):
-        raise UserError(f"--map: no checkpoint under {folder} is called {', '.join(unknown)}")
+        names = ", ".join(unknown)
+        raise ConfigError(f"no checkpoint under {folder} is called {names}", setting="map")
     return found
 
 
-def match(name: str, configs: Iterable[str], behind: str = "") -> list[str]:
-    """The configs that a name is of.
+def match(name: str, configs: Iterable[str], suffix: str = "") -> list[str]:
+    """The configs that a name may be of.
 
     Args:
         name (str): ``'retinanet_pvt-s_fpn_1x_coco_20210906_142921-b6c94a5b'``, say.
         configs (Iterable[str]): their names.
-        behind (str): what else was said of the file; like what follows a config's name in
-            ``name`` it may be a mark such as ``epoch_12`` and nothing else. Default: ``''``.
+        suffix (str): the file's name, where ``name`` is its folder's. Default: ``''``.
 
     Returns:
-        list[str]: one; none; several, where it is unclear.
+        list[str]: the longest names that ``name`` begins with, where nothing but suffixes such as
+        ``epoch_12`` follows: one, none, or several where it is unclear.
     """
-    words = _words(f"{name} {behind}")
+    words = _words(f"{name} {suffix}")
     best: dict[int, list[str]] = {}
     for config in configs:
         own = _words(config)
-        if words[: len(own)] == own and _are_marks(words[len(own) :]):
+        if words[: len(own)] == own and _are_suffixes(words[len(own) :]):
             best.setdefault(len(own), []).append(config)
     return best[max(best)] if best else []
 
 
 def parse_map(pairs: Sequence[str]) -> dict[str, str]:
-    """``--map``'s ``NAME=CONFIG`` pairs.
-
-    Raises:
-        UserError: there is no ``=``, or nothing on one side of it.
-    """
+    """Configs by checkpoint's name, of ``NAME=CONFIG`` pairs."""
     mapped = {}
     for pair in pairs:
         name, _, config = pair.partition("=")
         if not name or not config:
-            raise UserError(f"--map takes NAME=CONFIG, not {pair}")
+            raise ConfigError(f"{pair} is not NAME=CONFIG", setting="map")
         mapped[name] = config
     return mapped
 
@@ -136,12 +136,8 @@ def _words(name: str) -> list[str]:
     return [part for word in words if word for part in SYNONYMS.get(word, [word])]
 
 
-def _are_marks(words: Sequence[str]) -> bool:
-    text = " ".join(words)
-    place = 0
-    while place < len(text):
-        found = MARKS.match(text, place)
-        if found is None:
-            return False
-        place = found.end()
-    return True
+def _are_suffixes(words: Sequence[str]) -> bool:
+    text, end = " ".join(words), 0
+    while end < len(text) and (found := SUFFIX_WORDS.match(text, end)):
+        end = found.end()
+    return end == len(text)
