@@ -78,12 +78,7 @@ class DetectionArrays:
 
     @classmethod
     def collect(cls, results: Sequence[dict], with_masks: bool) -> DetectionArrays:
-        """From what :class:`mmpvt.evaluation.CocoMetric` keeps of each image.
-
-        Args:
-            results (Sequence[dict]): one an image.
-            with_masks (bool): takes the masks, and their scores.
-        """
+        """From the results of each image that :class:`mmpvt.evaluation.CocoMetric` keeps."""
         score = "mask_scores" if with_masks else "scores"
         boxes = np.concatenate([result["bboxes"].reshape(-1, 4) for result in results])
         boxes = boxes.astype(np.float64)
@@ -105,10 +100,7 @@ class DetectionArrays:
     ) -> list[dict]:
         """The detections at these indices as COCO's API holds results, with ids from 1.
 
-        Args:
-            indices (np.ndarray): of the detections.
-            image_ids (np.ndarray): (images,), by index of the image.
-            category_ids (np.ndarray): (classes,), by label.
+        ``image_ids`` are by index of the image, ``category_ids`` by label.
         """
         columns = (
             image_ids[self.images[indices]],
@@ -133,8 +125,6 @@ class DetectionArrays:
         masks = self.masks.unpack(indices) if self.masks is not None else []
         for start in range(0, len(masks), AREA_BATCH):
             batch = masks[start : start + AREA_BATCH]
-            for annotation, mask, pixels in zip(
-                annotations[start:], batch, area(batch).tolist(), strict=False
-            ):
-                annotation.update(segmentation=mask, area=float(pixels))
+            for i, (mask, pixels) in enumerate(zip(batch, area(batch).tolist(), strict=True)):
+                annotations[start + i].update(segmentation=mask, area=float(pixels))
         return annotations

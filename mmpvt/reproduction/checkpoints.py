@@ -84,15 +84,13 @@ def find_checkpoints(
         asked = sorted(names & mapped.keys(), key=len)
         used.update(asked)
         name = inside.as_posix().removesuffix(".pth")
-        if asked:
-            found.append(Checkpoint(name, path, mapped[asked[-1]]))
+        fitting = match(path.stem, configs) or match(path.parent.name, configs, path.stem)
+        if asked or len(fitting) == 1:
+            config = mapped[asked[-1]] if asked else str(configs[fitting[0]])
+            found.append(Checkpoint(name, path, config))
         else:
-            fitting = match(path.stem, configs) or match(path.parent.name, configs, path.stem)
-            if len(fitting) == 1:
-                found.append(Checkpoint(name, path, str(configs[fitting[0]])))
-            else:
-                near = fitting or difflib.get_close_matches(path.stem, configs, n=2)
-                found.append(Checkpoint(name, path, near=tuple(near)))
+            near = fitting or difflib.get_close_matches(path.stem, configs, n=2)
+            found.append(Checkpoint(name, path, near=tuple(near)))
     if unknown := sorted(mapped.keys() - used):
         names = ", ".join(unknown)
         raise ConfigError(f"no checkpoint under {folder} is called {names}", setting="map")
@@ -100,17 +98,8 @@ def find_checkpoints(
 
 
 def match(name: str, configs: Iterable[str], suffix: str = "") -> list[str]:
-    """The configs that a name may be of.
-
-    Args:
-        name (str): ``'retinanet_pvt-s_fpn_1x_coco_20210906_142921-b6c94a5b'``, say.
-        configs (Iterable[str]): their names.
-        suffix (str): the file's name, where ``name`` is its folder's. Default: ``''``.
-
-    Returns:
-        list[str]: the longest names that ``name`` begins with, where nothing but suffixes such as
-        ``epoch_12`` follows: one, none, or several where it is unclear.
-    """
+    """The longest of the configs' names that ``name`` begins with; none where more than suffixes
+    such as ``epoch_12`` follows, there or in ``suffix``; several where it is unclear."""
     words = _words(f"{name} {suffix}")
     best: dict[int, list[str]] = {}
     for config in configs:

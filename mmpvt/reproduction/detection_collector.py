@@ -18,26 +18,16 @@ MAX_MARKS = 40  # objects, and detections, of an image in the gallery
 
 
 class DetectionCollector:
-    """Collects what a report says of a detector.
-
-    Args:
-        runner (Runner): about to test it.
-    """
+    """Collects what a report says of a detector, which ``runner`` is about to test."""
 
     def __init__(self, runner: Runner) -> None:
         metrics = runner.test_loop.evaluator.metrics
         self.metric = next((m for m in metrics if isinstance(m, CocoMetric)), None)
 
     def collect(self, sample: BaseDataElement) -> dict:
-        """What the gallery needs of an image's prediction.
-
-        Args:
-            sample (BaseDataElement): MMDetection's, with ``pred_instances``.
-
-        Returns:
-            dict: arrays ``boxes`` (n, 4), left, top, right, bottom in pixels of the image file,
-            ``scores`` (n,), ``labels`` (n,); ``masks``, run-length encoded, or None.
-        """
+        """What the gallery needs of an image's prediction: ``boxes`` (n, 4), left, top, right,
+        bottom in pixels of the image file, ``scores``, ``labels``, and run-length encoded
+        ``masks`` or None."""
         instances = sample.pred_instances.cpu()
         instances = instances[instances.scores >= MIN_SCORE]
         masks = instances.get("masks")
@@ -55,16 +45,8 @@ class DetectionCollector:
         )
 
     def summarize(self, images: list[dict], max_images: int) -> dict:
-        """Curves and a gallery.
-
-        Args:
-            images (list[dict]): from :meth:`collect`, of all images.
-            max_images (int): of the gallery.
-
-        Returns:
-            dict: ``curves`` by kind, ``bbox`` and, where masks were evaluated, ``segm``;
-            ``gallery``, the worst first. Empty without a COCO metric.
-        """
+        """``curves`` of ``bbox`` and perhaps ``segm``, and a ``gallery``, the worst first; nothing
+        without a COCO metric."""
         if self.metric is None or self.metric.coco is None:
             return {}
         kinds = [kind for kind in self.metric.metrics if kind in ("bbox", "segm")]
@@ -76,22 +58,17 @@ class DetectionCollector:
     def _gallery(self, images: list[dict], max_images: int) -> list[dict]:
         labels = {number: label for label, number in enumerate(self.metric.cat_ids)}
         by_id = {image["id"]: image for image in images if not image["skipped"]}
-        errors = {
-            number: find_errors(
-                image,
-                [
-                    dict(annotation, label=labels[annotation["category_id"]])
-                    for annotation in self.metric.coco.imgToAnns.get(number, ())
-                    if annotation["category_id"] in labels
-                ],
-            )
-            for number, image in by_id.items()
-        }
+        errors = {}
+        for number, image in by_id.items():
+            annotations = [
+                dict(annotation, label=labels[annotation["category_id"]])
+                for annotation in self.metric.coco.imgToAnns.get(number, ())
+                if annotation["category_id"] in labels
+            ]
+            errors[number] = find_errors(image, annotations)
         names = [self.metric.coco.cats[number]["name"] for number in self.metric.cat_ids]
-        return [
-            _entry(by_id[number], errors[number], names)
-            for number in worst_first(errors)[:max_images]
-        ]
+        worst = worst_first(errors)[:max_images]
+        return [_entry(by_id[number], errors[number], names) for number in worst]
 
 
 def _entry(image: dict, errors: dict, names: list[str]) -> dict:

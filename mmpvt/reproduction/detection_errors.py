@@ -19,17 +19,6 @@ MIN_SCORE = 0.3  # of detections that count as such here
 FOREGROUND_IOU = 0.5
 BACKGROUND_IOU = 0.1
 
-# of objects
-DETECTED, MISSED, CROWD = "detected", "missed", "crowd"
-# of detections
-CORRECT, DUPLICATE, CLASSIFICATION, LOCALIZATION, BACKGROUND = (
-    "correct",
-    "duplicate",
-    "classification",
-    "localization",
-    "background",
-)
-
 
 def find_errors(image: dict, annotations: Sequence[dict]) -> dict:
     """Compares an image's detections with its annotations.
@@ -41,9 +30,10 @@ def find_errors(image: dict, annotations: Sequence[dict]) -> dict:
     Returns:
         dict: ``truth`` and ``detections``, a dict for each object and each detection with
         ``label``, ``box`` (left, top, width, height), ``mask`` (as COCO stores it, or None),
-        ``kind``, ``iou``, ``severity`` (0 without an error), and for a detection ``score`` and
-        ``true_label``, of the object that it has the wrong class for; ``false_negative`` and
-        ``false_positive``, the highest severity of each.
+        ``kind`` (an object's is detected, missed or crowd; a detection's correct, duplicate,
+        classification, localization or background), ``iou``, ``severity`` (0 without an error),
+        and for a detection ``score`` and ``true_label``, of the object that it has the wrong class
+        for; ``false_negative`` and ``false_positive``, the highest severity of each.
 
         A false negative's severity is the square root of the object's share of the image, times
         1 - IoU with the closest detection of its class; a false positive's is its score.
@@ -65,7 +55,7 @@ def find_errors(image: dict, annotations: Sequence[dict]) -> dict:
     assigned = _assign(class_iou, crowd)
     detections = []
     for i, index in enumerate(chosen):
-        kind, true_label = CORRECT, None
+        kind, true_label = "correct", None
         if assigned[i] is None:
             kind, true_label = _error(class_iou[i], iou[i] * ~same_class[i], truth_labels)
         score = float(image["scores"][index])
@@ -78,14 +68,14 @@ def find_errors(image: dict, annotations: Sequence[dict]) -> dict:
                 true_label=true_label,
                 iou=float(class_iou[i].max(initial=0)),
                 score=score,
-                severity=0.0 if kind == CORRECT else score,
+                severity=0.0 if kind == "correct" else score,
             )
         )
     area = image["size"][0] * image["size"][1]
     truth = []
     for j, annotation in enumerate(annotations):
         best = float(class_iou[:, j].max(initial=0))
-        kind = CROWD if crowd[j] else DETECTED if j in assigned else MISSED
+        kind = "crowd" if crowd[j] else "detected" if j in assigned else "missed"
         share = annotation.get("area", truth_boxes[j, 2] * truth_boxes[j, 3]) / area
         mask = annotation.get("segmentation")
         has_mask = image["masks"] is not None and is_mask(mask, *image["size"])
@@ -96,7 +86,7 @@ def find_errors(image: dict, annotations: Sequence[dict]) -> dict:
                 mask=mask if has_mask else None,
                 kind=kind,
                 iou=best,
-                severity=np.sqrt(share) * (1 - best) if kind == MISSED else 0.0,
+                severity=np.sqrt(share) * (1 - best) if kind == "missed" else 0.0,
             )
         )
     return dict(
@@ -108,14 +98,7 @@ def find_errors(image: dict, annotations: Sequence[dict]) -> dict:
 
 
 def worst_first(errors: Mapping[object, dict]) -> list:
-    """Images with errors, in turns the one of the worst false negative and false positive.
-
-    Args:
-        errors (Mapping): from :func:`find_errors`, by image.
-
-    Returns:
-        list: the keys of images that have any, each once.
-    """
+    """The images with errors, in turns the one of the worst false negative and false positive."""
     rankings = [
         sorted((key for key in errors if errors[key][sort] > 0), key=lambda key: -errors[key][sort])
         for sort in ("false_negative", "false_positive")
@@ -149,8 +132,7 @@ def _error(
 ) -> tuple[str, int | None]:
     """A false positive's kind, and the label of the object that it has the wrong class for."""
     if class_iou.max(initial=0) >= FOREGROUND_IOU:
-        return DUPLICATE, None
+        return "duplicate", None
     if other_iou.max(initial=0) >= FOREGROUND_IOU:
-        return CLASSIFICATION, int(labels[other_iou.argmax()])
-    near = class_iou.max(initial=0) >= BACKGROUND_IOU
-    return (LOCALIZATION if near else BACKGROUND), None
+        return "classification", int(labels[other_iou.argmax()])
+    return ("localization" if class_iou.max(initial=0) >= BACKGROUND_IOU else "background"), None

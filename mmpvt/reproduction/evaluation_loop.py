@@ -20,7 +20,7 @@ from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import ConfigError, OutputError, UserError
 from mmpvt.reproduction import report
 from mmpvt.reproduction.checkpoints import Checkpoint
-from mmpvt.reproduction.evaluation_process import EvaluationJob, environment_of, run_evaluation
+from mmpvt.reproduction.evaluation_process import environment_of, run_evaluation
 from mmpvt.reproduction.result_store import (
     FAILED,
     FOLDER,
@@ -74,7 +74,7 @@ def reproduce(options: ReproduceOptions, checkpoints: Sequence[Checkpoint]) -> l
 
     Args:
         options (ReproduceOptions): of the report.
-        checkpoints (Sequence[Checkpoint]): what to test.
+        checkpoints (Sequence[Checkpoint]): from :func:`find_checkpoints`.
 
     Returns:
         list[dict]: a record a checkpoint.
@@ -103,8 +103,7 @@ class _Entry:
 
     checkpoint: Checkpoint
     record: dict
-    config: Path | None = None
-    imports: Sequence[str] = ()
+    config: Config | None = None
     data_setting: str | None = None  # a key of ReproduceOptions.roots
 
     def fail(self, error: UserError) -> None:
@@ -153,13 +152,10 @@ class _EvaluationLoop:
         overrides = _parse_cfg_options(self.options.cfg_options)
         config = settings.load_config(entry.checkpoint.config, overrides)
         if not config.get("test_dataloader"):
-            raise ConfigError(
-                f"{entry.checkpoint.config} has no test_dataloader", where=config.filename
-            )
-        entry.config = Path(config.filename)
-        imports = (config.get("custom_imports") or {}).get("imports", [])
-        entry.imports = [imports] if isinstance(imports, str) else imports
-        entry.record.update(report.describe(config, entry.config.stem, self.options.published))
+            raise ConfigError(f"{entry.checkpoint.config} has no test_dataloader")
+        stem = Path(config.filename).stem
+        entry.config = config
+        entry.record.update(report.describe(config, stem, self.options.published))
         entry.data_setting = _data_setting(config)
         if data_root := self.options.roots.get(entry.data_setting):
             settings.set_data_root(config, data_root)
@@ -170,9 +166,7 @@ class _EvaluationLoop:
             raise
         entry.record["key"] = key
         if self.options.logs is not None:
-            log = find_log(
-                self.options.logs, entry.checkpoint.name, entry.config.stem, self.options.out
-            )
+            log = find_log(self.options.logs, entry.checkpoint.name, stem, self.options.out)
             try:
                 entry.record["training"] = read_log(log) if log else None
             except UserError as error:
@@ -192,24 +186,21 @@ class _EvaluationLoop:
     def _test(self, entry: _Entry, number: int, total: int) -> None:
         options, record = self.options, entry.record
         label = f"[{number + 1}/{total}] {entry.checkpoint.name}"
-        self._print(f"{label}: {entry.config.name}")
+        self._print(f"{label}: {Path(entry.config.filename).name}")
         arguments = ["--launcher", options.launcher]
         if options.cfg_options:
             arguments += ["--cfg-options", *options.cfg_options]
-        job = EvaluationJob(
-            config=entry.config,
-            imports=entry.imports,
-            checkpoint=entry.checkpoint.path,
-            data_root=options.roots.get(entry.data_setting),
-            folder=options.out / WORK / file_name(entry.checkpoint.name),
-            max_images=options.max_images,
-            options=arguments,
-        )
+        if data_root := options.roots.get(entry.data_setting):
+            arguments += ["--data-root", data_root]
         began = time.monotonic()
         try:
             collected = run_evaluation(
-                job,
                 options.tool,
+                entry.config,
+                entry.checkpoint.path,
+                arguments,
+                options.out / WORK / file_name(entry.checkpoint.name),
+                options.max_images,
                 environment_of(number, options.launcher, options.device),
                 lambda progress: self._print(f"{label}: {progress}"),
             )

@@ -14,11 +14,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
 
 from mmpvt.engine.launch import VARIABLES, is_first_process
 from mmpvt.errors import LaunchError, UserError
@@ -44,41 +44,29 @@ default_hooks = dict(
 """
 
 
-@dataclass(frozen=True)
-class EvaluationJob:
-    """A test to run.
-
-    Attributes:
-        config: file of the model's config.
-        imports: what the config's ``custom_imports`` name.
-        checkpoint: file.
-        data_root: folder of the data; None for the config's own.
-        folder: for logs and what the test writes.
-        max_images: of the gallery.
-        options: further arguments of ``tools/test.py``.
-    """
-
-    config: Path
-    imports: Sequence[str]
-    checkpoint: Path
-    data_root: str | None
-    folder: Path
-    max_images: int
-    options: Sequence[str] = ()
-
-
 class EvaluationError(UserError):
     """A test ended without a result."""
 
 
 def run_evaluation(
-    job: EvaluationJob, tool: Path, environment: Mapping[str, str], report: Callable[[str], None]
+    tool: Path,
+    config: Config,
+    checkpoint: Path,
+    arguments: Sequence[str],
+    folder: Path,
+    max_images: int,
+    environment: Mapping[str, str],
+    report: Callable[[str], None],
 ) -> dict | None:
     """Tests a checkpoint.
 
     Args:
-        job (EvaluationJob): what to test.
         tool (Path): ``tools/test.py``.
+        config (Config): the model's, as read from its file.
+        checkpoint (Path): the file.
+        arguments (Sequence[str]): more of the tool's.
+        folder (Path): for logs and what the test writes.
+        max_images (int): of the gallery.
         environment (Mapping[str, str]): the process's.
         report (Callable[[str], None]): takes a line on the progress, now and then.
 
@@ -89,27 +77,26 @@ def run_evaluation(
     Raises:
         EvaluationError: it ended without a result.
     """
-    folder = job.folder.absolute()
+    folder = folder.absolute()
     rank = next((environment[name] for name in VARIABLES.values() if name in environment), "0")
     folder.mkdir(parents=True, exist_ok=True)
     out, progress = folder / "collected.json", folder / "progress.json"
     error = folder / f"error_{rank}.json"
     for file in (error, out, progress) if is_first_process() else (error,):
         file.unlink(missing_ok=True)
-    config = folder / f"config_{rank}.py"
+    imports = (config.get("custom_imports") or {}).get("imports", [])
     text = CONFIG.format(  # in ASCII, whatever a path holds
-        base=str(job.config.absolute()),
-        imports=[*job.imports, HOOK_MODULE],
+        base=str(Path(config.filename).absolute()),
+        imports=[*([imports] if isinstance(imports, str) else imports), HOOK_MODULE],
         out=str(out),
         progress=str(progress),
-        max_images=job.max_images,
+        max_images=max_images,
         parent=os.getpid(),
     )
-    place(config, text.encode())
-    command = [sys.executable, evaluation_child.__file__, str(error), str(tool), str(config)]
-    command += [str(job.checkpoint.absolute()), "--work-dir", str(folder), *job.options]
-    if job.data_root is not None:
-        command += ["--data-root", job.data_root]
+    file = folder / f"config_{rank}.py"
+    place(file, text.encode())
+    command = [sys.executable, evaluation_child.__file__, str(error), str(tool), str(file)]
+    command += [str(checkpoint.absolute()), "--work-dir", str(folder), *arguments]
     code = _run(command, environment, folder / f"log_{rank}.txt", progress, report)
     if not is_first_process():
         return None
@@ -131,11 +118,7 @@ def _run(
     with (
         log.open("xb") as file,
         subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
         ) as process,
     ):
         try:
@@ -169,11 +152,7 @@ def _failure(code: int, folder: Path) -> EvaluationError:
 
 
 def check_device(device: str | None) -> None:
-    """Checks that there is a device of this name.
-
-    Raises:
-        LaunchError: it is no device, or this machine has none of that kind.
-    """
+    """Refuses what is no device, or a GPU where this machine has none."""
     if device and not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise LaunchError(f"{device} is none of cpu, cuda, cuda:1", setting="device")
     if device and device != "cpu" and not torch.cuda.is_available():
@@ -181,17 +160,9 @@ def check_device(device: str | None) -> None:
 
 
 def environment_of(number: int, launcher: str, device: str | None) -> dict[str, str]:
-    """This process's environment, for a test started from it.
+    """This process's environment, for test ``number``, from 0, started from it.
 
     Under a launcher, each process starts one, and they join at a port of their own.
-
-    Args:
-        number (int): of the test, from 0, the same on all processes.
-        launcher (str): what started this process; ``'none'`` if it is alone.
-        device (str | None): ``'cpu'``, ``'cuda'`` or ``'cuda:1'``; None for any.
-
-    Returns:
-        dict[str, str]: of variables.
     """
     variables = dict(os.environ, PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8")
     if launcher != "none":

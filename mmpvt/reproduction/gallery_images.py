@@ -19,14 +19,7 @@ MIN_AREA = 6.0  # square pixels: smaller polygons aren't drawn
 
 
 def thumbnail(path: str) -> tuple[str, float]:
-    """An image file, small.
-
-    Args:
-        path (str): the file.
-
-    Returns:
-        tuple[str, float]: a JPEG file in base64, and its scale, in pixels a pixel of the image.
-    """
+    """An image file as a small JPEG file in base64, and its pixels a pixel of the image."""
     image = mmcv.imread(path)
     scale = _scale(image)
     small = cv2.resize(image, _size(image, scale), interpolation=cv2.INTER_AREA)
@@ -35,15 +28,7 @@ def thumbnail(path: str) -> tuple[str, float]:
 
 
 def encode_label_map(labels: np.ndarray, palette: np.ndarray) -> bytes:
-    """A label map, small, in its classes' colours.
-
-    Args:
-        labels (np.ndarray): (height, width), uint8; 255 is transparent.
-        palette (np.ndarray): (256, 3), RGB, uint8, by label.
-
-    Returns:
-        bytes: a PNG file.
-    """
+    """A label map (height, width) as a small PNG file in a palette (256, 3); 255 is transparent."""
     size = _size(labels, _scale(labels))
     small = Image.fromarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), "P")
     small.putpalette(palette.tobytes())
@@ -72,12 +57,8 @@ def mask_polygons(mask: dict | list, size: tuple[int, int], scale: float) -> lis
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     pixels = cv2.resize(pixels, _size(pixels, scale), interpolation=interpolation)
     contours, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    polygons = [cv2.approxPolyDP(c, TOLERANCE, True) for c in contours if _is_visible(c)]
-    return [polygon.reshape(-1).tolist() for polygon in polygons]
-
-
-def _is_visible(contour: np.ndarray) -> bool:
-    return cv2.contourArea(contour) >= MIN_AREA
+    contours = [contour for contour in contours if cv2.contourArea(contour) >= MIN_AREA]
+    return [cv2.approxPolyDP(c, TOLERANCE, True).reshape(-1).tolist() for c in contours]
 
 
 def _scale(image: np.ndarray) -> float:

@@ -13,17 +13,13 @@ from mmpvt.utils.outputs import Outputs
 from mmpvt.utils.text import printable
 
 FILES = ("results.json", "results.md", "index.html")
-SIZES = dict(s="small", m="medium", l="large")
+BACKBONES = {"PyramidVisionTransformer": "pvt", "PyramidVisionTransformerV2": "pvt_v2"}
 SHORT = dict(tiny="t", small="s", medium="m", large="l")  # as in the configs' names
-SCORES = {  # by our names, the metrics' names
-    f"{ours}{end}": f"coco/{theirs}_mAP{their_end}"
-    for ours, theirs in (("box_AP", "bbox"), ("mask_AP", "segm"))
-    for end, their_end in (
-        ("", ""),
-        ("50", "_50"),
-        ("75", "_75"),
-        *((f"_{size}", f"_{letter}") for letter, size in SIZES.items()),
-    )
+SUFFIXES = {"": "", "50": "_50", "75": "_75", "_small": "_s", "_medium": "_m", "_large": "_l"}
+SCORES = {  # our names: the metrics'
+    f"{ours}_AP{our_suffix}": f"coco/{theirs}_mAP{their_suffix}"
+    for ours, theirs in (("box", "bbox"), ("mask", "segm"))
+    for our_suffix, their_suffix in SUFFIXES.items()
 } | dict(mIoU="mIoU", mAcc="mAcc", aAcc="aAcc")
 MAIN = dict(box_AP="box AP", mask_AP="mask AP", mIoU="mIoU")
 INTRODUCTION = """\
@@ -42,9 +38,7 @@ def describe(config: Config, name: str, published: Mapping[str, dict]) -> dict:
     arch = backbone.get("arch", "")
     arch = SHORT.get(arch, arch) if isinstance(arch, str) else ""
     kind = str(backbone.get("type", "")).rpartition(".")[2]
-    kind = {"PyramidVisionTransformer": "pvt", "PyramidVisionTransformerV2": "pvt_v2"}.get(
-        kind, kind
-    )
+    kind = BACKBONES.get(kind, kind)
     dataset = next(iter_datasets(config.test_dataloader.dataset), {})
     scores = {key: known[key] for key in MAIN if known.get(key) is not None}
     scores.update({f"box_{key}": value for key, value in known.get("detail", {}).items()})
@@ -60,21 +54,18 @@ def describe(config: Config, name: str, published: Mapping[str, dict]) -> dict:
 
 def scores(metrics: Mapping[str, float]) -> dict[str, float]:
     """A test's metrics in percent, by our names."""
-    found = {}
-    for name, metric in SCORES.items():
-        if metric in metrics:
-            value = metrics[metric]
-            found[name] = round(100 * value, 1) if metric.startswith("coco/") else round(value, 2)
-    return {name: value for name, value in found.items() if value >= 0}  # -1: no such objects
+    found = {name: metrics[metric] for name, metric in SCORES.items() if metric in metrics}
+    return {
+        name: round(100 * value, 1) if "AP" in name else round(value, 2)
+        for name, value in found.items()
+        if value is not None and value >= 0  # -1: there are no such objects
+    }
 
 
 def headline(record: Mapping) -> str:
     """A record's main scores in a line."""
-    return ", ".join(
-        f"{label} {_scored(record, name)}"
-        for name, label in MAIN.items()
-        if name in record["scores"]
-    )
+    names = (name for name in MAIN if name in record["scores"])
+    return ", ".join(f"{MAIN[name]} {_scored(record, name)}" for name in names)
 
 
 def write(out: Outputs, records: Sequence[dict]) -> None:

@@ -27,9 +27,7 @@ class _GalleryEntry(msgspec.Struct):
     jpeg: str
 
 
-class _TestedRecord(msgspec.Struct):
-    """What a report takes from the record of a tested checkpoint."""
-
+class _TestedRecord(msgspec.Struct):  # what a report takes from it
     name: str
     key: str
     status: str
@@ -43,22 +41,13 @@ class _TestedRecord(msgspec.Struct):
 
 
 class ResultStore:
-    """The records of a report.
-
-    Args:
-        out (Outputs): the report's folder.
-    """
+    """The records of a report, in its folder."""
 
     def __init__(self, out: Outputs) -> None:
         self.out = out
 
     def get(self, name: str, key: str) -> dict | None:
-        """The record of a tested checkpoint, if there is a valid one.
-
-        Args:
-            name (str): the checkpoint's.
-            key (str): :meth:`TestDigests.digest` of its test; a record of another is out of date.
-        """
+        """The record of a tested checkpoint; None if there is none with this digest as ``key``."""
         try:
             record = parse_json(read_bytes(self.out.folder / self._file(name)))
             found = msgspec.convert(record, _TestedRecord)
@@ -107,22 +96,15 @@ class TestDigests:
     def digest(self, checkpoint: Path, config: Config) -> str:
         """A digest that differs where a test's result might.
 
-        Args:
-            checkpoint (Path): its content counts, not its name.
-            config (Config): as it is tested. Where its data lie doesn't count; the content of
-                annotations and label maps, and names and sizes of images, do.
-
-        Returns:
-            str: hexadecimal.
+        What counts is the checkpoint's content, the config but for its data's folder, the content
+        of annotations and label maps, and the names and sizes of images.
         """
         settings = config.to_dict()
         settings.pop("work_dir", None)
-        datasets = iter_datasets(config.test_dataloader.dataset)
-        data = [self._digest_data(dataset) for dataset in datasets]
+        data = [self._digest_data(d) for d in iter_datasets(config.test_dataloader.dataset)]
         parts = [FORMAT, _digest_file(checkpoint, MAX_CHECKPOINT), _without_roots(settings), data]
-        return hashlib.sha256(
-            json.dumps(parts, sort_keys=True, default=_type_name).encode()
-        ).hexdigest()
+        text = json.dumps(parts, sort_keys=True, default=_type_name)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _digest_data(self, dataset: dict) -> str:
         root = Path(dataset.get("data_root") or "")
@@ -132,21 +114,19 @@ class TestDigests:
         if place not in self._data:
             listing = [[_digest_file(root / ann_file, MAX_ANNOTATIONS)]] if ann_file else []
             for kind, folder in sorted(prefix.items()):
-                is_truth = "seg" in kind
-                for path in sorted((root / folder).rglob("*")):
-                    if path.is_file():
-                        size = path.stat().st_size
-                        listing.append(
-                            [path.name, _digest_file(path, MAX_BYTES) if is_truth else size]
-                        )
+                files = (p for p in sorted((root / folder).rglob("*")) if p.is_file())
+                if "seg" in kind:
+                    listing += [[path.name, _digest_file(path, MAX_BYTES)] for path in files]
+                else:
+                    listing += [[path.name, path.stat().st_size] for path in files]
             self._data[place] = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
         return self._data[place]
 
 
 def _digest_file(path: Path, max_bytes: int) -> str:
     check_regular(path, max_bytes)
-    digest = hashlib.sha256()
     with path.open("rb") as file:
+        digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()

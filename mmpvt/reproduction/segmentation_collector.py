@@ -18,11 +18,7 @@ COUNTS = ("intersection", "union", "truth")  # pixels by class
 
 
 class SegmentationCollector:
-    """Collects what a report says of a segmenter.
-
-    Args:
-        runner (Runner): about to test it.
-    """
+    """Collects what a report says of a segmenter, which ``runner`` is about to test."""
 
     def __init__(self, runner: Runner) -> None:
         meta = runner.test_dataloader.dataset.metainfo
@@ -32,16 +28,8 @@ class SegmentationCollector:
         self.palette[: len(chosen)] = chosen
 
     def collect(self, sample: BaseDataElement) -> dict:
-        """What is needed of an image's prediction.
-
-        Args:
-            sample (BaseDataElement): MMSegmentation's, with ``pred_sem_seg`` and ``gt_sem_seg``.
-
-        Returns:
-            dict: pixels by class, arrays (classes,): ``intersection``, ``union``, ``truth``; the
-            label maps ``truth_map`` and ``prediction_map`` as PNG files, transparent where the
-            truth is ignored.
-        """
+        """What is needed of an image's prediction: pixels by class, ``intersection``, ``union``
+        and ``truth``, and both label maps as PNG files, transparent where the truth is ignored."""
         predicted = sample.pred_sem_seg.data.squeeze().cpu()
         truth = sample.gt_sem_seg.data.squeeze().cpu().to(predicted)
         intersection, union, _, area = IoUMetric.intersect_and_union(
@@ -61,16 +49,8 @@ class SegmentationCollector:
         return encode_label_map(labels.numpy().astype(np.uint8), self.palette)
 
     def summarize(self, images: list[dict], max_images: int) -> dict:
-        """IoU by class and a gallery.
-
-        Args:
-            images (list[dict]): from :meth:`collect`, of all images.
-            max_images (int): of the gallery.
-
-        Returns:
-            dict: ``classes``, each class's ``name``, ``IoU`` (NaN where neither truth nor
-            prediction has it) and ``share`` of all pixels; ``gallery``, the worst first.
-        """
+        """``classes``, each one's IoU (NaN where neither truth nor prediction has it) and share of
+        all pixels, and a ``gallery``, the worst first."""
         images = [image for image in images if not image["skipped"]]
         none = np.zeros(len(self.classes))
         intersection, union, area = (sum((i[key] for i in images), none) for key in COUNTS)
