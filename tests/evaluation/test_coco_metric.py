@@ -26,11 +26,11 @@ EXACT = 1e-9
 
 @pytest.fixture
 def synthetic(monkeypatch: pytest.MonkeyPatch):
-    """The benchmark's made-up data."""
+    """The benchmark's synthetic data."""
     monkeypatch.syspath_prepend(ROOT / "tools")
-    from benchmarks import synthetic
+    from benchmarks import synthetic_coco
 
-    return synthetic
+    return synthetic_coco
 
 
 @pytest.fixture(params=["faster-coco-eval", "pycocotools"])
