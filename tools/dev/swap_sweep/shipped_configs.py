@@ -17,37 +17,31 @@ PACKAGES = ("mmdet", "mmseg")
 
 
 @dataclass(frozen=True)
-class Shipped:
-    """One config.
-
-    Attributes:
-        package: ``mmdet`` or ``mmseg``.
-        path: relative to the package's folder of configs.
-    """
+class ShippedConfig:
+    """A config of ``mmdet`` or ``mmseg``, by its path in the package's folder of configs."""
 
     package: str
     path: str
 
     @property
     def name(self) -> str:
-        """As a command line takes it: ``mmdet::atss/atss_r50_fpn_1x_coco.py``."""
+        """As command lines take it: ``mmdet::atss/atss_r50_fpn_1x_coco.py``."""
         return f"{self.package}::{self.path}"
 
     @property
     def family(self) -> str:
-        """The folder that it lies in."""
+        """The package and the folder that it lies in."""
         return f"{self.package}::{self.path.partition('/')[0]}"
 
     @property
     def file(self) -> Path:
-        """Where it lies."""
         return config_folder(self.package) / self.path
 
 
-def shipped_configs() -> list[Shipped]:
+def shipped_configs() -> list[ShippedConfig]:
     """All configs of experiments that are shipped, whatever their backbones, in order."""
     return [
-        Shipped(package, file.relative_to(folder).as_posix())
+        ShippedConfig(package, file.relative_to(folder).as_posix())
         for package in PACKAGES
         if (folder := config_folder(package))
         for file in sorted(folder.rglob("*.py"))
@@ -55,9 +49,9 @@ def shipped_configs() -> list[Shipped]:
     ]
 
 
-def by_family(configs: Sequence[Shipped]) -> list[list[Shipped]]:
+def by_family(configs: Sequence[ShippedConfig]) -> list[list[ShippedConfig]]:
     """The configs of each family, those on a ResNet-50 by name first."""
-    families: dict[str, list[Shipped]] = {}
+    families: dict[str, list[ShippedConfig]] = {}
     for config in sorted(configs, key=lambda config: "r50" not in Path(config.path).name):
         families.setdefault(config.family, []).append(config)
     return [families[name] for name in sorted(families)]
@@ -72,7 +66,7 @@ def is_counted(config: Config) -> bool:
 
 
 def without_folders(text: str) -> str:
-    """A message whose paths don't say where this machine's packages lie."""
+    """Another package's message, with its paths as config names instead of this machine's."""
     for package in PACKAGES:
         if folder := config_folder(package):
             text = text.replace(f"{folder}/", f"{package}::").replace(f"{folder.parents[2]}/", "")

@@ -1,4 +1,4 @@
-"""Made-up annotations in COCO's format, and a detector's made-up results on them."""
+"""Synthetic annotations in COCO's format, and synthetic detections for them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def make_truth(images: int, categories: int, masks: bool, seed: int = 0) -> dict
 
 
 def make_results(truth: dict, detections: int, masks: bool, seed: int = 1) -> Iterator[dict]:
-    """What a detector that found most, and much else, would give for each image.
+    """Detections of each image: half of them near objects, the others random.
 
     Args:
         truth (dict): of :func:`make_truth`.

@@ -1,4 +1,4 @@
-"""Results for people to read."""
+"""Results as a Markdown table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came of each checkpoint, a file each, kept with what it was measured on."""
+"""The results of tested checkpoints, each in a file with a digest of what it was tested on."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ from mmpvt.utils.files import MAX_ANNOTATIONS, MAX_BYTES, check_regular, parse_j
 from mmpvt.utils.outputs import Outputs, fitting
 from mmpvt.utils.text import to_json as to_safe_json
 
-TESTED, FAILED, PASSED_OVER = "tested", "failed", "passed over"
-FOLDER = "models"  # of the report's
+TESTED, FAILED, SKIPPED = "tested", "failed", "skipped"
+FOLDER = "models"  # in the report's
 MAX_CHECKPOINT = 2**40  # bytes
-FORMAT = 1  # of the records: one of another format is measured anew
+FORMAT = 2  # of the records: with another one a checkpoint is tested again
 
 
-class _Picture(msgspec.Struct):
+class _GalleryEntry(msgspec.Struct):
     jpeg: str
 
 
-class _Tested(msgspec.Struct):
-    """What a report takes from the record of a checkpoint that was tested."""
-
+class _TestedRecord(msgspec.Struct):  # what a report takes from it
     name: str
     key: str
     status: str
@@ -39,44 +37,29 @@ class _Tested(msgspec.Struct):
     images_per_second: float | None
     memory: dict[str, float | str]
     versions: dict[str, str]
-    gallery: list[_Picture] = []
+    gallery: list[_GalleryEntry] = []
 
 
-class Records:
-    """The records of a report.
-
-    Args:
-        out (Outputs): the report's folder.
-    """
+class ResultStore:
+    """The records of a report, in its folder."""
 
     def __init__(self, out: Outputs) -> None:
         self.out = out
 
     def get(self, name: str, key: str) -> dict | None:
-        """The record of a checkpoint that was tested.
-
-        Args:
-            name (str): the checkpoint's.
-            key (str): :func:`key_of` what it is tested on; a record of another key is out of date.
-
-        Returns:
-            dict | None: the record, if there is one.
-        """
+        """The record of a tested checkpoint; None if there is none with this digest as ``key``."""
         try:
-            record = parse_json(read_bytes(self.out.folder / self._name(name)))
-        except (OSError, ValueError):
-            return None
-        try:
-            found = msgspec.convert(record, _Tested)
-        except (msgspec.ValidationError, UnicodeError):
+            record = parse_json(read_bytes(self.out.folder / self._file(name)))
+            found = msgspec.convert(record, _TestedRecord)
+        except (OSError, ValueError, msgspec.ValidationError):
             return None
         return record if (found.status, found.key) == (TESTED, key) else None
 
     def put(self, record: dict) -> None:
-        """Keeps a record, at once and whole on disk."""
-        self.out.write(self._name(record["name"]), to_json(record))
+        """Writes a record."""
+        self.out.write(self._file(record["name"]), to_json(record))
 
-    def _name(self, name: str) -> str:
+    def _file(self, name: str) -> str:
         return f"{FOLDER}/{file_name(name)}.json"
 
 
@@ -86,7 +69,7 @@ def file_name(name: str) -> str:
 
 
 def to_json(content: object) -> bytes:
-    """JSON as browsers read it, too: what is no number is null."""
+    """JSON that browsers read: NaN and Inf become null."""
     return to_safe_json(_finite(content), allow_nan=False)
 
 
@@ -97,36 +80,31 @@ def _finite(content: object) -> object:
         return [_finite(value) for value in content]
     if isinstance(content, np.generic):
         content = content.item()
-    if isinstance(content, float) and content - content != 0:
+    if isinstance(content, float) and not np.isfinite(content):
         return None
     return content
 
 
-class Keys:
-    """Digests of what checkpoints are tested on; each file is read once."""
+class TestDigests:
+    """Digests of what checkpoints are tested on; data are read once."""
+
+    __test__ = False  # not pytest's
 
     def __init__(self) -> None:
         self._data: dict[str, str] = {}
 
-    def key_of(self, checkpoint: Path, config: Config) -> str:
+    def digest(self, checkpoint: Path, config: Config) -> str:
         """A digest that differs where a test's result might.
 
-        Args:
-            checkpoint (Path): its content counts, not its name.
-            config (Config): as it is tested. Where its data lie doesn't count; the content of
-                annotations and label maps, and names and sizes of images, do.
-
-        Returns:
-            str: hexadecimal.
+        What counts is the checkpoint's content, the config but for its data's folder, the content
+        of annotations and label maps, and the names and sizes of images.
         """
         settings = config.to_dict()
         settings.pop("work_dir", None)
-        datasets = iter_datasets(config.test_dataloader.dataset)
-        data = [self._digest_data(dataset) for dataset in datasets]
+        data = [self._digest_data(d) for d in iter_datasets(config.test_dataloader.dataset)]
         parts = [FORMAT, _digest_file(checkpoint, MAX_CHECKPOINT), _without_roots(settings), data]
-        return hashlib.sha256(
-            json.dumps(parts, sort_keys=True, default=_named).encode()
-        ).hexdigest()
+        text = json.dumps(parts, sort_keys=True, default=_type_name)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _digest_data(self, dataset: dict) -> str:
         root = Path(dataset.get("data_root") or "")
@@ -136,32 +114,30 @@ class Keys:
         if place not in self._data:
             listing = [[_digest_file(root / ann_file, MAX_ANNOTATIONS)]] if ann_file else []
             for kind, folder in sorted(prefix.items()):
-                is_truth = "seg" in kind
-                for path in sorted((root / folder).rglob("*")):
-                    if path.is_file():
-                        size = path.stat().st_size
-                        listing.append(
-                            [path.name, _digest_file(path, MAX_BYTES) if is_truth else size]
-                        )
+                files = (p for p in sorted((root / folder).rglob("*")) if p.is_file())
+                if "seg" in kind:
+                    listing += [[path.name, _digest_file(path, MAX_BYTES)] for path in files]
+                else:
+                    listing += [[path.name, path.stat().st_size] for path in files]
             self._data[place] = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
         return self._data[place]
 
 
 def _digest_file(path: Path, max_bytes: int) -> str:
     check_regular(path, max_bytes)
-    digest = hashlib.sha256()
     with path.open("rb") as file:
+        digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
 
 
-def _named(value: object) -> str:
+def _type_name(value: object) -> str:
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _without_roots(part: object) -> object:
-    """A part of a config, without the folders that its data lie in."""
+    """A part of a config, without the folders of its data."""
     if isinstance(part, dict):
         return {
             key: Path(value).name if value and key == "ann_file" else _without_roots(value)

@@ -1,4 +1,4 @@
-"""One peer's process: builds what it is told to, runs it when it is its turn, and measures.
+"""A peer's process: builds a workload, runs it on command, and measures time and memory.
 
 Commands come as lines on standard input and results go as JSON lines to standard output; whatever
 libraries print is sent to standard error.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT
-from mmpvt.reproduction.matching import find_checkpoints, match
+from mmpvt.reproduction.checkpoints import find_checkpoints, match
 
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
 

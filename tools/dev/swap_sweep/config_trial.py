@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import time
+from importlib.util import find_spec
 
 import torch
 from mmengine.config import Config
@@ -14,47 +15,40 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
-from dev.swap_sweep import batches, feeding
+from dev.swap_sweep import batches
 from dev.swap_sweep.checks import check_gradients, check_losses, check_predictions
 from dev.swap_sweep.records import FAILED, OK, REFUSED, SKIPPED, UNREADABLE, Record
-from dev.swap_sweep.shipped import Shipped, is_counted, without_folders
-from dev.swap_sweep.shrinking import make_small
-from mmpvt.engine import settings
+from dev.swap_sweep.shipped_configs import ShippedConfig, is_counted, without_folders
+from mmpvt.engine import settings, speed
 from mmpvt.errors import UserError
 from mmpvt.swap import swap_backbone
 
 _TRACKERS_OF_DETECTIONS = ("SORT", "DeepSORT", "StrongSORT")  # only their detector trains
+# of boxes that go from one part of a model to the next
+MAX_COUNTS = dict(
+    nms_pre=100, max_per_img=20, max_num=20, num_queries=50, num_proposals=20, score_thr=0.0
+)
+MAX_SAMPLES = 32
 
 
-class Trial:
-    """Tries configs on a PVT.
-
-    Args:
-        arch (str): the variant; the smallest shows as much as any.
-    """
+class ConfigTrial:
+    """Tries configs on the PVT variant ``arch``."""
 
     def __init__(self, arch: str = "b0") -> None:
         self.arch = arch
         MMLogger.get_instance("mmengine", log_level="ERROR")
 
-    def prepare(self, shipped: Shipped) -> tuple[Record, Config | None]:
-        """Swaps the backbone, and makes the config small.
-
-        Args:
-            shipped (Shipped): the config.
-
-        Returns:
-            tuple: a record, with the model's digest; and the config, or None where there is
-            nothing to run.
-        """
+    def prepare(self, shipped: ShippedConfig) -> tuple[Record, Config | None]:
+        """Swaps the backbone, and makes the config small: a record with the model's digest, and
+        the config, or None where there is nothing to run."""
         try:
-            base = settings.read_config(shipped.name)
-        except UserError as error:
-            if "holds no model" in str(error):
-                return Record(shipped.name, shipped.family, SKIPPED), None
-            reason = str(error.__cause__ or error).partition(", the current sys.path")[0]
-            reason = without_folders(reason.split("\n")[0])
+            base = Config.fromfile(shipped.file)
+        except Exception as error:
+            reason = str(error).partition(", the current sys.path")[0].split("\n")[0]
+            reason = without_folders(reason)
             return Record(shipped.name, shipped.family, UNREADABLE, reason), None
+        if not isinstance(base.get("model"), dict):  # a part of a config
+            return Record(shipped.name, shipped.family, SKIPPED), None
         if not is_counted(base):
             return Record(shipped.name, shipped.family, SKIPPED), None
         try:
@@ -69,21 +63,12 @@ class Trial:
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return Record(shipped.name, shipped.family, OK, model=digest), config
 
-    def run(self, shipped: Shipped, record: Record, config: Config) -> Record:
-        """Trains one step and predicts.
-
-        Args:
-            shipped (Shipped): the config as it is shipped.
-            record (Record): what :meth:`prepare` gave.
-            config (Config): likewise.
-
-        Returns:
-            Record: with the verdict.
-        """
+    def run(self, shipped: ShippedConfig, record: Record, config: Config) -> Record:
+        """Trains what :meth:`prepare` gave one step and predicts; its record with the verdict."""
         start, verdict, reason = time.perf_counter(), OK, ""
         try:
             run_config(config)
-        except Exception as error:  # whatever a model raises is what the sweep is after
+        except Exception as error:  # any error of a model is a result of the sweep
             verdict = FAILED
             reason = _one_line(error)
             if _one_line(_error_of_base(shipped)) == reason:
@@ -93,8 +78,45 @@ class Trial:
         return Record(record.name, record.family, verdict, reason, record.model, seconds)
 
 
-def _error_of_base(shipped: Shipped) -> Exception | None:
-    """What a config raises without a swap."""
+def make_small(config: Config) -> None:
+    """Lets few boxes through, pads little and removes weights to download; the structure stays."""
+    speed.spare_amp_without_gpu(config)
+    _drop_reid_without_mmpretrain(config)
+    for part in settings.iter_dicts(config.model):
+        if (part.get("init_cfg") or {}) and "Pretrained" in str(part.get("init_cfg")):
+            part.init_cfg = None
+        if part.get("teacher_ckpt"):
+            part.teacher_ckpt = None
+        if isinstance(part.get("teacher_config"), str):
+            inside = part.teacher_config.removeprefix("configs/")
+            part.teacher_config = settings.read_config(f"mmdet::{inside}").to_dict()
+        if part.get("clip_border") is False:  # MMDetection can't paste a mask that is off the image
+            part.clip_border = True
+        if part.get("use_torchvision") and find_spec("torchvision") is None:
+            part.use_torchvision = False
+        if part.get("type") == "MMSyncBN":  # takes several processes
+            part.type = "BN"
+        if part.get("type") in ("SegDataPreProcessor", "BatchFixedSizePad"):
+            part.size = (batches.SIDE, batches.SIDE)
+        for key, value in part.items():
+            if key in MAX_COUNTS and isinstance(value, int | float):
+                part[key] = min(value, MAX_COUNTS[key])
+            elif key == "sampler" and isinstance(value, dict) and "num" in value:
+                value.num = min(value.num, MAX_SAMPLES)
+
+
+def _drop_reid_without_mmpretrain(config: Config) -> None:
+    tracker = config.model.get("tracker") or {}
+    if "reid" in tracker:
+        try:
+            import mmpretrain  # noqa: F401
+        except ImportError:  # track without re-identification
+            config.model.pop("reid", None)
+            tracker.reid = None
+
+
+def _error_of_base(shipped: ShippedConfig) -> Exception | None:
+    """The error of a config without a swap, if there is one."""
     config = settings.read_config(shipped.name)
     make_small(config)
     try:
@@ -132,9 +154,9 @@ def run_config(config: Config) -> None:
 
 def _train(model: BaseModel, config: Config) -> None:
     model.train()
-    trained, batch = model, feeding.training_batch(config)
+    trained, batch = model, batches.training_batch(config)
     if config.model.type in _TRACKERS_OF_DETECTIONS:
-        trained, batch = model.detector, batches.detection(feeding.num_classes(config))
+        trained, batch = model.detector, batches.detection(batches.num_classes(config))
         preprocessor = {**config.model.data_preprocessor, "type": "DetDataPreprocessor"}
         trained.data_preprocessor = MODELS.build(preprocessor)
     optimizer = config.get("optim_wrapper") or dict(optimizer=dict(type="AdamW", lr=1e-4))
@@ -149,7 +171,7 @@ def _train(model: BaseModel, config: Config) -> None:
 
 def _predict(model: BaseModel, config: Config) -> None:
     model.eval()
-    batch = feeding.prediction_batch(config)
+    batch = batches.prediction_batch(config)
     with torch.no_grad():
         predictions = model(**model.data_preprocessor(batch, False), mode="predict")
     check_predictions(predictions, len(batch["data_samples"]))
