@@ -58,7 +58,7 @@ def main() -> None:
     with user_errors():
         if args.out.suffix != ".onnx":
             raise UserError(f"--out takes a file ending in .onnx, not {args.out}")
-        check_free(args.out, args.force, "--out ")
+        check_free(args.out, args.force, "out")
         if args.shape and min(args.shape) < 32:
             raise UserError(f"--shape takes sides of at least 32 pixels, not {min(args.shape)}")
         config = settings.load_config(args.config, args.cfg_options)

@@ -42,7 +42,7 @@ def main() -> None:
         if args.out:
             settings.set_out(config, args.out, args.force)
         if args.show_dir:
-            Outputs(args.show_dir, "--show-dir").check_folder()
+            Outputs(args.show_dir, "show_dir").check_folder()
         contents = check_data(config, ("test",)) if is_first_process() else {}
         if is_first_process():
             check_pixels(config, ("test",), contents)

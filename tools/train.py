@@ -74,7 +74,7 @@ def main() -> None:
         config = settings.from_arguments(args)
         is_new = not Path(config.work_dir).is_dir()
         if is_first_process() and not is_new:  # before the newest checkpoint is looked for
-            stack.enter_context(locked(config.work_dir, "--work-dir"))
+            stack.enter_context(locked(config.work_dir, "work_dir"))
         if args.pretrained:
             settings.set_pretrained(config, args.pretrained)
         if args.resume:
@@ -89,7 +89,7 @@ def main() -> None:
             check_pixels(config, splits, contents)
         settings.make_work_dir(config)
         if is_first_process() and is_new:
-            stack.enter_context(locked(config.work_dir, "--work-dir"))
+            stack.enter_context(locked(config.work_dir, "work_dir"))
         leave_out_unusable_annotations(config, splits, args.on_bad_data, contents)
         settings.name_broken_files(config)
         keep_inside(config)

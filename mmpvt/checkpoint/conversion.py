@@ -30,9 +30,9 @@ def convert(checkpoint: Mapping, target: Mapping[str, Tensor]) -> dict[str, Tens
 
     Args:
         checkpoint (Mapping): what a file holds, or a state dict: a backbone's, a classifier's or
-            a whole detector's (``backbone.`` in front; the rest of it is left out).
+            a whole detector's (``backbone.`` in front; the rest of it is dropped).
         target (Mapping[str, Tensor]): state dict of the backbone to be filled; position
-            embeddings are resized to its shapes, stages that it lacks are left out.
+            embeddings are resized to its shapes, stages that it lacks are dropped.
 
     Returns:
         dict[str, Tensor]: the tensors, those that fit no pattern under the name they had.

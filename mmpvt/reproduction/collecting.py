@@ -15,13 +15,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 import mmpvt
-from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.errors import UserError
 from mmpvt.models.complexity import build_without_memory, count
 from mmpvt.registry import HOOKS
 from mmpvt.reproduction.detection import Detections
 from mmpvt.reproduction.records import to_json
 from mmpvt.reproduction.segmentation import LabelMaps
+from mmpvt.utils.atomic import atomic_write
 
 WARM_UP = 3  # batches that are not timed, where there are twice as many
 PACKAGES = ("torch", "mmengine", "mmcv", "mmcv-lite", "mmdet", "mmsegmentation", "numpy")
@@ -89,7 +89,7 @@ class ReproductionHook(Hook):
             versions=versions(),
             **self.kind.summary(images, self.pictures),
         )
-        write_whole(self.out, to_json(content))
+        atomic_write(self.out, to_json(content))
 
 
 class Clock:

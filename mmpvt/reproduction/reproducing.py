@@ -79,7 +79,7 @@ def reproduce(plan: Plan, checkpoints: Sequence[Checkpoint]) -> list[dict]:
             return _Reproduction(plan, checkpoints).run()
         Outputs(plan.out).check(*report.FILES, FOLDER, WORK)
         plan.out.mkdir(parents=True, exist_ok=True)
-        with locked(plan.out, "--out"):
+        with locked(plan.out, "out"):
             return _Reproduction(plan, checkpoints).run()
     except OSError as error:
         raise UserError(

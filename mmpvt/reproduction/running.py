@@ -20,7 +20,7 @@ import torch
 
 from mmpvt.engine.launch import LOST, VARIABLES, is_first_process
 from mmpvt.errors import UserError
-from mmpvt.utils.outputs import place
+from mmpvt.utils.atomic import atomic_write
 
 PROGRESS = re.compile(r"(?:Epoch|Iter)\(test\)\s*\[\s*(\d+)/(\d+)\]\s*eta: (\S+)")
 ERROR = re.compile(
@@ -91,7 +91,7 @@ def run(
     text = CONFIG.format(  # in ASCII, whatever a path holds
         base=str(job.config.absolute()), out=str(out), pictures=job.pictures, parent=os.getpid()
     )
-    place(config, text.encode())
+    atomic_write(config, text.encode())
     if is_first_process():
         out.unlink(missing_ok=True)
     command = [sys.executable, str(tool), str(config), str(job.checkpoint.absolute())]

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from mmpvt.errors import UserError
+from mmpvt.errors import BadFileError
 
 MAX_BYTES = 2**30  # of an image, a label map, a log
 MAX_ANNOTATIONS = 2**33  # bytes of an annotation file: Objects365's has 5.4 GB
@@ -41,7 +41,8 @@ def read_bytes(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> bytes:
         bytes: its content.
 
     Raises:
-        UserError: it is a pipe, a device, a folder or a socket, which may never end, or too large.
+        BadFileError: it is a pipe, a device, a folder or a socket, which may never end, or too
+            large.
         OSError: it is missing or can't be read.
         ValueError: no file can have this name.
     """
@@ -61,7 +62,7 @@ def check_regular(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> None:
         max_bytes (int): the limit. Default: 1 GiB.
 
     Raises:
-        UserError: it is not.
+        BadFileError: it is not.
         OSError: it is missing.
         ValueError: no file can have this name.
     """
@@ -71,11 +72,12 @@ def check_regular(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> None:
 def _check_status(path: str | os.PathLike, status: os.stat_result, max_bytes: int) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "of an unknown kind")
-        raise UserError(f"{os.fspath(path)} is not a regular file, but {kind}")
+        raise BadFileError(f"{os.fspath(path)} is not a regular file, but {kind}", where=path)
     if status.st_size > max_bytes:
-        raise UserError(
+        raise BadFileError(
             f"{os.fspath(path)} is too large: {status.st_size / 2**30:.1f} GiB, and "
-            f"{max_bytes / 2**30:g} GiB are the limit"
+            f"{max_bytes / 2**30:g} GiB are the limit",
+            where=path,
         )
 
 

@@ -23,7 +23,7 @@ from mmengine.logging import HistoryBuffer
 from helpers import environment
 from mmpvt import UserError
 from mmpvt.checkpoint import load_checkpoint, unwrap
-from mmpvt.checkpoint.guard import check_file
+from mmpvt.checkpoint.safety import check_file
 
 HUGE = 10**12  # numbers; 4 TB
 LARGE = 5 * 10**9  # numbers; what a careless conversion would really allocate

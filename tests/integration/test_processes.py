@@ -24,7 +24,7 @@ import mmpvt
 from faulty_server import Server, cut, serving
 from helpers import Started, relative
 from mmpvt.checkpoint.download import download
-from mmpvt.checkpoint.keeping import newest_checkpoint
+from mmpvt.checkpoint.saving import newest_checkpoint
 from mmpvt.engine import settings
 
 pytestmark = pytest.mark.skipif(

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from mmpvt.checkpoint import convert, describe_misfit, load_checkpoint, unwrap
+from mmpvt.checkpoint import convert, describe_incompatible_keys, load_checkpoint, unwrap
 from mmpvt.datasets.download.archives import content_size, unpack
 from mmpvt.datasets.download.sources import Source
 from mmpvt.datasets.download.transfer import Patience, fetch
@@ -198,7 +198,7 @@ def _fits(path: Path, source: Source) -> None:
     kind = PyramidVisionTransformer if variant.version == 1 else PyramidVisionTransformerV2
     with torch.device("meta"):
         target = kind(variant.arch).state_dict()
-    misfit = describe_misfit(convert(unwrap(load_checkpoint(path)), target), target)
+    misfit = describe_incompatible_keys(convert(unwrap(load_checkpoint(path)), target), target)
     if misfit:
         raise UserError(
             f"what {source.address} gives are not {Path(source.name).stem}'s weights: {misfit}"

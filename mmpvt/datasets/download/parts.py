@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.errors import UserError
+from mmpvt.utils.atomic import atomic_write
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Part:
         """Writes down what it is the beginning of."""
         facts = dict(validator=self.validator, total=self.total, pieces=self.pieces)
         with on_disk(self.note):
-            write_whole(self.note, json.dumps(facts).encode())
+            atomic_write(self.note, json.dumps(facts).encode())
 
     def discard(self) -> None:
         """Removes it."""
