@@ -77,11 +77,11 @@ def test_the_fallback_is_used_where_there_is_no_extension(lite):
 
 @pytest.mark.parametrize("imported", [False, True])
 def test_importing_mmpvt_supplies_it(imported):
-    """Neither mmcv nor PyTorch is imported for it, and mmcv.ops that has failed works afterwards."""
+    """Neither mmcv nor PyTorch is imported for it; an mmcv.ops that failed before works."""
     before = "import contextlib\nwith contextlib.suppress(ImportError): import mmcv.ops\n"
     code = (
         "import sys, mmpvt\n"
-        f"assert imported or not {{'torch', 'mmcv', 'matplotlib'}} & set(sys.modules)\n"
+        "assert imported or not {'torch', 'mmcv', 'matplotlib'} & set(sys.modules)\n"
         "import mmcv.ops\n"
         "from mmpvt.ops import extension, uses_fallback\n"
         "assert sys.modules['mmcv._ext'] is mmcv._ext is extension and uses_fallback()\n"
