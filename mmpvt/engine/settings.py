@@ -260,7 +260,10 @@ def set_out(config: Config, out: str, force: bool = False) -> None:
     if Path(out).suffix not in (".pkl", ".pickle"):
         raise UserError(f"--out takes a file ending in .pkl for a detector's results, not {out}")
     check_free(Path(out), force, "out")
-    config.test_evaluator = [*evaluators, ConfigDict(type="mmpvt.DumpDetResults", out_file_path=out)]
+    config.test_evaluator = [
+        *evaluators,
+        ConfigDict(type="mmpvt.DumpDetResults", out_file_path=out),
+    ]
 
 
 def set_tta(config: Config) -> None:
