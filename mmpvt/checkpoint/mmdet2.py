@@ -47,7 +47,7 @@ DETR = Layout(
 
 
 def upgrade(checkpoint: dict) -> None:
-    """Gives a detector's or segmenter's tensors the names they have today; others are left alone.
+    """Gives a detector's or segmenter's tensors the names they have today; others stay.
 
     The second copy of each tensor that MMCV 1's ``EMAHook`` stores is dropped: it has put the
     averages in the tensors' own place before it saves.

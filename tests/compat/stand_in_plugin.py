@@ -1,4 +1,4 @@
-"""A package like any other in the process: its own files, checkpoint schemes and pickled classes."""
+"""A package like any other in the process: own files, checkpoint schemes and pickled classes."""
 
 import collections
 
