@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config, DictAction
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.datasets.download import get_archives, get_weights
 from mmpvt.datasets.download.sources import ARCHIVES, choose
 from mmpvt.datasets.download.transfer import Patience

@@ -9,7 +9,7 @@ import argparse
 
 from mmengine.runner import Runner
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine import reliable, settings
 from mmpvt.engine.cli import add_run_arguments, user_errors
 from mmpvt.engine.data_check import check_data, keep_inside

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmengine.runner import Runner
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine import reliable, settings, speed
 from mmpvt.engine.cli import add_run_arguments, user_errors
 from mmpvt.engine.data_check import check_data, keep_inside

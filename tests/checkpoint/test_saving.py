@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from mmengine.fileio import get_file_backend
 
 from mmpvt.checkpoint import newest_checkpoint
 from mmpvt.checkpoint.saving import atomic_backend_args, is_intact
+from mmpvt.engine.hooks.checkpoints import CheckpointHook
 
 
 def save(path: Path, iteration: int) -> Path:
@@ -85,3 +88,11 @@ def test_mmengine_writes_atomically(tmp_path: Path):
     with pytest.raises(TypeError):
         backend.put(None, tmp_path / "a.pth")
     assert is_intact(tmp_path / "a.pth") and not list(tmp_path.glob(".*"))
+
+
+def test_the_hook_writes_atomically_unless_a_backend_is_named(tmp_path: Path):
+    runner = SimpleNamespace(work_dir=str(tmp_path), logger=logging.getLogger())
+    for chosen, expected in ((None, atomic_backend_args()), ({"backend": "local"},) * 2):
+        hook = CheckpointHook(interval=1, backend_args=chosen)
+        hook.before_train(runner)
+        assert hook.backend_args == expected
