@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from mmengine.runner import Runner
 
 from mmpvt.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
 
 # in the message hub that a checkpoint carries
 KEPT = "keep_ckpt_ids"  # numbers of older checkpoints that were kept; MMEngine's name for it

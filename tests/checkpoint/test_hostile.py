@@ -317,7 +317,7 @@ def test_memory_of_a_fresh_process(tmp_path: Path):
         (tmp_path / craft.__name__).mkdir()
         craft(tmp_path / craft.__name__ / "hostile.pth")
     script = (
-        "import resource, sys, pathlib, mmpvt\n"
+        "import resource, sys, pathlib, mmpvt.checkpoint\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before, refused = peak(), 0\n"
         "for path in sorted(pathlib.Path(sys.argv[1]).glob('*/hostile.pth')):\n"
