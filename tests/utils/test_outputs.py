@@ -11,6 +11,7 @@ import pytest
 
 from helpers import ROOT
 from mmpvt import UserError
+from mmpvt.errors import OutputError
 from mmpvt.utils.atomic import atomic_write
 from mmpvt.utils.outputs import LISTING, CannotWriteError, Outputs, check_free, fitting
 
@@ -83,8 +84,9 @@ def test_nothing_is_written_through_links(kind: str, tmp_path: Path):
 
 def test_other_peoples_folders_are_refused(tmp_path: Path):
     (tmp_path / "photo.jpg").touch()
-    with pytest.raises(UserError, match="holds other files"):
+    with pytest.raises(OutputError, match=r"^out='.*' holds other files: name a new") as caught:
         Outputs(tmp_path).check_folder()
+    assert caught.value.where == tmp_path
     with pytest.raises(UserError, match="is a file: name a folder"):
         Outputs(tmp_path / "photo.jpg", "show_dir").check_folder()
     Outputs(tmp_path).check("data.png")  # one file may lie beside others
