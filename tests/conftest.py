@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-import mmpvt  # noqa: F401  makes the stack run
+import mmpvt
 from helpers import SHARED, forget_runs, need
 
+mmpvt.setup_environment()
 torch.set_num_threads(1)  # the tests' tensors are small, and other processes may want the cores
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.app import serving
 from mmpvt.engine.cli import user_errors
 from mmpvt.inference.predictor import Predictor

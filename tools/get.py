@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.datasets.download import download_archives, download_weights
 from mmpvt.datasets.download.catalog import FILES, choose
 from mmpvt.engine.cli import user_errors

@@ -9,7 +9,7 @@ import argparse
 
 from mmengine.config import DictAction
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
 from mmpvt.models import complexity

@@ -10,7 +10,7 @@ import argparse
 import signal
 from pathlib import Path
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from dev import model_zoo
 from mmpvt.engine.cli import FAILURE, user_errors
 from mmpvt.engine.launch import LAUNCHERS, check_launcher, is_first_process

@@ -18,7 +18,8 @@ from mmpvt.engine import settings  # noqa: E402
 from mmpvt.engine.cli import user_errors  # noqa: E402
 from mmpvt.errors import UserError  # noqa: E402
 from mmpvt.swap import as_text, swap  # noqa: E402
-from mmpvt.utils.outputs import check_free, place  # noqa: E402
+from mmpvt.utils.atomic import atomic_write  # noqa: E402
+from mmpvt.utils.outputs import check_free  # noqa: E402
 from mmpvt.utils.text import printable  # noqa: E402
 
 for name in SPARED:  # what a config itself imports may need them
@@ -53,7 +54,9 @@ def main() -> None:
         title = f"{Path(args.base.rpartition('::')[2]).stem} on {swapped.name}"
         text = as_text(base, swapped.config, name, title)
         if out:
-            place(out, text.encode("utf-8", "backslashreplace"))  # within quotes: the same name
+            atomic_write(
+                out, text.encode("utf-8", "backslashreplace")
+            )  # within quotes: the same name
         else:
             print(text, end="")
         # what is printed may be piped into a file
@@ -69,7 +72,7 @@ def _free(path: str, force: bool, base: str) -> Path:
     out = Path(path)
     if out.suffix != ".py":
         raise UserError(f"--out {out}: a config's name ends in .py")
-    check_free(out, force, "--out ")
+    check_free(out, force, "out")
     if out.exists() and Path(base).exists() and out.samefile(base):
         raise UserError(f"--out {out} is the base itself, which the new config inherits")
     return out

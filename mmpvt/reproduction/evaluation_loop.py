@@ -87,7 +87,7 @@ def reproduce(options: ReproduceOptions, checkpoints: Sequence[Checkpoint]) -> l
             return _EvaluationLoop(options, checkpoints).run()
         Outputs(options.out).check(*report.FILES, FOLDER, WORK)
         options.out.mkdir(parents=True, exist_ok=True)
-        with locked(options.out, "--out"):
+        with locked(options.out, "out"):
             return _EvaluationLoop(options, checkpoints).run()
     except OSError as error:
         raise OutputError(

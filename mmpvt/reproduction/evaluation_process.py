@@ -23,7 +23,7 @@ from mmengine.config import Config
 from mmpvt.engine.launch import VARIABLES, is_first_process
 from mmpvt.errors import LaunchError, UserError
 from mmpvt.reproduction import evaluation_child
-from mmpvt.utils.outputs import place
+from mmpvt.utils.atomic import atomic_write
 
 DEFAULT_PORT = 29500  # MMEngine's
 MAX_ERROR = 300  # characters
@@ -94,7 +94,7 @@ def run_evaluation(
         parent=os.getpid(),
     )
     file = folder / f"config_{rank}.py"
-    place(file, text.encode())
+    atomic_write(file, text.encode())
     command = [sys.executable, evaluation_child.__file__, str(error), str(tool), str(file)]
     command += [str(checkpoint.absolute()), "--work-dir", str(folder), *arguments]
     code = _run(command, environment, folder / f"log_{rank}.txt", progress, report)

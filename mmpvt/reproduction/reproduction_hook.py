@@ -23,7 +23,7 @@ from mmpvt.registry import HOOKS
 from mmpvt.reproduction.detection_collector import DetectionCollector
 from mmpvt.reproduction.result_store import to_json
 from mmpvt.reproduction.segmentation_collector import SegmentationCollector
-from mmpvt.utils.outputs import place
+from mmpvt.utils.atomic import atomic_write
 from mmpvt.version import __version__
 
 WARM_UP = 3  # batches that are not timed, of at least twice as many
@@ -94,7 +94,7 @@ class ReproductionHook(Hook):
         if is_main_process() and now - self.said > PROGRESS_INTERVAL:
             self.said = now
             eta = (now - self.began) / done * (total - done)
-            place(self.progress, to_json(dict(batch=done, batches=total, eta=round(eta))))
+            atomic_write(self.progress, to_json(dict(batch=done, batches=total, eta=round(eta))))
 
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Brings all processes' predictions together, and writes the file."""
@@ -117,7 +117,7 @@ class ReproductionHook(Hook):
             versions=versions(),
             **self.collector.summarize(images, self.max_images),
         )
-        place(self.out, to_json(content))
+        atomic_write(self.out, to_json(content))
 
 
 def _synchronize() -> None:

@@ -15,8 +15,8 @@ from mmengine.runner import CheckpointLoader
 
 from faulty_server import Server, serving
 from mmpvt import UserError
-from mmpvt.checkpoint import load_checkpoint
-from mmpvt.errors import DownloadError
+from mmpvt.checkpoint import fit_to_model, load_checkpoint
+from mmpvt.errors import CheckpointError, CheckpointMismatchError, DownloadError
 from mmpvt.models import PyramidVisionTransformerV2
 
 TINY = dict(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), mlp_ratios=(2, 2, 2, 2))
@@ -39,7 +39,7 @@ def test_what_mmengine_stores(tmp_path: Path):
     hub.update_info("iter", np.int64(7))
     hub.update_info("curve", np.arange(3.0))
     torch.save({"message_hub": hub.state_dict(), "state_dict": {}}, tmp_path / "a.pth")
-    for load in (load_checkpoint, CheckpointLoader.load_checkpoint, torch.load):
+    for load in (load_checkpoint, CheckpointLoader.load_checkpoint):
         loaded = load(str(tmp_path / "a.pth"))["message_hub"]
         history = loaded["log_scalars"]["train/loss"]
         assert isinstance(history, HistoryBuffer)
@@ -125,6 +125,48 @@ def test_pretrained_of_another_architecture(tmp_path: Path):
     )
     with pytest.raises(UserError, match=r"another architecture's: \d+ missing: block4\.1\.norm1"):
         other.init_weights()
+
+
+def test_errors_are_told_apart_by_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "a.pth"
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert caught.value.where == str(path)
+    torch.save({"a": Runs(tmp_path / "ran")}, path)
+    with pytest.raises(CheckpointError, match="is refused") as caught:
+        load_checkpoint(path)
+    assert caught.value.where == path
+    torch.save({"a": torch.ones(1)}, path)
+    with pytest.raises(CheckpointMismatchError):
+        fit_to_model(load_checkpoint(path), torch.nn.Linear(1, 1))
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    with pytest.raises(DownloadError) as caught:
+        load_checkpoint("http://127.0.0.1:9/a.pth")
+    assert caught.value.where == "http://127.0.0.1:9/a.pth"
+
+
+def test_a_backbone_alone_and_a_whole_model(tmp_path: Path):
+    """One conversion, whatever the checkpoint and the model are."""
+    model = torch.nn.Module()
+    model.backbone = PyramidVisionTransformerV2(TINY)
+    model.head = torch.nn.Linear(1, 1)
+    alone = model.backbone.state_dict()
+    whole = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    assert fit_to_model({"state_dict": whole}, model).keys() == model.state_dict().keys()
+    filled = fit_to_model({"model": alone}, model, strict=False)
+    assert filled.keys() == {f"backbone.{name}" for name in alone}
+    assert fit_to_model({"state_dict": whole}, model.backbone).keys() == alone.keys()
+
+
+def test_another_package_s_pvt_keeps_its_class_token():
+    """It has the published names, but is no backbone of ours."""
+    state = {"patch_embed1.proj.weight": torch.ones(1), "cls_token": torch.ones(1)}
+    model = torch.nn.Module()
+    model.register_parameter("cls_token", torch.nn.Parameter(torch.ones(1)))
+    model.patch_embed1 = torch.nn.Module()
+    model.patch_embed1.proj = torch.nn.Module()
+    model.patch_embed1.proj.register_parameter("weight", torch.nn.Parameter(torch.ones(1)))
+    assert fit_to_model(state, model).keys() == state.keys()
 
 
 @pytest.fixture

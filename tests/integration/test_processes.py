@@ -23,7 +23,7 @@ from torch import distributed, nn
 import mmpvt
 from faulty_server import Server, cut, serving
 from helpers import Started, relative
-from mmpvt.checkpoint.keeping import newest_checkpoint
+from mmpvt.checkpoint.saving import newest_checkpoint
 from mmpvt.engine import settings
 from mmpvt.utils.download import download
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mmpvt.checkpoint import convert, describe_misfit, load_checkpoint, unwrap
+from mmpvt.checkpoint import convert, describe_incompatible_keys, load_checkpoint, unwrap
 from mmpvt.datasets.download.archives import unpack
 from mmpvt.datasets.download.catalog import RemoteFile
 from mmpvt.errors import CheckpointMismatchError, DatasetError, DownloadError, OutputError
@@ -99,7 +99,7 @@ def _incomplete_files(folder: Path) -> Iterator[Path]:
     temporary = folder / INCOMPLETE
     try:
         temporary.mkdir(parents=True, exist_ok=True)
-        with locked(temporary, "--dir"):
+        with locked(temporary, "dir"):
             try:
                 yield temporary
             finally:
@@ -169,7 +169,9 @@ def _check_weights(path: Path, file: RemoteFile) -> None:
     kind = PyramidVisionTransformer if variant.version == 1 else PyramidVisionTransformerV2
     with torch.device("meta"):
         target = kind(variant.arch).state_dict()
-    if problem := describe_misfit(convert(unwrap(load_checkpoint(path)), target), target):
+    if problem := describe_incompatible_keys(
+        convert(unwrap(load_checkpoint(path)), target), target
+    ):
         raise CheckpointMismatchError(
             f"what {file.url} gives are not {variant.full_name}'s weights: {problem}",
             where=file.url,

@@ -1,4 +1,4 @@
-"""A whole checkpoint from one layout to another, and as a file."""
+"""A checkpoint's whole content from one layout to another, and as a file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from mmpvt.checkpoint.conversion import (
     unwrap,
     without_class_token,
 )
-from mmpvt.checkpoint.detectors import downgrade
-from mmpvt.checkpoint.fit import describe_names
-from mmpvt.checkpoint.keeping import write_whole
+from mmpvt.checkpoint.fitting import describe_names
 from mmpvt.checkpoint.layouts import (
     HUGGING_FACE_V1,
     HUGGING_FACE_V2,
@@ -31,7 +29,9 @@ from mmpvt.checkpoint.layouts import (
     Layout,
     recognise,
 )
-from mmpvt.errors import UserError
+from mmpvt.checkpoint.mmdet2 import downgrade
+from mmpvt.errors import CheckpointError, OutputError
+from mmpvt.utils.atomic import atomic_write
 
 TARGETS = ("mmpvt", "published", "mmdet", "timm", "huggingface")
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -39,7 +39,7 @@ PLACE = "backbone."  # in a detector or segmenter
 
 
 @dataclass
-class Rewritten:
+class ConvertedCheckpoint:
     """A checkpoint in another layout.
 
     Attributes:
@@ -59,7 +59,9 @@ class Rewritten:
     added: list[str] = field(default_factory=list)
 
 
-def rewrite(checkpoint: Mapping, target: str, backbone_only: bool = False) -> Rewritten:
+def convert_checkpoint(
+    checkpoint: Mapping, target: str, backbone_only: bool = False
+) -> ConvertedCheckpoint:
     """Names and shapes every tensor as another project does.
 
     A detector's or segmenter's backbone is converted in its place, and the rest stays, under
@@ -72,10 +74,10 @@ def rewrite(checkpoint: Mapping, target: str, backbone_only: bool = False) -> Re
         backbone_only (bool): leave out the rest of a detector. Default: False.
 
     Returns:
-        Rewritten: the tensors, none of which shares memory with another.
+        ConvertedCheckpoint: the tensors, none of which shares memory with another.
 
     Raises:
-        UserError: it holds no whole PVT, or one that the target's project has none of.
+        CheckpointError: it holds no whole PVT, or one that the target's project has none of.
     """
     tensors = {
         str(name).removeprefix("module."): tensor
@@ -90,19 +92,19 @@ def rewrite(checkpoint: Mapping, target: str, backbone_only: bool = False) -> Re
     layout = recognise(own)
     if layout is None:
         first = ", ".join(list(own)[:3]) or "none"
-        raise UserError(f"it holds no PVT of a known layout: its first tensors are {first}")
+        raise CheckpointError(f"it holds no PVT of a known layout: its first tensors are {first}")
     kind = "detector or segmenter" if is_detector else "backbone"
     try:
         ours = convert_from(own, layout)
-        misfit = describe_names(ours, expected_names(ours))
-        if misfit:
-            raise UserError(f"it holds no whole PVT: {misfit}")
+        problem = describe_names(ours, expected_names(ours))
+        if problem:
+            raise CheckpointError(f"it holds no whole PVT: {problem}")
         if "head.weight" in ours and not is_detector:
             kind = "classifier"
-        done = Rewritten({}, f"{_describe(ours)}, a {kind}", layout.name)
+        done = ConvertedCheckpoint({}, f"{_describe(ours)}, a {kind}", layout.name)
         _adapt(ours, _find_layout(ours, target), target == "mmpvt", done)
     except (RuntimeError, IndexError, TypeError) as error:
-        raise UserError(f"its tensors are of shapes that no PVT has: {error}") from error
+        raise CheckpointError(f"its tensors are of shapes that no PVT has: {error}") from error
     if is_detector and not backbone_only:
         done.tensors = {PLACE + name: tensor for name, tensor in done.tensors.items()}
         done.tensors.update(downgrade(rest) if target == "published" else rest)
@@ -136,29 +138,32 @@ def expected_names(ours: Mapping[str, Tensor]) -> set[str]:
     return expected | set(others) | {name for name in ours if re.fullmatch(CLASSIFIER, name)}
 
 
-def write(done: Rewritten, path: Path) -> None:
-    """Writes a checkpoint, whole or not at all, as PyTorch's or, by its ending, safetensors' file.
+def save_checkpoint(done: ConvertedCheckpoint, path: Path) -> None:
+    """Writes a checkpoint atomically, as PyTorch's or, by its suffix, safetensors' file.
 
     Raises:
-        UserError: safetensors isn't installed, or the file can't be written.
+        CheckpointError: safetensors isn't installed.
+        OutputError: the file can't be written.
     """
     if path.suffix == ".safetensors":
         try:
             from safetensors.torch import save
         except ImportError as error:
-            raise UserError(f"{path} is in safetensors' format: pip install safetensors") from error
+            raise CheckpointError(
+                f"{path} is in safetensors' format", where=path, hint="pip install safetensors"
+            ) from error
         content = save(done.tensors, metadata={"format": "pt"})
     else:
-        whole = done.tensors
-        if done.meta is not None:
-            whole = dict(meta=done.meta, state_dict=done.tensors)
         buffer = io.BytesIO()
-        torch.save(whole, buffer)
+        is_detector = done.meta is not None
+        torch.save(
+            dict(meta=done.meta, state_dict=done.tensors) if is_detector else done.tensors, buffer
+        )
         content = buffer.getvalue()
     try:
-        write_whole(path, content)
+        atomic_write(path, content)
     except OSError as error:
-        raise UserError(f"{path} can't be written: {error.strerror}") from error
+        raise OutputError(f"{path} can't be written: {error.strerror}", where=path) from error
 
 
 def _depths(ours: Mapping[str, Tensor]) -> list[int]:
@@ -191,9 +196,9 @@ def _words(numbers: list[int]) -> str:
 def _find_layout(ours: Mapping[str, Tensor], target: str) -> Layout:
     is_v1 = "pos_embed1" in ours
     if target == "timm" and is_v1:
-        raise UserError("timm has no PVT v1: only PVT v2 can be converted to it")
+        raise CheckpointError("timm has no PVT v1: only PVT v2 can be converted to it")
     if target == "mmdet" and _is_linear(ours):
-        raise UserError("MMDetection has no linear PVT v2 to convert this one to")
+        raise CheckpointError("MMDetection has no linear PVT v2 to convert this one to")
     return {
         "timm": TIMM,
         "mmdet": MMDET_V1 if is_v1 else MMDET_V2,
@@ -201,8 +206,8 @@ def _find_layout(ours: Mapping[str, Tensor], target: str) -> Layout:
     }.get(target, PUBLISHED)
 
 
-def _adapt(ours: dict[str, Tensor], layout: Layout, bare: bool, done: Rewritten) -> None:
-    """Leaves out what the layout has no place for, and puts in what it can't be without."""
+def _adapt(ours: dict[str, Tensor], layout: Layout, bare: bool, done: ConvertedCheckpoint) -> None:
+    """Drops what the layout has no place for, and adds what it can't be without."""
     places = "" if bare else layout.places
     done.dropped = [
         name for name in ours if re.fullmatch(CLASSIFIER, name) and not re.fullmatch(places, name)

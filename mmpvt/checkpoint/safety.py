@@ -1,28 +1,28 @@
-"""What a checkpoint file may hold, beyond PyTorch's own rule that nothing in it is run.
+"""Bounds to what a checkpoint file may hold, beyond PyTorch's rule that nothing in it is run.
 
 PyTorch's weights-only unpickler calls a list of functions that a file names: none runs code, but
-some fill the memory (a tensor's conversion to another type, a codec that doubles its input, as
-often as the file asks). A file that has been trained needs few of them; the others are refused
-before anything is read.
+some fill the memory (a tensor's conversion to another type; a codec that doubles its input, as
+often as the file asks). A trained checkpoint needs few of them; the others are refused before
+anything is read.
 """
 
 from __future__ import annotations
 
 import codecs
+import os
 import pickle
 import pickletools
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from torch import _weights_only_unpickler
 
-from mmpvt.errors import UserError
+from mmpvt.compat.torch import name_of_global
+from mmpvt.errors import CheckpointError
 
 PLAIN = {
     "_codecs.encode",
@@ -49,7 +49,7 @@ def check_file(path: Path) -> None:
         path (Path): PyTorch's, of today's or of the legacy format.
 
     Raises:
-        UserError: it is compressed, its parts overlap or share a name, or it names a function
+        CheckpointError: it is compressed, its parts overlap or share a name, or it names a function
             that no weights need.
         Exception: it is damaged, in one of the many ways that a file can be.
     """
@@ -61,11 +61,11 @@ def check_file(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise UserError(f"{path} is refused: it is compressed, as no PyTorch version does")
+            raise _refused(path, "it is compressed, as no PyTorch version does")
         size = path.stat().st_size
         names = {entry.filename for entry in entries}
         if sum(entry.file_size for entry in entries) > size or len(names) < len(entries):
-            raise UserError(f"{path} is refused: it claims more content than its {size} bytes hold")
+            raise _refused(path, f"it claims more content than its {size} bytes hold")
         for entry in entries:
             if entry.filename.endswith(".pkl"):
                 with archive.open(entry) as file:
@@ -80,73 +80,62 @@ def check_content(path: Path, content: object) -> None:
         content (object): what it held.
 
     Raises:
-        UserError: there is such a tensor, or one without data.
+        CheckpointError: there is such a tensor, or one without data.
     """
     limit = path.stat().st_size
     for name, value in _walk(content):
         if isinstance(value, torch.Tensor):
             shape = "x".join(map(str, value.shape))
             if value.is_meta or value.layout != torch.strided or value.is_quantized:
-                raise UserError(f"{path} is refused: its {name} is no dense tensor of numbers")
+                raise _refused(path, f"its {name} is no dense tensor of numbers")
             if value.numel() * value.element_size() > limit:
-                raise UserError(
-                    f"{path} is refused: its {name} claims {shape} numbers, more than the file's "
-                    f"{limit} bytes hold"
+                raise _refused(
+                    path,
+                    f"its {name} claims {shape} numbers, more than the file's {limit} bytes hold",
                 )
         elif isinstance(value, np.ndarray) and value.nbytes > limit:
-            raise UserError(f"{path} is refused: its {name} is larger than the file")
+            raise _refused(path, f"its {name} is larger than the file")
 
 
 def encode_text(text: str | bytes, encoding: str = "utf-8", errors: str = "strict") -> bytes:
-    """Stands in for ``_codecs.encode``: codecs of text, none that can be applied to its result.
-
-    Raises:
-        UnpicklingError: for another codec.
-    """
+    """``_codecs.encode`` for codecs of text alone, none of which takes its own result."""
     if not isinstance(text, str):
         raise pickle.UnpicklingError(f"Unsupported global: GLOBAL _codecs.encode by {encoding!r}")
     return codecs.encode(text, encoding, errors)
 
 
 def empty_array(kind: type, shape: tuple[int, ...], typecode: bytes) -> np.ndarray:
-    """Stands in for NumPy's ``_reconstruct``: the empty array that its pickles begin with.
-
-    Raises:
-        UnpicklingError: for another.
-    """
+    """NumPy's ``_reconstruct`` for the empty array alone that its pickles begin with."""
     if kind is not np.ndarray or tuple(shape) != (0,):
         raise pickle.UnpicklingError(f"Unsupported global: GLOBAL numpy._reconstruct of {shape}")
     return np.empty(shape, np.int8)
 
 
 def number(dtype: np.dtype, value: bytes) -> np.generic:
-    """Stands in for NumPy's ``scalar``: a number from its bytes.
-
-    Raises:
-        UnpicklingError: the bytes are not a number's.
-    """
+    """NumPy's ``scalar`` for numbers alone: one from its bytes."""
     if dtype.kind not in "biufc" or len(value) != dtype.itemsize:
         raise pickle.UnpicklingError(f"Unsupported global: GLOBAL numpy.scalar of {dtype}")
     return np.frombuffer(value, dtype)[0]
 
 
-def tame_codecs() -> None:
-    """Puts :func:`encode_text` into PyTorch's list, which users can't change otherwise."""
-    with suppress(AttributeError):  # another PyTorch may keep it elsewhere
-        _weights_only_unpickler._get_allowed_globals()["_codecs.encode"] = encode_text
-
-
 def _check_names(path: Path, names: Iterator[str]) -> None:
-    allowed = PLAIN | {
-        known[1] if isinstance(known, tuple) else f"{known.__module__}.{known.__qualname__}"
-        for known in torch.serialization.get_safe_globals()
-    }
+    allowed = PLAIN | {name_of_global(known) for known in torch.serialization.get_safe_globals()}
     for name in names:
         if name not in allowed and not STORAGE_OR_TYPE.fullmatch(name):
-            raise UserError(
-                f"{path} is refused: it carries {name}, which is neither a weight nor a plain "
-                "value, and nothing of it was run"
-            )
+            raise carries_code(path, name)
+
+
+def carries_code(source: str | os.PathLike, name: str) -> CheckpointError:
+    """The error for a file that names a function which no weights need."""
+    return CheckpointError(
+        f"{os.fspath(source)} is refused: it carries {name}, which is neither a weight nor a plain "
+        "value, and nothing of it was run",
+        where=source,
+    )
+
+
+def _refused(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path} is refused: {reason}", where=path)
 
 
 def _globals(file: BinaryIO) -> Iterator[str]:

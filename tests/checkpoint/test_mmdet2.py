@@ -24,7 +24,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from helpers import ROOT
-from mmpvt.checkpoint import describe_misfit, load_checkpoint
+from mmpvt.checkpoint import describe_incompatible_keys, load_checkpoint
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.engine.settings import load_config, set_pretrained
 
@@ -280,4 +280,4 @@ def test_of_another_model(tmp_path: Path):
     config.model.num_queries = 10
     wanted = build(config, seed=0).state_dict()
     said = "1 of another shape: query_embedding.weight (20x128, not 10x128)"
-    assert describe_misfit(tensors, wanted) == said
+    assert describe_incompatible_keys(tensors, wanted) == said

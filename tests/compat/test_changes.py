@@ -1,4 +1,4 @@
-"""What makes MMEngine run on today's Python and PyTorch."""
+"""Each change to another package does what it is for."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ WITHOUT_PKG_RESOURCES = """
 import sys
 sys.modules["pkg_resources"] = None  # what importing it is like from setuptools 82 on
 import mmpvt
+mmpvt.setup_environment()
 from mmengine.config import Config
 config = Config.fromfile(sys.argv[1])
 assert config.model.type == "RetinaNet"
@@ -81,7 +82,7 @@ apply_chunking_to_forward = find_pruneable_heads_and_indices = prune_linear_laye
 """
 IMPORTS_MMPRETRAIN = """
 import sys
-import mmpvt
+import mmpvt.setup
 assert "transformers.modeling_utils" not in sys.modules and "mmpretrain" not in sys.modules
 import mmpretrain.models
 print(mmpretrain.models.WITH_MULTIMODAL)
@@ -123,10 +124,12 @@ def test_the_real_mmpretrain():
     for package in ("mmpretrain", "torchvision", "transformers"):
         if not is_installed(package):
             pytest.skip(f"{package} is not installed")
-    code = "import mmpvt, mmseg.models, mmdet.models, mmpretrain.models as m; print(m.ConvNeXt)"
+    code = (
+        "import mmpvt.setup, mmseg.models, mmdet.models, mmpretrain.models as m; print(m.ConvNeXt)"
+    )
     assert "ConvNeXt" in run_code(code)
     code = (
-        "import mmpvt; from mmpvt.engine.settings import read_config; "
+        "import mmpvt.setup; from mmpvt.engine.settings import read_config; "
         "print(read_config('mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py')"
         ".model.backbone.type)"
     )

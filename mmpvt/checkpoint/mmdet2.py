@@ -47,9 +47,9 @@ DETR = Layout(
 
 
 def upgrade(checkpoint: dict) -> None:
-    """Gives a detector's or segmenter's tensors the names they have today; others are left alone.
+    """Gives a detector's or segmenter's tensors the names they have today; others stay.
 
-    The second copy of each tensor that MMCV 1's ``EMAHook`` stores is left out: it has put the
+    The second copy of each tensor that MMCV 1's ``EMAHook`` stores is dropped: it has put the
     averages in the tensors' own place before it saves.
 
     Args:

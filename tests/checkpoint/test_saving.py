@@ -1,18 +1,20 @@
-"""Files are whole or not there, and the newest whole checkpoint is found."""
+"""A run's checkpoints are written intact, and the newest intact one is found."""
 
 from __future__ import annotations
 
-import multiprocessing
+import logging
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.fileio import get_file_backend
 
 from mmpvt.checkpoint import newest_checkpoint
-from mmpvt.checkpoint.keeping import is_whole, remove_parts, write_whole
+from mmpvt.checkpoint.saving import atomic_backend_args, is_intact
+from mmpvt.engine.hooks.checkpoints import CheckpointHook
 
 
 def save(path: Path, iteration: int) -> Path:
@@ -74,39 +76,23 @@ def test_moved_folder(tmp_path: Path):
     assert newest_checkpoint(tmp_path / "b") == tmp_path / "b" / "epoch_1.pth"
 
 
-def test_what_a_run_cannot_go_on_from(tmp_path: Path):
+def test_what_a_run_cannot_resume_from(tmp_path: Path):
     torch.save({"state_dict": {}}, tmp_path / "epoch_3.pth")
     torch.save({"meta": {"iter": 9}}, tmp_path / "best_coco_bbox_mAP_epoch_3.pth")
     assert newest_checkpoint(tmp_path) is None
 
 
-def _write_for_ever(path: Path) -> None:
-    for i in range(1_000_000):
-        write_whole(path, bytes([i % 256]) * 3_000_000)
-
-
-def test_killed_while_writing(tmp_path: Path):
-    """What the file held before, or all of the new: never a part of it."""
-    path = tmp_path / "epoch_1.pth"
-    write_whole(path, b"\0" * 3_000_000)
-    torn = 0
-    for i in range(20):
-        process = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=[path])
-        process.start()
-        time.sleep(0.02 + 0.003 * i)
-        process.kill()
-        process.join()
-        content = path.read_bytes()
-        assert len(content) == 3_000_000 and len(set(content)) == 1
-        torn += bool(list(tmp_path.glob(".*.part")))
-    assert torn
-    remove_parts(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch_1.pth"]
-
-
-def test_mmengine_writes_whole_files(tmp_path: Path):
+def test_mmengine_writes_atomically(tmp_path: Path):
     save(tmp_path / "a.pth", 1)
-    backend = get_file_backend(str(tmp_path))
+    backend = get_file_backend(str(tmp_path), backend_args=atomic_backend_args())
     with pytest.raises(TypeError):
         backend.put(None, tmp_path / "a.pth")
-    assert is_whole(tmp_path / "a.pth") and not list(tmp_path.glob(".*"))
+    assert is_intact(tmp_path / "a.pth") and not list(tmp_path.glob(".*"))
+
+
+def test_the_hook_writes_atomically_unless_a_backend_is_named(tmp_path: Path):
+    runner = SimpleNamespace(work_dir=str(tmp_path), logger=logging.getLogger())
+    for chosen, expected in ((None, atomic_backend_args()), ({"backend": "local"},) * 2):
+        hook = CheckpointHook(interval=1, backend_args=chosen)
+        hook.before_train(runner)
+        assert hook.backend_args == expected

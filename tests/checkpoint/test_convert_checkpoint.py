@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from helpers import ROOT, build_backbone, relative
 from mmpvt import UserError
-from mmpvt.checkpoint.detectors import upgrade
-from mmpvt.checkpoint.whole_models import TARGETS, rewrite
+from mmpvt.checkpoint.convert_checkpoint import TARGETS, convert_checkpoint
+from mmpvt.checkpoint.mmdet2 import upgrade
 from mmpvt.engine.settings import load_config, set_pretrained
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
 
@@ -67,19 +67,19 @@ def test_there_and_back(kind: str, target: str):
     whole = classifier(*CLASSIFIERS[kind])
     if (kind, target) in HAVE_NONE:
         with pytest.raises(UserError, match="has no"):
-            rewrite(whole, target)
+            convert_checkpoint(whole, target)
         return
-    there = rewrite(whole, target)
-    back = rewrite(there.tensors, "published")
+    there = convert_checkpoint(whole, target)
+    back = convert_checkpoint(there.tensors, "published")
     if target == "published" or (kind, target) in KEEP_ALL:
         assert not there.dropped
         assert_same(back.tensors, whole)
     else:
-        bare = rewrite(whole, "mmpvt")
+        bare = convert_checkpoint(whole, "mmpvt")
         assert there.dropped == bare.dropped
         assert set(whole) - set(back.tensors) == {n for n in there.dropped if "'" not in n}
         assert_same(back.tensors, bare.tensors)
-    assert_same(rewrite(back.tensors, target).tensors, there.tensors)
+    assert_same(convert_checkpoint(back.tensors, target).tensors, there.tensors)
     assert not there.added
 
 
@@ -88,10 +88,10 @@ def test_there_and_back(kind: str, target: str):
 def test_backbone_there_and_back(kind: str, target: str):
     if (kind, target) in HAVE_NONE:
         return
-    ours = rewrite(classifier(*CLASSIFIERS[kind]), "mmpvt").tensors
-    there = rewrite(ours, target)
+    ours = convert_checkpoint(classifier(*CLASSIFIERS[kind]), "mmpvt").tensors
+    there = convert_checkpoint(ours, target)
     assert bool(there.added) == ((kind, target) == ("v1", "huggingface"))
-    assert_same(rewrite(there.tensors, "mmpvt").tensors, ours)
+    assert_same(convert_checkpoint(there.tensors, "mmpvt").tensors, ours)
     model = PyramidVisionTransformer if kind == "v1" else PyramidVisionTransformerV2
     size = dict(pretrain_img_size=64) if kind == "v1" else {}
     other = model(dict(ARCH, linear=kind == "linear v2"), **size).double()
@@ -103,7 +103,7 @@ def test_backbone_there_and_back(kind: str, target: str):
 def test_timm_names_and_shapes(name: str, reference: Path, official_shapes: dict):
     published = {key: torch.zeros(shape) for key, shape in official_shapes[name].items()}
     expected = json.loads((reference / "timm_state_dicts.json").read_text())[name]
-    tensors = rewrite(published, "timm").tensors
+    tensors = convert_checkpoint(published, "timm").tensors
     assert {key: list(tensor.shape) for key, tensor in tensors.items()} == expected
 
 
@@ -129,7 +129,7 @@ def test_mmdet_model(version: int):
         theirs = MMDetPVT(pretrain_img_size=64, **MMDET)
     else:
         ours, theirs = drawn(PyramidVisionTransformerV2(ARCH)), MMDetPVTv2(**MMDET)
-    theirs.load_state_dict(rewrite(ours.state_dict(), "mmdet").tensors, strict=True)
+    theirs.load_state_dict(convert_checkpoint(ours.state_dict(), "mmdet").tensors, strict=True)
     with torch.no_grad():
         assert_same_maps(ours, with_published_eps(theirs)(IMAGES))
 
@@ -142,7 +142,9 @@ def test_transformers_v2_model(linear: bool):
     )
     ours = drawn(PyramidVisionTransformerV2(dict(ARCH, linear=linear)))
     theirs = transformers.PvtV2Backbone(config)
-    theirs.load_state_dict(rewrite(ours.state_dict(), "huggingface").tensors, strict=True)
+    theirs.load_state_dict(
+        convert_checkpoint(ours.state_dict(), "huggingface").tensors, strict=True
+    )
     with torch.no_grad():
         assert_same_maps(ours, with_published_eps(theirs)(IMAGES).feature_maps)
 
@@ -150,7 +152,7 @@ def test_transformers_v2_model(linear: bool):
     theirs = transformers.PvtV2ForImageClassification(
         transformers.PvtV2Config(**HUGGING_FACE, linear_attention=linear, num_labels=10)
     )
-    theirs.load_state_dict(rewrite(whole, "huggingface").tensors, strict=True)
+    theirs.load_state_dict(convert_checkpoint(whole, "huggingface").tensors, strict=True)
     with torch.no_grad():
         logits = with_published_eps(theirs)(IMAGES).logits
         last = ours(IMAGES)[-1].mean((2, 3))  # with the classifier's weights
@@ -167,7 +169,7 @@ def test_transformers_v1_model():
     bare = {k: v for k, v in whole.items() if not re.match("cls_token|norm|head", k)}
     theirs = transformers.PvtForImageClassification(config)
     for kind, tensors in ((theirs, whole), (theirs.pvt, bare)):
-        kind.load_state_dict(rewrite(tensors, "huggingface").tensors, strict=True)
+        kind.load_state_dict(convert_checkpoint(tensors, "huggingface").tensors, strict=True)
         with torch.no_grad():
             states = with_published_eps(kind)(IMAGES, output_hidden_states=True).hidden_states
             last = {state.shape[2]: state for state in states}  # of each stage, by its channels
@@ -192,7 +194,7 @@ def test_detector_into_mmdet():
     with DefaultScope.overwrite_default_scope("mmdet"):
         theirs = MODELS.build(config.model)
     file = dict(state_dict=ours.state_dict(), meta=dict(dataset_meta=dict(classes=("a",))))
-    done = rewrite(file, "mmdet")
+    done = convert_checkpoint(file, "mmdet")
     theirs.load_state_dict(done.tensors, strict=True)
     assert done.meta == file["meta"]
     with_published_eps(theirs.backbone)
@@ -205,21 +207,21 @@ def test_detector_into_mmdet():
 @pytest.mark.parametrize("target", TARGETS)
 def test_detector_there_and_back(target: str):
     state = dict(detector("detr_pvt_v2_b0_shapes", out_indices=(0, 1, 2)).state_dict())
-    done = rewrite({"state_dict": state}, target)
+    done = convert_checkpoint({"state_dict": state}, target)
     assert ("bbox_head.input_proj.weight" in done.tensors) == (target == "published")
     file = dict(state_dict=dict(done.tensors))
     if target == "published":
         upgrade(file)
-    assert_same(rewrite(file, "mmpvt").tensors, state)
-    alone = rewrite({"state_dict": state}, target, backbone_only=True)
+    assert_same(convert_checkpoint(file, "mmpvt").tensors, state)
+    alone = convert_checkpoint({"state_dict": state}, target, backbone_only=True)
     outside = sum(not name.startswith("backbone.") for name in state)
     assert alone.dropped == [f"{outside} tensors outside the backbone"]
     own = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-    assert_same(rewrite(alone.tensors, "mmpvt").tensors, own)
+    assert_same(convert_checkpoint(alone.tensors, "mmpvt").tensors, own)
 
 
 def test_nothing_shares_memory():
-    done = rewrite(classifier(2), "huggingface")
+    done = convert_checkpoint(classifier(2), "huggingface")
     addresses = {tensor.data_ptr() for tensor in done.tensors.values()}
     assert len(addresses) == len(done.tensors)
     assert all(tensor.is_contiguous() for tensor in done.tensors.values())
@@ -235,7 +237,10 @@ def spoiled(kind: str) -> dict[str, Tensor]:
         tensors["block1.999999.norm1.weight"] = torch.ones(1)
         tensors["block" + "9" * 5000 + ".0.norm1.weight"] = torch.ones(1)
     elif kind == "scalars":
-        tensors = {name: torch.ones(()) for name in rewrite(classifier(2), "huggingface").tensors}
+        tensors = {
+            name: torch.ones(())
+            for name in convert_checkpoint(classifier(2), "huggingface").tensors
+        }
     elif kind == "another network":
         tensors = {"conv1.weight": torch.ones(1), "layer1.0.conv1.weight": torch.ones(1)}
     return tensors
@@ -253,7 +258,7 @@ def spoiled(kind: str) -> dict[str, Tensor]:
 )
 def test_what_is_no_pvt(kind: str, sentence: str):
     with pytest.raises(UserError, match=sentence):
-        rewrite(spoiled(kind), "timm")
+        convert_checkpoint(spoiled(kind), "timm")
 
 
 @pytest.mark.parametrize("name", ["pvt_small", "pvt_v2_b5"])
@@ -261,5 +266,5 @@ def test_says_what_it_is(name: str, official_shapes: dict):
     published = {key: torch.zeros(shape) for key, shape in official_shapes[name].items()}
     depths = " ".join(map(str, build_backbone(name).arch.depths))
     version = "v2" if "v2" in name else "v1"
-    said = rewrite(published, "published").kind
+    said = convert_checkpoint(published, "published").kind
     assert said == f"PVT {version} with depths {depths} and channels 64 128 320 512, a classifier"
