@@ -11,7 +11,6 @@ import signal
 from pathlib import Path
 
 import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from dev import model_zoo
 from mmpvt.engine.cli import FAILURE, user_errors
 from mmpvt.engine.launch import LAUNCHERS, check_launcher, is_first_process
 from mmpvt.errors import ConfigError, Interrupted
@@ -20,6 +19,7 @@ from mmpvt.reproduction import (
     check_device,
     find_checkpoints,
     parse_map,
+    read_published,
     reproduce,
 )
 from mmpvt.utils.signals import handle
@@ -81,16 +81,16 @@ def main() -> int:
             raise ConfigError(f"{args.pictures} is not at least 0", setting="pictures")
         if args.logs and not args.logs.is_dir():
             raise ConfigError(f"there is no folder {args.logs}", setting="logs")
-        zoo = {entry.name: entry for entry in model_zoo.read_zoo(ROOT)}
+        zoo = read_published(ROOT)
         checkpoints = find_checkpoints(
             args.checkpoints,
-            {name: entry.path for name, entry in zoo.items()},
+            {name: path for name, (path, _) in zoo.items()},
             parse_map(args.map),
         )
         options = ReproduceOptions(
             tool=Path(__file__).with_name("test.py"),
             out=args.out,
-            published={name: entry.published for name, entry in zoo.items()},
+            published={name: record for name, (_, record) in zoo.items()},
             roots=dict(coco=args.coco, ade=args.ade),
             logs=args.logs,
             max_images=args.pictures,

@@ -1,6 +1,6 @@
 """Measured against published: checkpoints are tested one after the other, and a report written."""
 
-from mmpvt.reproduction.checkpoints import Checkpoint, find_checkpoints, parse_map
+from mmpvt.reproduction.checkpoints import Checkpoint, find_checkpoints, parse_map, read_published
 from mmpvt.reproduction.evaluation_loop import ReproduceOptions, reproduce
 from mmpvt.reproduction.evaluation_process import check_device
 
@@ -10,5 +10,6 @@ __all__ = [
     "check_device",
     "find_checkpoints",
     "parse_map",
+    "read_published",
     "reproduce",
 ]

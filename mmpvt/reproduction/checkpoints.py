@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,33 @@ class Checkpoint:
     path: Path
     config: str | None = None
     near: tuple[str, ...] = ()
+
+
+def read_published(root: Path) -> dict[str, tuple[Path, dict]]:
+    """The configs of a checkout, and what the papers report of each.
+
+    Args:
+        root (Path): the folder of ``configs`` and ``docs``.
+
+    Returns:
+        dict[str, tuple[Path, dict]]: by a config's name, its path and its record of
+        ``docs/published_results.json``, empty for a config of this project's own. The published
+        ones come first, in the order of their records.
+
+    Raises:
+        ConfigError: there are no records, or one is of a config that isn't there.
+    """
+    file = root / "docs" / "published_results.json"
+    if not file.is_file():
+        raise ConfigError(f"no published results at {file}: there is no such file", where=file)
+    published = {record["config"]: record for record in json.loads(file.read_text())}
+    paths = {path.stem: path for path in sorted((root / "configs").glob("*.py"))}
+    if missing := [name for name in published if name not in paths]:
+        raise ConfigError(
+            f"{file} has results of configs that {root}/configs lacks: {missing}", where=file
+        )
+    names = [*published, *(name for name in paths if name not in published)]
+    return {name: (paths[name], published.get(name, {})) for name in names}
 
 
 def find_checkpoints(

@@ -169,9 +169,8 @@ def _check_weights(path: Path, file: RemoteFile) -> None:
     kind = PyramidVisionTransformer if variant.version == 1 else PyramidVisionTransformerV2
     with torch.device("meta"):
         target = kind(variant.arch).state_dict()
-    if problem := describe_incompatible_keys(
-        convert(unwrap(load_checkpoint(path)), target), target
-    ):
+    weights = convert(unwrap(load_checkpoint(path)), target)
+    if problem := describe_incompatible_keys(weights, target):
         raise CheckpointMismatchError(
             f"what {file.url} gives are not {variant.full_name}'s weights: {problem}",
             where=file.url,
