@@ -56,6 +56,5 @@ HOOKS = Registry(
             )
         ),
         "mmpvt.engine.speed",
-        "mmpvt.reproduction.collecting",
     ],
 )

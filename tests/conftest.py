@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import mmpvt  # noqa: F401  makes the stack run
+import mmpvt
 from helpers import DATA, SHARED, forget_runs, golden_weight, need
 
+mmpvt.setup_environment()
 torch.set_num_threads(1)  # the tests' tensors are small, and other processes may want the cores
 
 

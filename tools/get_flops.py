@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mmengine.config import DictAction
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
 from mmpvt.models import complexity

@@ -38,7 +38,7 @@ def main() -> None:
 def swap_config(args: argparse.Namespace) -> None:
     from mmpvt.engine import settings
     from mmpvt.swap import as_text, swap
-    from mmpvt.utils.outputs import place
+    from mmpvt.utils.atomic import atomic_write
     from mmpvt.utils.text import printable
 
     out = check_out(Path(args.out), args.force, args.base) if args.out else None
@@ -50,7 +50,7 @@ def swap_config(args: argparse.Namespace) -> None:
     title = f"{Path(args.base.rpartition('::')[2]).stem} on {swapped.name}"
     text = as_text(base, swapped.config, name, title)
     if out:
-        place(out, text.encode("utf-8", "backslashreplace"))  # within quotes: the same name
+        atomic_write(out, text.encode("utf-8", "backslashreplace"))  # within quotes: the same name
     else:
         print(text, end="")
     # what is printed may be piped into a file
@@ -68,7 +68,7 @@ def check_out(out: Path, force: bool, base: str) -> Path:
 
     if out.suffix != ".py":
         raise OutputError(f"{out}: a config's name ends in .py", setting="out")
-    check_free(out, force, "--out ")
+    check_free(out, force, "out")
     if out.exists() and Path(base).exists() and out.samefile(base):
         raise OutputError(f"{out} is the base itself, which the new config inherits", setting="out")
     return out

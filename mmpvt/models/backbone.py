@@ -135,7 +135,7 @@ class PyramidBackbone(BaseModule):
                 f"stride 32: each side takes at least {MIN_SIDE}"
             )
         # mmcv's compiled operators read any map as if it were in NCHW memory order
-        is_contiguous = self.contiguous_maps or not ops.stands_in()
+        is_contiguous = self.contiguous_maps or not ops.uses_fallback()
         outs = []
         x = x.contiguous(memory_format=torch.channels_last)
         for stage in range(self.num_stages):

@@ -140,5 +140,5 @@ def _import_mmpvt(config: Config) -> None:
     imports = config.get("custom_imports") or dict(imports=[], allow_failed_imports=False)
     names = imports["imports"]
     names = [names] if isinstance(names, str) else list(names)
-    if "mmpvt" not in names:
-        config.custom_imports = dict(imports, imports=[*names, "mmpvt"])
+    if "mmpvt.setup" not in names:
+        config.custom_imports = dict(imports, imports=[*names, "mmpvt.setup"])

@@ -53,7 +53,7 @@ def test_a_detector():
     )
     assert config.model.neck == {**base.model.neck, "in_channels": WIDTHS}
     assert config.optim_wrapper.optimizer == dict(type="AdamW", lr=1e-4, weight_decay=1e-4)
-    assert config.custom_imports.imports == ["mmpvt"]
+    assert config.custom_imports.imports == ["mmpvt.setup"]
     assert config.model.bbox_head == base.model.bbox_head
     assert config.train_dataloader == base.train_dataloader
 

@@ -6,7 +6,6 @@ PVT v2 (arXiv 2106.13797), and the settings that their authors released.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +14,8 @@ from pathlib import Path
 import yaml
 from mmengine.config import Config
 
-from mmpvt.errors import UserError
 from mmpvt.models.complexity import ModuleCost, build_without_memory, count
+from mmpvt.reproduction.checkpoints import read_published
 
 COLLECTIONS = {
     "PVT": dict(
@@ -127,16 +126,7 @@ def read_zoo(root: Path) -> list[Entry]:
     Raises:
         UserError: there are no records, or one is of a config that isn't there.
     """
-    file = root / "docs" / "published_results.json"
-    if not file.is_file():
-        raise UserError(f"no published results at {file}: there is no such file")
-    records = json.loads(file.read_text())
-    published = {record["config"]: record for record in records}
-    paths = {path.stem: path for path in sorted((root / "configs").glob("*.py"))}
-    if missing := [name for name in published if name not in paths]:
-        raise UserError(f"{file} has results of configs that {root}/configs lacks: {missing}")
-    names = [*published, *(name for name in paths if name not in published)]
-    return [Entry(paths[name], published.get(name, {})) for name in names]
+    return [Entry(path, published) for path, published in read_published(root).values()]
 
 
 def markdown(zoo: Sequence[Entry]) -> str:
