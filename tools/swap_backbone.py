@@ -67,10 +67,10 @@ def check_out(out: Path, force: bool, base: str) -> Path:
     from mmpvt.utils.outputs import check_free
 
     if out.suffix != ".py":
-        raise OutputError(f"{out}: a config's name ends in .py", setting="out")
+        raise OutputError(f"--out {out}: a config's name ends in .py")
     check_free(out, force, "out")
     if out.exists() and Path(base).exists() and out.samefile(base):
-        raise OutputError(f"{out} is the base itself, which the new config inherits", setting="out")
+        raise OutputError(f"--out {out} is the base itself, which the new config inherits")
     return out
 
 

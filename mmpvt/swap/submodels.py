@@ -76,9 +76,8 @@ def find_submodel(model: Mapping, wanted: str | None = None) -> Submodel:
     else:
         chosen = [each for each in submodels if _is_named(each, wanted)]
     if not chosen:
-        raise SwapError(
-            f"no backbone of the name {wanted!r}, the model has {names}", setting="part"
-        )
+        named = SwapError.name_setting("part", wanted)
+        raise SwapError(f"{named}: no backbone of that name, the model has {names}")
     if len(chosen) > 1:
         raise SwapError(f"the model has several backbones: name one of {names}", setting="part")
     return chosen[0]

@@ -61,7 +61,7 @@ def test_a_file_as_base_is_named_from_where_the_config_lies(call_tool, tmp_path:
         (("mmpvt::retinanet_pvt_s_fpn_1x_coco.py",), "PVT already"),
         (("mmdet::reid/reid_r50_8xb32-6e_mot15train80_test-mot15val20.py",), "reads no pyramid"),
         ((ATSS, "--arch", "b9"), "unknown arch 'b9'"),
-        ((ATSS, "--part", "teacher"), "--part: no backbone of the name 'teacher'"),
+        ((ATSS, "--part", "teacher"), "--part teacher: no backbone of that name"),
         ((ATSS, "--out", "no/such/folder.py"), "there is no folder no/such"),
         ((ATSS, "--out", "config.txt"), "a config's name ends in .py"),
     ],

@@ -167,7 +167,7 @@ def test_distillation():
     assert teacher.backbone.type == "ResNet"
     assert teacher.teacher_backbone.type == "mmpvt.PyramidVisionTransformer"
     assert teacher.teacher_neck.in_channels == WIDTHS
-    with pytest.raises(SwapError, match="part: no backbone of the name 'x', the model has model"):
+    with pytest.raises(SwapError, match="part='x': no backbone of that name, the model has model"):
         swapped(name, part="x")
     with pytest.raises(SwapError, match=r"part: the model has several .* name one of model\.a\."):
         both = dict(a=detector().model, b=detector().model)
