@@ -1,13 +1,17 @@
-"""What was found, in words."""
+"""What there is in a data set, and what is wrong with it: as data, and in words."""
 
 from __future__ import annotations
 
 import textwrap
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmpvt.inspection.surveys import Survey
+from mmpvt.engine.checks.channels import LostBits
+from mmpvt.engine.dataset_config import DatasetConfig
+from mmpvt.inspection.files import FileInfo, SampleFiles, SampleLoader
 from mmpvt.utils.text import printable
 
 NAMED = 3  # of each kind; the rest is in a file
@@ -15,53 +19,133 @@ WIDTH = 110  # characters of a line
 WRAPPING = dict(subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
 
 
-def describe(surveys: Sequence[Survey]) -> str:
-    """A summary for people to read.
+@dataclass(frozen=True)
+class Example:
+    """An image to show.
+
+    Attributes:
+        files: of the image and its label map.
+        boxes: its objects, (n, 4), in pixels: left, top, right, bottom.
+        labels: their classes, (n,).
+    """
+
+    files: SampleFiles
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+
+
+class DatasetReport:
+    """What was found in a data set.
 
     Args:
-        surveys (Sequence[Survey]): of the data sets.
+        dataset (DatasetConfig): its config.
+        splits (list[str]): that it is used for.
+        place (str): of its annotations or images.
+        classes (list[str]): their names, by label.
+        images (int): how many are listed.
 
-    Returns:
-        str: lines.
+    Attributes:
+        loader (SampleLoader): reads its files as training does.
+        shapes (np.ndarray): heights and widths of the images that can be used, (n, 2).
+        counts (np.ndarray): a class's objects, or its share of the labelled pixels in percent,
+            (classes,).
+        sizes (np.ndarray): square root of each object's area in pixels; of a segmenter's data, of
+            each class's region in an image.
+        empty (int): images without an object or label.
+        examples (list[Example]): images that can be shown.
+        channels (dict[int, str]): that its images have as they are loaded, and one of each.
+        digests (dict[str, bytes]): of each image's file, by its path.
+        ids (set): images' ids.
+        errors (dict[str, list[str]]): what is wrong, by kind.
+        notes (dict[str, list[str]]): what is unusual, by kind.
     """
-    return "\n".join(printable(line) for survey in surveys for line in _lines(survey))
+
+    def __init__(
+        self, dataset: DatasetConfig, splits: list[str], place: str, classes: list[str], images: int
+    ) -> None:
+        self.dataset, self.splits, self.place = dataset, splits, place
+        self.classes, self.images = classes, images
+        self.segments = dataset.is_segmentation
+        self.loader = SampleLoader(dataset)
+        self.shapes = np.zeros((0, 2), int)
+        self.counts = np.zeros(len(classes))
+        self.sizes = np.zeros(0)
+        self.empty = 0
+        self.examples: list[Example] = []
+        self.channels: dict[int, str] = {}
+        self.digests: dict[str, bytes] = {}
+        self.ids: set = set()
+        self.errors: dict[str, list[str]] = defaultdict(list)
+        self.notes: dict[str, list[str]] = defaultdict(list)
+
+    @property
+    def name(self) -> str:
+        """The splits that it is used for."""
+        return ", ".join(self.splits)
+
+    def add_files(self, samples: Sequence[SampleFiles], infos: Sequence[FileInfo]) -> None:
+        """Adds what is known of the files: digests, shapes, channels, errors, duplicates."""
+        first: dict[bytes, str] = {}
+        lost_bits = None
+        for files, info in zip(samples, infos, strict=True):
+            if info.reason:
+                self.errors[info.problem.value if info.problem else "files"].append(info.reason)
+            lost_bits = LostBits.join(lost_bits, info.lost_bits)
+            if info.channels is not None:
+                self.channels.setdefault(info.channels, files.image)
+            if info.digest is None or files.image in self.digests:
+                continue
+            self.digests[files.image] = info.digest
+            if info.digest in first:
+                same = f"{files.image} is the same as {first[info.digest]}"
+                self.errors["images that are there twice"].append(same)
+            first.setdefault(info.digest, files.image)
+        if lost_bits is not None:
+            group = self.errors if lost_bits.is_dark else self.notes
+            group["data sets of images that are cut to 8 bits"].append(str(lost_bits))
+        self.shapes = np.array([info.shape for info in infos if info.shape], int).reshape(-1, 2)
 
 
-def _lines(survey: Survey) -> Iterator[str]:
-    yield f"{survey.name}: {survey.place}"
-    usable = len(survey.shapes)
+def describe(reports: Sequence[DatasetReport]) -> str:
+    """A summary of data sets for people to read, in lines."""
+    return "\n".join(printable(line) for report in reports for line in _lines(report))
+
+
+def _lines(report: DatasetReport) -> Iterator[str]:
+    yield f"{report.name}: {report.place}"
+    usable = len(report.shapes)
     yield (
-        f"  {survey.images:,} images, {usable:,} of them can be used"
-        + (f", {survey.empty:,} without {_thing(survey)}" if survey.empty else "")
+        f"  {report.images:,} images, {usable:,} of them can be used"
+        + (f", {report.empty:,} without {_thing(report)}" if report.empty else "")
     )
     if usable:
-        (low, left), (high, right) = survey.shapes.min(0), survey.shapes.max(0)
-        middle = np.median(survey.shapes, 0).astype(int)
+        (low, left), (high, right) = report.shapes.min(0), report.shapes.max(0)
+        middle = np.median(report.shapes, 0).astype(int)
         yield (
             f"  height {low} to {high} pixels, half of them up to {middle[0]}; width {left} to "
             f"{right}, half up to {middle[1]}"
         )
-    present = np.count_nonzero(survey.counts)
-    if len(survey.sizes) and survey.segments:
+    present = np.count_nonzero(report.counts)
+    if len(report.sizes) and report.segments:
         yield (
-            f"  {present} of {len(survey.classes)} classes, {len(survey.sizes) / usable:.1f} in an "
-            f"image; most of {_top(survey)}"
+            f"  {present} of {len(report.classes)} classes, {len(report.sizes) / usable:.1f} in an "
+            f"image; most of {_top(report)}"
         )
-    elif len(survey.sizes):
-        small, large = (np.mean(survey.sizes < side) for side in (32, 96))
+    elif len(report.sizes):
+        small, large = (np.mean(report.sizes < side) for side in (32, 96))
         yield (
-            f"  {len(survey.sizes):,} objects of {present} of {len(survey.classes)} classes, "
-            f"{len(survey.sizes) / max(1, survey.images):.1f} an image; most of {_top(survey)}"
+            f"  {len(report.sizes):,} objects of {present} of {len(report.classes)} classes, "
+            f"{len(report.sizes) / max(1, report.images):.1f} an image; most of {_top(report)}"
         )
         yield (
             f"  {small:.0%} small (below 32 x 32 pixels), {large - small:.0%} medium, "
             f"{1 - large:.0%} large (from 96 x 96)"
         )
-    absent = [name for name, count in zip(survey.classes, survey.counts, strict=True) if not count]
+    absent = [name for name, count in zip(report.classes, report.counts, strict=True) if not count]
     if absent and present:
         yield _clipped(f"  none of {len(absent)} classes: {', '.join(map(str, absent))}")
-    yield from _kinds("to mend", survey.problems)
-    yield from _kinds("note", survey.notes)
+    yield from _kinds("error", report.errors)
+    yield from _kinds("note", report.notes)
 
 
 def _kinds(word: str, kinds: Mapping[str, list[str]]) -> Iterator[str]:
@@ -76,15 +160,15 @@ def _kinds(word: str, kinds: Mapping[str, list[str]]) -> Iterator[str]:
             yield "    …"
 
 
-def _thing(survey: Survey) -> str:
-    return "a label" if survey.segments else "an object"
+def _thing(report: DatasetReport) -> str:
+    return "a label" if report.segments else "an object"
 
 
-def _top(survey: Survey) -> str:
-    order = np.argsort(-survey.counts)[:3]
-    unit = "{:.1f}%" if survey.segments else "{:,.0f}"
+def _top(report: DatasetReport) -> str:
+    order = np.argsort(-report.counts)[:3]
+    unit = "{:.1f}%" if report.segments else "{:,.0f}"
     return ", ".join(
-        f"{survey.classes[i]} ({unit.format(survey.counts[i])})" for i in order if survey.counts[i]
+        f"{report.classes[i]} ({unit.format(report.counts[i])})" for i in order if report.counts[i]
     )
 
 

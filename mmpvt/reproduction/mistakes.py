@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mmpvt.datasets.annotations import is_mask
+from mmpvt.datasets.coco import is_valid_mask
 
 AT_LEAST = 0.3  # score of a detection that counts as one here
 MATCH = 0.5  # intersection over union
@@ -84,7 +84,7 @@ def find_mistakes(image: dict, annotations: Sequence[dict]) -> dict:
         kind = IGNORED if crowd[j] else FOUND if j in taken else MISSED
         share = annotation.get("area", truth_boxes[j, 2] * truth_boxes[j, 3]) / area
         mask = annotation.get("segmentation")
-        is_drawn = image["masks"] is not None and is_mask(mask, *image["size"])
+        is_drawn = image["masks"] is not None and is_valid_mask(mask, *image["size"])
         truth.append(
             dict(
                 label=annotation["label"],

@@ -10,9 +10,10 @@ import mmcv
 import numpy as np
 from PIL import Image
 
+from mmpvt.utils.constants import IGNORE_LABEL
+
 LONG_SIDE = 480  # pixels at most
 JPEG_QUALITY = 72
-IGNORED = 255  # label of pixels that count for no class
 
 
 def picture(path: str) -> tuple[str, float]:
@@ -47,7 +48,7 @@ def label_picture(labels: np.ndarray, palette: np.ndarray) -> bytes:
     small = Image.fromarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), "P")
     small.putpalette(palette.tobytes())
     file = io.BytesIO()
-    small.save(file, "PNG", transparency=IGNORED, optimize=True)
+    small.save(file, "PNG", transparency=IGNORE_LABEL, optimize=True)
     return file.getvalue()
 
 

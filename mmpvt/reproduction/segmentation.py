@@ -10,7 +10,8 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from mmseg.evaluation import IoUMetric
 
-from mmpvt.reproduction.pictures import IGNORED, label_picture, picture
+from mmpvt.reproduction.pictures import label_picture, picture
+from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.visualization.drawing import colours
 
 
@@ -41,7 +42,7 @@ class LabelMaps:
         found = sample.pred_sem_seg.data.squeeze().cpu()
         truth = sample.gt_sem_seg.data.squeeze().cpu().to(found)
         both, either, _, there = IoUMetric.intersect_and_union(
-            found, truth, len(self.classes), IGNORED
+            found, truth, len(self.classes), IGNORE_LABEL
         )
         return dict(
             path=sample.metainfo.get("img_path"),
@@ -50,7 +51,7 @@ class LabelMaps:
             either=either.numpy(),
             truth=there.numpy(),
             truth_map=self._drawn(truth),
-            found_map=self._drawn(found.masked_fill(truth == IGNORED, IGNORED)),
+            found_map=self._drawn(found.masked_fill(truth == IGNORE_LABEL, IGNORE_LABEL)),
         )
 
     def _drawn(self, labels) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mmpvt import UserError
-from mmpvt.datasets.loading import LoadImageFromFile, LoadSegAnnotations, stand_in
+from mmpvt.datasets.loading import LoadImageFromFile, LoadSegAnnotations, placeholder_images
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_more_than_eight_bits(color_type: str, tmp_path: Path):
     first = image[..., 0] if image.ndim == 3 else image
     np.testing.assert_allclose(first, (stored * (255 / 4095)).clip(0, 255), rtol=1e-6)
     assert first.max() == 255 and len(np.unique(first)) == 586  # 4095 and above: 255
-    with stand_in():
+    with placeholder_images():
         assert loader(dict(img_path=path))["img"].ndim == image.ndim
 
 
@@ -101,7 +101,7 @@ def test_placeholders_have_the_images_channels(tmp_path: Path):
     path = str(tmp_path / "a.png")
     cv2.imwrite(path, np.zeros((20, 30, 4), np.uint8))
     loader = LoadImageFromFile(color_type="unchanged", channels=4)
-    with stand_in():
+    with placeholder_images():
         assert loader(dict(img_path=path))["img"].shape == (64, 64, 4)
     assert LoadImageFromFile(color_type="unchanged")(dict(img_path=path))["img"].shape[2] == 4
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from mmpvt.checkpoint import convert, convert_in_place, describe_misfit, unwrap
 from mmpvt.checkpoint.resume_check import check_resumable
-from mmpvt.engine.classes import compare_with_checkpoint, dataset_meta, few, stored_meta
+from mmpvt.engine.class_names import compare_with_checkpoint, dataset_meta, stored_meta
 from mmpvt.errors import UserError
 from mmpvt.models.backbone import PyramidBackbone
 from mmpvt.registry import HOOKS
+from mmpvt.utils.text import few
 
 
 @HOOKS.register_module()

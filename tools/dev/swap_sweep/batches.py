@@ -11,8 +11,9 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
+from mmpvt.utils.constants import IGNORE_LABEL
+
 SIDE = 128  # pixels: stride 128, the coarsest in use, has one position
-_IGNORED = 255
 
 
 def detection(num_classes: int, stuff: int = 0, proposals: bool = False, images: int = 2) -> dict:
@@ -90,7 +91,7 @@ def segmentation(num_classes: int, images: int = 2) -> dict:
     samples = []
     for _ in range(images):
         labels = rng.integers(0, num_classes, (1, 4, 4)).repeat(SIDE // 4, 1).repeat(SIDE // 4, 2)
-        labels[:, :8] = _IGNORED
+        labels[:, :8] = IGNORE_LABEL
         sample = SegDataSample(metainfo=_metainfo(0))
         sample.gt_sem_seg = PixelData(data=torch.from_numpy(labels))
         samples.append(sample)
@@ -137,7 +138,7 @@ def _detection_sample(
     sample.ignored_instances = InstanceData(
         bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
     )
-    semantic = torch.full((1, SIDE, SIDE), _IGNORED)
+    semantic = torch.full((1, SIDE, SIDE), IGNORE_LABEL)
     semantic[:, : SIDE // 2] = stuff
     sample.gt_sem_seg = PixelData(sem_seg=semantic)
     return sample

@@ -12,8 +12,9 @@ from mmengine.config import Config, ConfigDict
 from mmpvt import UserError
 from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.datasets.shapes import generate
-from mmpvt.engine.config_parts import dataset_kind, iter_datasets
-from mmpvt.engine.data_check import check_data, is_coco, is_maps, keep_inside
+from mmpvt.engine.checks import check_data, keep_inside
+from mmpvt.engine.config_parts import iter_datasets
+from mmpvt.engine.dataset_config import DatasetConfig
 
 ANNOTATIONS = "annotations/instances_train2017.json"
 
@@ -127,8 +128,8 @@ def test_data_sets_named_without_a_scope(root: Path):
 )
 def test_kinds_that_are_looked_at(name: str, scope: str, coco: bool, maps: bool):
     """Others keep their files elsewhere, and are left to their own code."""
-    kind = dataset_kind(dict(type=name), scope)
-    assert (is_coco(kind), is_maps(kind)) == (coco, maps)
+    dataset = DatasetConfig(dict(type=name), scope)
+    assert (dataset.is_coco, dataset.is_segmentation) == (coco, maps)
 
 
 VOC = """<!DOCTYPE a [{entities}]><annotation><size><width>9</width><height>9</height></size>

@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecFromSubplotSpec, SubplotSpec
 from mmengine.structures import InstanceData
 
-from mmpvt.inspection.files import load
-from mmpvt.inspection.surveys import Sample, Survey
+from mmpvt.inspection.report import DatasetReport, Example
 from mmpvt.utils.text import printable
 from mmpvt.visualization.drawing import colours, draw_instances, draw_map, viewable
 
@@ -31,63 +30,60 @@ ABSENT = "#c0392b"
 
 
 @matplotlib.rc_context({"text.parse_math": False})  # a name may hold dollar signs
-def draw(surveys: Sequence[Survey]) -> bytes:
-    """Draws data sets of one config.
-
-    Args:
-        surveys (Sequence[Survey]): of the data sets.
-
-    Returns:
-        bytes: a PNG file.
-    """
-    classes = max((survey.classes for survey in surveys), key=len)
+def draw(reports: Sequence[DatasetReport]) -> bytes:
+    """Draws the data sets of a config, as a PNG file."""
+    classes = max((report.classes for report in reports), key=len)
     columns = max(1, -(-len(classes) // ROWS))
     top = max(6.5, ROW * -(-len(classes) // columns) + 1)
-    shown = [_evenly(survey.samples, SHOWN) for survey in surveys]
-    sheets = [0.4 + CELL * -(-len(samples) // COLUMNS) for samples in shown]
+    shown = [_evenly(report.examples, SHOWN) for report in reports]
+    sheets = [0.4 + CELL * -(-len(examples) // COLUMNS) for examples in shown]
     figure = Figure(figsize=(WIDTH, 1 + top + sum(sheets)), dpi=DPI, layout="constrained")
-    grid = figure.add_gridspec(1 + len(surveys), 1, height_ratios=[top, *sheets])
+    grid = figure.add_gridspec(1 + len(reports), 1, height_ratios=[top, *sheets])
     upper = GridSpecFromSubplotSpec(1, columns + 1, grid[0], width_ratios=[1] * columns + [1.1])
-    _draw_classes(figure, upper, surveys, classes, columns)
+    _draw_classes(figure, upper, reports, classes, columns)
     right = GridSpecFromSubplotSpec(2, 1, upper[columns])
-    _draw_object_sizes(figure.add_subplot(right[0]), surveys)
-    _draw_image_sizes(figure.add_subplot(right[1]), surveys)
-    for place, (survey, samples) in enumerate(zip(surveys, shown, strict=True), start=1):
-        _draw_sheet(figure, grid[place], survey, samples)
-    total = "   ".join(f"{survey.name}: {survey.images:,} images" for survey in surveys)
+    _draw_object_sizes(figure.add_subplot(right[0]), reports)
+    _draw_image_sizes(figure.add_subplot(right[1]), reports)
+    for place, (report, examples) in enumerate(zip(reports, shown, strict=True), start=1):
+        _draw_sheet(figure, grid[place], report, examples)
+    total = "   ".join(f"{report.name}: {report.images:,} images" for report in reports)
     figure.suptitle(total, fontsize=18, fontweight="bold")
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
 
 
-def _evenly(samples: Sequence[Sample], number: int) -> list[Sample]:
-    places = np.linspace(0, len(samples) - 1, min(number, len(samples))).round().astype(int)
-    return [samples[place] for place in places]
+def _evenly(examples: Sequence[Example], number: int) -> list[Example]:
+    places = np.linspace(0, len(examples) - 1, min(number, len(examples))).round().astype(int)
+    return [examples[place] for place in places]
 
 
 def _draw_classes(
-    figure: Figure, grid: GridSpecFromSubplotSpec, surveys: Sequence[Survey], classes, columns: int
+    figure: Figure,
+    grid: GridSpecFromSubplotSpec,
+    reports: Sequence[DatasetReport],
+    classes: Sequence[str],
+    columns: int,
 ) -> None:
     """Bars from the most frequent class to the rarest, as the first data set has them."""
-    counts = [_by_name(survey, classes) for survey in surveys]
+    counts = [_by_name(report, classes) for report in reports]
     order = np.argsort(-sum(count / max(1e-9, count.sum()) for count in counts), kind="stable")
     positive = np.concatenate([count[count > 0] for count in counts] + [np.ones(1)])
     low, high = positive.min() / 2, positive.max() * 1.5
-    share = surveys[0].segments
+    share = reports[0].segments
     for column, part in enumerate(np.array_split(order, columns)):
         axes = figure.add_subplot(grid[column])
         rows = np.arange(len(part))
-        height = 0.8 / len(surveys)
+        height = 0.8 / len(reports)
         axes.set(xscale="log", xlim=(low, high))
-        for i, (survey, count) in enumerate(zip(surveys, counts, strict=True)):
+        for i, (report, count) in enumerate(zip(reports, counts, strict=True)):
             axes.barh(
-                rows + (i - (len(surveys) - 1) / 2) * height,
+                rows + (i - (len(reports) - 1) / 2) * height,
                 count[part],
                 height,
                 left=0,
                 color=COLOURS[i % len(COLOURS)],
-                label=survey.name,
+                label=report.name,
             )
         axes.set(xlim=(low, high), ylim=(len(part) - 0.4, -0.6))
         axes.set_yticks(rows, [printable(classes[i]) for i in part], fontsize=10)
@@ -105,25 +101,25 @@ def _draw_classes(
             axes.legend(loc="lower right", fontsize=11)
 
 
-def _by_name(survey: Survey, classes: Sequence[str]) -> np.ndarray:
-    known = dict(zip(survey.classes, survey.counts, strict=True))
+def _by_name(report: DatasetReport, classes: Sequence[str]) -> np.ndarray:
+    known = dict(zip(report.classes, report.counts, strict=True))
     return np.array([known.get(name, 0) for name in classes], float)
 
 
-def _draw_object_sizes(axes: Axes, surveys: Sequence[Survey]) -> None:
-    sizes = [np.maximum(survey.sizes, 0.5) for survey in surveys]
+def _draw_object_sizes(axes: Axes, reports: Sequence[DatasetReport]) -> None:
+    sizes = [np.maximum(report.sizes, 0.5) for report in reports]
     everything = np.concatenate([*sizes, [10.0]])
     bins = np.geomspace(everything.min() * 0.9, everything.max() * 1.1, 60)
-    for i, (survey, size) in enumerate(zip(surveys, sizes, strict=True)):
+    for i, (report, size) in enumerate(zip(reports, sizes, strict=True)):
         if len(size):
             colour = COLOURS[i % len(COLOURS)]
             weights = np.full(len(size), 100 / len(size))
-            axes.hist(size, bins, weights=weights, color=colour, alpha=0.55, label=survey.name)
+            axes.hist(size, bins, weights=weights, color=colour, alpha=0.55, label=report.name)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
     axes.grid(alpha=0.3)
-    if surveys[0].segments:
+    if reports[0].segments:
         what = "a class in an image: square root of its pixels"
     else:
         what = "objects: square root of a box's area, pixels"
@@ -136,14 +132,14 @@ def _draw_object_sizes(axes: Axes, surveys: Sequence[Survey]) -> None:
     axes.legend(fontsize=11, loc="upper left")
 
 
-def _draw_image_sizes(axes: Axes, surveys: Sequence[Survey]) -> None:
+def _draw_image_sizes(axes: Axes, reports: Sequence[DatasetReport]) -> None:
     """A dot for each size; its area grows with the number of images."""
-    for i, survey in enumerate(surveys):
-        if len(survey.shapes):
-            sizes, counts = np.unique(survey.shapes, axis=0, return_counts=True)
+    for i, report in enumerate(reports):
+        if len(report.shapes):
+            sizes, counts = np.unique(report.shapes, axis=0, return_counts=True)
             area = 14 + 500 * counts / counts.sum()
             colour = COLOURS[i % len(COLOURS)]
-            axes.scatter(sizes[:, 1], sizes[:, 0], area, color=colour, alpha=0.5, label=survey.name)
+            axes.scatter(sizes[:, 1], sizes[:, 0], area, color=colour, alpha=0.5, label=report.name)
     axes.set(xlabel="width", ylabel="height", aspect="equal")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
@@ -154,40 +150,40 @@ def _draw_image_sizes(axes: Axes, surveys: Sequence[Survey]) -> None:
 
 
 def _draw_sheet(
-    figure: Figure, place: SubplotSpec, survey: Survey, samples: Sequence[Sample]
+    figure: Figure, place: SubplotSpec, report: DatasetReport, examples: Sequence[Example]
 ) -> None:
-    rows = max(1, -(-len(samples) // COLUMNS))
+    rows = max(1, -(-len(examples) // COLUMNS))
     grid = GridSpecFromSubplotSpec(rows, COLUMNS, place, hspace=0.02, wspace=0.02)
     for i in range(rows * COLUMNS):
         axes = figure.add_subplot(grid[divmod(i, COLUMNS)])
         axes.set_axis_off()
-        if i == 0 and not samples:
-            axes.set_title(f"{survey.name}: no image to show", loc="left", fontsize=13)
-        if i < len(samples):
-            axes.imshow(_draw_sample(survey, samples[i]), interpolation="lanczos")
-            name = printable(Path(samples[i].job.image).name)
-            hidden = len(samples[i].labels) - NAMED
+        if i == 0 and not examples:
+            axes.set_title(f"{report.name}: no image to show", loc="left", fontsize=13)
+        if i < len(examples):
+            axes.imshow(_draw_example(report, examples[i]), interpolation="lanczos")
+            name = printable(Path(examples[i].files.image).name)
+            hidden = len(examples[i].labels) - NAMED
             name += f" ({hidden} more objects)" if hidden > 0 else ""
-            title = f"{survey.name}: {name}"
+            title = f"{report.name}: {name}"
             axes.set_title(title, fontsize=10, loc="left", pad=2, parse_math=False)
 
 
-def _draw_sample(survey: Survey, sample: Sample) -> np.ndarray:
+def _draw_example(report: DatasetReport, example: Example) -> np.ndarray:
     """An image in its cell's size, with its boxes or its label map: RGB, uint8."""
-    image, labels = load(sample.job, survey.loader)
+    image, labels = report.loader.load(example.files)
     image = viewable(image)
     width, height = WIDTH * DPI / COLUMNS * 0.97, CELL * DPI * 0.93
     scale = min(width / image.shape[1], height / image.shape[0])
     size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     canvas = cv2.resize(image, size, interpolation=method)
-    palette = colours(survey.palette, len(survey.classes))
+    palette = colours(report.dataset.palette, len(report.classes))
     if labels is not None:
-        return draw_map(canvas, labels, survey.classes, palette)
-    areas = np.prod(sample.boxes[:, 2:] - sample.boxes[:, :2], axis=1)
+        return draw_map(canvas, labels, report.classes, palette)
+    areas = np.prod(example.boxes[:, 2:] - example.boxes[:, :2], axis=1)
     largest = np.argsort(-areas)[:NAMED]
     instances = InstanceData(
-        bboxes=torch.from_numpy(sample.boxes[largest]),
-        labels=torch.from_numpy(sample.labels[largest]),
+        bboxes=torch.from_numpy(example.boxes[largest]),
+        labels=torch.from_numpy(example.labels[largest]),
     )
-    return draw_instances(canvas, instances, scale, survey.classes, palette)
+    return draw_instances(canvas, instances, scale, report.classes, palette)
