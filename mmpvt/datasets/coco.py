@@ -18,7 +18,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from mmpvt.datasets.listed_files import GET_DATA, why
+from mmpvt.datasets.listed_files import GET_DATA
 from mmpvt.errors import DatasetError
 from mmpvt.utils.files import MAX_ANNOTATIONS, parse_json, read_bytes
 from mmpvt.utils.text import few
@@ -77,21 +77,13 @@ class _RunLengths(Struct):
 
 
 class Finding(NamedTuple):
-    """Something in an annotation file that can't be used as it is.
+    """Something in an annotation file that can't be used as it is."""
 
-    Attributes:
-        kind: ``'image'`` or ``'annotation'``.
-        id: its ``id``, or its place in the file's list where it has none.
-        problem: what is wrong with it, in the same words wherever it is found.
-        detail: the value at fault, or what is done about it.
-        fixed: whether it is used all the same.
-    """
-
-    kind: str
-    id: object
-    problem: str
-    detail: str = ""
-    fixed: bool = False
+    kind: str  # 'image' or 'annotation'
+    id: object  # or its place in the file's list where it has none
+    problem: str  # what is wrong with it, in the same words wherever it is found
+    detail: str = ""  # the value at fault, or what is done about it
+    fixed: bool = False  # whether it is used all the same
 
     @property
     def reason(self) -> str:
@@ -122,7 +114,7 @@ def read_annotations(file: Path) -> dict:
     try:
         data = read_bytes(file, MAX_ANNOTATIONS)
     except OSError as error:
-        raise DatasetError(f"no annotations at {file}: {why(error)}", **GET_DATA) from error
+        raise DatasetError(f"no annotations at {file}: {error.strerror}", **GET_DATA) from error
     if not data:
         raise DatasetError(f"the annotation file {file} is empty", **GET_DATA)
     try:

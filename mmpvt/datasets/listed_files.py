@@ -15,26 +15,22 @@ ALLOW_OUTSIDE = "allow_outside_files"  # a config's setting
 TRUSTED = f"if you trust it, set {ALLOW_OUTSIDE}=True in the config"
 
 
-def why(error: OSError) -> str:
-    """Why a file can't be read, in words."""
-    missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-    return "there is no such file" if missing else str(error.strerror)
-
-
 def read_list(file: Path, allow_outside: bool) -> list[str]:
     """Reads a list of images, a name without its suffix a line.
 
     Raises:
-        DatasetError: it is missing, no text in UTF-8, or names files that :func:`check_inside`
-            refuses.
+        DatasetError: it is missing, empty, no text in UTF-8, or names files that
+            :func:`check_inside` refuses.
     """
     try:
         lines = read_bytes(file).decode().splitlines()
     except OSError as error:
-        raise DatasetError(f"no list of images at {file}: {why(error)}", **GET_DATA) from error
+        raise DatasetError(f"no list of images at {file}: {error.strerror}", **GET_DATA) from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"the list of images {file} is no text in UTF-8") from error
     stems = [line.strip() for line in lines if line.strip()]
+    if not stems:
+        raise DatasetError(f"the list of images {file} is empty", **GET_DATA)
     check_inside(file, stems, allow_outside)
     return stems
 
@@ -44,21 +40,14 @@ def check_inside(file: Path, names: Iterable[str], allow_outside: bool) -> None:
 
     Who wrote the list would decide otherwise which of the user's files are read.
 
-    Args:
-        file (Path): the list.
-        names (Iterable[str]): that it holds.
-        allow_outside (bool): the config's ``allow_outside_files``: nothing is checked.
-
     Raises:
-        DatasetError: a name is absolute or goes upwards.
+        DatasetError: a name is absolute or goes upwards, unless ``allow_outside``.
     """
     outside = [] if allow_outside else [name for name in names if leaves_folder(name)]
     if outside:
         named = few([reprlib.repr(name) for name in outside])
-        raise DatasetError(
-            f"{file} names {len(outside)} files outside of the data's folder ({named})",
-            hint=TRUSTED,
-        )
+        what = f"{file} names {len(outside)} files outside of the data's folder ({named})"
+        raise DatasetError(what, hint=TRUSTED)
 
 
 def check_present(folder: Path, names: list[str], where: str, what: str) -> None:
@@ -67,8 +56,8 @@ def check_present(folder: Path, names: list[str], where: str, what: str) -> None
     Args:
         folder (Path): that the names are relative to.
         names (list[str]): of the files.
-        where (str): they are named: ``'named in train.json'``.
-        what (str): they are: ``'images'``.
+        where (str): they are named, for the message: ``'named in train.json'``.
+        what (str): they are, for the message: ``'images'``.
 
     Raises:
         DatasetError: some are missing.

@@ -39,17 +39,69 @@ _placeholders = False
 
 
 class FileProblem(enum.Enum):
-    """What is wrong with a file, for reports that count problems of a kind."""
+    """What is wrong with an image or label map: its kind in reports, a sentence, what to do."""
 
-    MISSING_IMAGE = "images that are missing"
-    UNREADABLE_IMAGE = "images that can't be read"
-    IMAGE_SIZE = "images of another size than annotated"
-    COLOURS = "label maps of colours"
-    UNLISTED_VALUE = "label maps with values that aren't listed"
-    UNREADABLE_MAP = "label maps that are missing or can't be read"
-    MAP_SIZE = "label maps of another size than their images"
-    NOT_LABELS = "label maps with values that are no labels"
-    NO_CLASS = "label maps with labels beyond the classes"
+    MISSING_IMAGE = "images that are missing", "the image {path} is missing"
+    UNREADABLE_IMAGE = (
+        "images that can't be read",
+        "{path} can't be read as an image: the file is empty, truncated or of another kind",
+        "replace it, or take it out of the annotations",
+    )
+    IMAGE_SIZE = (
+        "images of another size than annotated",
+        "the image {path} is of another size than its annotations say: {found}, not {told} "
+        "(height x width)",
+    )
+    EIGHT_BITS = (
+        "images of 8 bits among others",
+        "{path} is an image of 8 bits, and LoadImageFromFile's max_value={value} is for files of "
+        "more",
+    )
+    OUTSIDE = (
+        "files outside of the data's folder",
+        "{path} lies outside of the data's folder",
+        TRUSTED,
+    )
+    COLOURS = (
+        "label maps of colours",
+        "the label map {path} holds colours ({found}), where a label map holds one number a pixel, "
+        "its class",
+        "list them in the order of the classes, dict(type='mmpvt.LoadSegAnnotations', values="
+        "{values}) for LoadAnnotations in each pipeline, or convert the files (docs/data.md)",
+    )
+    UNLISTED_VALUE = (
+        "label maps with values that aren't listed",
+        "the label map {path} holds the {value}, which is not among LoadSegAnnotations' values",
+    )
+    UNREADABLE_MAP = (
+        "label maps that are missing or can't be read",
+        "{path} can't be read as a label map: the file is missing, empty, truncated or of another "
+        "kind",
+    )
+    MAP_SIZE = (
+        "label maps of another size than their images",
+        "the label map {path} is of another size than its image {image}: {found}, not {told} "
+        "(height x width)",
+    )
+    NOT_LABELS = (
+        "label maps with values that are no labels",
+        "the label map {path} holds values that are no labels: numbers from 0 to 255",
+    )
+    NO_CLASS = (
+        "label maps with labels beyond the classes",
+        "the label map {path} holds the value {value}, and the model's {classes} classes end at "
+        "{last}; files whose labels don't count from {first} take mmpvt.LoadSegAnnotations with "
+        "values=[…] (docs/data.md)",
+    )
+
+    def __init__(self, kind: str, sentence: str, hint: str | None = None) -> None:
+        self.kind, self.sentence, self.hint = kind, sentence, hint
+
+    def of(self, path: str, **values: object) -> BadFileError:
+        """The error that a file has this problem, with the values that its sentence names."""
+        hint = self.hint and self.hint.format(**values)
+        what = self.sentence.format(path=path, **values)
+        return BadFileError(what, problem=self, hint=hint, where=path)
 
 
 @contextmanager
@@ -131,13 +183,11 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             if None not in told and image.shape[:2] != told and image.shape[1::-1] == told:
                 image = self._decode(content, f"{self.color_type}_ignore_orientation")
         except FileNotFoundError as error:
-            raise BadFileError(
-                f"the image {path} is missing", problem=FileProblem.MISSING_IMAGE, where=path
-            ) from error
+            raise FileProblem.MISSING_IMAGE.of(path) from error
         except UserError:
             raise
         except (*UNREADABLE, AssertionError) as error:
-            raise _unreadable(path) from error
+            raise FileProblem.UNREADABLE_IMAGE.of(path) from error
         if image is None and (stored := read_high_bit_depth(content)) is not None:
             raise ConfigError(
                 f"{path} holds {stored.dtype} values, which can't be loaded with color_type="
@@ -146,22 +196,14 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
                 where=path,
             )
         if image is None or not is_intact(content):
-            raise _unreadable(path)
+            raise FileProblem.UNREADABLE_IMAGE.of(path)
         if self.max_value is not None:
             if image.dtype == np.uint8:
-                raise BadFileError(
-                    f"{path} is an image of 8 bits, and LoadImageFromFile's max_value="
-                    f"{self.max_value} is for files of more",
-                    where=path,
-                )
+                raise FileProblem.EIGHT_BITS.of(path, value=self.max_value)
             image = (image.astype(np.float32) * (255 / self.max_value)).clip(0, 255)
         if None not in told and image.shape[:2] != told:
-            raise BadFileError(
-                f"the image {path} is of another size than its annotations say: "
-                f"{_size(image.shape[:2])}, not {_size(told)} (height x width)",
-                problem=FileProblem.IMAGE_SIZE,
-                where=path,
-            )
+            found = _size(image.shape[:2])
+            raise FileProblem.IMAGE_SIZE.of(path, found=found, told=_size(told))
         self._trailing = image.shape[2:]
         return self._fill(results, image)
 
@@ -279,38 +321,21 @@ class LoadSegAnnotations(LoadAnnotations):
         except UserError:
             raise
         except UNREADABLE as error:
-            raise BadFileError(
-                f"{path} can't be read as a label map: the file is missing, empty, truncated or "
-                "of another kind",
-                problem=FileProblem.UNREADABLE_MAP,
-                where=path,
-            ) from error
+            raise FileProblem.UNREADABLE_MAP.of(path) from error
         if labels.ndim == 3:
             raise _holds_colours(path, image)
         if labels.shape != tuple(results["ori_shape"]):
-            raise BadFileError(
-                f"the label map {path} is of another size than its image {results['img_path']}: "
-                f"{_size(labels.shape)}, not {_size(results['ori_shape'])} (height x width)",
-                problem=FileProblem.MAP_SIZE,
-                where=path,
-            )
+            sizes = dict(found=_size(labels.shape), told=_size(results["ori_shape"]))
+            raise FileProblem.MAP_SIZE.of(path, image=results["img_path"], **sizes)
         if not are_labels:
-            raise BadFileError(
-                f"the label map {path} holds values that are no labels: numbers from 0 to 255",
-                problem=FileProblem.NOT_LABELS,
-                where=path,
-            )
+            raise FileProblem.NOT_LABELS.of(path)
         if self.num_classes is not None:
             outside = labels[(labels >= self.num_classes) & (labels != IGNORE_LABEL)]
             if outside.size:
                 shift = 1 if self.reduce_zero_label else 0
-                raise BadFileError(
-                    f"the label map {path} holds the value {int(np.max(outside)) + shift}, and "
-                    f"the model's {self.num_classes} classes end at "
-                    f"{self.num_classes - 1 + shift}; files whose labels don't count from "
-                    f"{shift} take mmpvt.LoadSegAnnotations with values=[…] (docs/data.md)",
-                    problem=FileProblem.NO_CLASS,
-                    where=path,
+                value, last = int(np.max(outside)) + shift, self.num_classes - 1 + shift
+                raise FileProblem.NO_CLASS.of(
+                    path, value=value, classes=self.num_classes, first=shift, last=last
                 )
 
     def _by_value(self, path: str, image: Image.Image) -> np.ndarray:
@@ -333,14 +358,11 @@ class LoadSegAnnotations(LoadAnnotations):
             known |= here
         if not known.all():
             value = int(stored[~known][0])
-            told = f"colour {value >> 16, value >> 8 & 255, value & 255}" if are_colours else value
-            what = "the " if are_colours else "the value "
-            raise BadFileError(
-                f"the label map {path} holds {what}{told}, which is not among "
-                "LoadSegAnnotations' values",
-                problem=FileProblem.UNLISTED_VALUE,
-                where=path,
-            )
+            if are_colours:
+                value = f"colour {value >> 16, value >> 8 & 255, value & 255}"
+            else:
+                value = f"value {value}"
+            raise FileProblem.UNLISTED_VALUE.of(path, value=value)
         return labels
 
 
@@ -361,15 +383,8 @@ def _holds_colours(path: str, image: Image.Image) -> BadFileError:
     values = "[[R, G, B], …]"
     if all(red == green == blue for _, (red, green, blue) in found):
         values = str(sorted(colour[0] for _, colour in found)[:8])
-    return BadFileError(
-        f"the label map {path} holds colours ({image.mode}: {named}{' …' * (len(found) > 3)}), "
-        "where a label map holds one number a pixel, its class",
-        hint=f"list them in the order of the classes, dict(type='mmpvt.LoadSegAnnotations', "
-        f"values={values}) for LoadAnnotations in each pipeline, or convert the files "
-        "(docs/data.md)",
-        problem=FileProblem.COLOURS,
-        where=path,
-    )
+    found = f"{image.mode}: {named}{' …' * (len(found) > 3)}"
+    return FileProblem.COLOURS.of(path, found=found, values=values)
 
 
 def _read(path: str, backend_args: dict | None, folders: Sequence[str] | None) -> bytes:
@@ -379,19 +394,8 @@ def _read(path: str, backend_args: dict | None, folders: Sequence[str] | None) -
         # by name, without following links
         place, *within = (os.path.abspath(name) for name in (path, *folders))  # noqa: PTH100
         if not any(place.startswith(os.path.join(folder, "")) for folder in within):  # noqa: PTH118
-            raise BadFileError(
-                f"{path} lies outside of the data's folder", hint=TRUSTED, where=path
-            )
+            raise FileProblem.OUTSIDE.of(path)
     return read_bytes(path)
-
-
-def _unreadable(path: str) -> BadFileError:
-    return BadFileError(
-        f"{path} can't be read as an image: the file is empty, truncated or of another kind",
-        hint="replace it, or take it out of the annotations",
-        problem=FileProblem.UNREADABLE_IMAGE,
-        where=path,
-    )
 
 
 def _holds_labels(content: bytes) -> bool:
@@ -400,5 +404,5 @@ def _holds_labels(content: bytes) -> bool:
     return np.array_equal(stored, stored.astype(np.uint8))
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def _size(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from mmdet.datasets import CocoDataset, LVISV05Dataset, XMLDataset
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmseg.datasets import BaseSegDataset
 
@@ -18,21 +18,13 @@ from mmpvt.errors import DatasetError
 
 
 class SegmentationFiles(NamedTuple):
-    """The images and label maps of a segmentation data set.
+    """The images and label maps of a segmentation data set."""
 
-    Attributes:
-        folder: of the images.
-        suffix: of their names.
-        map_folder: of the label maps, or None.
-        map_suffix: of their names.
-        stems: the images' names in the folder without the suffix, sorted.
-    """
-
-    folder: Path
-    suffix: str
-    map_folder: Path | None
-    map_suffix: str
-    stems: list[str]
+    folder: Path  # of the images
+    suffix: str  # of their names
+    map_folder: Path | None  # of the label maps
+    map_suffix: str  # of their names
+    stems: list[str]  # the images' names in the folder without the suffix, sorted
 
     def image(self, stem: str) -> str:
         """The path of an image."""
@@ -68,23 +60,20 @@ class DatasetConfig:
 
     @property
     def is_coco(self) -> bool:
-        """Whether it reads COCO's format as MMDetection's ``CocoDataset`` does."""
-        return _reads_like(self.kind, CocoDataset)
+        """Whether it is read as MMDetection's ``CocoDataset`` reads its files."""
+        return self.is_read_as(CocoDataset)
 
     @property
     def is_segmentation(self) -> bool:
-        """Whether it reads images and label maps as MMSegmentation's ``BaseSegDataset`` does."""
-        return _reads_like(self.kind, BaseSegDataset)
+        """Whether it is read as MMSegmentation's ``BaseSegDataset`` reads images and label maps."""
+        return self.is_read_as(BaseSegDataset)
 
-    @property
-    def is_voc(self) -> bool:
-        """Whether it reads Pascal VOC's format as MMDetection's ``XMLDataset`` does."""
-        return _reads_like(self.kind, XMLDataset)
-
-    @property
-    def is_lvis(self) -> bool:
-        """Whether it reads LVIS's format, with MMDetection's ``LVISDataset``."""
-        return isinstance(self.kind, type) and issubclass(self.kind, LVISV05Dataset)
+    def is_read_as(self, known: type) -> bool:
+        """Whether its class takes the reading of files from another, which LVIS's doesn't, say."""
+        if not isinstance(self.kind, type) or not issubclass(self.kind, known):
+            return False
+        methods = ("load_data_list", "parse_data_info")
+        return all(getattr(self.kind, m, None) is getattr(known, m, None) for m in methods)
 
     @property
     def classes(self) -> list[str]:
@@ -135,15 +124,13 @@ class DatasetConfig:
         else:
             names = (str(path.relative_to(folder)) for path in folder.rglob(f"*{suffix}"))
             stems = [name.removesuffix(suffix) for name in names]
-        if not stems:
-            raise DatasetError(
-                f"no images under {folder}: no file there ends in {suffix}", **GET_DATA
-            )
-        has_maps = (self.fields.get("data_prefix") or {}).get("seg_map_path")
-        map_folder = self.folder("seg_map_path") if has_maps else None
-        return SegmentationFiles(
-            folder, suffix, map_folder, self.argument("seg_map_suffix"), sorted(stems)
-        )
+            if not stems:
+                what = f"no images under {folder}: no file there ends in {suffix}"
+                raise DatasetError(what, **GET_DATA)
+        maps = (self.fields.get("data_prefix") or {}).get("seg_map_path")
+        map_folder = self.root / maps if maps else None
+        map_suffix = self.argument("seg_map_suffix")
+        return SegmentationFiles(folder, suffix, map_folder, map_suffix, sorted(stems))
 
 
 def iter_dataset_configs(
@@ -153,12 +140,3 @@ def iter_dataset_configs(
     scope = config.get("default_scope") or "mmengine"
     for split, fields in split_datasets(config, splits):
         yield split, DatasetConfig(fields, scope, config.get(ALLOW_OUTSIDE, False))
-
-
-def _reads_like(kind: type | None, known: type) -> bool:
-    own = ("load_data_list", "parse_data_info")  # LVIS's file names lie elsewhere, say
-    return (
-        isinstance(kind, type)
-        and issubclass(kind, known)
-        and all(getattr(kind, name, None) is getattr(known, name, None) for name in own)
-    )

@@ -6,14 +6,14 @@ import functools
 import hashlib
 import multiprocessing
 from collections.abc import Sequence
-from enum import Enum
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from mmpvt.datasets.loading import LoadImageFromFile, LoadSegAnnotations
+from mmpvt.datasets.loading import FileProblem, LoadImageFromFile, LoadSegAnnotations
 from mmpvt.datasets.pipelines import build_image_loader, loading_step
 from mmpvt.engine.checks.channels import LostBits
 from mmpvt.engine.checks.label_maps import label_map_fields, label_map_loader
@@ -26,38 +26,22 @@ CHUNK = 8  # files that a process takes at a time
 
 
 class SampleFiles(NamedTuple):
-    """The files of a sample.
+    """The files of a sample."""
 
-    Attributes:
-        image: the image's path.
-        shape: height and width that its annotations give, or None.
-        label_map: the path of its label map, or None.
-    """
-
-    image: str
-    shape: tuple[int, int] | None = None
-    label_map: str | None = None
+    image: str  # its path
+    shape: tuple[int, int] | None = None  # height and width that its annotations give
+    label_map: str | None = None  # its path
 
 
 class FileInfo(NamedTuple):
-    """What is known of a sample's files once they are decoded.
+    """What is known of a sample's files once they are decoded."""
 
-    Attributes:
-        digest: of the image file's bytes, or None where it is missing.
-        shape: height and width in pixels, or None where it can't be used.
-        reason: what is wrong with it, a sentence, or None.
-        problem: the kind of problem that it is, or None.
-        pixels: how many of each label, (256,), int64, or None.
-        channels: of the image as it is loaded, or None.
-        lost_bits: what is lost of its bits, or None.
-    """
-
-    digest: bytes | None
-    shape: tuple[int, int] | None = None
-    reason: str | None = None
-    problem: Enum | None = None
-    pixels: np.ndarray | None = None
-    channels: int | None = None
+    digest: bytes | None  # of the image file's bytes; None where it is missing
+    shape: tuple[int, int] | None = None  # height and width in pixels; None where it can't be used
+    reason: str | None = None  # what is wrong with it, a sentence
+    problem: FileProblem | None = None  # the kind of problem that it is
+    pixels: np.ndarray | None = None  # how many of each label, (256,), int64
+    channels: int | None = None  # of the image as it is loaded
     lost_bits: LostBits | None = None
 
 
@@ -105,31 +89,19 @@ class SampleLoader:
 def inspect_files(
     what: str, samples: Sequence[SampleFiles], loader: SampleLoader, workers: int
 ) -> list[FileInfo]:
-    """Decodes files, and shows the progress.
-
-    Args:
-        what (str): said beside the progress.
-        samples (Sequence[SampleFiles]): the files.
-        loader (SampleLoader): reads them.
-        workers (int): processes.
-
-    Returns:
-        list[FileInfo]: one a sample, in the same order.
-    """
+    """Decodes samples' files in several processes, and shows the progress."""
     infos = []
-    inspect_one = functools.partial(_inspect, loader=loader)
-    with progress(what, len(samples)) as advance:
-        if workers == 1:
-            for one in samples:
-                infos.append(inspect_one(one))
-                advance(len(infos))
-            return infos
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("fork" if "fork" in methods else None)
-        with context.Pool(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-            for info in pool.imap(inspect_one, samples, chunksize=CHUNK):
-                infos.append(info)
-                advance(len(infos))
+    with progress(what, len(samples)) as advance, ExitStack() as stack:
+        inspected = (_inspect(files, loader) for files in samples)
+        if workers > 1:
+            methods = multiprocessing.get_all_start_methods()
+            context = multiprocessing.get_context("fork" if "fork" in methods else None)
+            pool = context.Pool(workers, initializer=cv2.setNumThreads, initargs=(0,))
+            one = functools.partial(_inspect, loader=loader)
+            inspected = stack.enter_context(pool).imap(one, samples, chunksize=CHUNK)
+        for info in inspected:
+            infos.append(info)
+            advance(len(infos))
     return infos
 
 

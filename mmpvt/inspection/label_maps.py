@@ -49,7 +49,7 @@ def inspect_label_maps(dataset: DatasetConfig, splits: list[str], workers: int) 
         sizes.append(np.sqrt(pixels[pixels > 0]))
         report.empty += not pixels.any()
         if pixels.any():
-            report.examples.append(Example(sample))
+            report.examples.append(Example(sample, np.zeros((0, 4)), np.zeros(0, int)))
     report.counts = 100 * total[: len(classes)] / max(1, total.sum())
     report.sizes = np.concatenate([report.sizes, *sizes])
     if sizes and np.count_nonzero(total) < 2:

@@ -6,6 +6,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,64 +20,39 @@ WIDTH = 110  # characters of a line
 WRAPPING = dict(subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
 
 
-@dataclass(frozen=True)
-class Example:
-    """An image to show.
-
-    Attributes:
-        files: of the image and its label map.
-        boxes: its objects, (n, 4), in pixels: left, top, right, bottom.
-        labels: their classes, (n,).
-    """
+class Example(NamedTuple):
+    """An image to show."""
 
     files: SampleFiles
-    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
-    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    boxes: np.ndarray  # of its objects, (n, 4), in pixels: left, top, right, bottom
+    labels: np.ndarray  # their classes, (n,)
 
 
+@dataclass
 class DatasetReport:
-    """What was found in a data set.
+    """What was found in a data set."""
 
-    Args:
-        dataset (DatasetConfig): its config.
-        splits (list[str]): that it is used for.
-        place (str): of its annotations or images.
-        classes (list[str]): their names, by label.
-        images (int): how many are listed.
+    dataset: DatasetConfig
+    splits: list[str]  # that it is used for
+    place: str  # of its annotations or images
+    classes: list[str]  # their names, by label
+    images: int  # how many are listed
+    shapes: np.ndarray = field(init=False)  # of the images that can be used, (n, 2): height, width
+    counts: np.ndarray = field(init=False)  # objects, or percent of the labelled pixels, (classes,)
+    # square root of each object's area in pixels, or of each class's region in an image
+    sizes: np.ndarray = field(init=False)
+    empty: int = 0  # images without an object or label
+    examples: list[Example] = field(default_factory=list)
+    channels: dict[int, str] = field(default_factory=dict)  # as loaded, and an image of each
+    digests: dict[str, bytes] = field(default_factory=dict)  # of each image's file, by its path
+    ids: set = field(default_factory=set)  # of the images
+    errors: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by kind
+    notes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by kind
 
-    Attributes:
-        loader (SampleLoader): reads its files as training does.
-        shapes (np.ndarray): heights and widths of the images that can be used, (n, 2).
-        counts (np.ndarray): a class's objects, or its share of the labelled pixels in percent,
-            (classes,).
-        sizes (np.ndarray): square root of each object's area in pixels; of a segmenter's data, of
-            each class's region in an image.
-        empty (int): images without an object or label.
-        examples (list[Example]): images that can be shown.
-        channels (dict[int, str]): that its images have as they are loaded, and one of each.
-        digests (dict[str, bytes]): of each image's file, by its path.
-        ids (set): images' ids.
-        errors (dict[str, list[str]]): what is wrong, by kind.
-        notes (dict[str, list[str]]): what is unusual, by kind.
-    """
-
-    def __init__(
-        self, dataset: DatasetConfig, splits: list[str], place: str, classes: list[str], images: int
-    ) -> None:
-        self.dataset, self.splits, self.place = dataset, splits, place
-        self.classes, self.images = classes, images
-        self.segments = dataset.is_segmentation
-        self.loader = SampleLoader(dataset)
-        self.shapes = np.zeros((0, 2), int)
-        self.counts = np.zeros(len(classes))
-        self.sizes = np.zeros(0)
-        self.empty = 0
-        self.examples: list[Example] = []
-        self.channels: dict[int, str] = {}
-        self.digests: dict[str, bytes] = {}
-        self.ids: set = set()
-        self.errors: dict[str, list[str]] = defaultdict(list)
-        self.notes: dict[str, list[str]] = defaultdict(list)
+    def __post_init__(self) -> None:
+        self.segments = self.dataset.is_segmentation
+        self.loader = SampleLoader(self.dataset)
+        self.counts, self.sizes = np.zeros(len(self.classes)), np.zeros(0)
 
     @property
     def name(self) -> str:
@@ -86,11 +62,9 @@ class DatasetReport:
     def add_files(self, samples: Sequence[SampleFiles], infos: Sequence[FileInfo]) -> None:
         """Adds what is known of the files: digests, shapes, channels, errors, duplicates."""
         first: dict[bytes, str] = {}
-        lost_bits = None
         for files, info in zip(samples, infos, strict=True):
             if info.reason:
-                self.errors[info.problem.value if info.problem else "files"].append(info.reason)
-            lost_bits = LostBits.join(lost_bits, info.lost_bits)
+                self.errors[info.problem.kind if info.problem else "files"].append(info.reason)
             if info.channels is not None:
                 self.channels.setdefault(info.channels, files.image)
             if info.digest is None or files.image in self.digests:
@@ -100,7 +74,7 @@ class DatasetReport:
                 same = f"{files.image} is the same as {first[info.digest]}"
                 self.errors["images that are there twice"].append(same)
             first.setdefault(info.digest, files.image)
-        if lost_bits is not None:
+        if lost_bits := LostBits.join(info.lost_bits for info in infos):
             group = self.errors if lost_bits.is_dark else self.notes
             group["data sets of images that are cut to 8 bits"].append(str(lost_bits))
         self.shapes = np.array([info.shape for info in infos if info.shape], int).reshape(-1, 2)
@@ -116,7 +90,11 @@ def _lines(report: DatasetReport) -> Iterator[str]:
     usable = len(report.shapes)
     yield (
         f"  {report.images:,} images, {usable:,} of them can be used"
-        + (f", {report.empty:,} without {_thing(report)}" if report.empty else "")
+        + (
+            f", {report.empty:,} without {'a label' if report.segments else 'an object'}"
+            if report.empty
+            else ""
+        )
     )
     if usable:
         (low, left), (high, right) = report.shapes.min(0), report.shapes.max(0)
@@ -158,10 +136,6 @@ def _kinds(word: str, kinds: Mapping[str, list[str]]) -> Iterator[str]:
             yield _clipped(f"    {one}")
         if len(said) > NAMED:
             yield "    …"
-
-
-def _thing(report: DatasetReport) -> str:
-    return "a label" if report.segments else "an object"
 
 
 def _top(report: DatasetReport) -> str:

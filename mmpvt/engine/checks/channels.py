@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,43 +33,30 @@ DARK = 64  # of 255: what the brightest pixel of images cut to 8 bits reaches at
 PREPROCESSORS = ("DetDataPreprocessor", "SegDataPreProcessor")
 
 
-@dataclass(frozen=True)
-class LostBits:
-    """What is lost of images of more than 8 bits a channel that are loaded as 8 bits.
+class LostBits(NamedTuple):
+    """What is lost of images of more than 8 bits a channel that are loaded as 8 bits."""
 
-    Attributes:
-        file: one of them.
-        low: the lowest value that is stored.
-        high: the highest value that is stored.
-        loaded: the highest value as loaded.
-    """
-
-    file: str
-    low: float
-    high: float
-    loaded: int
+    file: str  # one of them
+    low: float  # the lowest value that is stored
+    high: float  # the highest value that is stored
+    loaded: int  # the highest value as loaded
 
     @classmethod
     def of(cls, file: str, image: np.ndarray) -> LostBits | None:
         """Of a file, loaded as ``image``; None if all of its bits are kept."""
-        if image.dtype != np.uint8:
-            return None
-        stored = read_high_bit_depth(read_bytes(file))
+        stored = read_high_bit_depth(read_bytes(file)) if image.dtype == np.uint8 else None
         if stored is None:
             return None
         return cls(file, float(stored.min()), float(stored.max()), int(image.max()))
 
-    @staticmethod
-    def join(one: LostBits | None, other: LostBits | None) -> LostBits | None:
-        """Of both's files, named by the first."""
-        if one is None or other is None:
-            return one or other
-        return LostBits(
-            one.file,
-            min(one.low, other.low),
-            max(one.high, other.high),
-            max(one.loaded, other.loaded),
-        )
+    @classmethod
+    def join(cls, several: Iterable[LostBits | None]) -> LostBits | None:
+        """Of several files, named by the first."""
+        found = [one for one in several if one is not None]
+        if not found:
+            return None
+        files, lows, highs, loaded = zip(*found, strict=True)
+        return cls(files[0], min(lows), max(highs), max(loaded))
 
     @property
     def is_dark(self) -> bool:
@@ -120,7 +107,7 @@ def check_images(config: Config, dataset: DatasetConfig, contents: dict[Path, di
     loader = build_image_loader(dataset.pipeline[place])
     is_plain = isinstance(loader, LoadImageFromFile)
     by_channels: dict[int, str] = {}
-    lost: LostBits | None = None
+    lost_bits = []
     for file in _sample_files(dataset, contents) if is_known or is_plain else []:
         try:
             image = loader(dict(img_path=file))["img"]
@@ -129,8 +116,8 @@ def check_images(config: Config, dataset: DatasetConfig, contents: dict[Path, di
         except UserError:  # --on-bad-data says what becomes of a broken file
             continue
         by_channels.setdefault(image.shape[2] if image.ndim == 3 else 1, file)
-        lost = LostBits.join(lost, LostBits.of(file, image))
-    if lost is not None:
+        lost_bits.append(LostBits.of(file, image))
+    if lost := LostBits.join(lost_bits):
         print(f"warning: {lost}", file=sys.stderr)
     for reason in rejected_channels(by_channels, dataset, config):
         raise ConfigError(reason)

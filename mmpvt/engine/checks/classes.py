@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 from mmengine.config import Config
 
@@ -19,25 +19,15 @@ from mmpvt.utils.text import few
 SIMILARITY = 0.7  # difflib's ratio from which a name may be another one misspelt
 
 
-@dataclass(frozen=True)
-class AnnotatedClasses:
-    """The classes of a data set's config, and the names in its annotations.
+class AnnotatedClasses(NamedTuple):
+    """The classes of a data set's config, and the names in its annotations."""
 
-    Attributes:
-        file: of the annotations.
-        classes: of the config, by label.
-        names: of the file's categories, in its order.
-        used: names of those that have annotations a detector learns from: no crowds.
-        annotated: whether the file holds any annotation.
-        complete: whether ``names`` lists all categories, as COCO's files do, rather than those
-            that happen to be annotated, as VOC's do.
-    """
-
-    file: Path
-    classes: Sequence[str]
-    names: Sequence[str]
-    used: frozenset[str]
-    annotated: bool = True
+    file: Path  # of the annotations
+    classes: Sequence[str]  # of the config, by label
+    names: Sequence[str]  # of the file's categories, in its order
+    used: frozenset[str]  # those that have annotations a detector learns from: no crowds
+    annotated: bool = True  # whether the file holds any annotation
+    # whether names lists all categories, as COCO's files do, or those that occur, as VOC's do
     complete: bool = True
 
     @classmethod

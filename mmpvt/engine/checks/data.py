@@ -7,38 +7,19 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from mmdet.datasets import LVISV05Dataset, XMLDataset
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
 
-from mmpvt.datasets.coco import image_files, read_annotations
-from mmpvt.datasets.listed_files import (
-    ALLOW_OUTSIDE,
-    GET_DATA,
-    check_inside,
-    check_present,
-    read_list,
-)
-from mmpvt.datasets.voc import read_object_names
-from mmpvt.engine.checks.channels import check_images
-from mmpvt.engine.checks.classes import (
-    AnnotatedClasses,
-    check_class_counts,
-    check_classes,
-    check_same_classes,
-    check_subset,
-)
-from mmpvt.engine.checks.evaluators import check_evaluator
-from mmpvt.engine.checks.label_maps import check_heads, check_label_maps
+from mmpvt.datasets import coco, voc
+from mmpvt.datasets.listed_files import ALLOW_OUTSIDE, check_inside, check_present, read_list
+from mmpvt.engine import config_parts
+from mmpvt.engine.checks import channels, classes, evaluators, label_maps
+from mmpvt.engine.checks.classes import AnnotatedClasses
 from mmpvt.engine.class_names import log
-from mmpvt.engine.config_parts import (
-    dataset_kind,
-    iter_datasets,
-    iter_dicts,
-    loaded_dataset,
-    split_datasets,
-)
+from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
-from mmpvt.errors import ConfigError, DatasetError
+from mmpvt.errors import ConfigError
 
 LOADERS = ("mmpvt.LoadImageFromFile", "mmpvt.LoadSegAnnotations")
 
@@ -74,13 +55,15 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
             key = dataset.key("metainfo")
             if key not in checked:
                 checked[key] = _check_dataset(dataset, contents)
-                check_class_counts(dataset.classes, config.model)
+                classes.check_class_counts(dataset.classes, config.model)
             if checked[key] is not None:
                 annotated.append(checked[key])
-        notes |= dict.fromkeys(check_classes(split, annotated))
+        notes |= dict.fromkeys(classes.check_classes(split, annotated))
         for evaluator in iter_dicts(config.get(f"{split}_evaluator")):
-            notes |= dict.fromkeys(check_evaluator(evaluator, config, split, annotated, contents))
-    check_same_classes(config, splits)
+            notes |= dict.fromkeys(
+                evaluators.check_evaluator(evaluator, config, split, annotated, contents)
+            )
+    classes.check_same_classes(config, splits)
     for note in notes:
         log.warning("%s", note)
     return contents
@@ -105,7 +88,7 @@ def check_pixels(
             classes apart.
         DatasetError: the label maps hold nothing that could be trained.
     """
-    check_heads(config)
+    label_maps.check_heads(config)
     checked = set()
     with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmengine"):
         for split, dataset in iter_dataset_configs(config, splits):
@@ -113,8 +96,8 @@ def check_pixels(
             key = dataset.key("pipeline")
             if dataset.is_local and key not in checked:
                 checked.add(key)
-                check_images(config, dataset, contents or {})
-                check_label_maps(dataset, is_trained=split == "train")
+                channels.check_images(config, dataset, contents or {})
+                label_maps.check_label_maps(dataset, is_trained=split == "train")
 
 
 def check_arguments(config: Config, split: str) -> None:
@@ -124,8 +107,8 @@ def check_arguments(config: Config, split: str) -> None:
         ConfigError: ``ann_file`` is not a single path; a ``ClassBalancedDataset`` is around one
             that doesn't tell its images' categories.
     """
-    loaded = loaded_dataset(config, split)
-    for part in iter_datasets(loaded):
+    loaded = config_parts.loaded_dataset(config, split)
+    for part in config_parts.iter_datasets(loaded):
         if isinstance(part.get("ann_file"), list | tuple):
             raise ConfigError(
                 f"ann_file is a list of {len(part['ann_file'])} files, and a data set reads one",
@@ -136,7 +119,9 @@ def check_arguments(config: Config, split: str) -> None:
         if not str(part.get("type")).endswith("ClassBalancedDataset"):
             continue
         inner = part.get("dataset") or {}
-        kind = "type" in inner and dataset_kind(inner, config.get("default_scope", "mmengine"))
+        kind = "type" in inner and config_parts.dataset_kind(
+            inner, config.get("default_scope", "mmengine")
+        )
         if "type" in inner and not hasattr(kind, "get_cat_ids"):
             raise ConfigError(
                 f"ClassBalancedDataset can't balance a {inner['type']}, which has no get_cat_ids",
@@ -154,7 +139,7 @@ def keep_inside(config: Config) -> None:
     """
     if config.get(ALLOW_OUTSIDE, False):
         return
-    for _, dataset in split_datasets(config):
+    for _, dataset in config_parts.split_datasets(config):
         root = dataset.get("data_root") or ""
         prefixes = (dataset.get("data_prefix") or {}).values()
         folders = [root, *(os.path.join(root, prefix or "") for prefix in prefixes)]  # noqa: PTH118
@@ -168,19 +153,18 @@ def _check_dataset(dataset: DatasetConfig, contents: dict[Path, dict]) -> Annota
     dataset.check_root()
     file = dataset.ann_file
     if dataset.is_coco:
-        content = contents.get(file.absolute()) or read_annotations(file)
+        content = contents.get(file.absolute()) or coco.read_annotations(file)
         contents[file.absolute()] = content
-        names = image_files(content)
+        names = coco.image_files(content)
         check_inside(file, names, dataset.allow_outside)
         check_present(dataset.folder("img"), names, f"named in {file}", "images")
-        classes = dataset.classes
-        return AnnotatedClasses.of_coco(file, classes, content) if classes else None
-    if dataset.is_voc:
+        return AnnotatedClasses.of_coco(file, dataset.classes, content) if dataset.classes else None
+    if dataset.is_read_as(XMLDataset):
         return _check_voc(dataset)
-    if dataset.is_lvis:
+    if isinstance(dataset.kind, type) and issubclass(dataset.kind, LVISV05Dataset):
         _check_lvis(file, dataset.classes)
     if dataset.is_segmentation:
-        check_subset(dataset)
+        classes.check_subset(dataset)
         files = dataset.segmentation_files()
         if files.map_folder:
             names = [stem + files.map_suffix for stem in files.stems]
@@ -191,29 +175,27 @@ def _check_dataset(dataset: DatasetConfig, contents: dict[Path, dict]) -> Annota
 def _check_voc(dataset: DatasetConfig) -> AnnotatedClasses:
     file = dataset.ann_file
     stems = read_list(file, dataset.allow_outside)
-    if not stems:
-        raise DatasetError(f"the list of images {file} is empty", **GET_DATA)
     images, annotations = (
         dataset.folder("sub_data_root") / dataset.argument(key)
         for key in ("img_subdir", "ann_subdir")
     )
     check_present(annotations, [f"{s}.xml" for s in stems], f"named in {file}", "annotations")
     check_present(images, [f"{s}.jpg" for s in stems], f"named in {file}", "images")
-    objects = (read_object_names(annotations / f"{stem}.xml") for stem in stems)
+    objects = (voc.read_object_names(annotations / f"{stem}.xml") for stem in stems)
     names = list(dict.fromkeys(itertools.chain.from_iterable(objects)))
     return AnnotatedClasses(
         file, dataset.classes, names, frozenset(names), annotated=bool(names), complete=False
     )
 
 
-def _check_lvis(file: Path, classes: list[str]) -> None:
+def _check_lvis(file: Path, names: list[str]) -> None:
     """MMDetection's ``LVISDataset`` numbers classes as its file does, whatever the config says."""
-    names = [category["name"] for category in read_annotations(file)["categories"]]
-    pairs = enumerate(itertools.zip_longest(names, classes))
-    unlike = next(((i, *pair) for i, pair in pairs if pair[0] != pair[1]), None)
-    if classes and unlike:
+    categories = [category["name"] for category in coco.read_annotations(file)["categories"]]
+    pairs = enumerate(itertools.zip_longest(categories, names))
+    unlike = next(((label, *pair) for label, pair in pairs if pair[0] != pair[1]), None)
+    if names and unlike:
         raise ConfigError(
-            f"{file} has {len(names)} categories, the config {len(classes)} classes; number "
+            f"{file} has {len(categories)} categories, the config {len(names)} classes; number "
             f"{unlike[0]} is {unlike[1]!r} in the file and {unlike[2]!r} in the config",
             hint="LVIS data sets take the file's order, so set metainfo=dict(classes=…) to it, or "
             "use type='CocoDataset'",

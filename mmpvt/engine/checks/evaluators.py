@@ -21,14 +21,7 @@ def check_evaluator(
     annotated: list[AnnotatedClasses],
     contents: dict[Path, dict],
 ) -> list[str]:
-    """Compares an evaluator of COCO's scores with its data sets.
-
-    Args:
-        evaluator (dict): its config; of one of another kind, nothing is checked.
-        config (Config): of the experiment.
-        split (str): that it is for.
-        annotated (list[AnnotatedClasses]): of the split's data sets.
-        contents (dict[Path, dict]): of annotation files, by absolute path; its own is added.
+    """Compares an evaluator of COCO's scores with the data sets of its split.
 
     Returns:
         list[str]: what is unusual but right, a sentence each.

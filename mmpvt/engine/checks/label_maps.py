@@ -61,15 +61,10 @@ def _check_head(name: str, head: dict) -> None:
 
 
 class MapProblem(NamedTuple):
-    """Why at most one class can be learned from label maps.
-
-    Attributes:
-        sentence: says it, and what to do.
-        is_error: whether the files need another way of reading them.
-    """
+    """Why at most one class can be learned from label maps."""
 
     sentence: str
-    is_error: bool
+    is_error: bool  # whether the files need another way of reading them
 
 
 def check_label_maps(dataset: DatasetConfig, is_trained: bool) -> None:
