@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, defstruct
 
 from mmpvt.datasets.listed_files import GET_DATA
 from mmpvt.errors import DatasetError
@@ -41,39 +41,27 @@ Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | Text
 Polygon = Annotated[list[Number], Meta(min_length=6)]
 
 
-class _Identified(Struct):  # as a Struct's field: msgspec parses other types at each call
-    id: Id
-
-
-class _Image(Struct):
-    id: Id
-    file_name: Annotated[str, Meta(min_length=1)]
-    width: Side
-    height: Side
-
-
-class _Annotation(Struct):
-    image_id: Id
-    category_id: Id
-    bbox: tuple[Number, Number, Number, Number]
-
-
-class _Category(Struct):
-    id: Id
-    name: Annotated[str, Meta(max_length=1000)]  # with lone surrogates, too: it is escaped
-
-
-class _WithArea(Struct):
-    area: Number
-
-
-class _Polygons(Struct):
-    segmentation: list[Polygon]
-
-
-class _RunLengths(Struct):
-    size: tuple[int, int]
-    counts: list[Run] | str
+# Structs, as msgspec parses other types at each call
+_Identified = defstruct("_Identified", [("id", Id)])
+_Image = defstruct(
+    "_Image",
+    [
+        ("id", Id),
+        ("file_name", Annotated[str, Meta(min_length=1)]),
+        ("width", Side),
+        ("height", Side),
+    ],
+)
+_Annotation = defstruct(
+    "_Annotation",
+    [("image_id", Id), ("category_id", Id), ("bbox", tuple[Number, Number, Number, Number])],
+)
+# a name with lone surrogates, too: it is escaped
+_Category = defstruct("_Category", [("id", Id), ("name", Annotated[str, Meta(max_length=1000)])])
+_WithArea = defstruct("_WithArea", [("area", Number)])
+_Polygons = defstruct("_Polygons", [("segmentation", list[Polygon])])
+_RunLengths = defstruct("_RunLengths", [("size", tuple[int, int]), ("counts", list[Run] | str)])
+Problem = tuple[str, str]  # a finding's problem and detail
 
 
 class Finding(NamedTuple):
@@ -92,9 +80,6 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id} {self.reason}"
-
-
-Problem = tuple[str, str]  # a finding's problem and detail
 
 
 def read_annotations(file: Path) -> dict:
@@ -271,11 +256,9 @@ def _image_problem(same: list[dict]) -> Problem | None:
     field = _invalid_field(image, _Image)
     if field == "file_name":
         return "has no file_name", ""
-    sides = ", ".join(f"{key} {_short(image.get(key))}" for key in ("width", "height"))
-    if field is not None:
-        return "has no size", sides
-    if image["width"] * image["height"] > MAX_PIXELS:
-        return "has a size that can't be loaded", sides
+    if field is not None or image["width"] * image["height"] > MAX_PIXELS:
+        sides = ", ".join(f"{key} {_short(image.get(key))}" for key in ("width", "height"))
+        return "has no size" if field is not None else "has a size that can't be loaded", sides
     try:
         is_name = b"\0" not in os.fsencode(image["file_name"])
     except UnicodeError:

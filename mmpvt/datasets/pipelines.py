@@ -39,9 +39,6 @@ def build_image_loader(step: dict) -> BaseTransform:
     In place of MMCV's ``LoadImageFromFile`` it is this project's, which says what is wrong with a
     file.
 
-    Args:
-        step (dict): its config.
-
     Raises:
         ConfigError: it can't be built; or it reads several files an image.
     """

@@ -174,21 +174,20 @@ def stored_meta(checkpoint: Mapping) -> dict:
         return {}
     found = {key.lower(): value for key, value in stored.items() if isinstance(key, str)}
     classes, palette = found.get("classes"), found.get("palette")
-    meta = {}
-    if isinstance(classes, list | tuple) and all(isinstance(name, str | int) for name in classes):
-        meta["classes"] = classes
-        if _is_palette(palette) and len(palette) >= len(classes):
-            meta["palette"] = palette
-    return meta
-
-
-def _is_palette(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(
-        isinstance(colour, list | tuple)
+    if not _is_list(classes) or not all(isinstance(name, str | int) for name in classes):
+        return {}
+    is_palette = _is_list(palette) and all(
+        _is_list(colour)
         and len(colour) == 3
         and all(isinstance(level, int) and 0 <= level <= 255 for level in colour)
-        for colour in value
+        for colour in palette
     )
+    has_colours = is_palette and len(palette) >= len(classes)
+    return dict(classes=classes, palette=palette) if has_colours else dict(classes=classes)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def compare_with_checkpoint(classes: Sequence[str], checkpoint: Mapping) -> str | None:

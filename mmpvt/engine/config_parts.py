@@ -48,15 +48,7 @@ def split_datasets(config: Config, splits: Iterable[str] = SPLITS) -> Iterator[t
 
 
 def dataset_kind(dataset: dict, scope: str) -> type | None:
-    """The class that a data set's config names.
-
-    Args:
-        dataset (dict): the config.
-        scope (str): the experiment's ``default_scope``, for a name that says none.
-
-    Returns:
-        type | None: the class, or None where there is none of this name.
-    """
+    """The class that a data set's config names, in ``scope`` unless it says another, or None."""
     name = dataset["type"]
     if not isinstance(name, str):
         return name

@@ -20,12 +20,7 @@ UNANNOTATED = "no annotation of a class"
 
 
 def inspect_coco(dataset: DatasetConfig, splits: list[str], workers: int) -> DatasetReport:
-    """Inspects a data set in COCO's format.
-
-    Args:
-        dataset (DatasetConfig): its config.
-        splits (list[str]): that it is used for.
-        workers (int): processes that decode images.
+    """Inspects a data set in COCO's format; its images are decoded by ``workers`` processes.
 
     Raises:
         DatasetError: the annotations can't be read as a whole.

@@ -86,11 +86,7 @@ def _join_training(reports: Sequence[DatasetReport]) -> None:
 
 
 def compare(reports: Sequence[DatasetReport]) -> None:
-    """Notes images that are in two data sets: a score on those says little.
-
-    Args:
-        reports (Sequence[DatasetReport]): of the data sets; the later ones are changed.
-    """
+    """Adds to the later reports which images are in two data sets: a score on those says little."""
     for one, other in itertools.combinations(reports, 2):
         known = {digest: path for path, digest in one.digests.items()}
         for path, digest in other.digests.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecFromSubplotSpec, SubplotSpec
 from mmengine.structures import InstanceData
 
+from mmpvt.engine.checks.channels import evenly_spaced
 from mmpvt.inspection.report import DatasetReport, Example
 from mmpvt.utils.text import printable
 from mmpvt.visualization.drawing import colours, draw_instances, draw_map, viewable
@@ -32,15 +34,18 @@ ABSENT = "#c0392b"
 @matplotlib.rc_context({"text.parse_math": False})  # a name may hold dollar signs
 def draw(reports: Sequence[DatasetReport]) -> bytes:
     """Draws the data sets of a config, as a PNG file."""
-    classes = max((report.classes for report in reports), key=len)
-    columns = max(1, -(-len(classes) // ROWS))
-    top = max(6.5, ROW * -(-len(classes) // columns) + 1)
-    shown = [_evenly(report.examples, SHOWN) for report in reports]
+    length = max(len(report.classes) for report in reports)
+    columns = max(1, -(-length // ROWS))
+    top = max(6.5, ROW * -(-length // columns) + 1)
+    shown = [
+        [report.examples[i] for i in evenly_spaced(len(report.examples), SHOWN)]
+        for report in reports
+    ]
     sheets = [0.4 + CELL * -(-len(examples) // COLUMNS) for examples in shown]
     figure = Figure(figsize=(WIDTH, 1 + top + sum(sheets)), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(1 + len(reports), 1, height_ratios=[top, *sheets])
     upper = GridSpecFromSubplotSpec(1, columns + 1, grid[0], width_ratios=[1] * columns + [1.1])
-    _draw_classes(figure, upper, reports, classes, columns)
+    _draw_classes(figure, upper, reports, columns)
     right = GridSpecFromSubplotSpec(2, 1, upper[columns])
     _draw_object_sizes(figure.add_subplot(right[0]), reports)
     _draw_image_sizes(figure.add_subplot(right[1]), reports)
@@ -53,100 +58,79 @@ def draw(reports: Sequence[DatasetReport]) -> bytes:
     return file.getvalue()
 
 
-def _evenly(examples: Sequence[Example], number: int) -> list[Example]:
-    places = np.linspace(0, len(examples) - 1, min(number, len(examples))).round().astype(int)
-    return [examples[place] for place in places]
-
-
 def _draw_classes(
-    figure: Figure,
-    grid: GridSpecFromSubplotSpec,
-    reports: Sequence[DatasetReport],
-    classes: Sequence[str],
-    columns: int,
+    figure: Figure, grid: GridSpecFromSubplotSpec, reports: Sequence[DatasetReport], columns: int
 ) -> None:
     """Bars from the most frequent class to the rarest, as the first data set has them."""
-    counts = [_by_name(report, classes) for report in reports]
-    order = np.argsort(-sum(count / max(1e-9, count.sum()) for count in counts), kind="stable")
-    positive = np.concatenate([count[count > 0] for count in counts] + [np.ones(1)])
-    low, high = positive.min() / 2, positive.max() * 1.5
+    classes = max((report.classes for report in reports), key=len)
+    by_name = [dict(zip(report.classes, report.counts, strict=True)) for report in reports]
+    counts = np.array([[known.get(name, 0) for name in classes] for known in by_name], float)
+    shares = counts / np.maximum(1e-9, counts.sum(axis=1, keepdims=True))
+    order = np.argsort(-shares.sum(axis=0), kind="stable")
+    positive = np.append(counts[counts > 0], 1.0)
+    limits = positive.min() / 2, positive.max() * 1.5
     share = reports[0].segments
+    height = 0.8 / len(reports)
     for column, part in enumerate(np.array_split(order, columns)):
         axes = figure.add_subplot(grid[column])
         rows = np.arange(len(part))
-        height = 0.8 / len(reports)
-        axes.set(xscale="log", xlim=(low, high))
-        for i, (report, count) in enumerate(zip(reports, counts, strict=True)):
-            axes.barh(
-                rows + (i - (len(reports) - 1) / 2) * height,
-                count[part],
-                height,
-                left=0,
-                color=COLOURS[i % len(COLOURS)],
-                label=report.name,
-            )
-        axes.set(xlim=(low, high), ylim=(len(part) - 0.4, -0.6))
+        axes.set(xscale="log", xlim=limits)
+        for i, (report, colour) in enumerate(zip(reports, cycle(COLOURS), strict=False)):
+            places = rows + (i - (len(reports) - 1) / 2) * height
+            axes.barh(places, counts[i, part], height, left=0, color=colour, label=report.name)
+        axes.set(xlim=limits, ylim=(len(part) - 0.4, -0.6))
         axes.set_yticks(rows, [printable(classes[i]) for i in part], fontsize=10)
         for tick, i in zip(axes.get_yticklabels(), part, strict=True):
-            if not all(count[i] for count in counts):
+            if not counts[:, i].all():
                 tick.set_color(ABSENT)
         axes.grid(axis="x", alpha=0.3)
-        if share:
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
-        else:
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_major_formatter("{x:g}%" if share else "{x:,.0f}")
         if column == 0:
             what = "share of the labelled pixels" if share else "objects"
-            axes.set_title(f"{what}, by class (red: none in some)", loc="left", fontsize=13)
-            axes.legend(loc="lower right", fontsize=11)
-
-
-def _by_name(report: DatasetReport, classes: Sequence[str]) -> np.ndarray:
-    known = dict(zip(report.classes, report.counts, strict=True))
-    return np.array([known.get(name, 0) for name in classes], float)
+            _label(axes, f"{what}, by class (red: none in some)", "lower right")
 
 
 def _draw_object_sizes(axes: Axes, reports: Sequence[DatasetReport]) -> None:
     sizes = [np.maximum(report.sizes, 0.5) for report in reports]
     everything = np.concatenate([*sizes, [10.0]])
     bins = np.geomspace(everything.min() * 0.9, everything.max() * 1.1, 60)
-    for i, (report, size) in enumerate(zip(reports, sizes, strict=True)):
+    for report, size, colour in zip(reports, sizes, cycle(COLOURS), strict=False):
         if len(size):
-            colour = COLOURS[i % len(COLOURS)]
             weights = np.full(len(size), 100 / len(size))
             axes.hist(size, bins, weights=weights, color=colour, alpha=0.55, label=report.name)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}%")
     axes.grid(alpha=0.3)
-    if reports[0].segments:
-        what = "a class in an image: square root of its pixels"
-    else:
+    what = "a class in an image: square root of its pixels"
+    if not reports[0].segments:
         what = "objects: square root of a box's area, pixels"
         top = 1.08 * axes.get_ylim()[1]
         axes.set_ylim(top=top)
         for side, name, height in ((32, "medium", 0.985), (96, "large", 0.935)):
             axes.axvline(side, color="0.3", linestyle="--", linewidth=1)
             axes.text(side, top * height, f" {name} from {side}", va="top", color="0.3")
-    axes.set_title(what, loc="left", fontsize=13)
-    axes.legend(fontsize=11, loc="upper left")
+    _label(axes, what, "upper left")
 
 
 def _draw_image_sizes(axes: Axes, reports: Sequence[DatasetReport]) -> None:
     """A dot for each size; its area grows with the number of images."""
-    for i, report in enumerate(reports):
+    for report, colour in zip(reports, cycle(COLOURS), strict=False):
         if len(report.shapes):
             sizes, counts = np.unique(report.shapes, axis=0, return_counts=True)
             area = 14 + 500 * counts / counts.sum()
-            colour = COLOURS[i % len(COLOURS)]
             axes.scatter(sizes[:, 1], sizes[:, 0], area, color=colour, alpha=0.5, label=report.name)
     axes.set(xlabel="width", ylabel="height", aspect="equal")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.set_title("images: pixels", loc="left", fontsize=13)
-    if axes.has_data():
-        axes.legend(fontsize=11, loc="lower right")
+    _label(axes, "images: pixels", "lower right")
+
+
+def _label(axes: Axes, title: str, place: str) -> None:
+    axes.set_title(title, loc="left", fontsize=13)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=11, loc=place)
 
 
 def _draw_sheet(

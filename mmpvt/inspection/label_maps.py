@@ -12,12 +12,7 @@ from mmpvt.utils.constants import IGNORE_LABEL
 
 
 def inspect_label_maps(dataset: DatasetConfig, splits: list[str], workers: int) -> DatasetReport:
-    """Inspects a data set of images and label maps.
-
-    Args:
-        dataset (DatasetConfig): its config.
-        splits (list[str]): that it is used for.
-        workers (int): processes that decode files.
+    """Inspects a data set of images and label maps, decoded by ``workers`` processes.
 
     Raises:
         DatasetError: there are no images.

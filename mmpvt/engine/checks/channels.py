@@ -78,11 +78,6 @@ def check_images(config: Config, dataset: DatasetConfig, contents: dict[Path, di
 
     Prints a warning where bits of them are lost, or other tools can't load such images.
 
-    Args:
-        config (Config): of the experiment.
-        dataset (DatasetConfig): of one of its data sets.
-        contents (dict[Path, dict]): of COCO's annotation files, by their absolute paths.
-
     Raises:
         ConfigError: they have other channels than the model takes, or can't be loaded so.
     """
@@ -126,13 +121,7 @@ def check_images(config: Config, dataset: DatasetConfig, contents: dict[Path, di
 def rejected_channels(
     by_channels: Mapping[int, str], dataset: DatasetConfig, config: Config
 ) -> list[str]:
-    """Says which images of a data set the model doesn't take, a sentence each.
-
-    Args:
-        by_channels (Mapping[int, str]): an image of each number of channels that was loaded.
-        dataset (DatasetConfig): its config.
-        config (Config): of the experiment.
-    """
+    """Says which of a data set's images, one of each number of channels, the model doesn't take."""
     place = loading_step(dataset.pipeline)
     if not keep_channels(dataset.pipeline[0 if place is None else place + 1 :]):
         return []

@@ -94,11 +94,7 @@ class AnnotatedClasses(NamedTuple):
 
 
 def check_classes(split: str, listed: Sequence[AnnotatedClasses]) -> list[str]:
-    """Compares a split's classes with its annotation files.
-
-    Args:
-        split (str): ``'train'``, ``'val'`` or ``'test'``.
-        listed (Sequence[AnnotatedClasses]): one a data set of the split.
+    """Compares the classes of a split's data sets with their annotation files.
 
     Returns:
         list[str]: what is unusual but right, a sentence each.
@@ -201,10 +197,6 @@ def check_class_counts(classes: Sequence[str], model: dict) -> None:
 
 def check_same_classes(config: Config, splits: Iterable[str]) -> None:
     """Checks that all data sets that a model is trained and scored on give labels one meaning.
-
-    Args:
-        config (Config): of an experiment.
-        splits (Iterable[str]): of ``'train'``, ``'val'`` and ``'test'``, those about to be used.
 
     Raises:
         ConfigError: two list the same classes in another order, or, of one split, other classes.

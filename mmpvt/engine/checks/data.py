@@ -50,9 +50,9 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
         check_arguments(config, split)
         annotated = []
         for _, dataset in iter_dataset_configs(config, [split]):
+            key = dataset.key("metainfo")
             if not dataset.is_local:
                 continue
-            key = dataset.key("metainfo")
             if key not in checked:
                 checked[key] = _check_dataset(dataset, contents)
                 classes.check_class_counts(dataset.classes, config.model)

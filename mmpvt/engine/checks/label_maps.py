@@ -70,9 +70,7 @@ class MapProblem(NamedTuple):
 def check_label_maps(dataset: DatasetConfig, is_trained: bool) -> None:
     """Checks that a segmentation data set's label maps hold classes.
 
-    Args:
-        dataset (DatasetConfig): its config; of another kind, nothing is checked.
-        is_trained (bool): print a warning where they hold a single class.
+    Prints a warning where those to train on hold a single class.
 
     Raises:
         DatasetError: they hold nothing that could be trained.
@@ -116,16 +114,9 @@ def label_map_loader(dataset: DatasetConfig, num_classes: int | None = None) -> 
 
 
 def label_map_problem(paths: Sequence[str], dataset: DatasetConfig) -> MapProblem | None:
-    """What is wrong with label maps from which at most one class can be learned.
+    """What is wrong with label maps, if at most one class can be learned from them.
 
     Reads them until two classes are found.
-
-    Args:
-        paths (Sequence[str]): label maps.
-        dataset (DatasetConfig): of their data set.
-
-    Returns:
-        MapProblem | None: None if there is nothing to say.
 
     Raises:
         BadFileError: all that can be read hold colours.
