@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from mmpvt import UserError
-from mmpvt.datasets.loading import LoadImageFromFile, LoadSegAnnotations, placeholder_images
+from mmpvt.datasets.loading import (
+    FileProblem,
+    LoadImageFromFile,
+    LoadSegAnnotations,
+    placeholder_images,
+)
+from mmpvt.errors import BadFileError
 
 
 @pytest.fixture
@@ -78,6 +84,26 @@ def test_more_than_eight_bits(color_type: str, tmp_path: Path):
     assert first.max() == 255 and len(np.unique(first)) == 586  # 4095 and above: 255
     with placeholder_images():
         assert loader(dict(img_path=path))["img"].ndim == image.ndim
+
+
+def test_problems_are_told_by_kind(results: dict):
+    """A report counts them by kind, whatever the sentence says."""
+    stored = np.full((20, 30, 3), (3, 2, 1), np.uint8)
+    cv2.imwrite(results["seg_map_path"], stored)
+    with pytest.raises(BadFileError) as caught:
+        load(results)
+    error = caught.value
+    assert error.problem is FileProblem.COLOURS and error.where == results["seg_map_path"]
+    assert "list them in the order" in error.hint and "list them" not in error.what
+    write_map(results, np.full((10, 30), 3))
+    with pytest.raises(BadFileError) as caught:
+        load(results)
+    assert caught.value.problem is FileProblem.MAP_SIZE
+    Path(results["img_path"]).unlink()
+    with pytest.raises(BadFileError) as caught:
+        load(results)
+    assert caught.value.problem is FileProblem.MISSING_IMAGE
+    assert len({problem.kind for problem in FileProblem}) == len(FileProblem)
 
 
 def test_eight_bits_where_more_are_meant(results: dict):

@@ -14,6 +14,7 @@ from mmpvt import UserError
 from mmpvt.engine.checks import check_data, check_pixels
 from mmpvt.engine.checks.channels import channel_mismatch
 from mmpvt.engine.settings import take_channels
+from mmpvt.errors import ConfigError
 from mmpvt.inspection import inspect_datasets
 
 SIDE = 32
@@ -95,7 +96,7 @@ def test_channels(channels: int, tmp_path: Path):
 
 def test_values_that_no_loader_of_colours_takes(tmp_path: Path):
     """Said before the run, not as one bad file to skip."""
-    with pytest.raises(UserError, match=r"0\.tif holds float32 values, which can't be loaded"):
+    with pytest.raises(ConfigError, match=r"0\.tif holds float32 values, which can't be loaded"):
         checked(detector(tmp_path, noise(1).astype(np.float32)))
 
 
