@@ -108,7 +108,7 @@ def check_images(config: Config, dataset: DatasetConfig, contents: dict[Path, di
             image = loader(dict(img_path=file))["img"]
         except ConfigError:  # nor can the data set's other images be loaded
             raise
-        except UserError:  # --on-bad-data says what becomes of a broken file
+        except UserError:  # on_bad_data says what becomes of a broken file
             continue
         by_channels.setdefault(image.shape[2] if image.ndim == 3 else 1, file)
         lost_bits.append(LostBits.of(file, image))
