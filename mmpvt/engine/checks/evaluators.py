@@ -11,7 +11,7 @@ from mmpvt.engine.checks.classes import AnnotatedClasses
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import ConfigError, DatasetError
 
-BY_ID = ("OVCocoMetric", "CocoOccludedSeparatedMetric")  # see settings.set_coco_metric
+BY_ID = ("OVCocoMetric", "CocoOccludedSeparatedMetric")  # they name class APs by id
 
 
 def check_evaluator(
