@@ -39,10 +39,9 @@ def inspect_coco(dataset: DatasetConfig, splits: list[str], workers: int) -> Dat
     _check_listed(report, content["images"])
     _check_classes(report, AnnotatedClasses.of_coco(dataset.ann_file, classes, good))
 
+    folder = dataset.folder("img")
     samples = [
-        SampleFiles(
-            str(dataset.folder("img") / image["file_name"]), (image["height"], image["width"])
-        )
+        SampleFiles(str(folder / image["file_name"]), (image["height"], image["width"]))
         for image in good["images"]
     ]
     infos = inspect_files(f"images for {report.name}", samples, report.loader, workers)

@@ -185,11 +185,12 @@ def _in_channels(backbone: dict | None) -> int | None:
 def _sample_files(dataset: DatasetConfig, contents: dict[Path, dict]) -> list[str]:
     """A few of a data set's images that are there, evenly spaced."""
     if dataset.is_coco:
-        content = contents.get(dataset.ann_file.absolute()) or dict(images=[])
-        files = [str(dataset.folder("img") / name) for name in image_files(content)]
+        names = image_files(contents.get(dataset.ann_file.absolute()) or dict(images=[]))
+        sampled = (names[i] for i in evenly_spaced(len(names), SAMPLED))
+        files = [str(dataset.folder("img") / name) for name in sampled]
     elif dataset.is_segmentation:
         found = dataset.segmentation_files()
-        files = [found.image(stem) for stem in found.stems]
+        files = [found.image(found.stems[i]) for i in evenly_spaced(len(found.stems), SAMPLED)]
     elif dataset.kind is not None and any(
         step.get("color_type", "color") != "color" for step in dataset.pipeline
     ):
@@ -198,8 +199,7 @@ def _sample_files(dataset: DatasetConfig, contents: dict[Path, dict]) -> list[st
         files = [str(info.get("img_path")) for info in infos]
     else:
         files = []
-    sampled = (files[i] for i in evenly_spaced(len(files), SAMPLED))
-    return [file for file in sampled if Path(file).is_file()]
+    return [file for file in files if Path(file).is_file()]
 
 
 def evenly_spaced(length: int, number: int) -> list[int]:
