@@ -11,11 +11,10 @@ from mmengine.runner import Runner
 
 import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine import reliable, settings
+from mmpvt.engine.checks import check_data, check_pixels, keep_inside
 from mmpvt.engine.cli import add_run_arguments, user_errors
-from mmpvt.engine.data_check import check_data, keep_inside
 from mmpvt.engine.hooks.skipped_data import leave_out_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher
-from mmpvt.engine.pixel_check import check_pixels
 from mmpvt.utils.outputs import Outputs
 
 

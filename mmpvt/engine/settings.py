@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmpvt.checkpoint.saving import newest_checkpoint
 from mmpvt.compat import fix_package_lookup, get_installed_path
-from mmpvt.engine.classes import read_class_lists
+from mmpvt.engine.class_names import read_class_lists
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import UserError
 from mmpvt.swap import swap

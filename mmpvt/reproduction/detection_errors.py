@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from mmpvt.datasets.annotations import is_mask
+from mmpvt.datasets.coco import is_valid_mask
 
 MIN_SCORE = 0.3  # of detections that count as such here
 FOREGROUND_IOU = 0.5
@@ -78,7 +78,7 @@ def find_errors(image: dict, annotations: Sequence[dict]) -> dict:
         kind = "crowd" if crowd[j] else "detected" if j in assigned else "missed"
         share = annotation.get("area", truth_boxes[j, 2] * truth_boxes[j, 3]) / area
         mask = annotation.get("segmentation")
-        has_mask = image["masks"] is not None and is_mask(mask, *image["size"])
+        has_mask = image["masks"] is not None and is_valid_mask(mask, *image["size"])
         truth.append(
             dict(
                 label=annotation["label"],

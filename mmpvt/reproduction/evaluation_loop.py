@@ -14,8 +14,8 @@ from mmengine.config import Config, DictAction
 from mmseg.datasets import ADE20KDataset
 
 from mmpvt.engine import settings
+from mmpvt.engine.checks import check_data
 from mmpvt.engine.config_parts import dataset_kind, iter_datasets
-from mmpvt.engine.data_check import check_data
 from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import ConfigError, OutputError, UserError
 from mmpvt.reproduction import report

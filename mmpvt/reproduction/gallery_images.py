@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mmpvt.utils.constants import IGNORE_LABEL
+
 MAX_SIDE = 480  # pixels
 JPEG_QUALITY = 72
-IGNORE_LABEL = 255
 TOLERANCE = 1.0  # pixels that a polygon may deviate from its mask
 MIN_AREA = 6.0  # square pixels: smaller polygons aren't drawn
 

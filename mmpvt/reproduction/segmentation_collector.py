@@ -11,7 +11,8 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from mmseg.evaluation import IoUMetric
 
-from mmpvt.reproduction.gallery_images import IGNORE_LABEL, encode_label_map, thumbnail
+from mmpvt.reproduction.gallery_images import encode_label_map, thumbnail
+from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.visualization.drawing import colours
 
 COUNTS = ("intersection", "union", "truth")  # pixels by class

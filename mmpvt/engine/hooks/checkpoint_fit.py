@@ -7,8 +7,9 @@ from mmengine.runner import Runner
 
 from mmpvt.checkpoint.fitting import fill_partly, fit_to_model
 from mmpvt.checkpoint.resume_check import check_resumable
-from mmpvt.engine.classes import compare_with_checkpoint, dataset_meta, few, stored_meta
+from mmpvt.engine.class_names import compare_with_checkpoint, dataset_meta, stored_meta
 from mmpvt.registry import HOOKS
+from mmpvt.utils.text import few
 
 
 @HOOKS.register_module()

@@ -14,7 +14,7 @@ from mmengine.structures import BaseDataElement
 from torch.utils.data import Dataset
 
 from mmpvt.datasets.loading import LoadImageFromFile
-from mmpvt.engine.pixel_check import is_loader
+from mmpvt.datasets.pipelines import is_image_loader
 from mmpvt.errors import UserError
 from mmpvt.inference.results import write_picture
 from mmpvt.registry import HOOKS
@@ -124,7 +124,7 @@ def _image_reader(dataset: Dataset) -> Callable[[dict], dict]:
     while not hasattr(dataset, "pipeline") and getattr(dataset, "datasets", None):
         dataset = dataset.datasets[0]
     transforms = getattr(getattr(dataset, "pipeline", None), "transforms", ())
-    loading = (t for t in transforms if is_loader(type(t).__name__))
+    loading = (t for t in transforms if is_image_loader(type(t).__name__))
     return next(loading, LoadImageFromFile())
 
 

@@ -13,9 +13,9 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
 from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.utils.constants import IGNORE_LABEL
 
 SIDE = 128  # pixels: stride 128, the coarsest in use, has one position
-IGNORE_LABEL = 255
 
 
 def training_batch(config: Config) -> dict:

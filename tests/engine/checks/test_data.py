@@ -1,10 +1,11 @@
-"""Data is looked at before a run starts; segmentation's here, detection's with the tools."""
+"""Data is checked before a run starts: segmentation here, detection with the tools."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from mmengine.config import Config, ConfigDict
@@ -12,8 +13,11 @@ from mmengine.config import Config, ConfigDict
 from mmpvt import UserError
 from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.datasets.shapes import generate
-from mmpvt.engine.config_parts import dataset_kind, iter_datasets
-from mmpvt.engine.data_check import check_data, is_coco, is_maps, keep_inside
+from mmpvt.engine.checks import check_data, keep_inside
+from mmpvt.engine.cli import as_flag
+from mmpvt.engine.config_parts import iter_datasets
+from mmpvt.engine.dataset_config import DatasetConfig
+from mmpvt.errors import ConfigError, DatasetError
 
 ANNOTATIONS = "annotations/instances_train2017.json"
 
@@ -127,8 +131,8 @@ def test_data_sets_named_without_a_scope(root: Path):
 )
 def test_kinds_that_are_looked_at(name: str, scope: str, coco: bool, maps: bool):
     """Others keep their files elsewhere, and are left to their own code."""
-    kind = dataset_kind(dict(type=name), scope)
-    assert (is_coco(kind), is_maps(kind)) == (coco, maps)
+    dataset = DatasetConfig(dict(type=name), scope)
+    assert (dataset.is_coco, dataset.is_segmentation) == (coco, maps)
 
 
 VOC = """<!DOCTYPE a [{entities}]><annotation><size><width>9</width><height>9</height></size>
@@ -177,6 +181,19 @@ def test_names_outside_of_the_data(name: str, root: Path):
         assert expected_of(checked, expected)
         checked.allow_outside_files = True
         assert expected_of(checked, "are missing|can't be used")
+
+
+def test_errors_have_types_and_fields(root: Path):
+    """From Python, a setting is an argument; the command lines alone name flags."""
+    checked = config(root)
+    checked.train_dataloader.dataset.data_root = str(root / "none")
+    with pytest.raises(DatasetError, match=r"no such folder: .*, or pass data_root$") as caught:
+        check_data(checked, ("train",))
+    assert caught.value.instead == ("data_root", None) and "docs/data.md" in caught.value.hint
+    with mock.patch.object(UserError, "name_setting", staticmethod(as_flag)):
+        assert str(caught.value).endswith("or pass --data-root")
+    with pytest.raises(ConfigError, match="bbox_head is for 80 classes"):
+        check_data(detector(root, num_classes=80), ("train",))
 
 
 def test_list_that_is_no_text(root: Path):

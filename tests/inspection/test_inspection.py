@@ -12,7 +12,7 @@ from mmengine.config import Config
 from PIL import Image
 
 import corpus
-from mmpvt.inspection import Survey, compare, describe, draw, survey
+from mmpvt.inspection import DatasetReport, compare, describe, draw, inspect_datasets
 
 ALIKE = {  # bad inputs by the corpus's names, and what they are found as, where it isn't the reason
     "same annotation id twice": "has another's id",
@@ -63,10 +63,10 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def look(root: Path, **options) -> list[Survey]:
-    surveys = survey(detector(root, **options), ("train", "val", "test"), workers=1)
-    compare(surveys)
-    return surveys
+def inspected(root: Path, **options) -> list[DatasetReport]:
+    reports = inspect_datasets(detector(root, **options), ("train", "val", "test"), workers=1)
+    compare(reports)
+    return reports
 
 
 def said(kinds: dict[str, list[str]]) -> str:
@@ -74,8 +74,8 @@ def said(kinds: dict[str, list[str]]) -> str:
 
 
 def test_whole(root: Path):
-    train, val = look(root)
-    assert not train.problems and not train.notes and not val.problems
+    train, val = inspected(root)
+    assert not train.errors and not train.notes and not val.errors
     assert said(val.notes).splitlines() == [
         "ids of images that train has, too: image 1",
         "ids of images that train has, too: image 2",
@@ -87,12 +87,12 @@ def test_whole(root: Path):
 @pytest.mark.parametrize("item", corpus.IMAGES, ids=lambda item: item.name)
 def test_image(item: corpus.Input, root: Path):
     (root / "train" / "1.jpg").write_bytes(item.make(corpus.picture()))
-    train, _ = look(root)
+    train, _ = inspected(root)
     if item.reason:
-        assert item.reason in said(train.problems)
+        assert item.reason in said(train.errors)
         assert len(train.shapes) == 1 and train.images == 2
     else:
-        assert not train.problems
+        assert not train.errors
 
 
 @pytest.mark.parametrize("item", corpus.ANNOTATIONS, ids=lambda item: item.name)
@@ -100,9 +100,9 @@ def test_annotation(item: corpus.Input, root: Path):
     content = corpus.annotations()
     item.make(content)
     (root / "train.json").write_text(json.dumps(content))
-    train, _ = look(root)
+    train, _ = inspected(root)
     wanted = item.reason or ALIKE.get(item.name)
-    assert (wanted in said(train.problems)) if wanted else not train.problems
+    assert (wanted in said(train.errors)) if wanted else not train.errors
     assert NOTED.get(item.name, "") in said(train.notes)
     assert "train: " in describe([train])
 
@@ -128,12 +128,12 @@ def test_label_map(item: corpus.Input, tmp_path: Path):
         (tmp_path / "images" / f"{i}.jpg").write_bytes(corpus.jpeg(pixels))
         (tmp_path / "maps" / f"{i}.png").write_bytes(corpus.png(corpus.labels()))
     (tmp_path / "maps" / "1.png").write_bytes(item.make(corpus.labels()))
-    (train,) = survey(segmenter(tmp_path), ("train",), workers=1)
+    (train,) = inspect_datasets(segmenter(tmp_path), ("train",), workers=1)
     if item.reason:
-        assert item.reason in said(train.problems)
+        assert item.reason in said(train.errors)
         assert len(train.shapes) == 1
     else:
-        assert not train.problems and train.counts.sum() == pytest.approx(100)
+        assert not train.errors and train.counts.sum() == pytest.approx(100)
 
 
 def test_files(root: Path):
@@ -141,21 +141,19 @@ def test_files(root: Path):
     (root / "train" / "1.jpg").unlink()
     shutil.copy(root / "val" / "1.jpg", root / "train" / "2.jpg")
     shutil.copy(root / "val" / "1.jpg", root / "val" / "2.jpg")
-    train, val = look(root)
-    assert f"images that are missing: the image {root}/train/1.jpg is missing" in said(
-        train.problems
-    )
+    train, val = inspected(root)
+    assert f"images that are missing: the image {root}/train/1.jpg is missing" in said(train.errors)
     twice = f"images that are there twice: {root}/val/2.jpg is the same as {root}/val/1.jpg"
-    assert twice in said(val.problems)
-    assert f"images that are in train, too: {root}/val/1.jpg is the" in said(val.problems)
+    assert twice in said(val.errors)
+    assert f"images that are in train, too: {root}/val/1.jpg is the" in said(val.errors)
 
 
 def test_classes(root: Path):
-    train, _ = look(root, classes=("circle", "star", "ring"))
-    problems = said(train.problems)
-    assert "classes of the config that the annotations lack: star" in problems
+    train, _ = inspected(root, classes=("circle", "star", "ring"))
+    errors = said(train.errors)
+    assert "classes of the config that the annotations lack: star" in errors
     assert "categories that the config has no class for: square" in said(train.notes)
-    assert "bbox_head is for 2 classes, the data set has 3" in problems
+    assert "bbox_head is for 2 classes, the data set has 3" in errors
     assert train.counts.tolist() == [2, 0, 0]
 
 
@@ -167,19 +165,21 @@ def test_joined_files_may_each_lack_a_class(root: Path):
     one = config.train_dataloader.dataset
     datasets = [one, dict(one, ann_file="other.json")]
     config.train_dataloader.dataset = dict(type="ConcatDataset", datasets=datasets)
-    first, _ = survey(config, ("train",), workers=1)
+    first, _ = inspect_datasets(config, ("train",), workers=1)
     lacking = "classes of the config that the annotations lack: star"
-    assert lacking in said(first.notes) and lacking not in said(first.problems)
+    assert lacking in said(first.notes) and lacking not in said(first.errors)
 
 
 def test_several_processes_see_the_same(root: Path):
-    one, other = (survey(detector(root), ("train",), workers=workers)[0] for workers in (1, 3))
+    one, other = (
+        inspect_datasets(detector(root), ("train",), workers=workers)[0] for workers in (1, 3)
+    )
     assert one.digests == other.digests and (one.shapes == other.shapes).all()
 
 
 def test_picture(root: Path, tmp_path: Path):
-    surveys = look(root)
-    (tmp_path / "data.png").write_bytes(draw(surveys))
+    reports = inspected(root)
+    (tmp_path / "data.png").write_bytes(draw(reports))
     width, height = Image.open(tmp_path / "data.png").size
     assert width == 2400 and height > 1000
 
@@ -187,6 +187,6 @@ def test_picture(root: Path, tmp_path: Path):
 def test_picture_of_nothing(root: Path, tmp_path: Path):
     for image in (root / "train").iterdir():
         image.write_bytes(b"")
-    surveys = look(root)
-    (tmp_path / "data.png").write_bytes(draw(surveys))
+    reports = inspected(root)
+    (tmp_path / "data.png").write_bytes(draw(reports))
     assert (tmp_path / "data.png").stat().st_size

@@ -11,10 +11,11 @@ import pytest
 from mmengine.config import Config
 
 from mmpvt import UserError
-from mmpvt.engine.data_check import check_data
-from mmpvt.engine.pixel_check import check_pixels, misfit
+from mmpvt.engine.checks import check_data, check_pixels
+from mmpvt.engine.checks.channels import channel_mismatch
 from mmpvt.engine.settings import take_channels
-from mmpvt.inspection.surveys import survey
+from mmpvt.errors import ConfigError
+from mmpvt.inspection import inspect_datasets
 
 SIDE = 32
 OBJECTS = np.array([[0, 1], [1, 0]], np.uint8).repeat(SIDE // 2, 0).repeat(SIDE // 2, 1)
@@ -78,21 +79,24 @@ def test_channels(channels: int, tmp_path: Path):
     if channels == 4:
         with pytest.raises(UserError, match=loaded + "backbone takes 3: set .*in_channels=4"):
             checked(config)
-        assert misfit(4, config, trained=True) == "4 channels, and the model's backbone takes 3"
-    (found,) = survey(config, ("train",), workers=1)
+        assert (
+            channel_mismatch(4, config, trained=True)
+            == "4 channels, and the model's backbone takes 3"
+        )
+    (found,) = inspect_datasets(config, ("train",), workers=1)
     assert len(found.shapes) == 2
     if channels == 4:
-        assert "channels that the model doesn't take" in found.problems
+        assert "channels that the model doesn't take" in found.errors
     config.model.backbone.in_channels = channels
     checked(config)
     config.model.data_preprocessor.update(mean=[5.0] * channels, std=[9.0] * channels)
     checked(config)
-    assert not survey(config, ("train",), workers=1)[0].problems.keys() & {"channels that"}
+    assert not inspect_datasets(config, ("train",), workers=1)[0].errors.keys() & {"channels that"}
 
 
 def test_values_that_no_loader_of_colours_takes(tmp_path: Path):
     """Said before the run, not as one bad file to skip."""
-    with pytest.raises(UserError, match=r"0\.tif holds float32 values, which can't be loaded"):
+    with pytest.raises(ConfigError, match=r"0\.tif holds float32 values, which can't be loaded"):
         checked(detector(tmp_path, noise(1).astype(np.float32)))
 
 
@@ -133,15 +137,15 @@ def test_twelve_bits(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert line.startswith(f"warning: images such as {tmp_path}/0{suffix} hold values from ")
     assert "(12 bits), which are cut to 8 bits as they are loaded: at most 16 levels" in line
     assert "max_value=4095" in line
-    (found,) = survey(config, ("train",), workers=1)
-    (said,) = found.problems["data sets of images that are cut to 8 bits"]
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    (said,) = found.errors["data sets of images that are cut to 8 bits"]
     assert said in line
 
     config.train_dataloader.dataset.pipeline[0].max_value = 4095
     checked(config)
     assert not capsys.readouterr().err
-    (found,) = survey(config, ("train",), workers=1)
-    assert not found.problems.keys() & {"data sets of images that are cut to 8 bits"}
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    assert not found.errors.keys() & {"data sets of images that are cut to 8 bits"}
 
 
 def test_sixteen_bits_and_eight(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -150,7 +154,7 @@ def test_sixteen_bits_and_eight(tmp_path: Path, capsys: pytest.CaptureFixture[st
     config = detector(tmp_path, noise(3, np.uint16, 65536), ".png")
     checked(config)
     assert "(16 bits)" in capsys.readouterr().err
-    (found,) = survey(config, ("train",), workers=1)
+    (found,) = inspect_datasets(config, ("train",), workers=1)
     assert "data sets of images that are cut to 8 bits" in found.notes
 
 
@@ -202,10 +206,10 @@ def test_label_maps(labels: np.ndarray, options: dict, said: str, tmp_path: Path
     config = segmenter(tmp_path, labels, **options)
     with pytest.raises(UserError, match=said):
         checked(config)
-    (found,) = survey(config, ("train",), workers=1)
+    (found,) = inspect_datasets(config, ("train",), workers=1)
     kind = "label maps of colours" if "colours" in said else ONLY
     with pytest.raises(UserError, match=said):
-        raise UserError(found.problems[kind][0])
+        raise UserError(found.errors[kind][0])
 
 
 @pytest.mark.parametrize(
@@ -224,16 +228,16 @@ def test_the_way_on(labels: np.ndarray, values: list, tmp_path: Path):
         type="mmpvt.LoadSegAnnotations", values=values
     )
     checked(config)
-    (found,) = survey(config, ("train",), workers=1)
-    assert found.counts.tolist() == [50, 50] and not found.problems.get(ONLY)
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    assert found.counts.tolist() == [50, 50] and not found.errors.get(ONLY)
 
 
 def test_background_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     config = segmenter(tmp_path, OBJECTS * 0)
     checked(config)
     assert "hold nothing but label 0 (a): there is nothing to tell" in capsys.readouterr().err
-    (found,) = survey(config, ("train",), workers=1)
-    assert "nothing but label 0 (a)" in found.problems[ONLY][0]
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    assert "nothing but label 0 (a)" in found.errors[ONLY][0]
 
 
 def test_a_map_with_two_classes_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -248,13 +252,13 @@ def test_a_choice_of_a_data_sets_classes(tmp_path: Path):
     labels = OBJECTS * 149 + 1  # wall and flag, of ADE20K's 150
     options = dict(type="ADE20KDataset", reduce_zero_label=True)
     config = segmenter(tmp_path, labels, ("flag", "sky"), **options)
-    (found,) = survey(config, ("train",), workers=1)
+    (found,) = inspect_datasets(config, ("train",), workers=1)
     assert len(found.shapes) == 3 and found.counts.tolist() == [100, 0]
     labels[0] = 3  # sky
     config = segmenter(tmp_path, labels, ("flag", "sky"), **options)
     checked(config)
-    (found,) = survey(config, ("train",), workers=1)
-    assert not found.problems.get(ONLY) and (found.counts > 0).all()
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    assert not found.errors.get(ONLY) and (found.counts > 0).all()
 
 
 @pytest.mark.parametrize(
