@@ -25,8 +25,8 @@ from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
+from mmpvt.engine.config import load_config, set_checkpoint
 from mmpvt.engine.data_check import read_annotations
 from mmpvt.errors import UserError
 from mmpvt.inference.pipeline import TestPipeline
@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> None:
     paths = paths[: args.most]
     if not paths:
         raise UserError(f"{args.annotations} names none of the images")
-    config = settings.load_config(args.config, args.cfg_options)
-    settings.set_checkpoint(config, args.checkpoint)
+    config = load_config(args.config, args.cfg_options)
+    set_checkpoint(config, args.checkpoint)
     load_deploy()
     from mmpvt.deploy import checking, load_model
     from mmpvt.deploy.sizes import read_loading

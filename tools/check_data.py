@@ -14,8 +14,8 @@ from mmengine.config import DictAction
 
 import mmpvt  # noqa: F401  registers the modules
 from mmpvt import inspection as data_survey
-from mmpvt.engine import settings
 from mmpvt.engine.cli import FAILURE, user_errors
+from mmpvt.engine.config import load_config, make_work_dir, set_data_root
 from mmpvt.inspection.surveys import SPLITS
 from mmpvt.utils.outputs import Outputs
 from mmpvt.utils.text import printable, to_json
@@ -54,9 +54,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with user_errors(on_interrupt="interrupted; nothing was written"):
-        config = settings.load_config(args.config, args.cfg_options)
+        config = load_config(args.config, args.cfg_options)
         if args.data_root:
-            settings.set_data_root(config, args.data_root)
+            set_data_root(config, args.data_root)
         if args.out:
             config.work_dir = str(args.out)
         out = Outputs(config.work_dir)
@@ -64,7 +64,7 @@ def main() -> None:
         surveys = data_survey.survey(config, args.splits, max(1, args.workers))
         data_survey.compare(surveys)
         print(data_survey.describe(surveys))
-        settings.make_work_dir(config)
+        make_work_dir(config)
         picture = out.write(PICTURE, data_survey.draw(surveys))
         found = [
             dict(data=one.name, place=one.place, problems=one.problems, notes=one.notes)

@@ -10,8 +10,8 @@ import argparse
 from mmengine.config import DictAction
 
 import mmpvt  # noqa: F401  registers the modules
-from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
+from mmpvt.engine.config import load_config
 from mmpvt.models import complexity
 from mmpvt.models.channels import input_channels
 
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with user_errors():
-        config = settings.load_config(args.config, args.cfg_options)
+        config = load_config(args.config, args.cfg_options)
         model = complexity.build_without_memory(config)
         shape = tuple(args.shape or complexity.default_shape(model))
         channels = input_channels(model.backbone)

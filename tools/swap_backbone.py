@@ -14,8 +14,8 @@ from pathlib import Path
 SPARED = [name for name in ("torch.distributed.optim", "transformers") if name not in sys.modules]
 sys.modules.update(dict.fromkeys(SPARED))
 
-from mmpvt.engine import settings  # noqa: E402
 from mmpvt.engine.cli import user_errors  # noqa: E402
+from mmpvt.engine.config import read_config  # noqa: E402
 from mmpvt.errors import UserError  # noqa: E402
 from mmpvt.swap import as_text, swap  # noqa: E402
 from mmpvt.utils.outputs import check_free, place  # noqa: E402
@@ -45,7 +45,7 @@ def main() -> None:
     args = parse_args()
     with user_errors():
         out = _free(args.out, args.force, args.base) if args.out else None
-        base = settings.read_config(args.base)
+        base = read_config(args.base)
         swapped = swap(base, args.arch, args.part, args.keep_optimizer)
         name = args.base
         if "::" not in name:

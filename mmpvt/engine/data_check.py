@@ -32,7 +32,7 @@ from mmpvt.utils.files import MAX_ANNOTATIONS, leaves_folder, parse_json, read_b
 
 LOADERS = ("mmpvt.LoadImageFromFile", "mmpvt.LoadSegAnnotations")
 ALLOW_OUTSIDE = "allow_outside_files"  # a config's setting
-BY_ID = ("OVCocoMetric", "CocoOccludedSeparatedMetric")  # see settings.set_coco_metric
+BY_ID = ("OVCocoMetric", "CocoOccludedSeparatedMetric")  # see preparation.py
 PLACE = ("data_root", "ann_file", "data_prefix")
 HELP = "get the data as docs/data.md says, or pass --data-root"
 

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 from mmengine.structures import BaseDataElement
 
-from mmpvt.engine.hooks.pictures import grid
 from mmpvt.errors import UserError
 from mmpvt.evaluation.coco_results import coco_categories, to_coco
 from mmpvt.inference.predictor import Predictor
@@ -23,6 +22,7 @@ from mmpvt.utils.outputs import CannotWriteError, Outputs
 from mmpvt.utils.progress import progress
 from mmpvt.utils.text import printable, to_json
 from mmpvt.visualization import saving
+from mmpvt.visualization.sheets import grid
 
 ON_SHEET = 24  # images on the contact sheet, evenly spaced
 THUMBNAIL = 420  # pixels: the longer side of a picture kept for it

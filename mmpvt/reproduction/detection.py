@@ -48,7 +48,7 @@ class Detections:
         return dict(
             id=sample.metainfo.get("img_id"),
             path=sample.metainfo.get("img_path"),
-            left_out="left_out" in sample.metainfo,
+            left_out="skipped" in sample.metainfo,
             size=sample.ori_shape[1::-1],
             boxes=found.bboxes.numpy(),
             scores=found.scores.numpy(),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmpvt.engine.settings import read_config
+from mmpvt.engine.config import read_config
 from mmpvt.errors import UserError
 
 SUFFIXES = (".pth", ".pt", ".safetensors")

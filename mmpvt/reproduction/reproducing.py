@@ -13,7 +13,7 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config, DictAction
 from mmseg.datasets import ADE20KDataset
 
-from mmpvt.engine import settings
+from mmpvt.engine.config import load_config, set_data_root
 from mmpvt.engine.config_parts import dataset_kind, iter_datasets
 from mmpvt.engine.data_check import check_data
 from mmpvt.engine.launch import is_first_process
@@ -123,14 +123,14 @@ class _Reproduction:
         name = file_name(task.checkpoint.name)
         self.out.check(f"{FOLDER}/{name}.json", f"{WORK}/{name}")
         options = _parse_options(self.plan.cfg_options)
-        config = settings.load_config(task.checkpoint.config, options)
+        config = load_config(task.checkpoint.config, options)
         if not config.get("test_dataloader"):
             raise UserError(f"{task.checkpoint.config} says nothing of a test: no test_dataloader")
         task.config = Path(config.filename)
         task.record.update(report.describe(config, task.config.stem, self.plan.published))
         task.data_root = self._data_root(config)
         if task.data_root is not None:
-            settings.set_data_root(config, task.data_root)
+            set_data_root(config, task.data_root)
         try:
             key = keys.key_of(task.checkpoint.path, config)
         except OSError:

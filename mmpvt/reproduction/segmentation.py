@@ -45,7 +45,7 @@ class LabelMaps:
         )
         return dict(
             path=sample.metainfo.get("img_path"),
-            left_out="left_out" in sample.metainfo,
+            left_out="skipped" in sample.metainfo,
             both=both.numpy(),
             either=either.numpy(),
             truth=there.numpy(),

@@ -11,9 +11,9 @@ import pytest
 from mmengine.config import Config
 
 from mmpvt import UserError
+from mmpvt.engine.config import take_channels
 from mmpvt.engine.data_check import check_data
 from mmpvt.engine.pixel_check import check_pixels, misfit
-from mmpvt.engine.settings import take_channels
 from mmpvt.inspection.surveys import survey
 
 SIDE = 32

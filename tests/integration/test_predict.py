@@ -22,7 +22,7 @@ import mmpvt
 from corpus import IMAGES, SIZED, UNREADABLE, picture, png
 from helpers import ROOT, save_untrained
 from mmpvt.datasets.shapes import PALETTE
-from mmpvt.engine.settings import read_config
+from mmpvt.engine.config import read_config
 from mmpvt.inference.folders import predict_folder
 from mmpvt.inference.sources import find_sources
 from mmpvt.visualization import saving

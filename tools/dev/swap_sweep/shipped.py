@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmpvt.engine.settings import config_folder
+from mmpvt.engine.config import config_folder
 from mmpvt.errors import UserError
 from mmpvt.swap.parts import find_part
 from mmpvt.swap.pyramids import MMPRETRAIN, RESNETS, type_name

@@ -7,7 +7,9 @@ from importlib.util import find_spec
 from mmengine.config import Config
 
 from dev.swap_sweep.batches import SIDE
-from mmpvt.engine import settings, speed
+from mmpvt.engine.config import read_config
+from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.preparation import fall_back_to_float32
 
 # how many boxes go from one part of a model to the next; the structure doesn't depend on them
 _COUNTS = dict(
@@ -22,16 +24,16 @@ def make_small(config: Config) -> None:
     Args:
         config (Config): changed; the structure of the model is not.
     """
-    speed.spare_amp_without_gpu(config)
+    fall_back_to_float32(config)
     _spare_reid(config)
-    for part in settings.iter_dicts(config.model):
+    for part in iter_dicts(config.model):
         if (part.get("init_cfg") or {}) and "Pretrained" in str(part.get("init_cfg")):
             part.init_cfg = None
         if part.get("teacher_ckpt"):
             part.teacher_ckpt = None
         if isinstance(part.get("teacher_config"), str):
             inside = part.teacher_config.removeprefix("configs/")
-            part.teacher_config = settings.read_config(f"mmdet::{inside}").to_dict()
+            part.teacher_config = read_config(f"mmdet::{inside}").to_dict()
         if part.get("clip_border") is False:  # MMDetection can't paste a mask that is off the image
             part.clip_border = True
         if part.get("use_torchvision") and find_spec("torchvision") is None:

@@ -19,7 +19,7 @@ from dev.swap_sweep.checks import check_gradients, check_losses, check_predictio
 from dev.swap_sweep.records import FAILED, OK, REFUSED, SKIPPED, UNREADABLE, Record
 from dev.swap_sweep.shipped import Shipped, is_counted, without_folders
 from dev.swap_sweep.shrinking import make_small
-from mmpvt.engine import settings
+from mmpvt.engine.config import read_config
 from mmpvt.errors import UserError
 from mmpvt.swap import swap_backbone
 
@@ -48,7 +48,7 @@ class Trial:
             nothing to run.
         """
         try:
-            base = settings.read_config(shipped.name)
+            base = read_config(shipped.name)
         except UserError as error:
             if "holds no model" in str(error):
                 return Record(shipped.name, shipped.family, SKIPPED), None
@@ -95,7 +95,7 @@ class Trial:
 
 def _error_of_base(shipped: Shipped) -> Exception | None:
     """What a config raises without a swap."""
-    config = settings.read_config(shipped.name)
+    config = read_config(shipped.name)
     make_small(config)
     try:
         run_config(config)

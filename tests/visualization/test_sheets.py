@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmpvt.engine.hooks.pictures import contact_sheet, grid
+from mmpvt.visualization.sheets import contact_sheet, grid
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
