@@ -262,11 +262,7 @@ def _without_name_in_work_dir(config: Config) -> Config:
 
 
 def _set_amp(config: Config, dtype: str) -> None:
-    """Trains in mixed precision; for float16, whose range is small, the loss is scaled.
-
-    Raises:
-        LaunchError: there is no GPU.
-    """
+    """Trains in mixed precision; for float16, whose range is small, the loss is scaled."""
     if not torch.cuda.is_available():
         raise LaunchError(
             "mixed precision needs a CUDA GPU, and PyTorch sees none here",
@@ -278,11 +274,7 @@ def _set_amp(config: Config, dtype: str) -> None:
 
 
 def _set_auto_scale_lr(config: Config) -> None:
-    """Scales the learning rate with the batch size.
-
-    Raises:
-        ConfigError: the config doesn't say which batch size its learning rate is for.
-    """
+    """Scales the learning rate with the batch size."""
     if not (config.get("auto_scale_lr") or {}).get("base_batch_size"):
         raise ConfigError(
             "the config doesn't say which batch size its learning rate is for",
@@ -293,11 +285,7 @@ def _set_auto_scale_lr(config: Config) -> None:
 
 
 def _set_out(config: Config, out: str, force: bool) -> None:
-    """Keeps a test's predictions: a detector's as a pickle file, a segmenter's as label maps.
-
-    Raises:
-        OutputError: the name doesn't go with the kind of model, or there are other files.
-    """
+    """Keeps a test's predictions: a detector's as a pickle file, a segmenter's as label maps."""
     evaluators = config.test_evaluator
     evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
     if config.get("default_scope") == "mmseg":
@@ -322,11 +310,7 @@ def _set_out(config: Config, out: str, force: bool) -> None:
 
 
 def _set_tta(config: Config) -> None:
-    """Tests under the config's augmentations; a detector without any, under a flip.
-
-    Raises:
-        ConfigError: a segmenter's config holds none.
-    """
+    """Tests under the config's augmentations; a detector without any, under a flip."""
     dataset = config.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset.dataset

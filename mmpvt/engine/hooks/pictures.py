@@ -47,31 +47,14 @@ class PicturesHook(Hook):
         self._names = Names()
         self._sheet: list[np.ndarray] = []
 
-    def after_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence | None = None
-    ) -> None:
-        """Draws a batch's images that are among the sheet's."""
-        self._draw(runner, runner.val_dataloader, batch_idx, outputs)
-
-    def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence | None = None
+    def _after_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None, mode: str = "train"
     ) -> None:
         """Draws a batch's images that are among the sheet's, or all for ``show_dir``."""
-        self._draw(runner, runner.test_dataloader, batch_idx, outputs)
-
-    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Writes the sheet."""
-        self._write(runner, f"iter_{runner.iter}")
-
-    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Writes the sheet."""
-        self._write(runner, "test")
-
-    def _draw(self, runner: Runner, loader, batch_idx: int, outputs: Sequence) -> None:
-        if not is_main_process():
+        if mode == "train" or not is_main_process():
             return
-        batches = len(loader)
-        step = max(1, batches // self.count)
+        loader = getattr(runner, f"{mode}_dataloader")
+        step = max(1, len(loader) // self.count)
         on_sheet = batch_idx % step == 0 and len(self._sheet) < self.count
         for i, sample in enumerate(outputs):
             if self.show_dir is None and not (on_sheet and i == 0):
@@ -89,16 +72,9 @@ class PicturesHook(Hook):
                 reason = str(error) if isinstance(error, UserError) else "can't be drawn"
                 runner.logger.warning(f"no picture of {printable(path)}: {reason}")
 
-    def _pair(self, sample: BaseDataElement, dataset: Dataset) -> np.ndarray:
-        """Truth left, prediction right: (height, 2 * width, 3), RGB, uint8."""
-        image = viewable(_image_reader(dataset)(dict(img_path=sample.img_path))["img"])
-        halves = (
-            draw_sample(image, sample, dataset.metainfo, truth, self.score_thr)
-            for truth in (True, False)
-        )
-        return np.concatenate(list(halves), axis=1)
-
-    def _write(self, runner: Runner, name: str) -> None:
+    def _after_epoch(self, runner: Runner, mode: str = "train") -> None:
+        """Writes the sheet."""
+        name = "test" if mode == "test" else f"iter_{runner.iter}"
         if self._sheet:
             try:
                 out = Outputs(runner.work_dir, "--work-dir")
@@ -108,6 +84,15 @@ class PicturesHook(Hook):
             except UserError as error:
                 runner.logger.warning(str(error))
         self._sheet = []
+
+    def _pair(self, sample: BaseDataElement, dataset: Dataset) -> np.ndarray:
+        """Truth left, prediction right: (height, 2 * width, 3), RGB, uint8."""
+        image = viewable(_image_reader(dataset)(dict(img_path=sample.img_path))["img"])
+        halves = (
+            draw_sample(image, sample, dataset.metainfo, truth, self.score_thr)
+            for truth in (True, False)
+        )
+        return np.concatenate(list(halves), axis=1)
 
 
 @HOOKS.register_module()

@@ -146,60 +146,48 @@ class SkippedDataHook(Hook):
         for note in self.notes:
             runner.logger.warning(printable(note))
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs=None
+    def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
+        """Makes the data loader of an evaluation fault-tolerant; our training loops' are."""
+        if mode != "train":
+            self.evaluated = {}
+            loop = getattr(runner, f"{mode}_loop")
+            is_lenient = mode == "val" and self.on_bad_data == "auto"
+            on_bad_data = "skip" if is_lenient else self.on_bad_data
+            loop.dataloader = fault_tolerant(loop.dataloader, True, on_bad_data)
+
+    def _after_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict, outputs=None, mode: str = "train"
     ) -> None:
-        """Logs an image when it is skipped for the first time."""
-        for name, (reason, _) in _skipped(data_batch).items():
-            if name not in self.trained:
-                self.trained[name] = reason
-                runner.logger.warning(
-                    f"skipped in training, number {len(self.trained)}: {printable(name)}: "
-                    f"{printable(reason)}"
-                )
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Logs how many images were skipped, by all processes."""
-        everywhere = {name for part in all_gather_object(self.trained) for name in part}
-        if everywhere:
-            runner.logger.warning(f"skipped in training so far: {len(everywhere)} images")
-
-    def before_val(self, runner: Runner) -> None:
-        """Makes the data loader fault-tolerant."""
-        self._prepare(runner.val_loop, "stop" if self.on_bad_data == "stop" else "skip")
-
-    def before_test(self, runner: Runner) -> None:
-        """Makes the data loader fault-tolerant."""
-        self._prepare(runner.test_loop, self.on_bad_data)
-
-    def after_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs=None
-    ) -> None:
-        """Takes skipped images out of the score, before it is computed."""
-        self._evaluate(runner, runner.val_loop, batch_idx, data_batch)
-
-    def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs=None
-    ) -> None:
-        """Takes skipped images out of the score, before it is computed."""
-        self._evaluate(runner, runner.test_loop, batch_idx, data_batch)
-
-    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Puts the number of skipped images beside the score."""
-        self._count(runner, "val")
-
-    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Puts the number of skipped images beside the score."""
-        self._count(runner, "test")
-
-    def _prepare(self, loop: BaseLoop, on_bad_data: str) -> None:
-        self.evaluated = {}
-        loop.dataloader = fault_tolerant(loop.dataloader, True, on_bad_data)
-
-    def _evaluate(self, runner: Runner, loop: BaseLoop, batch_idx: int, data_batch: dict) -> None:
-        self.evaluated.update(_skipped(data_batch))
-        if batch_idx + 1 < len(loop.dataloader):
+        """Logs images that training skips for the first time; takes others out of the score."""
+        skipped = _skipped(data_batch)
+        if mode == "train":
+            for name, (reason, _) in skipped.items():
+                if name not in self.trained:
+                    self.trained[name] = reason
+                    runner.logger.warning(
+                        f"skipped in training, number {len(self.trained)}: {printable(name)}: "
+                        f"{printable(reason)}"
+                    )
             return
+        self.evaluated.update(skipped)
+        loop = getattr(runner, f"{mode}_loop")
+        if batch_idx + 1 == len(loop.dataloader):  # before the score is computed
+            self._correct_score(runner, loop)
+
+    def _after_epoch(self, runner: Runner, mode: str = "train") -> None:
+        """Logs how many images all processes skipped; in an evaluation, beside the score."""
+        if mode == "train":
+            everywhere = {name for part in all_gather_object(self.trained) for name in part}
+            if everywhere:
+                runner.logger.warning(f"skipped in training so far: {len(everywhere)} images")
+            return
+        for note in self.notes:
+            runner.logger.warning(printable(note))
+        name = f"{mode}/skipped_images"
+        if self.evaluated or name in runner.message_hub.log_scalars:  # the last stays, otherwise
+            runner.message_hub.update_scalar(name, len(self.evaluated))
+
+    def _correct_score(self, runner: Runner, loop: BaseLoop) -> None:
         for part in all_gather_object(self.evaluated):
             self.evaluated.update(part)
         for metric in loop.evaluator.metrics:
@@ -214,13 +202,6 @@ class SkippedDataHook(Hook):
                 f"the score is over {total - len(self.evaluated)} of {total} images, skipped are "
                 f"{printable(names)}"
             )
-
-    def _count(self, runner: Runner, mode: str) -> None:
-        for note in self.notes:
-            runner.logger.warning(printable(note))
-        name = f"{mode}/skipped_images"
-        if self.evaluated or name in runner.message_hub.log_scalars:  # the last stays, otherwise
-            runner.message_hub.update_scalar(name, len(self.evaluated))
 
 
 def _skipped(data_batch: dict | None) -> dict[str, tuple[str, object]]:
