@@ -111,7 +111,11 @@ def prepare_training(
 ) -> Config:
     """Makes a config one to train: checked, resumable, and with what the options ask for.
 
-    Nothing is written, and no folder made, before config and data are found to be sound.
+    Nothing is written, and no folder made, before config and data are found to be sound. From
+    Python::
+
+        config = load_config("configs/retinanet_pvt_v2_b0_fpn_shapes.py")
+        Runner.from_cfg(prepare_training(config, TrainOptions(seed=0))).train()
 
     Args:
         config (Config): of :func:`~mmpvt.engine.config.load_config`.
