@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt import inspection as data_survey
 from mmpvt.engine.cli import FAILURE, user_errors
 from mmpvt.engine.config import load_config, make_work_dir, set_data_root

@@ -9,7 +9,7 @@ import argparse
 
 from mmengine.runner import Runner
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine.cli import add_run_arguments, options_from, user_errors
 from mmpvt.engine.config import load_config
 from mmpvt.engine.preparation import TestOptions, prepare_test

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from mmengine.runner import Runner
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine.cli import add_run_arguments, options_from, user_errors
 from mmpvt.engine.config import load_config
 from mmpvt.engine.hooks.divergence import REACTIONS

@@ -27,7 +27,7 @@ from mmpvt.deploy.transformer import Transformer
 from mmpvt.deploy.two_stage import TwoStage
 from mmpvt.engine.pixel_check import misfit
 from mmpvt.errors import UserError
-from mmpvt.models.channels import input_channels
+from mmpvt.models.data_preprocessor import input_channels
 
 EXAMPLE = (256, 320)  # pixels of the image that a network of any size is recorded with
 LARGEST = 4096  # pixels of a side that the network sees, where sizes are dynamic

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from mmpvt.checkpoint.keeping import newest_checkpoint
-from mmpvt.compat import get_installed_path
+from mmpvt.checkpoint.saving import newest_checkpoint
+from mmpvt.compat import fix_package_lookup, get_installed_path
 from mmpvt.engine.classes import read_class_lists
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import CheckpointError, ConfigError, OutputError, UserError
@@ -36,7 +37,9 @@ def read_config(path: str) -> Config:
     """
     file = _find(path)
     try:
-        config = Config.fromfile(file)
+        with ExitStack() as undo:
+            fix_package_lookup(undo)  # for bases of ``mmdet::``
+            config = Config.fromfile(file)
     except UserError:
         raise
     except Exception as error:

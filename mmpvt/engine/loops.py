@@ -13,10 +13,9 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mmpvt.checkpoint.resume_check import POSITION
 from mmpvt.datasets.samplers import fault_tolerant, seed_generators
 from mmpvt.registry import LOOPS
-
-POSITION = "mmpvt_position"
 
 
 class ResumableLoop:

@@ -200,7 +200,7 @@ def prepare_test(config: Config, options: TestOptions) -> Config:
     if options.out:
         _set_out(config, options.out, options.force)
     if options.show_dir:
-        Outputs(options.show_dir, "--show-dir").check_folder()
+        Outputs(options.show_dir, "show_dir").check_folder()
 
     # Checks, then the first that is written
     contents = _check(config, ("test",))
@@ -242,7 +242,7 @@ def _with_common_options(config: Config, options: RunOptions) -> Config:
 
 def _lock_work_dir(config: Config, locks: ExitStack | None) -> None:
     if locks is not None and is_first_process():
-        locks.enter_context(locked(config.work_dir, "--work-dir"))
+        locks.enter_context(locked(config.work_dir, "work_dir"))
 
 
 def _check(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
@@ -308,8 +308,8 @@ def _set_out(config: Config, out: str, force: bool) -> None:
         raise OutputError(
             f"a detector's results take a file ending in .pkl, not {out}", setting="out", where=out
         )
-    check_free(Path(out), force, "--out ")
-    dump = ConfigDict(type="DumpDetResults", out_file_path=out)
+    check_free(Path(out), force, "out")
+    dump = ConfigDict(type="mmpvt.DumpDetResults", out_file_path=out)
     config.test_evaluator = [*(e for e in evaluators if e != dump), dump]
 
 

@@ -14,10 +14,9 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 from mmseg.models import BaseSegmentor
 
-from mmpvt.checkpoint import load_checkpoint
+from mmpvt.checkpoint import fit_to_model, load_checkpoint
 from mmpvt.engine.classes import model_meta, read_class_lists
 from mmpvt.engine.config import read_config, take_channels
-from mmpvt.engine.hooks.checkpoint_fit import fit_to_model
 from mmpvt.errors import UserError
 from mmpvt.inference.pipeline import MAX_PIXELS, TestPipeline
 from mmpvt.visualization.drawing import draw_sample, viewable

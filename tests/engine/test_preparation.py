@@ -276,7 +276,7 @@ def test_testing_a_detector(tested: dict, shapes: Path, tmp_path: Path):
     )
     metric, dump = prepared.test_evaluator
     assert metric.type == "mmpvt.CocoMetric"
-    assert dump == dict(type="DumpDetResults", out_file_path=out)
+    assert dump == dict(type="mmpvt.DumpDetResults", out_file_path=out)
     assert prepared.model.type == "DetTTAModel" and prepared.model.module == config.model
     loader = prepared.test_dataloader
     first, *_, last = loader.dataset.pipeline

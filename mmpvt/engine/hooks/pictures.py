@@ -43,7 +43,7 @@ class PicturesHook(Hook):
     def __init__(self, count: int = 6, score_thr: float = 0.4, show_dir: str | None = None) -> None:
         self.count = count
         self.score_thr = score_thr
-        self.show_dir = None if show_dir is None else Outputs(show_dir, "--show-dir")
+        self.show_dir = None if show_dir is None else Outputs(show_dir, "show_dir")
         self._names = Names()
         self._sheet: list[np.ndarray] = []
 
@@ -77,7 +77,7 @@ class PicturesHook(Hook):
         name = "test" if mode == "test" else f"iter_{runner.iter}"
         if self._sheet:
             try:
-                out = Outputs(runner.work_dir, "--work-dir")
+                out = Outputs(runner.work_dir, "work_dir")
                 target = write_picture(out, f"pictures/{name}", contact_sheet(self._sheet))
                 said = printable(target)
                 runner.logger.info(f"pictures of predictions beside the truth: {said}")
