@@ -12,6 +12,7 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
@@ -37,6 +38,12 @@ FUNCTIONS = Registry(
     "function", parent=MMENGINE_FUNCTIONS, scope="mmpvt", locations=["mmpvt.datasets.samplers"]
 )
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="mmpvt", locations=["mmpvt.evaluation"])
+OPTIM_WRAPPERS = Registry(
+    "optimizer wrapper",
+    parent=MMENGINE_OPTIM_WRAPPERS,
+    scope="mmpvt",
+    locations=["mmpvt.engine.hooks.divergence"],
+)
 LOOPS = Registry("loop", parent=MMENGINE_LOOPS, scope="mmpvt", locations=["mmpvt.engine.loops"])
 HOOKS = Registry(
     "hook",
@@ -48,13 +55,12 @@ HOOKS = Registry(
             for name in (
                 "checkpoint_fit",
                 "checkpoints",
+                "compile",
                 "divergence",
                 "interrupt",
-                "label_maps",
                 "pictures",
                 "skipped_data",
             )
         ),
-        "mmpvt.engine.speed",
     ],
 )

@@ -12,7 +12,7 @@ from helpers import ROOT
 from mmpvt.datasets.shapes_drawing import draw_scene
 from mmpvt.deploy.checking import predict
 from mmpvt.deploy.sizes import test_pipeline as pipeline_of
-from mmpvt.engine import settings
+from mmpvt.engine.config import load_config
 
 BACKBONES = {
     "v1": dict(type="mmpvt.PyramidVisionTransformer"),
@@ -89,7 +89,7 @@ KINDS = {
 def build(kind: str, version: str) -> tuple[nn.Module, Config]:
     """A small model whose predictions are anything but all alike."""
     name, changes, deciding = KINDS[kind]
-    config = settings.load_config(str(ROOT / "configs" / name))
+    config = load_config(str(ROOT / "configs" / name))
     config.model.backbone.update(BACKBONES[version], arch=ARCH, init_cfg=None)
     config.merge_from_dict(dict(model=changes))
     init_default_scope(config.default_scope)

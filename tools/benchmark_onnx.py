@@ -26,8 +26,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmpvt.datasets.coco import read_annotations
-from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
+from mmpvt.engine.config import load_config, set_checkpoint
 from mmpvt.errors import UserError
 from mmpvt.inference.pipeline import TestPipeline
 from mmpvt.inference.sources import find_sources
@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> None:
     paths = paths[: args.most]
     if not paths:
         raise UserError(f"{args.annotations} names none of the images")
-    config = settings.load_config(args.config, args.cfg_options)
-    settings.set_checkpoint(config, args.checkpoint)
+    config = load_config(args.config, args.cfg_options)
+    set_checkpoint(config, args.checkpoint)
     load_deploy()
     from mmpvt.deploy import checking, load_model
     from mmpvt.deploy.sizes import read_loading

@@ -13,8 +13,8 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from mmpvt.engine import settings
 from mmpvt.engine.cli import FAILURE, user_errors
+from mmpvt.engine.config import load_config, make_work_dir, set_data_root
 from mmpvt.engine.config_parts import SPLITS
 from mmpvt.inspection import compare, describe, draw, inspect_datasets
 from mmpvt.utils.outputs import Outputs
@@ -54,9 +54,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with user_errors(on_interrupt="interrupted; nothing was written"):
-        config = settings.load_config(args.config, args.cfg_options)
+        config = load_config(args.config, args.cfg_options)
         if args.data_root:
-            settings.set_data_root(config, args.data_root)
+            set_data_root(config, args.data_root)
         if args.out:
             config.work_dir = str(args.out)
         out = Outputs(config.work_dir)
@@ -64,7 +64,7 @@ def main() -> None:
         reports = inspect_datasets(config, args.splits, max(1, args.workers))
         compare(reports)
         print(describe(reports))
-        settings.make_work_dir(config)
+        make_work_dir(config)
         picture = out.write(PICTURE, draw(reports))
         found = [
             dict(data=one.name, place=one.place, errors=one.errors, notes=one.notes)

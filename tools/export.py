@@ -12,8 +12,8 @@ import numpy as np
 from mmengine.config import Config, DictAction
 
 import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
+from mmpvt.engine.config import load_config, set_checkpoint
 from mmpvt.errors import UserError
 from mmpvt.inference.pipeline import TestPipeline
 from mmpvt.inference.sources import find_sources
@@ -61,8 +61,8 @@ def main() -> None:
         check_free(args.out, args.force, "out")
         if args.shape and min(args.shape) < 32:
             raise UserError(f"--shape takes sides of at least 32 pixels, not {min(args.shape)}")
-        config = settings.load_config(args.config, args.cfg_options)
-        settings.set_checkpoint(config, args.checkpoint)
+        config = load_config(args.config, args.cfg_options)
+        set_checkpoint(config, args.checkpoint)
         sources = find_sources(args.int8)[0] if args.int8 else ()
         image = None if args.check is None else read_bytes(config, args.check)
         photos = [read_bytes(config, source.path) for source in sources] or None

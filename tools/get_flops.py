@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from mmengine.config import DictAction
 
 import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
+from mmpvt.engine.config import load_config
 from mmpvt.models import complexity
 from mmpvt.models.data_preprocessor import input_channels
 
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with user_errors():
-        config = settings.load_config(args.config, args.cfg_options)
+        config = load_config(args.config, args.cfg_options)
         model = complexity.build_without_memory(config)
         shape = tuple(args.shape or complexity.default_shape(model))
         channels = input_channels(model.backbone)

@@ -36,13 +36,13 @@ def main() -> None:
 
 
 def swap_config(args: argparse.Namespace) -> None:
-    from mmpvt.engine import settings
+    from mmpvt.engine.config import read_config
     from mmpvt.swap import as_text, swap
     from mmpvt.utils.atomic import atomic_write
     from mmpvt.utils.text import printable
 
     out = check_out(Path(args.out), args.force, args.base) if args.out else None
-    base = settings.read_config(args.base)
+    base = read_config(args.base)
     swapped = swap(base, args.arch, args.part, args.keep_optimizer)
     name = args.base
     if "::" not in name:

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import argparse
 from contextlib import ExitStack
-from pathlib import Path
 
 from mmengine.runner import Runner
 
 import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from mmpvt.engine import reliable, settings, speed
-from mmpvt.engine.checks import check_data, check_pixels, keep_inside
-from mmpvt.engine.cli import add_run_arguments, user_errors
+from mmpvt.engine.cli import add_run_arguments, options_from, user_errors
+from mmpvt.engine.config import load_config
 from mmpvt.engine.hooks.divergence import REACTIONS
-from mmpvt.engine.hooks.skipped_data import leave_out_unusable_annotations
-from mmpvt.engine.launch import is_first_process, prepare_launcher
-from mmpvt.utils.locking import locked
+from mmpvt.engine.preparation import AMP_DTYPES, TrainOptions, prepare_training
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,13 +35,13 @@ def parse_args() -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="go on with a run that was stopped (default: the work directory's newest)",
+        help="checkpoint to resume from (default: the work directory's newest)",
     )
     parser.add_argument(
         "--amp",
         nargs="?",
         const="float16",
-        choices=speed.AMP_DTYPES,
+        choices=AMP_DTYPES,
         help="automatic mixed precision, on a GPU (default: float16)",
     )
     parser.add_argument(
@@ -62,51 +58,16 @@ def parse_args() -> argparse.Namespace:
         "--on-nan",
         choices=REACTIONS,
         default="stop",
-        help="where the loss or a gradient is no number: end the run, or leave the batch out",
+        help="where the loss or a gradient is NaN or Inf: end the run, or skip the step",
     )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    with user_errors(), ExitStack() as stack:
-        config = settings.from_arguments(args)
-        is_new = not Path(config.work_dir).is_dir()
-        if is_first_process() and not is_new:  # before the newest checkpoint is looked for
-            stack.enter_context(locked(config.work_dir, "work_dir"))
-        if args.pretrained:
-            settings.set_pretrained(config, args.pretrained)
-        if args.resume:
-            settings.set_resume(config, args.resume)
-        if args.amp:
-            speed.set_amp(config, args.amp)
-        if args.auto_scale_lr:
-            settings.set_auto_scale_lr(config)
-        splits = ("train", "val") if config.get("val_cfg") else ("train",)
-        contents = check_data(config, splits) if is_first_process() else {}
-        if is_first_process():
-            check_pixels(config, splits, contents)
-        settings.make_work_dir(config)
-        if is_first_process() and is_new:
-            stack.enter_context(locked(config.work_dir, "work_dir"))
-        leave_out_unusable_annotations(config, splits, args.on_bad_data, contents)
-        settings.name_broken_files(config)
-        keep_inside(config)
-        settings.set_coco_metric(config)
-        settings.add_tensorboard(config)
-        speed.spare_amp_without_gpu(config)
-        speed.fuse_optimizer(config)
-        reliable.make_resumable(config, args.on_bad_data)
-        reliable.keep_checkpoints(config)
-        reliable.shield_workers(config)
-        if args.compile:
-            settings.add_hook(config, type="mmpvt.CompileHook")
-        resume = bool(config.get("resume"))
-        settings.add_hook(config, type="mmpvt.CheckpointFitHook", strict=resume, resume=resume)
-        settings.add_hook(config, type="mmpvt.DivergenceHook", on_nan=args.on_nan)
-        settings.add_hook(config, type="mmpvt.PicturesHook")
-        settings.add_hook(config, type="mmpvt.InterruptHook")
-        prepare_launcher(config, args.launcher)
+    with user_errors(), ExitStack() as locks:
+        config = load_config(args.config, args.cfg_options, args.backbone)
+        config = prepare_training(config, options_from(args, TrainOptions), locks)
         Runner.from_cfg(config).train()
 
 

@@ -1,20 +1,20 @@
-"""Which samples make up a batch, and the randomness that goes with each.
+"""Which samples make up a batch, the randomness of each, and what becomes of one that fails.
 
-A draw knows its place in a run: the epoch, the batch, the place in the batch. All that is random
-about a sample follows from that place and the run's seed. It is the same then whichever worker
-loads it, however many there are, how far ahead they are, and whether the run was stopped in
-between.
+A sample key tells a sample's place in a run: the epoch, the batch, the place in the batch. All that
+is random about a sample follows from its key and the run's seed. So it is the same whichever worker
+loads it, however many there are, how far ahead they are, and whether the run was resumed.
 """
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import random
 import signal
 import struct
 import traceback
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
@@ -25,33 +25,34 @@ from mmcv.transforms import BaseTransform
 from mmengine.dataset import Compose
 from mmengine.dist import get_rank
 from mmengine.structures import BaseDataElement
-from torch.utils.data import BatchSampler, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from mmpvt.datasets.loading import placeholder_images
-from mmpvt.errors import UserError
+from mmpvt.errors import BadFileError, DatasetError, UserError
 from mmpvt.registry import DATA_SAMPLERS, FUNCTIONS
 from mmpvt.utils.signals import handle
 
-EARLY = 100  # batches: on_bad_data='auto' stops a run within its first ones only
-PATIENCE = {False: 20, True: 100}  # images in a row, before and after one that could be used
+EARLY_BATCHES = 100  # on_bad_data='auto' stops a run within these only
+MAX_SKIPPED = {False: 20, True: 100}  # images in a row, before and after the first good one
 STOCK = ("mmcv", "mmdet", "mmseg", "mmpvt")  # packages whose loading transforms are known
-DAMAGED = (  # what decoders raise; UserError is a ValueError, and a broken PNG or XML SyntaxError
+DECODING_ERRORS = (  # UserError is a ValueError, and a broken PNG or XML a SyntaxError
     *(OSError, EOFError, ValueError, SyntaxError, AssertionError),
     *(struct.error, zlib.error, BadZipFile, cv2.error),
 )
+BATCHING = {"batch_size", "shuffle", "sampler", "batch_sampler", "drop_last"}  # of a DataLoader
 
 
-class Draw(NamedTuple):
-    """One sample to be loaded.
+class SampleKey(NamedTuple):
+    """One sample of a run.
 
     Attributes:
         index: of the data set.
-        key: numbers that the sample's randomness is derived from: the run's seed, the process, the
-            epoch, the batch, the place in the batch.
+        seeds: numbers that the sample's randomness is derived from: the run's seed, the process,
+            the epoch, the batch, the place in the batch.
     """
 
     index: int
-    key: tuple[int, ...]
+    seeds: tuple[int, ...]
 
 
 def seed_generators(*key: int) -> None:
@@ -65,49 +66,58 @@ def seed_generators(*key: int) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
-class Fetch:
-    """Loads draws, each with its own randomness, and can skip samples whose files can't be used.
+class FaultTolerantDataset(Dataset):
+    """A data set whose samples get randomness of their own, and are skipped where files are bad.
 
-    In place of such a sample another one is drawn for training, and a placeholder image is taken
-    in evaluation, which skips its score. Either's data sample says in its ``left_out`` which images
-    those were, and why: pairs of a name and a reason.
+    Another sample is drawn in place of a bad one in training; in evaluation a placeholder image is
+    taken, which the metrics ignore. Either's data sample lists in its ``skipped`` the images that
+    were skipped: pairs of a name and a reason.
 
     Only what a loading transform (a class named ``Load…``) or the data set itself raises about a
-    file counts as bad data. Any other transform's exception is an error of its own, and is raised.
+    file counts as bad data. Any other transform's exception is raised as it is.
 
-    PyTorch's data loader calls a data set's ``__getitems__``, where it has one, with all that a
-    batch sampler gave.
+    All other attributes are read from, and set on, the wrapped data set.
 
     Args:
         dataset (Dataset): of MMEngine's kind.
         evaluating (bool): whether each sample counts. Default: False.
-        on_bad_data (str): ``'stop'`` ends the run on a sample that can't be used, ``'skip'`` goes
-            on; ``'auto'`` stops training within its first 100 batches, and an evaluation.
-            Default: ``'skip'``.
+        on_bad_data (str): ``'stop'`` ends the run on a bad sample, ``'skip'`` resumes with another;
+            ``'auto'`` stops an evaluation, and training within its first 100 batches. Default:
+            ``'skip'``.
     """
 
     def __init__(
         self, dataset: Dataset, evaluating: bool = False, on_bad_data: str = "skip"
     ) -> None:
-        self.dataset = dataset
-        self.evaluating = evaluating
-        self.on_bad_data = on_bad_data
-        self._used = False
+        vars(self).update(dataset=dataset, evaluating=evaluating, on_bad_data=on_bad_data)
+        vars(self).update(_loaded=False)
 
-    def __call__(self, draws: list[Draw] | list[int]) -> list[dict]:
-        """The samples of a batch.
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset" or name.startswith("__"):  # while it is unpickled or copied
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in vars(self):
+            super().__setattr__(name, value)
+        else:  # a hook changes the pipeline, say
+            setattr(self.dataset, name, value)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: SampleKey | int) -> dict:
+        """A sample.
 
         Raises:
-            UserError: a sample can't be used, in a run that is to stop then; or none of many.
+            BadFileError: it can't be used, and the run is to stop then.
+            DatasetError: neither can many others, or there is no placeholder for it.
         """
-        return [self._load(draw) for draw in draws]
-
-    def _load(self, draw: Draw | int) -> dict:
-        index = draw
-        if isinstance(draw, Draw):
-            seed_generators(*draw.key)
-            index = draw.index
-        left_out: list[tuple[str, str]] = []
+        index = key
+        if isinstance(key, SampleKey):
+            seed_generators(*key.seeds)
+            index = key.index
+        skipped: list[tuple[str, str]] = []
         while True:
             try:
                 sample = self.dataset[index]
@@ -115,24 +125,31 @@ class Fetch:
             except Exception as error:
                 if not is_bad_data(error):
                     raise
-                left_out.append((self._name(index), _reason(error)))
-                if self.on_bad_data == "stop" or (self.on_bad_data == "auto" and _is_early(draw)):
-                    raise UserError(_refusal(*left_out[0])) from error
+                name, reason = self._name(index), _reason(error)
+                skipped.append((name, reason))
+                if self.on_bad_data == "stop" or (self.on_bad_data == "auto" and _is_early(key)):
+                    hint = error.hint if isinstance(error, UserError) else None
+                    what = _describe(name, error.what if hint else reason)
+                    skip = ("on_bad_data", "skip")
+                    raise BadFileError(what, where=name, hint=hint, instead=skip) from error
                 if self.evaluating:
-                    sample = self._placeholder(index, *left_out[0])
+                    sample = self._placeholder(index, name, reason)
                     break
-                if len(left_out) == PATIENCE[self._used]:
-                    name, reason = left_out[-1]
-                    raise UserError(
-                        f"none of {len(left_out)} images in a row can be used, the last of them "
+                if len(skipped) == MAX_SKIPPED[self._loaded]:
+                    raise DatasetError(
+                        f"none of {len(skipped)} images in a row can be used, the last of them "
                         f"{name}: {reason}"
                     ) from error
-                index = np.random.randint(len(self.dataset))  # noqa: NPY002  seeded by the draw
-        self._used = True
-        if left_out:
+                index = np.random.randint(len(self.dataset))  # noqa: NPY002  seeded by the key
+        self._loaded = True
+        if skipped:
             for packed in flatten(sample["data_samples"]):
-                packed.set_metainfo(dict(left_out=left_out))
+                packed.set_metainfo(dict(skipped=skipped))
         return sample
+
+    def __getitems__(self, keys: Sequence[SampleKey | int]) -> list[dict]:
+        """A batch's samples; PyTorch's data loader calls it with what a batch sampler gave."""
+        return [self[key] for key in keys]
 
     def _placeholder(self, index: int, name: str, reason: str) -> dict:
         try:
@@ -141,9 +158,11 @@ class Fetch:
         except Exception as error:
             if not is_bad_data(error):
                 raise
-            raise UserError(
-                f"{_said(name, reason)}, and the data set's own way of loading has no placeholder "
-                "for it: replace the file, or take it out of the annotations"
+            raise DatasetError(
+                f"{_describe(name, reason)}, and the data set's own way of loading has no "
+                "placeholder for it",
+                where=name,
+                hint="replace the file, or take it out of the annotations",
             ) from error
 
     def _name(self, index: int) -> str:
@@ -151,6 +170,27 @@ class Fetch:
             return self.dataset.get_data_info(index)["img_path"]
         except Exception:  # of a data set of another kind
             return f"sample {index}"
+
+
+def fault_tolerant(
+    loader: DataLoader, evaluating: bool = False, on_bad_data: str = "skip"
+) -> DataLoader:
+    """A data loader of the same settings over a :class:`FaultTolerantDataset`.
+
+    Args:
+        loader (DataLoader): over a data set of MMEngine's kind; its samplers are shared.
+        evaluating, on_bad_data: as :class:`FaultTolerantDataset`'s.
+
+    Returns:
+        DataLoader: the loader itself if its data set is one already.
+    """
+    if isinstance(loader.dataset, FaultTolerantDataset):
+        return loader
+    names = inspect.signature(DataLoader).parameters.keys() - BATCHING - {"dataset"}
+    names |= {"batch_sampler"} if loader.batch_size is None else BATCHING - {"batch_sampler"}
+    settings = {name: getattr(loader, name) for name in names - {"shuffle"}}
+    dataset = FaultTolerantDataset(loader.dataset, evaluating, on_bad_data)
+    return DataLoader(dataset, **settings)
 
 
 def flatten(samples: Any) -> Iterator[BaseDataElement]:
@@ -174,28 +214,24 @@ def is_bad_data(error: Exception) -> bool:
     ]
     loading = [module for owner, module in places if type(owner).__name__.startswith("Load")]
     if loading:  # a stock one takes what it can't decode for a fault of its own: AttributeError, …
-        return loading[-1].split(".")[0] in STOCK or isinstance(error, DAMAGED)
+        return loading[-1].split(".")[0] in STOCK or isinstance(error, DECODING_ERRORS)
     transforms = [module for owner, module in places if isinstance(owner, BaseTransform)]
     if transforms:  # an image so narrow that resizing leaves nothing of it is of a wrong size
         is_empty = isinstance(error, cv2.error) and error.func == "resize"
         return is_empty and transforms[-1].split(".")[0] in STOCK
     is_other = any(isinstance(owner, Compose) for owner, _ in places)
-    return isinstance(error, DAMAGED) and not is_other
+    return isinstance(error, DECODING_ERRORS) and not is_other
 
 
-def _is_early(draw: Draw | int) -> bool:
+def _is_early(key: SampleKey | int) -> bool:
     """Whether a sample is of a run's first batches; an evaluation's all are."""
-    if not isinstance(draw, Draw):
+    if not isinstance(key, SampleKey):
         return True
-    _, _, epoch, batch, _ = draw.key
-    return epoch == 0 and batch < EARLY
+    _, _, epoch, batch, _ = key.seeds
+    return epoch == 0 and batch < EARLY_BATCHES
 
 
-def _refusal(name: str, reason: str) -> str:
-    return f"{_said(name, reason)} (or pass --on-bad-data skip, which skips what can't be used)"
-
-
-def _said(name: str, reason: str) -> str:
+def _describe(name: str, reason: str) -> str:
     return reason if name in reason else f"{name}: {reason}"
 
 
@@ -214,14 +250,15 @@ class ResumableBatchSampler(BatchSampler):
     batches before a checkpoint has said where the run stands.
 
     Args:
-        sampler (Sampler): MMEngine's or MMDetection's; its data set learns to load draws.
+        sampler (Sampler): MMEngine's or MMDetection's.
         batch_size (int): samples of a batch.
         inner (dict | None): config of the batch sampler that groups the sampler's indices.
             Default: None, in the order they come.
-        drop_last (bool): leave out an epoch's last batch if it is short; for ``inner=None``.
-            Default: False.
-        endless (bool): go on with the next epoch where one ends. Default: False.
-        on_bad_data (str): as :class:`Fetch`'s. Default: ``'skip'``.
+        drop_last (bool): drop an epoch's last batch if it is short; for ``inner=None``. Default:
+            False.
+        endless (bool): start the next epoch where one ends. Default: False.
+        on_bad_data (str): as :class:`FaultTolerantDataset`'s, which the loops of
+            :mod:`mmpvt.engine.loops` put around the data set. Default: ``'skip'``.
     """
 
     def __init__(
@@ -235,6 +272,7 @@ class ResumableBatchSampler(BatchSampler):
     ) -> None:
         super().__init__(sampler, batch_size, drop_last)
         self.endless = endless
+        self.on_bad_data = on_bad_data
         self.batches: BatchSampler = (
             BatchSampler(sampler, batch_size, drop_last)
             if inner is None
@@ -243,7 +281,6 @@ class ResumableBatchSampler(BatchSampler):
             )
         )
         self.place: tuple[int, int] | None = None
-        sampler.dataset.__getitems__ = Fetch(sampler.dataset, on_bad_data=on_bad_data)
 
     @property
     def seed(self) -> int:
@@ -259,12 +296,12 @@ class ResumableBatchSampler(BatchSampler):
 
         Args:
             epoch (int): from 0.
-            batch (int): of that epoch, from 0; those before are left out.
+            batch (int): of that epoch, from 0; those before are skipped.
         """
         self.place = (epoch, batch)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        """Batches of draws."""
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        """Batches."""
         if self.place is None:
             return
         epoch, first = self.place
@@ -276,7 +313,7 @@ class ResumableBatchSampler(BatchSampler):
             for number, indices in enumerate(self.batches):
                 if number >= first:
                     yield [
-                        Draw(index, (self.seed, rank, epoch, number, place))
+                        SampleKey(index, (self.seed, rank, epoch, number, place))
                         for place, index in enumerate(indices)
                     ]
             if not self.endless or number < 0:
@@ -291,11 +328,11 @@ class ResumableBatchSampler(BatchSampler):
 
 @FUNCTIONS.register_module()
 def init_worker(worker_id: int) -> None:
-    """Leaves it to the main process to answer signals that a terminal or a cluster sends to all.
+    """Ignores, in a data-loading worker, the signals that a terminal or a cluster sends to all.
 
-    A worker that ends on one would take the main process with it before that can save. It ends
-    when the main process tells it to, kills it (:func:`kill_workers`) or is gone. What a transform
-    starts answers signals as if it were started elsewhere.
+    A worker that ended on one would take the main process with it before that can save. It ends
+    when the main process tells it to, kills it (:func:`kill_workers`) or is gone. Processes that a
+    transform starts answer signals as usual.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         handle(number, lambda *_: None)  # an executed program would inherit SIG_IGN
@@ -304,7 +341,7 @@ def init_worker(worker_id: int) -> None:
 def kill_workers() -> None:
     """Kills the daemonic processes that are left at this process's exit.
 
-    Python ends them by SIGTERM there, which data-loading workers ignore, and waits for them.
+    Python would send SIGTERM, which data-loading workers ignore, and wait for them.
     """
     if hasattr(signal, "SIGCHLD"):  # PyTorch's handler takes it for a crash; Windows has none
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -8,10 +8,12 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
+from typing import TypeVar
 
 from mmengine.config import DictAction
 
-from mmpvt.engine.launch import LAUNCHERS, describe_failure
+from mmpvt.engine.launch import LAUNCHERS, failure_of
 from mmpvt.environment import setup_environment
 from mmpvt.errors import Interrupted, UserError, as_argument
 from mmpvt.utils.text import print_safely, printable
@@ -20,13 +22,15 @@ ON_BAD_DATA = ("auto", "stop", "skip")
 FAILURE = 1
 USER_ERROR = 2
 
+Options = TypeVar("Options")
+
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that training and testing have in common."""
     parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
     parser.add_argument("--work-dir", help="where logs, checkpoints and pictures go")
     parser.add_argument("--data-root", metavar="DIR", help="the folder the data lies in")
-    parser.add_argument("--seed", type=int, help="of every random draw")
+    parser.add_argument("--seed", type=int, help="of all that is random")
     parser.add_argument("--deterministic", action="store_true", help="deterministic kernels only")
     parser.add_argument(
         "--cfg-options",
@@ -45,11 +49,15 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="job launcher")
 
 
+def options_from(args: argparse.Namespace, kind: type[Options]) -> Options:
+    """The fields of a dataclass of options, from arguments of the same names."""
+    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
+
+
 @contextmanager
 def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
-    """Sets up the environment, and ends the process with one sentence: code 2 on
-    :class:`UserError`, 130 on Ctrl-C, 143 on SIGTERM, 1 where another of the run's processes is
-    lost.
+    """Sets up the environment, and ends the process with one sentence, settings as flags: code 2
+    on :class:`UserError`, 130 on Ctrl-C, 143 on SIGTERM, 1 where another process is lost.
 
     Args:
         on_interrupt (str): the sentence for Ctrl-C while there is nothing to save.
@@ -65,10 +73,10 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
     except Interrupted as interrupt:
         _leave(describe_interrupt(interrupt), interrupt.code)
     except RuntimeError as error:
-        sentence = describe_failure(error)
-        if sentence is None:
+        failure = failure_of(error)
+        if failure is None:
             raise
-        _leave(f"error: {sentence}", FAILURE)
+        _leave(f"error: {failure}", FAILURE)
     except KeyboardInterrupt:
         _leave(on_interrupt, 128 + signal.SIGINT)
     finally:
@@ -86,9 +94,9 @@ def describe_interrupt(interrupt: Interrupted) -> str:
     if interrupt.iteration is None:
         return str(interrupt)
     if interrupt.saved:
-        saved = f"which is saved in {interrupt.saved}: --resume goes on from there"
+        saved = f"which is saved in {interrupt.saved}: --resume resumes from there"
     else:
-        saved = "which could not be saved: --resume goes on from the checkpoint before"
+        saved = "which could not be saved: --resume resumes from the checkpoint before"
     return f"{interrupt} after iteration {interrupt.iteration}, {saved}"
 
 

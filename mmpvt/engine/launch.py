@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size, is_distributed
 
 from mmpvt.engine.config_parts import iter_dicts
-from mmpvt.errors import UserError
+from mmpvt.errors import LaunchError
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 VARIABLES = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}
@@ -28,8 +28,8 @@ def prepare_launcher(config: Config, launcher: str, trains: bool = True) -> None
         trains (bool): whether the model is trained, not only tested. Default: True.
 
     Raises:
-        UserError: this process was not started by that launcher; or the model is to be trained, and
-            has SyncBN, which takes GPUs.
+        LaunchError: this process was not started by that launcher; or the model is to be trained,
+            and has SyncBN, which takes GPUs.
     """
     config.launcher = launcher
     check_launcher(launcher)
@@ -61,46 +61,48 @@ def replace_sync_bn(config: Config, trains: bool) -> None:
     """Puts BN in SyncBN's place, which PyTorch has for GPUs only; in a test both give the same.
 
     Raises:
-        UserError: the model is to be trained, where they don't.
+        LaunchError: the model is to be trained, where they don't.
     """
     norms = [part for part in iter_dicts(config.get("model")) if part.get("type") == "SyncBN"]
     if norms and trains:
-        raise UserError(
-            "the model has SyncBN, which several processes can train with on GPUs only: start one "
-            "process, without a launcher, or change the config's norm_cfg"
+        raise LaunchError(
+            "the model has SyncBN, which several processes can train with on GPUs only",
+            hint="start one process, without a launcher, or change the config's norm_cfg",
         )
     for norm in norms:
         norm["type"] = "BN"
 
 
 def check_launcher(launcher: str) -> None:
-    """Checks that this process was started by what the command line says.
+    """Checks that this process was started by the launcher.
 
     Raises:
-        UserError: it was not.
+        LaunchError: it was not.
     """
     if launcher != "none" and VARIABLES[launcher] not in os.environ:
-        raise UserError(
-            f"--launcher {launcher}: this process was not started by it ({VARIABLES[launcher]} is "
-            "not set); use tools/dist_train.sh or tools/slurm_train.sh, or leave --launcher out"
+        raise LaunchError(
+            f"{launcher}: this process was not started by it ({VARIABLES[launcher]} is not set)",
+            setting="launcher",
+            hint="use tools/dist_train.sh or tools/slurm_train.sh, or leave it out",
         )
 
 
 def translate_slurm() -> None:
-    """Says in torchrun's variables what SLURM says in its own: who is who, and where all meet.
+    """Sets torchrun's environment variables from SLURM's: ranks, and where the processes meet.
 
-    They meet on the job's first node, at a port of the job's own: two jobs may share a node. What
-    is set already (``MASTER_ADDR``, ``MASTER_PORT``) stays.
+    They meet on the job's first node, at a port of the job's own: two jobs may share a node.
+    ``MASTER_ADDR`` and ``MASTER_PORT`` stay where they are set.
 
     Raises:
-        UserError: SLURM hasn't said it all, or its first node's name can't be had.
+        LaunchError: SLURM's variables are missing, or its first node's name is not known.
     """
     names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_JOB_ID")
     missing = [name for name in names if not os.environ.get(name, "").isdecimal()]
     if missing:
-        raise UserError(
-            f"--launcher slurm: {', '.join(missing)} isn't set: start the processes with srun, as "
-            "tools/slurm_train.sh does"
+        raise LaunchError(
+            f"slurm: {', '.join(missing)} isn't set",
+            setting="launcher",
+            hint="start the processes with srun, as tools/slurm_train.sh does",
         )
     rank, size, local_rank, job = (int(os.environ[name]) for name in names)
     visible = torch.cuda.device_count()  # a single one where SLURM gives each process its own
@@ -120,38 +122,33 @@ def _first_node() -> str:
         )
         return told.stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
-        raise UserError(
-            f"--launcher slurm: scontrol doesn't say which is the first of the nodes {nodes!r}: "
-            "set MASTER_ADDR to its name"
+        raise LaunchError(
+            f"slurm: scontrol doesn't say which is the first of the nodes {nodes!r}",
+            setting="launcher",
+            hint="set MASTER_ADDR to its name",
         ) from error
 
 
-def describe_failure(error: RuntimeError) -> str | None:
-    """What went wrong between the processes of a run, in a sentence.
-
-    Args:
-        error (RuntimeError): as PyTorch raised it.
-
-    Returns:
-        str | None: the sentence, or None where it is another error.
-    """
+def failure_of(error: RuntimeError) -> LaunchError | None:
+    """What went wrong between the processes of a run, from PyTorch's error; None for another."""
     said = str(error)
     if not is_distributed():
         return None
     if "Expected to have finished reduction in the prior iteration" in said:
-        return (
+        return LaunchError(
             "some of the model's parameters took no part in the loss, and the processes would "
-            "wait for their gradients: pass --cfg-options find_unused_parameters=True"
+            "wait for their gradients",
+            instead=("cfg_options", "find_unused_parameters=True"),
         )
     if LOST.search(said):
-        return (
+        return LaunchError(
             f"process {get_rank()} of {get_world_size()} has lost another one, which was killed "
-            "or has ended with a message of its own: --resume goes on from the last checkpoint, "
-            "on as many processes as you like"
+            "or has ended with a message of its own",
+            hint="resume from the last checkpoint, on as many processes as you like",
         )
     return None
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that speaks for all, before they are joined."""
+    """Whether this is the process of rank 0, before the processes are joined."""
     return all(os.environ.get(name, "0") == "0" for name in VARIABLES.values())

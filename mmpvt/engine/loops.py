@@ -1,32 +1,38 @@
-"""Training loops that go on where a checkpoint left off, as if the run had never stopped.
+"""Training loops that resume from a checkpoint as if the run had never stopped.
 
 What is random about an iteration is derived from the run's seed and the iteration's number, what
 is random about a sample from its place in the run (:mod:`mmpvt.datasets.samplers`). So a checkpoint
-needs to hold no generators' states, only the seed and how far the data was used: both are kept in
+holds no generators' states, only the seed and how far the data was used: both are kept in
 MMEngine's message hub, which every checkpoint carries.
 """
 
 from __future__ import annotations
 
 from mmengine.dist import get_rank, get_world_size
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mmpvt.checkpoint.resume_check import POSITION
-from mmpvt.datasets.samplers import seed_generators
+from mmpvt.datasets.samplers import fault_tolerant, seed_generators
 from mmpvt.registry import LOOPS
 
 
-class Resumable:
-    """What the two loops share: where in the data the run is."""
+class ResumableLoop:
+    """What the two loops share: a fault-tolerant data loader, and where in the data the run is."""
+
+    def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
+        if isinstance(dataloader, dict):
+            by_rank = runner._randomness_cfg.get("diff_rank_seed", False)
+            dataloader = runner.build_dataloader(dataloader, runner.seed, by_rank)
+        on_bad_data = dataloader.batch_sampler.on_bad_data
+        dataloader = fault_tolerant(dataloader, on_bad_data=on_bad_data)
+        super().__init__(runner, dataloader, *args, **kwargs)
 
     def _batches_done(self, otherwise: int) -> int:
-        """Batches of this epoch that a checkpoint says the run has had.
+        """Batches of this epoch that a checkpoint says the run has had, else ``otherwise``.
 
-        A run that goes on with another number of processes leaves out as many samples.
-
-        Args:
-            otherwise (int): for a checkpoint that doesn't say it.
+        On another number of processes a run skips as many samples.
         """
         position = self.runner.message_hub.get_info(POSITION)
         if position is None:
@@ -34,7 +40,7 @@ class Resumable:
         self.dataloader.batch_sampler.seed = position["seed"]
         return position["samples"] // self._samples(1)
 
-    def _note(self, batches: int) -> None:
+    def _store_position(self, batches: int) -> None:
         """Keeps, for checkpoints, how many of this epoch's batches will be done."""
         position = dict(seed=self.dataloader.batch_sampler.seed, samples=self._samples(batches))
         self.runner.message_hub.update_info(POSITION, position)
@@ -47,7 +53,7 @@ class Resumable:
 
 
 @LOOPS.register_module()
-class EpochLoop(Resumable, EpochBasedTrainLoop):
+class EpochLoop(ResumableLoop, EpochBasedTrainLoop):
     """MMEngine's epoch-based loop, resumed at the right sample.
 
     Args:
@@ -68,18 +74,18 @@ class EpochLoop(Resumable, EpochBasedTrainLoop):
         self.runner.model.train()
         self.dataloader.batch_sampler.start_at(self._epoch, self._done)
         for idx, data_batch in enumerate(self.dataloader, self._done):
-            self._note(idx + 1)
+            self._store_position(idx + 1)
             self._seed_iteration()
             self.run_iter(idx, data_batch)
         self._done = 0
-        self._note(0)
+        self._store_position(0)
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 
 
 @LOOPS.register_module()
-class IterLoop(Resumable, IterBasedTrainLoop):
-    """MMEngine's iteration-based loop, resumed without loading the samples that it has had.
+class IterLoop(ResumableLoop, IterBasedTrainLoop):
+    """MMEngine's iteration-based loop, resumed without loading the samples it has had.
 
     Args:
         runner (Runner): the runner.
@@ -99,7 +105,7 @@ class IterLoop(Resumable, IterBasedTrainLoop):
             self.runner.model.train()
             data_batch = next(self.dataloader_iterator)
             done += 1
-            self._note(done)
+            self._store_position(done)
             self._seed_iteration()
             self.run_iter(data_batch)
             self._decide_current_val_interval()

@@ -14,14 +14,15 @@ import cv2
 import numpy as np
 from mmengine.structures import BaseDataElement
 
-from mmpvt.engine.hooks.pictures import grid
 from mmpvt.errors import UserError
-from mmpvt.inference import results
+from mmpvt.evaluation.coco_results import coco_categories, to_coco
 from mmpvt.inference.predictor import Predictor
 from mmpvt.inference.sources import Source
 from mmpvt.utils.outputs import CannotWriteError, Outputs
 from mmpvt.utils.progress import progress
 from mmpvt.utils.text import printable, to_json
+from mmpvt.visualization import saving
+from mmpvt.visualization.sheets import grid
 
 ON_SHEET = 24  # images on the contact sheet, evenly spaced
 THUMBNAIL = 420  # pixels: the longer side of a picture kept for it
@@ -78,7 +79,7 @@ def predict_folder(
         UserError: the folder can't be written to, or holds something else.
     """
     folder = check_out(out)
-    listed = results.categories(predictor.classes)
+    listed = coco_categories(predictor.classes)
     folder.write(CATEGORIES, to_json(listed))
     writer = _Writer(predictor, folder, score, [entry["id"] for entry in listed])
     step = -(-len(sources) // ON_SHEET)
@@ -207,20 +208,20 @@ class _Writer:
         """Writes a prediction."""
         source = item.source
         picture = self.predictor.draw(item.image, sample, self.score)
-        results.write_picture(self.out, f"pictures/{source.name}", picture)
+        saving.write_picture(self.out, f"pictures/{source.name}", picture)
         if "pred_sem_seg" in sample:
-            labels = results.label_map(sample)
+            labels = saving.label_map(sample)
             name = f"label_maps/{source.name}"
-            place = results.write_picture(self.out, name, labels, [".png"])
-            coloured = results.colour_map(labels, self.predictor.meta)
-            results.write_picture(self.out, f"colour_maps/{source.name}", coloured, [".png"])
+            place = saving.write_picture(self.out, name, labels, [".png"])
+            coloured = saving.colour_map(labels, self.predictor.meta)
+            saving.write_picture(self.out, f"colour_maps/{source.name}", coloured, [".png"])
             entry = dict(image_id=source.image_id, file_name=source.file_name)
             entry["label_map"] = place.relative_to(self.out.folder).as_posix()
             self.predictions[source.path] = [entry]
         if source.path in self.on_sheet:
             self.thumbnails[source.path] = (_thumbnail(picture), source.file_name)
         if "pred_instances" in sample:
-            found = results.to_coco(sample, source.image_id, source.file_name, self.category_ids)
+            found = to_coco(sample, source.image_id, source.file_name, self.category_ids)
             self.predictions[source.path] = found
             drawn = sum(result["score"] > self.score for result in found)
             self.instances = (self.instances or 0) + drawn
@@ -237,7 +238,7 @@ class _Writer:
         sheet = [self.thumbnails[path] for path in order if path in self.thumbnails]
         if sheet:
             picture = grid(*zip(*sheet, strict=True))
-            results.write_picture(self.out, Path(SHEET).stem, picture, [Path(SHEET).suffix])
+            saving.write_picture(self.out, Path(SHEET).stem, picture, [Path(SHEET).suffix])
 
 
 def _thumbnail(picture: np.ndarray) -> np.ndarray:

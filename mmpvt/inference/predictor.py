@@ -16,7 +16,7 @@ from mmseg.models import BaseSegmentor
 
 from mmpvt.checkpoint import fit_to_model, load_checkpoint
 from mmpvt.engine.class_names import model_meta, read_class_lists
-from mmpvt.engine.settings import read_config, take_channels
+from mmpvt.engine.config import read_config, take_channels
 from mmpvt.errors import UserError
 from mmpvt.inference.pipeline import MAX_PIXELS, TestPipeline
 from mmpvt.visualization.drawing import draw_sample, viewable

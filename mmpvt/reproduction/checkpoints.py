@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmpvt.engine.settings import read_config
+from mmpvt.engine.config import read_config
 from mmpvt.errors import CheckpointError, ConfigError
 
 FILE_SUFFIXES = (".pth", ".pt", ".safetensors")

@@ -36,7 +36,7 @@ class DetectionCollector:
         return dict(
             id=sample.metainfo.get("img_id"),
             path=sample.metainfo.get("img_path"),
-            skipped="left_out" in sample.metainfo,
+            skipped="skipped" in sample.metainfo,
             size=sample.ori_shape[1::-1],
             boxes=instances.bboxes.numpy(),
             scores=instances.scores.numpy(),

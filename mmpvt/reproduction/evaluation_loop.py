@@ -13,8 +13,8 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config, DictAction
 from mmseg.datasets import ADE20KDataset
 
-from mmpvt.engine import settings
 from mmpvt.engine.checks import check_data
+from mmpvt.engine.config import load_config, set_data_root
 from mmpvt.engine.config_parts import dataset_kind, iter_datasets
 from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import ConfigError, OutputError, UserError
@@ -150,7 +150,7 @@ class _EvaluationLoop:
         name = file_name(entry.checkpoint.name)
         self.out.check(f"{FOLDER}/{name}.json", f"{WORK}/{name}")
         overrides = _parse_cfg_options(self.options.cfg_options)
-        config = settings.load_config(entry.checkpoint.config, overrides)
+        config = load_config(entry.checkpoint.config, overrides)
         if not config.get("test_dataloader"):
             raise ConfigError(f"{entry.checkpoint.config} has no test_dataloader")
         stem = Path(config.filename).stem
@@ -158,7 +158,7 @@ class _EvaluationLoop:
         entry.record.update(report.describe(config, stem, self.options.published))
         entry.data_setting = _data_setting(config)
         if data_root := self.options.roots.get(entry.data_setting):
-            settings.set_data_root(config, data_root)
+            set_data_root(config, data_root)
         try:
             key = digests.digest(entry.checkpoint.path, config)
         except OSError:

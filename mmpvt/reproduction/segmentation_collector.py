@@ -38,7 +38,7 @@ class SegmentationCollector:
         )
         return dict(
             path=sample.metainfo.get("img_path"),
-            skipped="left_out" in sample.metainfo,
+            skipped="skipped" in sample.metainfo,
             intersection=intersection.numpy(),
             union=union.numpy(),
             truth=area.numpy(),

@@ -17,7 +17,7 @@ from helpers import ROOT, build_backbone, relative
 from mmpvt import UserError
 from mmpvt.checkpoint.convert_checkpoint import TARGETS, convert_checkpoint
 from mmpvt.checkpoint.mmdet2 import upgrade
-from mmpvt.engine.settings import load_config, set_pretrained
+from mmpvt.engine.config import load_config, set_pretrained
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
 
 ARCH = dict(embed_dims=(32, 64, 160, 256), depths=(1, 2, 1, 1))

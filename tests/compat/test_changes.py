@@ -129,7 +129,7 @@ def test_the_real_mmpretrain():
     )
     assert "ConvNeXt" in run_code(code)
     code = (
-        "import mmpvt.setup; from mmpvt.engine.settings import read_config; "
+        "import mmpvt.setup; from mmpvt.engine.config import read_config; "
         "print(read_config('mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py')"
         ".model.backbone.type)"
     )

@@ -19,8 +19,8 @@ from mmseg.structures import SegDataSample
 
 from dev import model_zoo, training_cost
 from helpers import ROOT
+from mmpvt.engine.config import set_pretrained
 from mmpvt.engine.config_parts import iter_dicts
-from mmpvt.engine.settings import set_pretrained
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 SHRINK = 8  # how many times smaller, a side, than a config says, images are tested at

@@ -1,26 +1,36 @@
-"""Each bad input is used correctly, or left out with its name and the reason."""
+"""Each bad input is used correctly, or skipped with its name and the reason."""
 
 from __future__ import annotations
 
 import copy
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmdet.datasets import CocoDataset
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmseg.datasets import ADE20KDataset
 from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
+from torch.utils.data import DataLoader
 
 import corpus
 from mmpvt import UserError
 from mmpvt.datasets.coco import _run_lengths, clean_annotations
-from mmpvt.datasets.samplers import EARLY, Draw, Fetch
+from mmpvt.datasets.samplers import (
+    EARLY_BATCHES,
+    FaultTolerantDataset,
+    SampleKey,
+    fault_tolerant,
+    init_worker,
+)
 from mmpvt.engine.cli import ON_BAD_DATA
+from mmpvt.errors import BadFileError
 
 
 def names(inputs: list[corpus.Input]) -> dict:
@@ -48,11 +58,11 @@ def detection(root: Path, content: dict, masks: bool = False) -> CocoDataset:
 
 def load(dataset, evaluating: bool):
     """The first sample, which is the bad one."""
-    return Fetch(dataset, evaluating)([Draw(0, (0, 0))])[0]
+    return FaultTolerantDataset(dataset, evaluating).__getitems__([SampleKey(0, (0, 0))])[0]
 
 
-def left_out(sample: dict) -> tuple[str, str] | None:
-    pairs = sample["data_samples"].metainfo.get("left_out")
+def skipped(sample: dict) -> tuple[str, str] | None:
+    pairs = sample["data_samples"].metainfo.get("skipped")
     return pairs and pairs[0]
 
 
@@ -69,12 +79,12 @@ def test_image(item: corpus.Input, evaluating: bool, root: Path):
     (root / "1.jpg").write_bytes(item.make(corpus.picture()))
     sample = load(detection(root, corpus.annotations()), evaluating)
     if item.reason:
-        name, reason = left_out(sample)
+        name, reason = skipped(sample)
         assert name == str(root / "1.jpg") and item.reason in reason
         blank = not sample["inputs"].any()
         assert blank == evaluating and sample["data_samples"].img_id == 2 - evaluating
     else:
-        assert left_out(sample) is None
+        assert skipped(sample) is None
         seen = sample["inputs"].permute(1, 2, 0).numpy()[..., ::-1].astype(int)
         wanted = item.expected(corpus.picture())
         assert seen.shape == wanted.shape
@@ -82,26 +92,28 @@ def test_image(item: corpus.Input, evaluating: bool, root: Path):
 
 
 @pytest.mark.parametrize(
-    ("draw", "evaluating", "stops"),
+    ("key", "evaluating", "stops"),
     [
-        (Draw(0, (0, 0, 0, EARLY - 1, 0)), False, ("auto", "stop")),
-        (Draw(0, (0, 0, 0, EARLY, 0)), False, ("stop",)),
-        (Draw(0, (0, 0, 1, 0, 0)), False, ("stop",)),
+        (SampleKey(0, (0, 0, 0, EARLY_BATCHES - 1, 0)), False, ("auto", "stop")),
+        (SampleKey(0, (0, 0, 0, EARLY_BATCHES, 0)), False, ("stop",)),
+        (SampleKey(0, (0, 0, 1, 0, 0)), False, ("stop",)),
         (0, True, ("auto", "stop")),
     ],
     ids=["early", "late", "second epoch", "test"],
 )
 @pytest.mark.parametrize("on_bad_data", ON_BAD_DATA)
 def test_bad_image_stops_a_run(
-    on_bad_data: str, draw: Draw | int, evaluating: bool, stops: tuple[str, ...], root: Path
+    on_bad_data: str, key: SampleKey | int, evaluating: bool, stops: tuple[str, ...], root: Path
 ):
     (root / "1.jpg").write_bytes(b"no image")
-    fetch = Fetch(detection(root, corpus.annotations()), evaluating, on_bad_data)
+    dataset = FaultTolerantDataset(detection(root, corpus.annotations()), evaluating, on_bad_data)
     if on_bad_data not in stops:
-        assert left_out(fetch([draw])[0])[0] == str(root / "1.jpg")
+        assert skipped(dataset[key])[0] == str(root / "1.jpg")
         return
-    with pytest.raises(UserError, match=r"1\.jpg can't be read .*--on-bad-data skip"):
-        fetch([draw])
+    with pytest.raises(BadFileError, match=r"1\.jpg can't be read .*on_bad_data='skip'") as caught:
+        dataset[key]
+    assert caught.value.instead == ("on_bad_data", "skip")
+    assert caught.value.where == str(root / "1.jpg")
 
 
 class LoadOwn:
@@ -141,12 +153,12 @@ def test_loading_transforms_of_others(root: Path):
             return own(results) if results["img_id"] == 1 else results
 
     dataset.pipeline.transforms.insert(0, Once(own.error))
-    assert "OSError: cut" in left_out(load(dataset, evaluating=False))[1]
+    assert "OSError: cut" in skipped(load(dataset, evaluating=False))[1]
     with pytest.raises(UserError, match=r"OSError: cut, .* has no placeholder"):
         load(dataset, evaluating=True)
     dataset.pipeline.transforms[:2] = [MMCVLoadImageFromFile()]
     (root / "1.jpg").write_bytes(b"no image")
-    assert "failed to load image" in left_out(load(dataset, evaluating=False))[1]
+    assert "failed to load image" in skipped(load(dataset, evaluating=False))[1]
     dataset.pipeline.transforms[0] = loading
 
     def prepare(index: int) -> dict:
@@ -155,7 +167,7 @@ def test_loading_transforms_of_others(root: Path):
         return dataset.pipeline(dataset.get_data_info(index))
 
     dataset.prepare_data = prepare
-    assert "FileNotFoundError: a part" in left_out(load(dataset, evaluating=False))[1]
+    assert "FileNotFoundError: a part" in skipped(load(dataset, evaluating=False))[1]
 
 
 @pytest.mark.parametrize("name", corpus.SIZED)
@@ -167,9 +179,9 @@ def test_image_of_an_unusual_shape(name: str, evaluating: bool, root: Path):
     content["images"][0].update(height=height, width=width)
     sample = load(detection(root, content), evaluating)
     if min(height, width) * 64 / max(height, width) < 0.5:  # would shrink to nothing
-        assert "1.jpg" in left_out(sample)[0]
+        assert "1.jpg" in skipped(sample)[0]
     else:
-        assert left_out(sample) is None and sample["inputs"].float().mean() == 9
+        assert skipped(sample) is None and sample["inputs"].float().mean() == 9
 
 
 @pytest.mark.parametrize("item", **names(corpus.ANNOTATIONS))
@@ -187,8 +199,8 @@ def test_annotation(item: corpus.Input, root: Path):
     ids = [annotation["id"] for annotation in cleaned["annotations"]]
     assert len(set(ids)) == len(ids)
     dataset = detection(root, cleaned, masks=True)
-    samples = [Fetch(dataset)([i])[0] for i in range(len(dataset))]
-    assert all(left_out(sample) is None for sample in samples)
+    samples = list(FaultTolerantDataset(dataset).__getitems__(range(len(dataset))))
+    assert all(skipped(sample) is None for sample in samples)
     for annotation in COCO(str(root / "a.json")).anns.values():  # as an evaluator reads it
         assert COCO(str(root / "a.json")).annToMask(annotation).shape == corpus.SIZE
         assert np.isfinite(annotation["area"]) and annotation["iscrowd"] in (0, 1)
@@ -229,10 +241,10 @@ def test_label_map(item: corpus.Input, evaluating: bool, tmp_path: Path):
     sample = load(dataset, evaluating)
     labels = sample["data_samples"].gt_sem_seg.data.numpy()
     if item.reason:
-        assert item.reason in left_out(sample)[1]
+        assert item.reason in skipped(sample)[1]
         assert (labels == 255).all() == evaluating
     else:
-        assert left_out(sample) is None
+        assert skipped(sample) is None
         assert np.array_equal(labels[0], corpus.labels() - 1)
 
 
@@ -246,3 +258,36 @@ def test_nothing_can_be_used(root: Path):
 def test_corpus_is_large():
     inputs = len(corpus.IMAGES) + len(corpus.SIZED) + len(corpus.ANNOTATIONS)
     assert inputs + len(corpus.LABEL_MAPS) >= 60
+
+
+def test_a_fault_tolerant_data_set_is_the_wrapped_one(root: Path):
+    """Hooks read and change it as if it weren't wrapped; workers get it pickled."""
+    dataset = detection(root, corpus.annotations())
+    wrapped = FaultTolerantDataset(dataset)
+    assert wrapped.metainfo == dataset.metainfo and len(wrapped) == len(dataset)
+    wrapped.pipeline = pipeline = copy.copy(dataset.pipeline)
+    assert dataset.pipeline is pipeline and "pipeline" not in vars(wrapped)
+    for copied in (pickle.loads(pickle.dumps(wrapped)), copy.deepcopy(wrapped)):
+        assert isinstance(copied, FaultTolerantDataset)
+        assert np.array_equal(copied[1]["inputs"], dataset[1]["inputs"])
+    assert "__getitems__" not in vars(dataset)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fault_tolerant_data_loader(workers: int, root: Path):
+    """It has the settings of the first, and shares its samplers; the first stays as it is."""
+    dataset = detection(root, corpus.annotations())
+    (root / "1.jpg").write_bytes(b"no image")
+    settings = dict(num_workers=workers, collate_fn=pseudo_collate, worker_init_fn=init_worker)
+    for batching in (dict(batch_size=2, drop_last=True), dict(batch_sampler=[[0, 1], [1]])):
+        loader = DataLoader(dataset, **settings, **batching)
+        tolerant = fault_tolerant(loader, evaluating=True)
+        assert fault_tolerant(tolerant) is tolerant and loader.dataset is dataset
+        assert tolerant.batch_sampler is loader.batch_sampler or tolerant.sampler is loader.sampler
+        names = ("batch_size", "drop_last", "num_workers", "collate_fn", "worker_init_fn")
+        assert all(getattr(tolerant, name) == getattr(loader, name) for name in names)
+        batch = next(iter(tolerant))
+        assert [skipped(dict(data_samples=s)) is not None for s in batch["data_samples"]] == [
+            True,
+            False,
+        ]

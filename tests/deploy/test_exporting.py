@@ -23,7 +23,7 @@ from mmpvt.deploy.checking import check, predict
 from mmpvt.deploy.exporting import record
 from mmpvt.deploy.precision import to_float16, to_int8
 from mmpvt.deploy.sizes import frame
-from mmpvt.engine import settings
+from mmpvt.engine.config import load_config
 from mmpvt.errors import UserError
 from small_models import KINDS, build, picture
 
@@ -195,7 +195,7 @@ def test_parts_that_cannot_be_exported(kind: str, spoil: Callable, part: str):
     ],
 )
 def test_kinds_that_cannot_be_exported(name: str, part: str):
-    config = settings.load_config(name.replace("mmpvt::", f"{ROOT}/configs/"))
+    config = load_config(name.replace("mmpvt::", f"{ROOT}/configs/"))
     config.model.backbone.init_cfg = None
     init_default_scope(config.default_scope)
     with pytest.raises(UserError, match=part):

@@ -16,7 +16,7 @@ from dev.swap_sweep.checks import Problem
 from dev.swap_sweep.config_trial import run_config
 from dev.swap_sweep.shipped_configs import is_counted
 from helpers import DATA, ROOT
-from mmpvt.engine.settings import read_config
+from mmpvt.engine.config import read_config
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of many models
 

@@ -72,7 +72,7 @@ def shapes_config(tmp_path: Path):
     from mmengine.registry import DATASETS, init_default_scope
 
     from mmpvt.datasets.shapes import generate
-    from mmpvt.engine.settings import set_data_root
+    from mmpvt.engine.config import set_data_root
 
     def load(name: str) -> tuple:
         config = Config.fromfile(ROOT / "configs" / f"{name}.py")

@@ -58,8 +58,8 @@ def test_trained_and_tested(broken: tuple[Path, int], tmp_path: Path, tiny_confi
     options = ("--cfg-options", "train_cfg.max_epochs=2", "train_dataloader.num_workers=2")
     trained = call_tool("train.py", tiny_config, *args, *options)
     assert trained.code == 0, trained.out + trained.err
-    assert f"left out of training so far: {lost} images" in trained.out
-    assert len(re.findall(r"left out of training, number \d+: \S+: \S", trained.out)) == lost
+    assert f"skipped in training so far: {lost} images" in trained.out
+    assert len(re.findall(r"skipped in training, number \d+: \S+: \S", trained.out)) == lost
     annotations = "0 images and 3 annotations of"
     assert trained.out.count(annotations) >= 2
     checkpoint = tmp_path / "work" / "epoch_2.pth"
@@ -68,9 +68,9 @@ def test_trained_and_tested(broken: tuple[Path, int], tmp_path: Path, tiny_confi
     tested = call_tool(*test, tmp_path / "broken", *single)
     total = 4 + len(corpus.IMAGES)
     for out in (trained.out, tested.out):
-        assert f"the score is over {total - lost} of {total} images, left out are" in out
-        assert re.search(rf"coco/bbox_mAP: .*left_out_images: {lost} ", out)
-    (listing,) = (tmp_path / "work" / "annotations").glob("*_val2017.left_out.json")
+        assert f"the score is over {total - lost} of {total} images, skipped are" in out
+        assert re.search(rf"coco/bbox_mAP: .*skipped_images: {lost} ", out)
+    (listing,) = (tmp_path / "work" / "annotations").glob("*_val2017.skipped.json")
     assert len(json.loads(listing.read_text())) == 3
 
     content = json.loads((root / "annotations" / "instances_val2017.json").read_text())
@@ -80,7 +80,7 @@ def test_trained_and_tested(broken: tuple[Path, int], tmp_path: Path, tiny_confi
     (root / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
     clean = call_tool(*test, tmp_path / "clean", *single)
     assert clean.code == 0, clean.err
-    assert "left out" not in clean.out
+    assert "skipped" not in clean.out
     assert scores(tmp_path / "broken") == scores(tmp_path / "clean") != {}
 
 
@@ -95,10 +95,10 @@ def test_segmentation(tmp_path: Path, shapes: Path, tiny_segmenter: Path, call_t
     args = ("--data-root", tmp_path, "--work-dir", tmp_path / "work", "--on-bad-data", "skip")
     ended = call_tool("train.py", tiny_segmenter, *args)
     assert ended.code == 0, ended.out + ended.err
-    assert "left out of training, number 1:" in ended.out
+    assert "skipped in training, number 1:" in ended.out
     assert "000000000003.png can't be read as a label map" in ended.out
-    assert "the score is over 3 of 4 images, left out are" in ended.out
-    assert re.search(r"mIoU: .*left_out_images: 1 ", ended.out)
+    assert "the score is over 3 of 4 images, skipped are" in ended.out
+    assert re.search(r"mIoU: .*skipped_images: 1 ", ended.out)
 
 
 class DividesByZero:
@@ -148,7 +148,7 @@ def test_a_transforms_own_error(
         TRANSFORMS.module_dict.pop(DividesByZero.__name__)
     assert "Traceback" in process.text and "1 / 0" in process.text
     assert "ZeroDivisionError: division by zero" in process.text
-    assert "left out" not in process.text.replace("left_out", "")
+    assert not re.search(r"skipped (in|are)", process.text)
 
 
 @pytest.mark.parametrize("mode", ["auto", "stop"])
@@ -166,7 +166,7 @@ def test_what_was_asked_holds_for_the_whole_run(
     image = sorted((copied_shapes / "train2017").iterdir())[0]
     image.write_bytes(b"no image")
     if mode == "auto":
-        said = f"left out of training, number 1: {image}: "
+        said = f"skipped in training, number 1: {image}: "
         process.wait_for(lambda: said in process.text)
         done = len(list(work_dir.glob("epoch_*.pth")))
         process.wait_for(lambda: len(list(work_dir.glob("epoch_*.pth"))) > done + 1)
@@ -189,7 +189,7 @@ def test_bad_image_of_a_validation(
     )
     if mode == "auto":
         assert ended.code == 0, ended.err
-        assert f"the score is over 3 of 4 images, left out are {image}" in ended.out
+        assert f"the score is over 3 of 4 images, skipped are {image}" in ended.out
     else:
         assert f"error: {image} can't be read as an image" in ended.one_sentence()
         assert (tmp_path / "work" / "epoch_1.pth").is_file()

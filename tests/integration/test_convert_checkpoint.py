@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from helpers import ROOT
 from mmpvt.checkpoint import load_checkpoint
-from mmpvt.engine.settings import load_config
+from mmpvt.engine.config import load_config
 from mmpvt.models import PyramidVisionTransformerV2
 
 ARCH = dict(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), mlp_ratios=(2, 2, 2, 2))

@@ -1,4 +1,4 @@
-"""A loss that is no number is noticed before it reaches the weights."""
+"""A loss of NaN or Inf is noticed before it reaches the weights."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def test_skip(tmp_path: Path, shapes: Path, config, call_tool):
     ended = call_tool("train.py", config("nan"), *args, "--on-nan", "skip")
     assert ended.code == 0, ended.out + ended.err
     assert ended.out.count("the loss is not finite at iteration") == 2  # once an epoch
-    assert "that step is left out, 2 so far in this run" in ended.out
+    assert "that step is skipped, 2 so far in this run" in ended.out
     last = mmpvt.checkpoint.load_checkpoint(newest_checkpoint(tmp_path / "work"))
     assert all(torch.isfinite(tensor).all() for tensor in last["state_dict"].values())
     assert {int(state["step"]) for state in last["optimizer"]["state"].values()} == {6}
 
 
 def test_weights_that_diverged(tmp_path: Path, shapes: Path, tiny_config: Path, call_tool):
-    """Leaving out batches doesn't help there: it ends."""
+    """Skipping steps doesn't help there: it ends."""
     ended = call_tool(
         "train.py",
         tiny_config,
@@ -97,4 +97,4 @@ def test_weights_that_diverged(tmp_path: Path, shapes: Path, tiny_config: Path, 
         *("train_cfg.max_epochs=12", "train_cfg.val_interval=99"),
     )
     assert "is not finite at iteration" in ended.one_sentence()
-    assert "that step is left out, 19 so far" in ended.out
+    assert "that step is skipped, 19 so far" in ended.out

@@ -114,7 +114,7 @@ def test_signals_save(number: signal.Signals, tmp_path: Path, arguments, start_t
     last = process.text.rstrip().splitlines()[-1]
     stopped = re.fullmatch(
         rf"stopped by {number.name} after iteration (\d+), which is saved in "
-        rf"{work}/interrupted\.pth: --resume goes on from there",
+        rf"{work}/interrupted\.pth: --resume resumes from there",
         last,
     )
     assert stopped, last

@@ -223,13 +223,13 @@ def test_work_directory_that_is_a_file(tmp_path: Path, shapes: Path, tiny_config
 
 def test_nothing_to_resume_from(tmp_path: Path, shapes: Path, tiny_config: Path, call_tool):
     args = (tiny_config, "--data-root", shapes, "--work-dir", tmp_path / "work")
-    assert "nothing to go on from" in call_tool("train.py", *args, "--resume").one_sentence()
+    assert "nothing to resume from" in call_tool("train.py", *args, "--resume").one_sentence()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes --amp")
 def test_mixed_precision_without_a_gpu(shapes: Path, tiny_config: Path, call_tool):
     ended = call_tool("train.py", tiny_config, "--data-root", shapes, "--amp")
-    assert "--amp needs a CUDA GPU" in ended.one_sentence()
+    assert "--amp: mixed precision needs a CUDA GPU" in ended.one_sentence()
 
 
 def test_launcher_that_did_not_launch(tmp_path: Path, shapes: Path, tiny_config: Path, call_tool):

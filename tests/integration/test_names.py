@@ -149,7 +149,7 @@ def test_train_and_resume(odd: Odd, tmp_path: Path, run):
     log = next(work_dir.glob("*/*.log")).read_bytes().decode("utf-8")
     assert not FORGED.search(log)
     assert f"coco/{CLASS_SHOWN}_precision" in log
-    assert SHOWN in log and "left out of training, number 1" in log
+    assert SHOWN in log and "skipped in training, number 1" in log
     text = run("train.py", *args, "--resume", "--cfg-options", "train_cfg.max_epochs=2")
     assert "resumed epoch: 1, iter: 4" in text
     assert (work_dir / "epoch_2.pth").is_file()

@@ -24,7 +24,7 @@ import mmpvt
 from faulty_server import Server, cut, serving
 from helpers import Started, relative
 from mmpvt.checkpoint.saving import newest_checkpoint
-from mmpvt.engine import settings
+from mmpvt.engine.config import load_config, set_data_root
 from mmpvt.utils.download import download
 
 pytestmark = pytest.mark.skipif(
@@ -55,8 +55,8 @@ def step_in_a_group(model: nn.Module, data: list[dict], rank: int, folder: Path)
 def test_two_processes_take_the_mean_of_the_gradients(
     tmp_path: Path, shapes: Path, tiny_config: Path
 ):
-    config = settings.load_config(str(tiny_config))
-    settings.set_data_root(config, str(shapes))
+    config = load_config(str(tiny_config))
+    set_data_root(config, str(shapes))
     init_default_scope("mmdet")
     dataset = DATASETS.build(config.train_dataloader.dataset)
     data = [pseudo_collate([dataset[i]]) for i in (0, 1)]
@@ -201,7 +201,7 @@ def test_segmenter(shapes: Path, untrained_segmenter: tuple[Path, Path], start_p
 def weights(tmp_path: Path, tiny_config: Path) -> Iterator[Server]:
     """A server of a backbone's weights."""
     init_default_scope("mmdet")
-    backbone = MODELS.build(settings.load_config(str(tiny_config)).model.backbone)
+    backbone = MODELS.build(load_config(str(tiny_config)).model.backbone)
     torch.save(backbone.state_dict(), tmp_path / "b0.pth")
     with serving({"/b0.pth": (tmp_path / "b0.pth").read_bytes()}) as server:
         yield server

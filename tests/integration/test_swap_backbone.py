@@ -9,7 +9,7 @@ import pytest
 
 from helpers import ROOT, command, environment
 from mmpvt import swap_backbone
-from mmpvt.engine.settings import read_config
+from mmpvt.engine.config import read_config
 
 ATSS = "mmdet::atss/atss_r50_fpn_1x_coco.py"
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import ROOT, build_backbone
-from mmpvt.engine.settings import load_config
+from mmpvt.engine.config import load_config
 from mmpvt.errors import ConfigError
 from mmpvt.models.complexity import ModuleCost, build_without_memory, count
 from mmpvt.models.layers import SpatialReductionAttention

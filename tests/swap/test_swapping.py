@@ -8,7 +8,7 @@ import pytest
 from mmengine.config import Config
 
 import mmpvt
-from mmpvt.engine.settings import read_config
+from mmpvt.engine.config import read_config
 from mmpvt.errors import ConfigError, SwapError
 from mmpvt.swap import swap
 

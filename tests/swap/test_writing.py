@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmpvt.engine.settings import read_config
+from mmpvt.engine.config import read_config
 from mmpvt.swap import as_text, swap
 
 ATSS = """\

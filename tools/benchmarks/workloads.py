@@ -14,7 +14,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from benchmarks.peers import PEERS
-from mmpvt.engine.settings import load_config
+from mmpvt.engine.config import load_config
 from mmpvt.models.archs import find_variant
 
 BACKBONE = ("forward", "forward+backward")

@@ -1,4 +1,4 @@
-"""Keeping checkpoints: the old ones until the new one is whole, and through a full disk."""
+"""Checkpoints: old ones are kept until the new one is intact, and a full disk ends no run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 
 from mmpvt.checkpoint.resume_check import KEPT
 from mmpvt.checkpoint.saving import INTERRUPTED, POINTER, atomic_backend_args
-from mmpvt.errors import UserError
+from mmpvt.errors import OutputError
 from mmpvt.registry import HOOKS
 from mmpvt.utils.atomic import atomic_write, remove_parts
 
@@ -24,7 +24,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     """MMEngine's hook, which deletes the oldest checkpoint before it writes the newest.
 
     Here it is deleted afterwards. Where a checkpoint can't be written (a full disk), that is
-    said, the older ones stay, and training goes on.
+    logged, the older ones stay, and training continues.
 
     Args:
         max_keep_ckpts (int): checkpoints kept, or -1 for all. Default: -1.
@@ -38,7 +38,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._saved_iteration: int | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Finds the folder, and clears what a killed run left in it half written."""
+        """Finds the folder, and clears the partial files of a killed run."""
         super().before_train(runner)
         is_default = not self.file_client_args and not self.backend_args
         if is_default and type(self.file_backend) is LocalBackend:  # no other package's
@@ -47,15 +47,17 @@ class CheckpointHook(MMEngineCheckpointHook):
             remove_parts(self.out_dir)
 
     def after_train(self, runner: Runner) -> None:
-        """Says it again if the run's end was not saved.
+        """Ends the run.
 
         Raises:
-            UserError: the last checkpoint couldn't be written.
+            OutputError: the last checkpoint couldn't be written.
         """
         if self._failure:
-            raise UserError(
+            raise OutputError(
                 f"the run is over, but its last checkpoint could not be written to {self.out_dir} "
-                f"({self._failure.strerror}): make room, then --resume goes on from the one before"
+                f"({self._failure.strerror})",
+                where=self.out_dir,
+                hint="make room, then resume from the one before",
             )
         super().after_train(runner)
 
@@ -68,7 +70,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             iteration (int): complete iterations.
 
         Returns:
-            str | None: the file to go on from, or None where it couldn't be written.
+            str | None: the file to resume from, or None where it couldn't be written.
         """
         if self._saved_iteration != iteration:
             self._save(runner, INTERRUPTED, dict(epoch=epoch, iter=iteration), by_epoch=False)
@@ -113,8 +115,8 @@ class CheckpointHook(MMEngineCheckpointHook):
         except OSError as error:
             self._failure = error
             runner.logger.error(
-                f"{path} could not be written ({error.strerror}): training goes on, and the older "
-                "checkpoints stay"
+                f"{path} could not be written ({error.strerror}): training continues, and the "
+                "older checkpoints stay"
             )
             return
         self._failure = None
@@ -130,18 +132,18 @@ class CheckpointHook(MMEngineCheckpointHook):
 
 @HOOKS.register_module()
 class LoggerHook(MMEngineLoggerHook):
-    """MMEngine's hook, which ends a run where the disk has no room for another line of figures."""
+    """MMEngine's hook, which ends a run where the disk has no room for another line of scalars."""
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Logs an iteration."""
-        self._spare(runner, super().after_train_iter, *args, **kwargs)
+        self._try(runner, super().after_train_iter, *args, **kwargs)
 
     def after_val_epoch(self, runner: Runner, *args, **kwargs) -> None:
         """Logs a validation's scores."""
-        self._spare(runner, super().after_val_epoch, *args, **kwargs)
+        self._try(runner, super().after_val_epoch, *args, **kwargs)
 
-    def _spare(self, runner: Runner, log, *args, **kwargs) -> None:
+    def _try(self, runner: Runner, log, *args, **kwargs) -> None:
         try:
             log(runner, *args, **kwargs)
         except OSError as error:
-            runner.logger.error(f"the figures could not be written ({error.strerror})")
+            runner.logger.error(f"the scalars could not be written ({error.strerror})")

@@ -1,4 +1,4 @@
-"""A loss or gradient that is no number is noticed before it reaches the weights."""
+"""A loss or gradient that is NaN or Inf is noticed before it reaches the weights."""
 
 from __future__ import annotations
 
@@ -7,30 +7,59 @@ import math
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.optim import AmpOptimWrapper as MMEngineAmpOptimWrapper
+from mmengine.optim import OptimWrapper as MMEngineOptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
 from mmpvt.errors import UserError
-from mmpvt.registry import HOOKS
+from mmpvt.registry import HOOKS, OPTIM_WRAPPERS
 from mmpvt.utils.text import printable
 
 REACTIONS = ("stop", "skip")
-PATIENCE = 20  # steps left out one after the other: the weights are at fault then, not a batch
-NAMED = 5  # gradients named
+MAX_SKIPPED = 20  # steps in a row: the weights are at fault then, not a batch
+NAMED = 5  # gradients in the log
+
+
+class GuardedSteps:
+    """Asks a :class:`DivergenceHook`, where there is one, before each step of the optimizer."""
+
+    guard: DivergenceHook | None = None
+
+    def update_params(self, loss: torch.Tensor, *args, **kwargs) -> None:
+        """Backward pass and, unless gradients are accumulated further, the step."""
+        if self.guard is not None:
+            self.guard.check_loss(loss)
+        super().update_params(loss, *args, **kwargs)
+
+    def step(self, **kwargs) -> None:
+        """Steps if the loss and the gradients are finite."""
+        if self.guard is None or self.guard.allows_step():
+            super().step(**kwargs)
+
+
+@OPTIM_WRAPPERS.register_module()
+class OptimWrapper(GuardedSteps, MMEngineOptimWrapper):
+    """MMEngine's, with guarded steps."""
+
+
+@OPTIM_WRAPPERS.register_module()
+class AmpOptimWrapper(GuardedSteps, MMEngineAmpOptimWrapper):
+    """MMEngine's, with guarded steps."""
 
 
 @HOOKS.register_module()
 class DivergenceHook(Hook):
-    """Watches every step of the optimizer.
+    """Skips steps whose loss or gradients are NaN or infinite, or ends the run.
 
-    Where the loss or a gradient is NaN or infinite, the images, the iteration and the largest
-    gradients are logged, and the step is not taken: the weights, and the last checkpoint, are
-    good. In mixed precision an infinite gradient is left to the loss scaler, which expects some.
+    The images, the iteration and the largest gradients are logged. The weights, and the last
+    checkpoint, are good. In mixed precision an infinite gradient is left to the loss scaler, which
+    expects some. The config's optimizer wrapper has to be ``mmpvt.OptimWrapper`` or
+    ``mmpvt.AmpOptimWrapper``.
 
     Args:
-        on_nan (str): ``'stop'`` ends the run, ``'skip'`` goes on with the next batch; after 20 in
-            a row the run ends all the same. Default: ``'stop'``.
+        on_nan (str): ``'stop'`` ends the run, ``'skip'`` skips the step; after 20 in a row the run
+            ends all the same. Default: ``'stop'``.
     """
 
     def __init__(self, on_nan: str = "stop") -> None:
@@ -42,46 +71,51 @@ class DivergenceHook(Hook):
         self._buffers: dict[str, torch.Tensor] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Puts itself between the backward pass and the optimizer's step."""
-        if isinstance(runner.optim_wrapper, OptimWrapper):
-            self._watch(runner, runner.optim_wrapper)
+        """Guards the runner's optimizer wrapper."""
+        self._runner = runner
+        if isinstance(runner.optim_wrapper, GuardedSteps):
+            runner.optim_wrapper.guard = self
+        else:
+            kind = type(runner.optim_wrapper).__name__
+            runner.logger.warning(f"steps of {kind} are not checked for NaN and Inf")
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
-        """Remembers what is about to be trained on, and what a forward pass changes."""
+        """Remembers the batch's images, and the buffers, which a forward pass changes."""
         samples = (data_batch or {}).get("data_samples", ())
         self._images += [sample.metainfo.get("img_path", "?") for sample in samples]
         if self.on_nan == "skip" and not self._buffers:
             self._buffers = {name: b.clone() for name, b in runner.model.named_buffers()}
 
-    def _watch(self, runner: Runner, wrapper: OptimWrapper) -> None:
-        update_params, step = wrapper.update_params, wrapper.step
+    def check_loss(self, loss: torch.Tensor) -> None:
+        """Notes whether a loss, one of several where gradients are accumulated, is finite."""
+        self._finite = self._finite and bool(torch.isfinite(loss.detach()).all())
 
-        def watched_update(loss: torch.Tensor, *args, **kwargs) -> None:
-            self._finite = self._finite and bool(torch.isfinite(loss.detach()).all())
-            update_params(loss, *args, **kwargs)
+    def allows_step(self) -> bool:
+        """Whether all losses and gradients since the last step are finite.
 
-        def watched_step(**kwargs) -> None:
-            if self._is_sound(wrapper):
-                step(**kwargs)
-                self._in_a_row = 0
-            else:
-                self._react(runner)
-            self._images, self._finite, self._buffers = [], True, {}
+        Raises:
+            UserError: they are not, and the run is to stop then, or 20 steps in a row were skipped.
+        """
+        allowed = self._is_finite()
+        if allowed:
+            self._in_a_row = 0
+        else:
+            self._react(self._runner)
+        self._images, self._finite, self._buffers = [], True, {}
+        return allowed
 
-        wrapper.update_params, wrapper.step = watched_update, watched_step
-
-    def _is_sound(self, wrapper: OptimWrapper) -> bool:
-        """Of this process and, as they must take the same steps, of all the others."""
-        sound = self._finite
-        if sound and not isinstance(wrapper, AmpOptimWrapper):
+    def _is_finite(self) -> bool:
+        """In this process and all others, as they must take the same steps."""
+        wrapper, finite = self._runner.optim_wrapper, self._finite
+        if finite and not isinstance(wrapper, MMEngineAmpOptimWrapper):
             parameters = (p for group in wrapper.param_groups for p in group["params"])
             norms = [p.grad.norm() for p in parameters if p.grad is not None]
-            sound = not norms or bool(torch.stack(norms).isfinite().all())
+            finite = not norms or bool(torch.stack(norms).isfinite().all())
         if get_world_size() == 1:
-            return sound
-        flag = torch.tensor(int(sound))
+            return finite
+        flag = torch.tensor(int(finite))
         all_reduce(flag, "min")
         return bool(flag)
 
@@ -94,14 +128,15 @@ class DivergenceHook(Hook):
         runner.logger.error(
             f"{where}, images {images}; largest gradients: {_largest(runner.model)}"
         )
-        if self.on_nan == "stop" or self._in_a_row == PATIENCE:
+        if self.on_nan == "stop" or self._in_a_row == MAX_SKIPPED:
             raise UserError(
-                f"{where} (images {images}), and the weights are as before it: --resume with a "
-                "lower learning rate or gradient clipping, mend the images, or pass --on-nan skip"
+                f"{where} (images {images}), and the weights are as before it",
+                hint="resume with a lower learning rate or gradient clipping, fix the images",
+                instead=("on_nan", "skip"),
             )
         for name, buffer in runner.model.named_buffers():
             buffer.copy_(self._buffers[name])
-        runner.logger.warning(f"that step is left out, {self.skipped} so far in this run")
+        runner.logger.warning(f"that step is skipped, {self.skipped} so far in this run")
 
 
 def _largest(model: nn.Module) -> str:

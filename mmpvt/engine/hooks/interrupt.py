@@ -28,11 +28,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)  # of a terminal; of a cluster that ta
 class InterruptHook(Hook):
     """Ends a run on Ctrl-C or SIGTERM, whatever Python was doing at that moment.
 
-    Training ends after the iteration, once it is saved, and a validation whose metrics are being
-    computed at once; a second signal ends either at once, with the processes that it has started.
-    A test has nothing to save and ends at once. An exception alone would not do: Python drops one
-    that arrives within a destructor or a callback ("Exception ignored in …"), and the run would go
-    on.
+    Training ends after the iteration, once it is saved; a validation whose metrics are being
+    computed, and a test, at once; a second signal ends any at once, with the processes that it has
+    started. An exception alone would not do: Python drops one that arrives within a destructor or
+    a callback ("Exception ignored in …"), and the run would continue.
     """
 
     priority = "LOWEST"  # after the schedules have moved on and a regular checkpoint is written
@@ -43,7 +42,7 @@ class InterruptHook(Hook):
         self.computing: Runner | None = None  # a validation's metrics: of whichever length
 
     def before_run(self, runner: Runner) -> None:
-        """Takes note of signals from here on."""
+        """Handles signals from here on."""
         for number in SIGNALS:
             handle(number, self._note)
 

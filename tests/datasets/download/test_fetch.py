@@ -131,9 +131,7 @@ def test_disk_too_small(tmp_path: Path):
     with serving(dict(ARCHIVES)) as server:
         first, second = sources(server)
         huge = [first, replace(second, unpacked_size=10**15)]
-        with pytest.raises(
-            OutputError, match=r"GB free, and train\.zip, val\.zip take 1\.0 PB"
-        ):
+        with pytest.raises(OutputError, match=r"GB free, and train\.zip, val\.zip take 1\.0 PB"):
             download_archives(huge, tmp_path, POLICY)
         assert not server.asked and not list(tmp_path.iterdir())
 

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmpvt import UserError
 from mmpvt.engine.checks import check_data, check_pixels
 from mmpvt.engine.checks.channels import channel_mismatch
-from mmpvt.engine.settings import take_channels
+from mmpvt.engine.config import take_channels
 from mmpvt.errors import ConfigError
 from mmpvt.inspection import inspect_datasets
 

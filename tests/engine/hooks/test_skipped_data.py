@@ -1,4 +1,4 @@
-"""Annotations that can't be used are left out of a run, or end it before it begins."""
+"""Annotations that can't be used are skipped, or end a run before it begins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmpvt import UserError
 from mmpvt.datasets.shapes import METAINFO, generate
 from mmpvt.engine.checks import check_data
-from mmpvt.engine.hooks.skipped_data import leave_out_unusable_annotations
+from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
 
 ANNOTATIONS = "annotations/instances_train2017.json"
 
@@ -45,12 +45,13 @@ def with_mask(root: Path, mask: object) -> int:
 def test_masks_of_no_known_format(mask: object, root: Path):
     named = with_mask(root, mask)
     with pytest.raises(UserError, match=rf"1 annotations in .*\(id {named}\) have a segmentation"):
-        leave_out_unusable_annotations(detector(root), ("train",), "stop")
+        skip_unusable_annotations(detector(root), ("train",), "stop")
     boxes = detector(root, with_mask=False)
-    leave_out_unusable_annotations(boxes, ("train",), "stop")
+    skip_unusable_annotations(boxes, ("train",), "stop")
     assert boxes.train_dataloader.dataset.ann_file == ANNOTATIONS
     config = detector(root)
-    leave_out_unusable_annotations(config, ("train",), "skip")
+    (note,) = skip_unusable_annotations(config, ("train",), "skip")
+    assert "0 images and 1 annotations of" in note and ".skipped.json" in note
     kept = json.loads(Path(config.train_dataloader.dataset.ann_file).read_text())["annotations"]
     assert named not in [annotation["id"] for annotation in kept] and kept
 
@@ -58,7 +59,7 @@ def test_masks_of_no_known_format(mask: object, root: Path):
 def test_run_length_encoded_masks(root: Path):
     with_mask(root, {"counts": [0, 4096], "size": [64, 64]})
     config = detector(root)
-    leave_out_unusable_annotations(config, ("train",), "stop")
+    skip_unusable_annotations(config, ("train",), "stop")
     assert config.train_dataloader.dataset.ann_file == ANNOTATIONS
 
 
@@ -74,15 +75,15 @@ def test_what_was_read_is_not_read_again(kind: str, root: Path):
     contents = check_data(config, ("train",))
     assert list(contents) == [root / ANNOTATIONS]
     (root / ANNOTATIONS).unlink()
-    leave_out_unusable_annotations(config, ("train",), "skip", contents)
+    skip_unusable_annotations(config, ("train",), "skip", contents)
     assert not contents
     assert Path(config.train_dataloader.dataset.ann_file).parent == root / "work" / "annotations"
 
 
-def leave_out(root: Path) -> None:
+def skip(root: Path) -> None:
     for _ in range(20):
         config = detector(root)
-        leave_out_unusable_annotations(config, ("train",), "skip")
+        skip_unusable_annotations(config, ("train",), "skip")
         json.loads(Path(config.train_dataloader.dataset.ann_file).read_text())
 
 
@@ -91,7 +92,7 @@ def test_processes_of_one_run(root: Path):
     """Each writes the copy; none sees a half one."""
     with_mask(root, None)
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=leave_out, args=(root,)) for _ in range(4)]
+    processes = [context.Process(target=skip, args=(root,)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:

@@ -19,7 +19,9 @@ from dev.swap_sweep import batches
 from dev.swap_sweep.checks import check_gradients, check_losses, check_predictions
 from dev.swap_sweep.records import FAILED, OK, REFUSED, SKIPPED, UNREADABLE, Record
 from dev.swap_sweep.shipped_configs import ShippedConfig, is_counted, without_folders
-from mmpvt.engine import settings, speed
+from mmpvt.engine.config import read_config
+from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.preparation import fall_back_to_float32
 from mmpvt.errors import UserError
 from mmpvt.swap import swap_backbone
 
@@ -80,16 +82,16 @@ class ConfigTrial:
 
 def make_small(config: Config) -> None:
     """Lets few boxes through, pads little and removes weights to download; the structure stays."""
-    speed.spare_amp_without_gpu(config)
+    fall_back_to_float32(config)
     _drop_reid_without_mmpretrain(config)
-    for part in settings.iter_dicts(config.model):
+    for part in iter_dicts(config.model):
         if (part.get("init_cfg") or {}) and "Pretrained" in str(part.get("init_cfg")):
             part.init_cfg = None
         if part.get("teacher_ckpt"):
             part.teacher_ckpt = None
         if isinstance(part.get("teacher_config"), str):
             inside = part.teacher_config.removeprefix("configs/")
-            part.teacher_config = settings.read_config(f"mmdet::{inside}").to_dict()
+            part.teacher_config = read_config(f"mmdet::{inside}").to_dict()
         if part.get("clip_border") is False:  # MMDetection can't paste a mask that is off the image
             part.clip_border = True
         if part.get("use_torchvision") and find_spec("torchvision") is None:
@@ -117,7 +119,7 @@ def _drop_reid_without_mmpretrain(config: Config) -> None:
 
 def _error_of_base(shipped: ShippedConfig) -> Exception | None:
     """The error of a config without a swap, if there is one."""
-    config = settings.read_config(shipped.name)
+    config = read_config(shipped.name)
     make_small(config)
     try:
         run_config(config)

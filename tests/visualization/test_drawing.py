@@ -1,4 +1,4 @@
-"""Pictures show what they are given."""
+"""Boxes, masks and label maps are drawn where they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
-from mmpvt.engine.hooks.pictures import contact_sheet, grid
 from mmpvt.visualization.drawing import LONGEST, SIDE, colours, draw_label, draw_sample
 
 META = dict(classes=("cat", "dog"), palette=[(255, 0, 0), (0, 0, 255)])
@@ -113,19 +112,3 @@ def test_empty_samples():
 def test_colours_of_classes_without_a_palette():
     assert len(set(colours(None, 80))) == 80
     assert len(colours(None, 0)) == 1
-
-
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_contact_sheet_holds_every_picture(count: int):
-    pictures = [np.full((40 + 10 * i, 160, 3), 10 * i, dtype=np.uint8) for i in range(count)]
-    sheet = contact_sheet(pictures)
-    for i in range(count):
-        assert (sheet == 10 * i).all(axis=2).sum() > 10_000
-
-
-@pytest.mark.parametrize("count", [1, 4, 9])
-def test_grid_holds_every_picture(count: int):
-    pictures = [np.full((40 + i, 60, 3), 20 * i, dtype=np.uint8) for i in range(count)]
-    sheet = grid(pictures, ["a rather long name, longer than a cell is wide.jpg"] * count)
-    for i in range(count):
-        assert (sheet == 20 * i).all(axis=2).sum() > 10_000

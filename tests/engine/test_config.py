@@ -1,4 +1,4 @@
-"""From a command line's options to the config that a runner takes."""
+"""Configs are found, read and changed."""
 
 from __future__ import annotations
 
@@ -8,34 +8,42 @@ import pytest
 from mmengine.config import Config, ConfigDict
 
 from helpers import ROOT
-from mmpvt import UserError
-from mmpvt.engine import settings
+from mmpvt.engine.config import (
+    load_config,
+    make_work_dir,
+    set_checkpoint,
+    set_data_root,
+    set_hook,
+    set_pretrained,
+    set_resume,
+)
+from mmpvt.errors import CheckpointError, ConfigError, OutputError
 
 
 @pytest.fixture
 def config() -> Config:
-    return settings.load_config(str(ROOT / "configs/retinanet_pvt_s_fpn_1x_coco.py"))
+    return load_config(str(ROOT / "configs/retinanet_pvt_s_fpn_1x_coco.py"))
 
 
 def test_options(config: Config):
     path = str(ROOT / "configs/retinanet_pvt_s_fpn_1x_coco.py")
-    changed = settings.load_config(path, {"optim_wrapper.optimizer.lr": 1.0})
+    changed = load_config(path, {"optim_wrapper.optimizer.lr": 1.0})
     assert (config.optim_wrapper.optimizer.lr, changed.optim_wrapper.optimizer.lr) == (1e-4, 1.0)
     assert config.work_dir == "work_dirs/retinanet_pvt_s_fpn_1x_coco"
-    with pytest.raises(UserError, match="--cfg-options don't fit"):
-        settings.load_config(path, {"train_dataloader.dataset.pipeline.99.scale": (1, 1)})
+    with pytest.raises(ConfigError, match="cfg_options: they don't fit"):
+        load_config(path, {"train_dataloader.dataset.pipeline.99.scale": (1, 1)})
 
 
 def test_installed_configs():
-    config = settings.load_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
+    config = load_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
     assert config.model.backbone.depth == 50
-    ours = settings.load_config("mmpvt::retinanet_pvt_s_fpn_1x_coco.py")
+    ours = load_config("mmpvt::retinanet_pvt_s_fpn_1x_coco.py")
     assert ours.model.backbone.arch == "small"
-    assert settings.load_config("mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py").model
+    assert load_config("mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py").model
 
 
 def test_data_root_moves_data_and_evaluators(config: Config):
-    settings.set_data_root(config, "/data/elsewhere/")
+    set_data_root(config, "/data/elsewhere/")
     for split in ("train", "val", "test"):
         assert config[f"{split}_dataloader"].dataset.data_root == "/data/elsewhere/"
     assert config.val_evaluator.ann_file == "/data/elsewhere/annotations/instances_val2017.json"
@@ -44,34 +52,55 @@ def test_data_root_moves_data_and_evaluators(config: Config):
 
 
 def test_data_root_within_wrappers_and_of_segmenters():
-    config = settings.load_config("mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py")
+    config = load_config("mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py")
     config.train_dataloader.dataset = ConfigDict(
         type="RepeatDataset", times=2, dataset=config.train_dataloader.dataset
     )
-    settings.set_data_root(config, "ade")
+    set_data_root(config, "ade")
     assert config.train_dataloader.dataset.dataset.data_root == "ade"
     config.train_dataloader.dataset = config.val_dataloader = config.test_dataloader = None
-    with pytest.raises(UserError, match="names no data_root"):
-        settings.set_data_root(config, "ade")
+    with pytest.raises(ConfigError, match="data_root: the config names no data_root"):
+        set_data_root(config, "ade")
 
 
 def test_pretrained(config: Config, tmp_path: Path):
     weights = tmp_path / "weights.pth"
     weights.touch()
-    settings.set_pretrained(config, str(weights))
+    set_pretrained(config, str(weights))
     assert config.model.backbone.init_cfg == dict(type="Pretrained", checkpoint=str(weights))
-    settings.set_pretrained(config, "none")
+    set_pretrained(config, "none")
     assert config.model.backbone.init_cfg is None
-    with pytest.raises(UserError, match="no backbone"):
-        settings.set_pretrained(Config(dict(model=dict(type="A"))), "none")
+    with pytest.raises(ConfigError, match="no backbone"):
+        set_pretrained(Config(dict(model=dict(type="A"))), "none")
 
 
-def test_auto_scale_lr(config: Config):
-    settings.set_auto_scale_lr(config)
-    assert config.auto_scale_lr == dict(enable=True, base_batch_size=16)
-    config.auto_scale_lr = None
-    with pytest.raises(UserError, match="doesn't say which batch"):
-        settings.set_auto_scale_lr(config)
+def test_missing_files(config: Config, tmp_path: Path):
+    config.work_dir = str(tmp_path)
+    missing = str(tmp_path / "a.pth")
+    for change, name in ((set_pretrained, missing), (set_resume, missing), (set_resume, "auto")):
+        with pytest.raises(CheckpointError) as caught:
+            change(config, name)
+        assert caught.value.setting == change.__name__.removeprefix("set_")
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        set_checkpoint(config, missing)
+    set_checkpoint(config, "https://example.org/a.pth")
+    assert config.load_from == "https://example.org/a.pth"
+    (tmp_path / "file").touch()
+    config.work_dir = str(tmp_path / "file")
+    with pytest.raises(OutputError, match=r"can't be written to .*: pass work_dir"):
+        make_work_dir(config)
+
+
+def test_hooks_are_added_once():
+    """What the config says of a hook stays, unless it is given; older names are known."""
+    config = Config(dict(custom_hooks=[dict(type="mmpvt.LeftOutHook", notes=["a"])]))
+    set_hook(config, type="mmpvt.PicturesHook", count=3)
+    set_hook(config, type="mmpvt.PicturesHook", show_dir="b")
+    set_hook(config, type="mmpvt.SkippedDataHook", on_bad_data="stop")
+    assert config.custom_hooks == [
+        dict(type="mmpvt.SkippedDataHook", notes=["a"], on_bad_data="stop"),
+        dict(type="mmpvt.PicturesHook", count=3, show_dir="b"),
+    ]
 
 
 def test_published_settings_of_retinanet():
@@ -90,7 +119,7 @@ def test_published_settings_of_retinanet():
         "pvt_v2_b5": ("b5", 0.1, 1e-4 / 1.4, 1),
     }
     for name, (arch, drop_path, lr, batch) in rows.items():
-        config = settings.load_config(str(ROOT / f"configs/retinanet_{name}_fpn_1x_coco.py"))
+        config = load_config(str(ROOT / f"configs/retinanet_{name}_fpn_1x_coco.py"))
         backbone, optimizer = config.model.backbone, config.optim_wrapper.optimizer
         assert backbone.arch == arch and backbone.get("drop_path_rate", 0.1) == drop_path
         assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ("AdamW", lr, 1e-4)
@@ -112,7 +141,7 @@ def test_published_settings_of_retinanet():
         assert backbone.init_cfg.checkpoint == (
             f"https://github.com/whai362/PVT/releases/download/v2/{weights}.pth"
         )
-    small = settings.load_config(str(ROOT / "configs/retinanet_pvt_s_fpn_1x_coco_640.py"))
+    small = load_config(str(ROOT / "configs/retinanet_pvt_s_fpn_1x_coco_640.py"))
     for loader in (small.train_dataloader, small.val_dataloader, small.test_dataloader):
         (resize,) = (t for t in loader.dataset.pipeline if t.type == "Resize")
         assert resize.scale == (1066, 640)

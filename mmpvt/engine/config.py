@@ -1,0 +1,279 @@
+"""Configs: finding and reading them, and setting in them what a caller or command line asks for."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from mmpvt.checkpoint.saving import newest_checkpoint
+from mmpvt.compat import fix_package_lookup, get_installed_path
+from mmpvt.engine.class_names import read_class_lists
+from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.errors import CheckpointError, ConfigError, OutputError, UserError
+from mmpvt.swap import swap
+from mmpvt.utils.text import printable
+
+DET_PREPROCESSORS = ("DetDataPreprocessor", "mmdet.DetDataPreprocessor")
+PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH
+SUFFIXES = (".py", ".json", ".yaml", ".yml")
+RENAMED_HOOKS = {"mmpvt.LeftOutHook": "mmpvt.SkippedDataHook"}  # in configs of earlier runs
+
+
+def read_config(path: str) -> Config:
+    """Reads a config file as it is.
+
+    Args:
+        path (str): a file, or ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one.
+
+    Returns:
+        Config: the config.
+
+    Raises:
+        ConfigError: there is no such config, it can't be parsed, or it holds no model.
+    """
+    file = _find(path)
+    try:
+        with ExitStack() as undo:
+            fix_package_lookup(undo)  # for bases of ``mmdet::``
+            config = Config.fromfile(file)
+    except UserError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{path} can't be read as a config: {type(error).__name__}: {error}", where=path
+        ) from error
+    if not isinstance(config.get("model"), dict):
+        raise ConfigError(
+            f"{path} holds no model", where=path, hint="give an experiment's config, not a part"
+        )
+    return config
+
+
+def load_config(path: str, cfg_options: dict | None = None, backbone: str | None = None) -> Config:
+    """Reads a config file, and makes it one to run.
+
+    Args:
+        path (str): a file, or ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one.
+        cfg_options (dict | None): dotted keys and the values to set.
+        backbone (str | None): a PVT to put in the place of the model's backbone first.
+
+    Returns:
+        Config: the config, with the options in.
+
+    Raises:
+        ConfigError: there is no such config, it can't be parsed, or an option doesn't fit.
+        SwapError: the backbone can't be swapped.
+    """
+    config = read_config(path)
+    name = Path(path).stem
+    if backbone:
+        swapped = swap(config, backbone)
+        for change in swapped.changes:
+            print(printable(f"{change.where}: {change.what}"))
+        config, name = swapped.config, f"{name}_{swapped.name}"
+    try:
+        config.merge_from_dict(cfg_options or {})
+    except (KeyError, TypeError, AssertionError, IndexError) as error:
+        raise ConfigError(f"they don't fit {path}: {error}", setting="cfg_options") from error
+    read_class_lists(config)
+    take_channels(config)
+    config.work_dir = config.get("work_dir") or str(Path("work_dirs") / name)
+    return config
+
+
+def take_channels(config: Config) -> None:
+    """Gives detectors of other images than RGB a data preprocessor that takes their channels."""
+    for part in iter_dicts(config.get("model")):
+        preprocessor = part.get("data_preprocessor")
+        if not isinstance(preprocessor, dict) or preprocessor.get("type") not in DET_PREPROCESSORS:
+            continue
+        means = len(preprocessor.get("mean") or (0,))
+        channels = (part.get("backbone") or {}).get("in_channels", 3)
+        if means not in (1, 3) or channels != 3:
+            preprocessor["type"] = "mmpvt.DetDataPreprocessor"
+
+
+def set_data_root(config: Config, root: str) -> None:
+    """Moves every data set, and the files of evaluators beside it, to another folder.
+
+    Args:
+        config (Config): changed.
+        root (str): the folder that holds ``annotations`` and the images.
+
+    Raises:
+        ConfigError: the config names no data root.
+    """
+    loaders = [config.get(f"{split}_dataloader") or {} for split in ("train", "val", "test")]
+    olds = {
+        d["data_root"].rstrip("/")
+        for loader in loaders
+        for d in iter_dicts(loader)
+        if isinstance(d.get("data_root"), str)
+    }
+    if not olds:
+        raise ConfigError("the config names no data_root to replace", setting="data_root")
+    root = root.rstrip("/") or "/"
+
+    def moved(value: str) -> str:
+        for old in sorted(olds, key=len, reverse=True):
+            if value == old or value.startswith(old + "/"):
+                return root + value[len(old) :]
+        return value
+
+    for part in (*loaders, config.get("val_evaluator"), config.get("test_evaluator")):
+        for d in iter_dicts(part):
+            for key, value in d.items():
+                if isinstance(value, str):
+                    d[key] = moved(value)
+
+
+def set_pretrained(config: Config, source: str) -> None:
+    """Makes every backbone of the model start from other weights.
+
+    Args:
+        config (Config): changed.
+        source (str): a file or URL in any known layout, or ``'none'`` for random weights.
+
+    Raises:
+        CheckpointError: the file doesn't exist.
+        ConfigError: the model has no backbone.
+    """
+    if source != "none" and not _exists(source):
+        raise CheckpointError(f"no such file: {source}", setting="pretrained", where=source)
+    backbones = [d["backbone"] for d in iter_dicts(config.model) if "backbone" in d]
+    if not backbones:
+        raise ConfigError("the config's model has no backbone", setting="pretrained")
+    for backbone in backbones:
+        backbone.pop("pretrained", None)
+        backbone["init_cfg"] = (
+            None if source == "none" else dict(type="Pretrained", checkpoint=source)
+        )
+
+
+def set_resume(config: Config, checkpoint: str) -> None:
+    """Resumes a run.
+
+    Args:
+        config (Config): changed.
+        checkpoint (str): the file, or ``'auto'`` for the newest in the work directory.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if checkpoint == "auto":
+        found = newest_checkpoint(config.work_dir)
+        if found is None:
+            raise CheckpointError(
+                f"nothing to resume from in {config.work_dir}, which holds no intact checkpoint",
+                setting="resume",
+                where=config.work_dir,
+                hint="leave it out to start anew, or name a checkpoint",
+            )
+        checkpoint = str(found)
+    elif not Path(checkpoint).is_file():
+        raise CheckpointError(
+            f"no such checkpoint: {checkpoint}", setting="resume", where=checkpoint
+        )
+    config.resume = True
+    config.load_from = checkpoint
+    if "backbone" in config.model:  # its weights come from the checkpoint
+        config.model.backbone.init_cfg = None
+
+
+def set_checkpoint(config: Config, checkpoint: str) -> None:
+    """Sets the checkpoint, a file or URL, to test or export.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    if not _exists(checkpoint):
+        raise CheckpointError(
+            f"no checkpoint at {checkpoint}: there is no such file", where=checkpoint
+        )
+    config.load_from = checkpoint
+
+
+def make_work_dir(config: Config) -> None:
+    """Makes the work directory, so that a run can't fail on it later.
+
+    Raises:
+        OutputError: it can't be made or written to.
+    """
+    folder = Path(config.work_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"the work directory {folder} can't be written to ({error.strerror})",
+            where=folder,
+            instead=("work_dir", None),
+        ) from error
+
+
+def set_hook(config: Config, **hook) -> None:
+    """Adds a hook to the runner's, or sets the arguments of one that the config has."""
+    hooks = [ConfigDict(one) for one in config.get("custom_hooks") or ()]
+    for one in hooks:
+        one.type = RENAMED_HOOKS.get(one.type, one.type)
+    known = next((one for one in hooks if one.type == hook["type"]), None)
+    if known is None:
+        hooks.append(ConfigDict(hook))
+    else:
+        known.update(hook)
+    config.custom_hooks = hooks
+
+
+def config_folder(package: str) -> Path | None:
+    """The folder of an installed package's configs."""
+    try:
+        path = Path(get_installed_path(package))
+    except ModuleNotFoundError:
+        return None
+    inside = path / ".mim" / "configs"
+    return inside if inside.is_dir() else path.parent / "configs"
+
+
+def _exists(checkpoint: str) -> bool:
+    """Whether a file is there; a URL is tried when it is downloaded."""
+    return "://" in checkpoint or Path(checkpoint).expanduser().is_file()
+
+
+def _find(path: str) -> Path:
+    package, _, name = path.rpartition("::")
+    folder = config_folder(package) if package in PACKAGES else None
+    file = folder / name if folder else Path(path)
+    if not file.is_file():
+        near = _near(path)
+        hint = f"did you mean {' or '.join(near)}?" if near else "configs/ holds the project's own"
+        raise ConfigError(f"no config at {path}", where=path, hint=hint)
+    if file.suffix not in SUFFIXES:
+        raise ConfigError(f"{path} is no config: one ends in .py, .json, .yaml or .yml", where=path)
+    return file
+
+
+def _near(path: str) -> list[str]:
+    """Up to three configs of a name like the last part of ``path``."""
+    stem = Path(path.rpartition("::")[2]).stem
+    beside = {
+        file.stem: str(file)
+        for folder in {Path(path).parent, Path("configs")}
+        if "::" not in path and folder.is_dir()
+        for file in folder.glob("*.py")
+    }
+    installed = {
+        file.stem: f"{package}::{file.relative_to(folder)}"
+        for package in PACKAGES
+        if (folder := config_folder(package)) and folder.is_dir()
+        for file in folder.rglob("*.py")
+        if "_base_" not in file.parts
+    }
+    known = {**installed, **beside}
+    close = difflib.get_close_matches(stem, known, n=3, cutoff=0.5)
+    return [known[name] for name in close]

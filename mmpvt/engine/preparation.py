@@ -1,0 +1,445 @@
+"""From a config and a run's options to the config that a runner takes, step by step."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import importlib.util
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, ConfigDict
+
+from mmpvt.datasets.samplers import kill_workers
+from mmpvt.engine.checks import check_data, check_pixels, keep_inside
+from mmpvt.engine.config import (
+    make_work_dir,
+    set_checkpoint,
+    set_data_root,
+    set_hook,
+    set_pretrained,
+    set_resume,
+)
+from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
+from mmpvt.engine.launch import is_first_process, prepare_launcher
+from mmpvt.errors import ConfigError, LaunchError, OutputError
+from mmpvt.utils.locking import locked
+from mmpvt.utils.outputs import Outputs, check_free
+from mmpvt.utils.text import encodable, printable
+
+AMP_DTYPES = ("float16", "bfloat16")
+FUSED = ("Adam", "AdamW", "SGD")  # PyTorch's optimizers that have a fused kernel
+LOOPS = {  # MMEngine's to ours
+    "EpochBasedTrainLoop": "mmpvt.EpochLoop",
+    "IterBasedTrainLoop": "mmpvt.IterLoop",
+}
+BATCH_SAMPLER = "mmpvt.ResumableBatchSampler"
+
+
+@dataclass(kw_only=True)
+class RunOptions:
+    """What training and testing have in common.
+
+    Attributes:
+        work_dir: folder of logs, checkpoints and pictures. Default: the config's.
+        data_root: folder that the data lies in. Default: the config's.
+        seed: of all that is random. Default: the config's, else one drawn at random.
+        deterministic: whether to take deterministic kernels only.
+        on_bad_data: ``'stop'`` ends the run on an image or label map that can't be used, ``'skip'``
+            skips it, ``'auto'`` stops tests, and training within its first 100 batches.
+        launcher: what started the processes: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+    """
+
+    work_dir: str | None = None
+    data_root: str | None = None
+    seed: int | None = None
+    deterministic: bool = False
+    on_bad_data: str = "auto"
+    launcher: str = "none"
+
+
+@dataclass(kw_only=True)
+class TrainOptions(RunOptions):
+    """Of a training run.
+
+    Attributes:
+        pretrained: file or URL of the backbone's weights, or ``'none'``. Default: the config's.
+        resume: checkpoint to resume from, or ``'auto'`` for the work directory's newest.
+        amp: type of mixed precision, ``'float16'`` or ``'bfloat16'``. Default: the config's.
+        compile: whether to compile the backbone.
+        auto_scale_lr: whether to scale the learning rate with the batch size.
+        on_nan: ``'stop'`` ends the run on a loss or gradient of NaN or Inf, ``'skip'`` skips the
+            step.
+    """
+
+    pretrained: str | None = None
+    resume: str | None = None
+    amp: str | None = None
+    compile: bool = False
+    auto_scale_lr: bool = False
+    on_nan: str = "stop"
+
+
+@dataclass(kw_only=True)
+class TestOptions(RunOptions):
+    """Of a test.
+
+    Attributes:
+        checkpoint: file or URL of the model's weights.
+        out: a ``.pkl`` file for a detector's predictions, a folder for a segmenter's label maps.
+        force: whether to overwrite that file.
+        show_dir: folder for a picture of every image.
+        tta: whether to augment at test time.
+    """
+
+    __test__ = False  # pytest would take it for a test
+
+    checkpoint: str
+    out: str | None = None
+    force: bool = False
+    show_dir: str | None = None
+    tta: bool = False
+
+
+def prepare_training(
+    config: Config, options: TrainOptions, locks: ExitStack | None = None
+) -> Config:
+    """Makes a config one to train: checked, resumable, and with what the options ask for.
+
+    Nothing is written, and no folder made, before config and data are found to be sound. From
+    Python::
+
+        config = load_config("configs/retinanet_pvt_v2_b0_fpn_shapes.py")
+        Runner.from_cfg(prepare_training(config, TrainOptions(seed=0))).train()
+
+    Args:
+        config (Config): of :func:`~mmpvt.engine.config.load_config`.
+        options (TrainOptions): of the run.
+        locks (ExitStack | None): takes the lock that keeps other runs out of the work directory,
+            to be closed after the run. Default: None, no lock.
+
+    Returns:
+        Config: what ``Runner.from_cfg`` takes. It may be prepared again.
+
+    Raises:
+        UserError: the config, an option or the data can't be used, or the work directory is in
+            use.
+    """
+    # What the options ask for
+    config = _with_common_options(config, options)
+    has_work_dir = Path(config.work_dir).is_dir()
+    if has_work_dir:  # before the newest checkpoint is looked for
+        _lock_work_dir(config, locks)
+    if options.pretrained:
+        set_pretrained(config, options.pretrained)
+    if options.resume:
+        set_resume(config, options.resume)
+    if options.amp:
+        _set_amp(config, options.amp)
+    if options.auto_scale_lr:
+        _set_auto_scale_lr(config)
+
+    # Checks, then the first that is written
+    splits = ("train", "val") if config.get("val_cfg") else ("train",)
+    contents = _check(config, splits)
+    make_work_dir(config)
+    config = _without_name_in_work_dir(config)
+    if not has_work_dir:
+        _lock_work_dir(config, locks)
+
+    # Data
+    notes = skip_unusable_annotations(config, splits, options.on_bad_data, contents)
+    _name_broken_files(config)
+    keep_inside(config)
+    _use_own_coco_metric(config)
+
+    # Training
+    fall_back_to_float32(config)
+    _fuse_optimizer(config)
+    _guard_steps(config)
+    _make_resumable(config, options.on_bad_data)
+    _use_own_checkpoint_hooks(config)
+    _ignore_signals_in_workers(config)
+    _add_tensorboard(config)
+
+    # Hooks
+    set_hook(config, type="mmpvt.SkippedDataHook", notes=notes, on_bad_data=options.on_bad_data)
+    if options.compile:
+        set_hook(config, type="mmpvt.CompileHook")
+    resume = bool(config.get("resume"))
+    set_hook(config, type="mmpvt.CheckpointFitHook", strict=resume, resume=resume)
+    set_hook(config, type="mmpvt.DivergenceHook", on_nan=options.on_nan)
+    set_hook(config, type="mmpvt.PicturesHook")
+    set_hook(config, type="mmpvt.InterruptHook")
+
+    prepare_launcher(config, options.launcher)
+    return config
+
+
+def prepare_test(config: Config, options: TestOptions) -> Config:
+    """Makes a config one to test: checked, and with what the options ask for.
+
+    Args:
+        config (Config): of :func:`~mmpvt.engine.config.load_config`.
+        options (TestOptions): of the test.
+
+    Returns:
+        Config: what ``Runner.from_cfg`` takes.
+
+    Raises:
+        UserError: the config, an option or the data can't be used.
+    """
+    # What the options ask for
+    config = _with_common_options(config, options)
+    set_checkpoint(config, options.checkpoint)
+    if options.out:
+        _set_out(config, options.out, options.force)
+    if options.show_dir:
+        Outputs(options.show_dir, "show_dir").check_folder()
+
+    # Checks, then the first that is written
+    contents = _check(config, ("test",))
+    make_work_dir(config)
+    config = _without_name_in_work_dir(config)
+
+    # Data
+    notes = skip_unusable_annotations(config, ("test",), options.on_bad_data, contents)
+    _use_own_coco_metric(config)
+    if options.tta:
+        _set_tta(config)
+    _name_broken_files(config)  # in the pipeline of test-time augmentation, too
+    keep_inside(config)
+    _ignore_signals_in_workers(config)
+
+    # Hooks
+    set_hook(config, type="mmpvt.SkippedDataHook", notes=notes, on_bad_data=options.on_bad_data)
+    set_hook(config, type="mmpvt.CheckpointFitHook", strict=True, resume=False)
+    pictures = dict(show_dir=options.show_dir) if options.show_dir else {}
+    set_hook(config, type="mmpvt.PicturesHook", **pictures)
+    set_hook(config, type="mmpvt.InterruptHook")
+
+    prepare_launcher(config, options.launcher, trains=False)
+    return config
+
+
+def _with_common_options(config: Config, options: RunOptions) -> Config:
+    config = copy.deepcopy(config)
+    if options.work_dir:
+        config.work_dir = options.work_dir
+    if options.data_root:
+        set_data_root(config, options.data_root)
+    if options.seed is not None or options.deterministic:
+        randomness = config.get("randomness") or {}
+        seed = randomness.get("seed") if options.seed is None else options.seed
+        config.randomness = dict(randomness, seed=seed, deterministic=options.deterministic)
+    return config
+
+
+def _lock_work_dir(config: Config, locks: ExitStack | None) -> None:
+    if locks is not None and is_first_process():
+        locks.enter_context(locked(config.work_dir, "work_dir"))
+
+
+def _check(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
+    """Checks the data, in the first process; what COCO's annotation files hold, by path."""
+    if not is_first_process():
+        return {}
+    contents = check_data(config, splits)
+    check_pixels(config, splits, contents)
+    return contents
+
+
+def _without_name_in_work_dir(config: Config) -> Config:
+    """A config that lies in the work directory itself isn't replaced by MMEngine's copy of it.
+
+    The copy of a config without a file name is named by the time.
+    """
+    copied = config.filename and Path(config.work_dir, Path(config.filename).name)
+    if copied and copied.exists() and copied.samefile(config.filename):
+        return Config(config.to_dict(), config.text, env_variables=config.env_variables)
+    return config
+
+
+def _set_amp(config: Config, dtype: str) -> None:
+    """Trains in mixed precision; for float16, whose range is small, the loss is scaled."""
+    if not torch.cuda.is_available():
+        raise LaunchError(
+            "mixed precision needs a CUDA GPU, and PyTorch sees none here",
+            setting="amp",
+            hint="leave it out",
+        )
+    loss_scale = "dynamic" if dtype == "float16" else 1.0
+    config.optim_wrapper.update(type="AmpOptimWrapper", dtype=dtype, loss_scale=loss_scale)
+
+
+def _set_auto_scale_lr(config: Config) -> None:
+    """Scales the learning rate with the batch size."""
+    if not (config.get("auto_scale_lr") or {}).get("base_batch_size"):
+        raise ConfigError(
+            "the config doesn't say which batch size its learning rate is for",
+            setting="auto_scale_lr",
+            instead=("cfg_options", "auto_scale_lr.base_batch_size=16"),
+        )
+    config.auto_scale_lr.enable = True
+
+
+def _set_out(config: Config, out: str, force: bool) -> None:
+    """Keeps a test's predictions: a detector's as a pickle file, a segmenter's as label maps."""
+    evaluators = config.test_evaluator
+    evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
+    if config.get("default_scope") == "mmseg":
+        if Path(out).suffix:
+            raise OutputError(
+                f"a segmenter's label maps take a folder, not {out}", setting="out", where=out
+            )
+        Outputs(out).check_folder()
+        cityscapes = [e for e in evaluators if str(e["type"]).endswith("CityscapesMetric")]
+        for evaluator in cityscapes:  # whose files are of a form of their own
+            evaluator.update(output_dir=out, keep_results=True)
+        if not cityscapes:
+            set_hook(config, type="mmpvt.LabelMapsHook", out=out)
+        return
+    if Path(out).suffix not in (".pkl", ".pickle"):
+        raise OutputError(
+            f"a detector's results take a file ending in .pkl, not {out}", setting="out", where=out
+        )
+    check_free(Path(out), force, "out")
+    dump = ConfigDict(type="mmpvt.DumpDetResults", out_file_path=out)
+    config.test_evaluator = [*(e for e in evaluators if e != dump), dump]
+
+
+def _set_tta(config: Config) -> None:
+    """Tests under the config's augmentations; a detector without any, under a flip."""
+    dataset = config.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    if "tta_model" not in config or "tta_pipeline" not in config:
+        if config.get("default_scope") == "mmseg":
+            raise ConfigError("the config holds no tta_model and tta_pipeline", setting="tta")
+        config.tta_model, config.tta_pipeline = _flip_tta(dataset.pipeline)
+    if config.model.get("type") != config.tta_model.type:
+        config.model = ConfigDict(**config.tta_model, module=config.model)
+    dataset.pipeline = config.tta_pipeline
+
+
+def _flip_tta(pipeline: list[dict]) -> tuple[ConfigDict, list[ConfigDict]]:
+    keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+    flips = [ConfigDict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
+    pack = ConfigDict(type="PackDetInputs", meta_keys=(*keys, "flip", "flip_direction"))
+    tta = ConfigDict(type="TestTimeAug", transforms=[flips, [pack]])
+    nms = dict(type="nms", iou_threshold=0.5)
+    model = ConfigDict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
+    return model, [*pipeline[:-1], tta]
+
+
+def _name_broken_files(config: Config) -> None:
+    """Has every pipeline name the image or label map that can't be used."""
+    heads = (d["decode_head"] for d in iter_dicts(config.model) if "decode_head" in d)
+    head = next((head for head in heads if isinstance(head, dict)), {})
+    for split in ("train", "val", "test"):
+        for d in iter_dicts(config.get(f"{split}_dataloader")):
+            if d.get("type") in ("LoadImageFromFile", "mmpvt.LoadImageFromFile"):
+                d["type"] = "mmpvt.LoadImageFromFile"
+                if d.get("color_type") == "unchanged":
+                    d["channels"] = (config.model.get("backbone") or {}).get("in_channels")
+            elif d.get("type") == "mmpvt.LoadSegAnnotations" or (
+                d.get("type") == "LoadAnnotations" and config.get("default_scope") == "mmseg"
+            ):
+                d.update(type="mmpvt.LoadSegAnnotations", num_classes=head.get("num_classes"))
+
+
+def _use_own_coco_metric(config: Config) -> None:
+    """Takes the project's COCO metric for MMDetection's, of the same options and numbers.
+
+    MMDetection's lists the APs of single classes in the order of their ids, under names in the
+    order of the data set's classes.
+    """
+    for split in ("val", "test"):
+        for evaluator in iter_dicts(config.get(f"{split}_evaluator")):
+            if evaluator.get("type") in ("CocoMetric", "mmdet.CocoMetric"):
+                evaluator["type"] = "mmpvt.CocoMetric"
+
+
+def fall_back_to_float32(config: Config) -> None:
+    """Trains in float32 where there is no GPU for the mixed precision that the config asks for."""
+    wrapper = config.get("optim_wrapper") or {}
+    is_amp = wrapper.get("type") in ("AmpOptimWrapper", "mmpvt.AmpOptimWrapper")
+    if is_amp and not torch.cuda.is_available():
+        print("no GPU here: training in float32, where the config asks for mixed precision")
+        wrapper["type"] = "OptimWrapper"
+        for key in ("loss_scale", "dtype", "use_fsdp"):
+            wrapper.pop(key, None)
+
+
+def _fuse_optimizer(config: Config) -> None:
+    """Updates all parameters in one kernel, where PyTorch has one and the config doesn't choose."""
+    optimizer = (config.get("optim_wrapper") or {}).get("optimizer") or {}
+    if optimizer.get("type") in FUSED and not {"fused", "foreach"} & set(optimizer):
+        optimizer["fused"] = True
+
+
+def _guard_steps(config: Config) -> None:
+    """Takes optimizer wrappers that :class:`~mmpvt.engine.hooks.divergence.DivergenceHook` guards.
+
+    A config with several optimizers, or a wrapper of its own, keeps them.
+    """
+    wrapper = config.optim_wrapper
+    if "optimizer" in wrapper and wrapper.get("type") in (None, "OptimWrapper", "AmpOptimWrapper"):
+        wrapper["type"] = f"mmpvt.{wrapper.get('type') or 'OptimWrapper'}"
+
+
+def _make_resumable(config: Config, on_bad_data: str) -> None:
+    """Has a resumed run end with the weights of one that was never stopped.
+
+    A config with a training loop of its own keeps it.
+    """
+    loop, loader = config.train_cfg, config.train_dataloader
+    if "type" not in loop:
+        by_epoch = loop.pop("by_epoch", True)
+        loop.type = "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop"
+    loop.type = LOOPS.get(loop.type.removeprefix("mmengine."), loop.type)
+    if loop.type not in LOOPS.values():
+        return
+    if (loader.get("batch_sampler") or {}).get("type") == BATCH_SAMPLER:
+        loader.batch_sampler.on_bad_data = on_bad_data
+        return
+    loader.batch_sampler = ConfigDict(
+        type=BATCH_SAMPLER,
+        inner=loader.get("batch_sampler"),
+        drop_last=loader.pop("drop_last", False),
+        endless=loop.type == "mmpvt.IterLoop",
+        on_bad_data=on_bad_data,
+    )
+
+
+def _use_own_checkpoint_hooks(config: Config) -> None:
+    """Keeps older checkpoints until the new one is intact, and trains on through a full disk."""
+    for hook in (config.get("default_hooks") or {}).values():
+        if hook and hook.get("type") in ("CheckpointHook", "LoggerHook"):
+            hook.type = f"mmpvt.{hook.type}"
+
+
+def _ignore_signals_in_workers(config: Config) -> None:
+    """Has loading processes ignore a signal that is sent to all, so that the main one can save."""
+    atexit.register(kill_workers)
+    for split in ("train", "val", "test"):
+        loader = config.get(f"{split}_dataloader")
+        if loader:
+            loader.pop("disable_subprocess_warning", None)
+            loader.worker_init_fn = ConfigDict(type="mmpvt.init_worker")
+
+
+def _add_tensorboard(config: Config) -> None:
+    """Writes scalars for TensorBoard too, where it is installed."""
+    backends = (config.get("visualizer") or {}).get("vis_backends")
+    if backends is None or importlib.util.find_spec("tensorboard") is None:
+        return
+    if encodable(config.work_dir) != config.work_dir:
+        print(f"no scalars for TensorBoard, which takes no such path: {printable(config.work_dir)}")
+        return
+    if all(backend["type"] != "TensorboardVisBackend" for backend in backends):
+        backends.append(ConfigDict(type="TensorboardVisBackend"))

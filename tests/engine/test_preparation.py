@@ -1,0 +1,306 @@
+"""From a config and a run's options to exactly the config that a runner takes."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from mmengine.config import Config, ConfigDict
+from torch import nn
+
+from helpers import ROOT
+from mmpvt.datasets.shapes import generate
+from mmpvt.engine import preparation
+from mmpvt.engine.config import load_config
+from mmpvt.engine.hooks.compile import CompileHook
+from mmpvt.engine.preparation import TrainOptions, prepare_test, prepare_training
+from mmpvt.errors import ConfigError, LaunchError, OutputError, UserError
+from mmpvt.utils.locking import LOCK
+
+DETECTOR, SEGMENTER = "retinanet_pvt_v2_b0_fpn_shapes.py", "fpn_pvt_v2_b0_shapes.py"
+HOOKS = ("SkippedData", "CheckpointFit", "Divergence", "Pictures", "Interrupt")
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    return generate(root, num_train=2, num_val=1, size=64, progress=False)
+
+
+@pytest.fixture
+def options(shapes: Path, tmp_path: Path) -> dict:
+    return dict(data_root=str(shapes), work_dir=str(tmp_path / "work"))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose PyTorch says that it has one."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # which MMEngine's logger looks up
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+def load(name: str = DETECTOR, **changes) -> Config:
+    return load_config(str(ROOT / "configs" / name), changes)
+
+
+def hooks(config: Config) -> dict[str, dict]:
+    return {
+        hook.type.removeprefix("mmpvt.").removesuffix("Hook"): {
+            key: value for key, value in hook.items() if key != "type"
+        }
+        for hook in config.custom_hooks
+    }
+
+
+def test_training_a_detector(options: dict, shapes: Path, tmp_path: Path):
+    config = load()
+    before = config.pretty_text
+    prepared = prepare_training(config, TrainOptions(**options, seed=3, on_nan="skip"))
+    assert config.pretty_text == before
+    assert (prepared.work_dir, prepared.launcher) == (str(tmp_path / "work"), "none")
+    assert prepared.randomness == dict(seed=3, deterministic=False)
+    assert hooks(prepared) == dict(
+        SkippedData=dict(notes=[], on_bad_data="auto"),
+        CheckpointFit=dict(strict=False, resume=False),
+        Divergence=dict(on_nan="skip"),
+        Pictures={},
+        Interrupt={},
+    )
+    assert tuple(hooks(prepared)) == HOOKS
+    assert {name: hook.type for name, hook in prepared.default_hooks.items()} == {
+        **{name: hook.type for name, hook in config.default_hooks.items()},
+        "checkpoint": "mmpvt.CheckpointHook",
+        "logger": "mmpvt.LoggerHook",
+    }
+    assert prepared.train_cfg.type == "mmpvt.EpochLoop"
+    assert prepared.train_dataloader.batch_sampler == dict(
+        type="mmpvt.ResumableBatchSampler",
+        inner=config.train_dataloader.get("batch_sampler"),
+        drop_last=False,
+        endless=False,
+        on_bad_data="auto",
+    )
+    assert prepared.train_dataloader.sampler == config.train_dataloader.sampler
+    assert prepared.optim_wrapper.type == "mmpvt.OptimWrapper"
+    assert prepared.optim_wrapper.optimizer == dict(config.optim_wrapper.optimizer, fused=True)
+    assert prepared.val_evaluator.type == "mmpvt.CocoMetric"
+    for split in ("train", "val"):
+        loader = prepared[f"{split}_dataloader"]
+        assert loader.worker_init_fn == dict(type="mmpvt.init_worker")
+        assert Path(loader.dataset.data_root) == shapes
+        first, *others = loader.dataset.pipeline
+        folders = {Path(folder) for folder in first.folders}
+        assert first.type == "mmpvt.LoadImageFromFile" and shapes / f"{split}2017" in folders
+        assert others == config[f"{split}_dataloader"].dataset.pipeline[1:]
+    assert prepared.model == config.model
+    again = prepare_training(prepared, TrainOptions(**options, seed=3, on_nan="skip"))
+    assert again.to_dict() == prepared.to_dict()
+
+
+def test_training_a_segmenter(options: dict):
+    prepared = prepare_training(load(SEGMENTER), TrainOptions(**options, on_bad_data="skip"))
+    assert tuple(hooks(prepared)) == HOOKS
+    assert hooks(prepared)["SkippedData"] == dict(notes=[], on_bad_data="skip")
+    assert prepared.train_cfg.type == "mmpvt.IterLoop" and "by_epoch" not in prepared.train_cfg
+    sampler = prepared.train_dataloader.batch_sampler
+    assert sampler.endless and sampler.on_bad_data == "skip"
+    for split in ("train", "val"):
+        loading = {step.type: step for step in prepared[f"{split}_dataloader"].dataset.pipeline}
+        classes = prepared.model.decode_head.num_classes
+        assert loading["mmpvt.LoadSegAnnotations"].num_classes == classes
+    later = prepare_training(prepared, TrainOptions(**options, on_bad_data="stop"))
+    assert later.train_dataloader.batch_sampler.on_bad_data == "stop"
+
+
+def test_resuming(options: dict, tmp_path: Path):
+    checkpoint = tmp_path / "a.pth"
+    checkpoint.touch()
+    prepared = prepare_training(load(), TrainOptions(**options, resume=str(checkpoint)))
+    assert (prepared.resume, prepared.load_from) == (True, str(checkpoint))
+    assert prepared.model.backbone.init_cfg is None
+    assert hooks(prepared)["CheckpointFit"] == dict(strict=True, resume=True)
+    with pytest.raises(UserError, match="resume: nothing to resume from"):
+        prepare_training(load(), TrainOptions(**options, resume="auto"))
+
+
+def test_own_loops_and_optimizers_stay(options: dict):
+    config = load()
+    config.train_cfg.type, config.optim_wrapper.type = "OwnLoop", "OwnWrapper"
+    prepared = prepare_training(config, TrainOptions(**options))
+    assert (prepared.train_cfg.type, prepared.optim_wrapper.type) == ("OwnLoop", "OwnWrapper")
+    assert prepared.train_dataloader.get("batch_sampler") == (
+        config.train_dataloader.get("batch_sampler")
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        (dict(data_root="missing"), UserError),
+        (dict(pretrained="missing.pth"), UserError),
+        (dict(amp="float16"), LaunchError),
+        (dict(launcher="pytorch"), LaunchError),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_nothing_is_written_before_a_mistake(changes: dict, error: type, options: dict):
+    with pytest.raises(UserError) as caught:
+        prepare_training(load(), TrainOptions(**{**options, **changes}))
+    assert isinstance(caught.value, error)
+    if "launcher" not in changes:
+        assert not Path(options["work_dir"]).exists()
+
+
+def test_the_work_directory_is_locked(options: dict, monkeypatch: pytest.MonkeyPatch):
+    """A new one once it is made, an old one before its newest checkpoint is looked for."""
+    folder = Path(options["work_dir"])
+    with ExitStack() as locks:
+        prepare_training(load(), TrainOptions(**options), locks)
+        assert (folder / LOCK).is_file()
+    (folder / LOCK).unlink()
+    monkeypatch.setattr(preparation, "set_resume", lambda *_: (folder / LOCK).stat())
+    with ExitStack() as locks:
+        prepare_training(load(), TrainOptions(**options, resume="auto"), locks)
+    (folder / LOCK).unlink()
+    prepare_training(load(), TrainOptions(**options))
+    assert not (folder / LOCK).exists()
+
+
+def test_what_cannot_be_used_is_noted(shapes: Path, options: dict, tmp_path: Path):
+    root = generate(tmp_path / "bad", num_train=2, num_val=1, size=64, progress=False)
+    file = root / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["bbox"] = [1, 1, 0, 9]
+    file.write_text(json.dumps(content))
+    prepared = prepare_training(load(), TrainOptions(**{**options, "data_root": str(root)}))
+    (note,) = hooks(prepared)["SkippedData"]["notes"]
+    assert "0 images and 1 annotations of" in note
+    assert Path(prepared.train_dataloader.dataset.ann_file).parent == tmp_path / "work/annotations"
+    assert prepared.val_dataloader.dataset.ann_file == load().val_dataloader.dataset.ann_file
+
+
+def test_a_config_in_the_work_directory_is_not_replaced(options: dict, tmp_path: Path):
+    file = tmp_path / "work" / "own.py"
+    file.parent.mkdir()
+    file.write_text(f"_base_ = {str(ROOT / 'configs' / DETECTOR)!r}")
+    config = load_config(str(file))
+    prepared = prepare_training(config, TrainOptions(**options))
+    assert prepared.filename is None and config.filename == str(file)
+    assert isinstance(prepared.model, ConfigDict) and prepared.model == config.model
+    elsewhere = dict(options, work_dir=str(tmp_path / "other"))
+    assert prepare_training(config, TrainOptions(**elsewhere)).filename == str(file)
+
+
+def test_mixed_precision_falls_back(options: dict, capsys: pytest.CaptureFixture[str]):
+    config = load()
+    config.optim_wrapper.update(type="AmpOptimWrapper", loss_scale="dynamic")
+    prepared = prepare_training(config, TrainOptions(**options))
+    assert prepared.optim_wrapper.type == "mmpvt.OptimWrapper"
+    assert "loss_scale" not in prepared.optim_wrapper
+    assert "float32" in capsys.readouterr().out
+    prepared.optim_wrapper.type = "mmpvt.AmpOptimWrapper"  # prepared on another machine
+    again = prepare_training(prepared, TrainOptions(**options))
+    assert again.optim_wrapper.type == "mmpvt.OptimWrapper"
+    with pytest.raises(LaunchError, match="amp: mixed precision needs a CUDA GPU"):
+        prepare_training(load(), TrainOptions(**options, amp="float16"))
+
+
+@pytest.mark.parametrize(("dtype", "loss_scale"), [("float16", "dynamic"), ("bfloat16", 1.0)])
+def test_mixed_precision(dtype: str, loss_scale: str | float, options: dict, gpu):
+    wrapper = prepare_training(load(), TrainOptions(**options, amp=dtype)).optim_wrapper
+    found = (wrapper.type, wrapper.dtype, wrapper.loss_scale)
+    assert found == ("mmpvt.AmpOptimWrapper", dtype, loss_scale)
+    config = load("retinanet_pvt_l_fpn_1x_coco.py")
+    preparation.fall_back_to_float32(config)
+    assert config.optim_wrapper.type == "AmpOptimWrapper"
+
+
+def test_optimizers_are_fused_unless_the_config_chooses(options: dict):
+    config = load()
+    config.optim_wrapper.optimizer.fused = False
+    prepared = prepare_training(config, TrainOptions(**options))
+    assert not prepared.optim_wrapper.optimizer.fused
+    config.optim_wrapper.optimizer = dict(type="Adadelta")
+    prepared = prepare_training(config, TrainOptions(**options))
+    assert "fused" not in prepared.optim_wrapper.optimizer
+
+
+def test_learning_rates_are_scaled(options: dict):
+    config = load()
+    config.auto_scale_lr = dict(enable=False, base_batch_size=16)
+    prepared = prepare_training(config, TrainOptions(**options, auto_scale_lr=True))
+    assert prepared.auto_scale_lr == dict(enable=True, base_batch_size=16)
+    config.auto_scale_lr = None
+    with pytest.raises(ConfigError, match="doesn't say which batch"):
+        prepare_training(config, TrainOptions(**options, auto_scale_lr=True))
+
+
+def test_only_backbones_are_compiled(options: dict):
+    prepared = prepare_training(load(), TrainOptions(**options, compile=True))
+    assert "Compile" in hooks(prepared)
+    student, teacher = (
+        nn.ModuleDict(dict(backbone=nn.Identity(), neck=nn.Identity())) for _ in "ab"
+    )
+    model = nn.ModuleDict(dict(student=student, teacher=teacher))
+    CompileHook().before_train(SimpleNamespace(model=model))
+    compiled = {name for name, module in model.named_modules() if module._compiled_call_impl}
+    assert compiled == {"student.backbone", "teacher.backbone"}
+
+
+@pytest.fixture
+def tested(options: dict, tmp_path: Path) -> dict:
+    checkpoint = tmp_path / "a.pth"
+    checkpoint.touch()
+    return dict(options, checkpoint=str(checkpoint))
+
+
+def test_testing_a_detector(tested: dict, shapes: Path, tmp_path: Path):
+    config = load()
+    out = str(tmp_path / "out.pkl")
+    options = preparation.TestOptions(**tested, out=out, tta=True, show_dir=str(tmp_path / "show"))
+    prepared = prepare_test(config, options)
+    assert prepared.load_from == tested["checkpoint"] and not prepared.get("resume")
+    assert hooks(prepared) == dict(
+        SkippedData=dict(notes=[], on_bad_data="auto"),
+        CheckpointFit=dict(strict=True, resume=False),
+        Pictures=dict(show_dir=str(tmp_path / "show")),
+        Interrupt={},
+    )
+    metric, dump = prepared.test_evaluator
+    assert metric.type == "mmpvt.CocoMetric"
+    assert dump == dict(type="mmpvt.DumpDetResults", out_file_path=out)
+    assert prepared.model.type == "DetTTAModel" and prepared.model.module == config.model
+    loader = prepared.test_dataloader
+    first, *_, last = loader.dataset.pipeline
+    assert (first.type, last.type) == ("mmpvt.LoadImageFromFile", "TestTimeAug")
+    assert str(shapes / "val2017") in [str(Path(folder)) for folder in first.folders]
+    assert loader.worker_init_fn == dict(type="mmpvt.init_worker")
+    assert prepare_test(prepared, options).to_dict() == prepared.to_dict()
+
+
+def test_testing_a_segmenter(tested: dict, tmp_path: Path):
+    out = str(tmp_path / "maps")
+    prepared = prepare_test(load(SEGMENTER), preparation.TestOptions(**tested, out=out))
+    assert hooks(prepared)["LabelMaps"] == dict(out=out)
+    for changes, error in ((dict(out="a.pkl"), OutputError), (dict(tta=True), ConfigError)):
+        config = load(SEGMENTER)
+        config.pop("tta_model", None)
+        with pytest.raises(error):
+            prepare_test(config, preparation.TestOptions(**{**tested, **changes}))
+
+
+def test_testing_after_training(options: dict, tested: dict):
+    """From the config that the training has left in its folder."""
+    trained = prepare_training(load(), TrainOptions(**options))
+    prepared = prepare_test(trained, preparation.TestOptions(**tested))
+    assert hooks(prepared)["CheckpointFit"] == dict(strict=True, resume=False)
+    with pytest.raises(OutputError, match=r"take a file ending in \.pkl"):
+        prepare_test(load(), preparation.TestOptions(**tested, out="a"))
