@@ -11,11 +11,11 @@ import numpy as np
 from mmengine.structures import BaseDataElement, InstanceData
 
 from mmpvt.errors import UserError
-from mmpvt.inference import results
 from mmpvt.inference.attention import visualize_attention
 from mmpvt.inference.pipeline import read_image
 from mmpvt.inference.predictor import Predictor
 from mmpvt.visualization.drawing import enlargement
+from mmpvt.visualization.saving import label_map
 
 MAX_PIXELS = 50_000_000  # of an image that is taken
 SIDE = 2000  # pixels: a longer image is made smaller, as masks of its size would fill the memory
@@ -99,7 +99,7 @@ def rows(predictor: Predictor, trial: Trial, score: float) -> list[list]:
         first; or class and percentage of the pixels, the largest first.
     """
     if "pred_instances" not in trial.sample:
-        labels, counts = np.unique(results.label_map(trial.sample), return_counts=True)
+        labels, counts = np.unique(label_map(trial.sample), return_counts=True)
         shares = sorted(zip(counts / counts.sum(), labels, strict=True), reverse=True)
         return [
             [_name(predictor, int(label)), f"{100 * share:.1f}"]

@@ -22,6 +22,7 @@ from mmpvt.inference.sources import Source
 from mmpvt.utils.outputs import CannotWriteError, Outputs
 from mmpvt.utils.progress import progress
 from mmpvt.utils.text import printable, to_json
+from mmpvt.visualization import saving
 
 ON_SHEET = 24  # images on the contact sheet, evenly spaced
 THUMBNAIL = 420  # pixels: the longer side of a picture kept for it
@@ -207,13 +208,13 @@ class _Writer:
         """Writes a prediction."""
         source = item.source
         picture = self.predictor.draw(item.image, sample, self.score)
-        results.write_picture(self.out, f"pictures/{source.name}", picture)
+        saving.write_picture(self.out, f"pictures/{source.name}", picture)
         if "pred_sem_seg" in sample:
-            labels = results.label_map(sample)
+            labels = saving.label_map(sample)
             name = f"label_maps/{source.name}"
-            place = results.write_picture(self.out, name, labels, [".png"])
-            coloured = results.colour_map(labels, self.predictor.meta)
-            results.write_picture(self.out, f"colour_maps/{source.name}", coloured, [".png"])
+            place = saving.write_picture(self.out, name, labels, [".png"])
+            coloured = saving.colour_map(labels, self.predictor.meta)
+            saving.write_picture(self.out, f"colour_maps/{source.name}", coloured, [".png"])
             entry = dict(image_id=source.image_id, file_name=source.file_name)
             entry["label_map"] = place.relative_to(self.out.folder).as_posix()
             self.predictions[source.path] = [entry]
@@ -237,7 +238,7 @@ class _Writer:
         sheet = [self.thumbnails[path] for path in order if path in self.thumbnails]
         if sheet:
             picture = grid(*zip(*sheet, strict=True))
-            results.write_picture(self.out, Path(SHEET).stem, picture, [Path(SHEET).suffix])
+            saving.write_picture(self.out, Path(SHEET).stem, picture, [Path(SHEET).suffix])
 
 
 def _thumbnail(picture: np.ndarray) -> np.ndarray:

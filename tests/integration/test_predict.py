@@ -25,6 +25,7 @@ from mmpvt.datasets.shapes import PALETTE
 from mmpvt.engine.settings import read_config
 from mmpvt.inference.folders import predict_folder
 from mmpvt.inference.sources import find_sources
+from mmpvt.visualization import saving
 
 TINY_MASKS = """
 _base_ = "{base}"
@@ -311,7 +312,7 @@ def test_interrupted_run_keeps_what_it_has(
     for number in range(20):
         shutil.copy(photos / "x.jpg", photos / f"{number}.jpg")
     written = []
-    original = mmpvt.inference.results.write_picture
+    original = saving.write_picture
 
     def write(*args: object) -> Path:
         if len(written) == 5:
@@ -319,7 +320,7 @@ def test_interrupted_run_keeps_what_it_has(
         written.append(original(*args))
         return written[-1]
 
-    monkeypatch.setattr(mmpvt.inference.results, "write_picture", write)
+    monkeypatch.setattr(saving, "write_picture", write)
     out = tmp_path / "out"
     ended = call_tool("predict.py", tiny_config, trained / "epoch_2.pth", photos, "--out", out)
     assert ended.code == 130 and "Traceback" not in ended.err

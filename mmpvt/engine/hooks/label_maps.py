@@ -9,10 +9,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmpvt.engine.hooks.pictures import Names
-from mmpvt.inference.results import write_picture
 from mmpvt.registry import HOOKS
 from mmpvt.utils.outputs import CannotWriteError, Outputs
 from mmpvt.utils.text import encodable, printable
+from mmpvt.visualization.saving import write_picture
 
 
 @HOOKS.register_module()

@@ -16,11 +16,11 @@ from torch.utils.data import Dataset
 from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.engine.pixel_check import is_loader
 from mmpvt.errors import UserError
-from mmpvt.inference.results import write_picture
 from mmpvt.registry import HOOKS
 from mmpvt.utils.outputs import CannotWriteError, Outputs, fitting
 from mmpvt.utils.text import encodable, printable
 from mmpvt.visualization.drawing import draw_sample, viewable
+from mmpvt.visualization.saving import write_picture
 
 CELL = (420, 1120)  # pixels: height and width of a pair of pictures on a sheet
 COLUMNS = 2
