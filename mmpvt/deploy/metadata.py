@@ -13,7 +13,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmpvt.deploy.sizes import Step
-from mmpvt.inference.results import categories
+from mmpvt.evaluation.coco_results import coco_categories
 from mmpvt.utils.text import encodable
 from mmpvt.version import __version__
 
@@ -62,7 +62,7 @@ def describe(
         "backbone": type(model.backbone).__name__,
         "config": encodable(config.filename or ""),
         "classes": classes,
-        "category_ids": [category["id"] for category in categories(classes)],
+        "category_ids": [category["id"] for category in coco_categories(classes)],
         "palette": [list(map(int, colour)) for colour in meta.get("palette") or ()],
         "image": f"uint8, (height, width, {channels}), {ORDERS.get(channels, 'as in the file')}",
         "input_size": list(canvas) if canvas else "dynamic",

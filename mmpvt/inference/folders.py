@@ -16,7 +16,7 @@ from mmengine.structures import BaseDataElement
 
 from mmpvt.engine.hooks.pictures import grid
 from mmpvt.errors import UserError
-from mmpvt.inference import results
+from mmpvt.evaluation.coco_results import coco_categories, to_coco
 from mmpvt.inference.predictor import Predictor
 from mmpvt.inference.sources import Source
 from mmpvt.utils.outputs import CannotWriteError, Outputs
@@ -79,7 +79,7 @@ def predict_folder(
         UserError: the folder can't be written to, or holds something else.
     """
     folder = check_out(out)
-    listed = results.categories(predictor.classes)
+    listed = coco_categories(predictor.classes)
     folder.write(CATEGORIES, to_json(listed))
     writer = _Writer(predictor, folder, score, [entry["id"] for entry in listed])
     step = -(-len(sources) // ON_SHEET)
@@ -221,7 +221,7 @@ class _Writer:
         if source.path in self.on_sheet:
             self.thumbnails[source.path] = (_thumbnail(picture), source.file_name)
         if "pred_instances" in sample:
-            found = results.to_coco(sample, source.image_id, source.file_name, self.category_ids)
+            found = to_coco(sample, source.image_id, source.file_name, self.category_ids)
             self.predictions[source.path] = found
             drawn = sum(result["score"] > self.score for result in found)
             self.instances = (self.instances or 0) + drawn

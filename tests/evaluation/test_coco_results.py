@@ -1,4 +1,4 @@
-"""Predictions as files."""
+"""Predictions in COCO's results format."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 
 from helpers import need
-from mmpvt.inference import results
+from mmpvt.evaluation import coco_results
 
 
-def test_coco_keeps_its_numbers(coco_mini: Path):
-    """COCO's classes have the numbers of its annotation files, which leave some out."""
+def test_coco_keeps_its_ids(coco_mini: Path):
+    """COCO's classes have the ids of its annotation files, which leave some out."""
     import json
 
     file = need(coco_mini / "annotations" / "instances_val2017.json")
     theirs = json.loads(file.read_text())["categories"]
-    ours = results.categories(CocoDataset.METAINFO["classes"])
+    ours = coco_results.coco_categories(CocoDataset.METAINFO["classes"])
     assert ours == [dict(id=category["id"], name=category["name"]) for category in theirs]
-    assert results.categories(["a", "b"]) == [dict(id=1, name="a"), dict(id=2, name="b")]
+    assert coco_results.coco_categories(["a", "b"]) == [dict(id=1, name="a"), dict(id=2, name="b")]
 
 
 def test_instances():
@@ -34,7 +34,7 @@ def test_instances():
         labels=torch.tensor([1]),
         masks=masks,
     )
-    (found,) = results.to_coco(DetDataSample(pred_instances=instances), 7, "a/b.jpg", [1, 3])
+    (found,) = coco_results.to_coco(DetDataSample(pred_instances=instances), 7, "a/b.jpg", [1, 3])
     assert found["bbox"] == [10, 5, 4, 4] and found["score"] == 0.5
     assert (found["image_id"], found["file_name"], found["category_id"]) == (7, "a/b.jpg", 3)
     assert (coco_mask.decode(found["segmentation"]) == masks[0].numpy()).all()

@@ -1,4 +1,4 @@
-"""Predictions in COCO's results format."""
+"""Predictions in COCO's results format, and the category ids that they name classes by."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 from mmdet.datasets import CocoDataset
-from mmengine.structures import BaseDataElement, InstanceData
-from pycocotools import mask as coco_mask
+from mmdet.structures.mask import encode_mask_results
+from mmengine.structures import BaseDataElement
 
 COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids up to 90 that no COCO category has
 
 
-def categories(classes: Sequence[str]) -> list[dict]:
-    """Each class's name and number, as COCO's annotation files list them.
+def coco_categories(classes: Sequence[str]) -> list[dict]:
+    """Each class's name and id, as COCO's annotation files list them.
 
     Args:
         classes (Sequence[str]): by label.
 
     Returns:
         list[dict]: with ``id`` and ``name``, in the order of the labels. COCO's own 80 classes
-        have COCO's numbers, others are counted from 1.
+        have COCO's ids, others are counted from 1.
     """
     ids = range(1, len(classes) + 1)
     if tuple(classes) == CocoDataset.METAINFO["classes"]:
@@ -35,35 +35,30 @@ def to_coco(
 
     Args:
         sample (BaseDataElement): with ``pred_instances``.
-        image_id (int): the image's number.
+        image_id (int): the image's id.
         file_name (str): the image's name.
-        category_ids (Sequence[int]): numbers of the classes, by label.
+        category_ids (Sequence[int]): by label.
 
     Returns:
         list[dict]: an instance each, with ``image_id``, ``file_name``, ``category_id``, ``bbox``
         (left, top, width and height in pixels), ``score`` and, where there are masks,
-        ``segmentation`` (run-length encoded).
+        ``segmentation`` (compressed RLE).
     """
-    instances: InstanceData = sample.pred_instances
+    instances = sample.pred_instances
     boxes = getattr(instances.bboxes, "tensor", instances.bboxes).tolist()
+    masks = encode_mask_results(np.asarray(instances.masks)) if "masks" in instances else None
     results = []
-    for i, (box, score, label) in enumerate(
-        zip(boxes, instances.scores.tolist(), instances.labels.tolist(), strict=True)
-    ):
-        left, top, right, bottom = box
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        label = int(instances.labels[i])
         result = dict(
             image_id=image_id,
             file_name=file_name,
             category_id=category_ids[label] if label < len(category_ids) else label + 1,
             bbox=[left, top, right - left, bottom - top],
-            score=score,
+            score=float(instances.scores[i]),
         )
-        if "masks" in instances:
-            result["segmentation"] = _encode(np.asarray(instances.masks[i]))
+        if masks is not None:
+            size, counts = masks[i]["size"], masks[i]["counts"].decode()
+            result["segmentation"] = dict(size=list(size), counts=counts)
         results.append(result)
     return results
-
-
-def _encode(mask: np.ndarray) -> dict:
-    encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return dict(size=list(encoded["size"]), counts=encoded["counts"].decode())
