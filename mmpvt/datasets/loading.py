@@ -18,7 +18,7 @@ from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
-from mmpvt.errors import UserError
+from mmpvt.errors import BadFileError, UserError
 from mmpvt.registry import TRANSFORMS
 from mmpvt.utils.files import read_bytes
 
@@ -117,14 +117,14 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         except UserError:
             raise
         except (*UNREADABLE, AssertionError) as error:
-            raise UserError(_unreadable(path)) from error
+            raise _unreadable(path) from error
         if image is None and (stored := deep_values(content)) is not None:
             raise UserError(
                 f"{path} holds {stored.dtype} values, which can't be loaded with color_type="
                 f"'{self.color_type}': take color_type='unchanged' or max_value (docs/data.md)"
             )
         if image is None or not is_complete(content):
-            raise UserError(_unreadable(path))
+            raise _unreadable(path)
         if self.max_value is not None:
             if image.dtype == np.uint8:
                 raise UserError(
@@ -364,10 +364,11 @@ def _is_within(place: str, folder: str) -> bool:
     return place.startswith(folder)
 
 
-def _unreadable(path: str) -> str:
-    return (
-        f"{path} can't be read as an image: the file is empty, truncated or of another kind; "
-        "replace it, or take it out of the annotations"
+def _unreadable(path: str) -> BadFileError:
+    return BadFileError(
+        f"{path} can't be read as an image: the file is empty, truncated or of another kind",
+        where=path,
+        hint="replace it, or take it out of the annotations",
     )
 
 

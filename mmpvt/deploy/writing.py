@@ -1,4 +1,4 @@
-"""The file: made, checked against PyTorch, and put in its place, whole or not at all."""
+"""The file: exported, verified against PyTorch, and put in its place, intact or not at all."""
 
 from __future__ import annotations
 
@@ -9,41 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmpvt.checkpoint.loading import load_checkpoint
-from mmpvt.deploy.checking import Deviation, check, file_order
 from mmpvt.deploy.exporting import export
 from mmpvt.deploy.precision import to_float16, to_int8
-from mmpvt.deploy.sizes import frame, read_loading
-from mmpvt.engine.classes import model_meta
-from mmpvt.engine.hooks.checkpoint_fit import fit_to_model
-from mmpvt.errors import UserError
+from mmpvt.deploy.preprocessing import read_image_format, round_shape
+from mmpvt.deploy.verification import Deviation, to_rgb, verify
+from mmpvt.errors import ExportError, OutputError
 from mmpvt.utils.text import printable
-
-
-def load_model(config: Config, checkpoint: str) -> nn.Module:
-    """The config's model with a checkpoint's weights, ready to predict.
-
-    Args:
-        config (Config): of the model.
-        checkpoint (str): file or address.
-
-    Returns:
-        nn.Module: with ``dataset_meta``, of :func:`~mmpvt.engine.classes.model_meta`.
-
-    Raises:
-        UserError: the checkpoint can't be read or is another model's.
-    """
-    init_default_scope(config.get("default_scope", "mmdet"))
-    settings = config.model.copy()
-    settings.get("backbone", {}).pop("init_cfg", None)
-    model = MODELS.build(settings)
-    saved = load_checkpoint(checkpoint)
-    model.load_state_dict(fit_to_model(saved, model), strict=False)
-    model.dataset_meta = model_meta(config, saved)
-    return model.eval()
 
 
 def write(
@@ -74,13 +47,13 @@ def write(
         Deviation: of the file's results from PyTorch's.
 
     Raises:
-        UserError: a part of the model has no form in ONNX, float32 results aren't PyTorch's, or the
-            file can't be written.
+        ExportError: a part of the model can't be exported, or float32 results aren't PyTorch's.
+        OutputError: the file can't be written.
     """
     exported = export(model, config, shape, report)
     if photos is not None:
-        is_bgr = read_loading(config).is_bgr
-        exported = to_int8(exported, [file_order(photo, is_bgr) for photo in photos], report)
+        is_bgr = read_image_format(config).is_bgr
+        exported = to_int8(exported, [to_rgb(photo, is_bgr) for photo in photos], report)
     elif half:
         exported = to_float16(exported)
     part = out.with_name(f".{secrets.token_hex(8)}.part")
@@ -88,12 +61,12 @@ def write(
         ir.save(exported, part)
         size = part.stat().st_size
         report("checking against PyTorch")
-        deviation = check(str(part), model, config, image, frame(config, shape))
+        deviation = verify(str(part), model, config, image, round_shape(config, shape))
         if not half and photos is None and not deviation.is_small:
-            raise UserError(f"{type(model).__name__} can't be exported: {deviation}")
+            raise ExportError(f"{type(model).__name__} can't be exported: {deviation}")
         part.replace(out)
     except OSError as error:
-        raise UserError(f"{out} can't be written: {error.strerror}") from error
+        raise OutputError(f"{out} can't be written: {error.strerror}", where=out) from error
     finally:
         part.unlink(missing_ok=True)
     report(f"{printable(out)}, {size / 2**20:.0f} MB: {deviation}")

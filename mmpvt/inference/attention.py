@@ -17,8 +17,8 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from mmpvt.engine.pipeline import TestPipeline, check_array, read_image
 from mmpvt.errors import UserError
-from mmpvt.inference.pipeline import TestPipeline, check_array, read_image
 from mmpvt.models.archs import STRIDES
 from mmpvt.models.backbone import PyramidBackbone
 from mmpvt.models.layers import SpatialReductionAttention

@@ -19,10 +19,10 @@ from torch import nn
 
 from helpers import ROOT
 from mmpvt.deploy import export
-from mmpvt.deploy.checking import check, predict
-from mmpvt.deploy.exporting import record
+from mmpvt.deploy.exporting import export_network
 from mmpvt.deploy.precision import to_float16, to_int8
-from mmpvt.deploy.sizes import frame
+from mmpvt.deploy.preprocessing import round_shape
+from mmpvt.deploy.verification import predict, verify
 from mmpvt.engine import settings
 from mmpvt.errors import UserError
 from small_models import KINDS, build, picture
@@ -42,10 +42,10 @@ WIDE = [(kind, version) for kind in KINDS for version in ("v1", "v2")]
 def test_any_size(kind: str, version: str, exported: Callable):
     made = exported(kind, version)
     for size in SIZES:
-        deviation = check(str(made.path), made.model, made.config, picture(*size))
+        deviation = verify(str(made.path), made.model, made.config, picture(*size))
         assert deviation.compared > 5, deviation
         assert deviation.is_small, deviation
-        assert deviation.unlike <= 1e-3 * deviation.compared, deviation
+        assert deviation.unmatched <= 1e-3 * deviation.compared, deviation
         assert deviation.mask < 0.1, deviation  # a pixel of the smallest
 
 
@@ -61,8 +61,8 @@ def test_any_size(kind: str, version: str, exported: Callable):
 def test_one_size(kind: str, version: str, exported: Callable):
     shape = (100, 150)  # no multiple of 32: the network sees 128x160
     made = exported(kind, version, shape)
-    deviation = check(
-        str(made.path), made.model, made.config, picture(120, 160), frame(made.config, shape)
+    deviation = verify(
+        str(made.path), made.model, made.config, picture(120, 160), round_shape(made.config, shape)
     )
     assert deviation.compared > 5, deviation
     assert deviation.is_small, deviation
@@ -77,7 +77,7 @@ def test_one_size(kind: str, version: str, exported: Callable):
 def test_a_real_photograph(exported: Callable, coco_mini: Path):
     made = exported("mask_rcnn", "v2")
     photo = cv2.imread(str(next((coco_mini / "val2017").glob("*.jpg"))))
-    deviation = check(str(made.path), made.model, made.config, photo)
+    deviation = verify(str(made.path), made.model, made.config, photo)
     assert deviation.compared > 5
     assert deviation.is_small, deviation
 
@@ -217,8 +217,8 @@ class Masked(nn.Module):
 
 
 def test_attention_with_a_mask_is_named():
-    with pytest.raises(UserError, match="attention with a mask has no form here"):
-        record(Masked(), [64, 64], 32)
+    with pytest.raises(UserError, match="attention with a mask can't be exported"):
+        export_network(Masked(), [64, 64], 32)
 
 
 def session_of(path: Path) -> onnxruntime.InferenceSession:

@@ -14,14 +14,13 @@ from mmengine.registry import init_default_scope
 from mmseg.models import SegDataPreProcessor
 
 from mmpvt.deploy.operators import OPSET
-from mmpvt.deploy.preprocessing import Preprocessing
-from mmpvt.deploy.sizes import Exactly, UpToMultiple, Within
+from mmpvt.deploy.preprocessing import PreprocessingGraph, Resize, ResizeToMultiple
 
 NORM = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 SIZES = [(37, 51), (480, 640), (333, 500), (512, 341), (1000, 30), (64, 64)]
 
 
-def session(part: Preprocessing) -> onnxruntime.InferenceSession:
+def session(part: PreprocessingGraph) -> onnxruntime.InferenceSession:
     outputs = list(part.outputs.values())
     graph = ir.Graph([part.image], outputs, nodes=part.nodes, opset_imports={"": OPSET})
     for name, value in part.outputs.items():
@@ -44,7 +43,7 @@ def noise(height: int, width: int) -> np.ndarray:
 def test_detectors_pipeline(bgr_to_rgb: bool):
     init_default_scope("mmdet")
     normaliser = DetDataPreprocessor(**NORM, bgr_to_rgb=bgr_to_rgb, pad_size_divisor=32)
-    runner = session(Preprocessing([Within(200, 333)], normaliser, 32, 0.0, None))
+    runner = session(PreprocessingGraph([Resize(200, 333)], normaliser, 32, 0.0, None))
     resize = dict(type="Resize", scale=(333, 200), keep_ratio=True)
     meta = ("img_shape", "scale_factor", "ori_shape")
     pipeline = Compose([resize, dict(type="PackDetInputs", meta_keys=meta)])
@@ -64,10 +63,10 @@ def test_detectors_pipeline(bgr_to_rgb: bool):
 @pytest.mark.parametrize(
     ("resize", "steps"),
     [
-        (dict(type="Resize", scale=(64, 96), keep_ratio=False), [Exactly(96, 64)]),
+        (dict(type="Resize", scale=(64, 96), keep_ratio=False), [Resize(96, 64, keep_ratio=False)]),
         (
             dict(type="Resize", scale=(300, 100), keep_ratio=True),
-            [Within(100, 300), UpToMultiple(32)],
+            [Resize(100, 300), ResizeToMultiple(32)],
         ),
     ],
     ids=["exactly", "twice"],
@@ -75,7 +74,7 @@ def test_detectors_pipeline(bgr_to_rgb: bool):
 def test_segmenters_pipeline(resize: dict, steps: list):
     init_default_scope("mmseg")
     normaliser = SegDataPreProcessor(**NORM, bgr_to_rgb=True, size=(64, 64))
-    runner = session(Preprocessing(steps, normaliser, 1, 0.0, None))
+    runner = session(PreprocessingGraph(steps, normaliser, 1, 0.0, None))
     more = [dict(type="ResizeToMultiple", size_divisor=32)] if len(steps) == 2 else []
     pipeline = Compose([resize, *more, dict(type="PackSegInputs", meta_keys=("img_shape",))])
     for height, width in SIZES:
@@ -89,8 +88,8 @@ def test_segmenters_pipeline(resize: dict, steps: list):
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_fitted_into_one_size(height: int, width: int):
     normaliser = DetDataPreprocessor(**NORM, pad_size_divisor=32)
-    steps = [Within(96, 160, any_way_round=False)]
-    runner = session(Preprocessing(steps, normaliser, 32, 0.0, (96, 160)))
+    steps = [Resize(96, 160, either_orientation=False)]
+    runner = session(PreprocessingGraph(steps, normaliser, 32, 0.0, (96, 160)))
     found = run(runner, noise(height, width))
     assert found["x"].shape == (1, 3, 96, 160)
     new = found["size"].astype(int)
