@@ -32,6 +32,7 @@ from mmpvt.deploy.preprocessing import (
     round_shape,
 )
 from mmpvt.deploy.segmentors import ExportableSegmentor
+from mmpvt.engine.pipeline import evaluating
 from mmpvt.engine.pixel_check import misfit
 from mmpvt.errors import ExportError
 from mmpvt.evaluation.coco_results import coco_categories
@@ -186,18 +187,6 @@ def export_network(network: nn.Module, input_shape: Sequence[int] | None, diviso
             f"({type(cause).__name__}: {reason})"
         ) from error
     return program.model
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards each module has the mode that it had."""
-    training = [part for part in model.modules() if part.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def join(preprocessing: PreprocessingGraph, exported: ir.Model) -> None:

@@ -14,9 +14,8 @@ from mmengine.config import Config
 from torch import nn
 
 from mmpvt.datasets.shapes_drawing import draw_scene
-from mmpvt.deploy.exporting import evaluating
 from mmpvt.deploy.preprocessing import read_image_format
-from mmpvt.engine.pipeline import TestPipeline, test_transforms
+from mmpvt.engine.pipeline import TestPipeline, evaluating, test_transforms
 from mmpvt.errors import ExportError
 from mmpvt.models.channels import input_channels
 from mmpvt.utils.text import encodable

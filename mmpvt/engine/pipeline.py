@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -50,6 +52,18 @@ def load_model(config: Config, checkpoint: str | os.PathLike) -> nn.Module:
     model.load_state_dict(fit_to_model(content, model), strict=False)  # that one is strict
     model.cfg, model.dataset_meta = config, model_meta(config, content)
     return model.eval()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each module has the mode that it had."""
+    training = [part for part in model.modules() if part.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def test_transforms(config: Config) -> list[dict]:

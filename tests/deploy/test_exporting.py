@@ -202,6 +202,41 @@ def test_kinds_that_cannot_be_exported(name: str, part: str):
         export(MODELS.build(config.model), config)
 
 
+def attributes(model: nn.Module) -> dict[str, dict[str, str]]:
+    """Each module's attributes; functions and modules by their addresses."""
+    return {
+        name: {key: repr(value) for key, value in vars(part).items() if key != "_modules"}
+        for name, part in model.named_modules()
+    }
+
+
+@pytest.mark.parametrize(
+    "kind", ["fpn", *(pytest.param(k, marks=pytest.mark.full) for k in ("mask_rcnn", "detr"))]
+)
+def test_the_model_is_left_as_it_was(kind: str):
+    """Its modules' attributes, modes included, and what it predicts."""
+    model, config = build(kind, "v2")
+    image = picture(120, 160)
+    before = predict(model, config, image)
+    model.train()
+    model.backbone.eval()  # modules of both modes
+    unchanged = attributes(model)
+    export(model, config)
+    assert attributes(model) == unchanged
+    after = predict(model, config, image)
+    assert attributes(model) == unchanged
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], array)
+
+
+def test_upsampling_by_a_fraction_is_named():
+    model, config = build("fpn", "v2")
+    upsampling = next(m for m in model.decode_head.modules() if type(m).__name__ == "Upsample")
+    upsampling.scale_factor = 1.5
+    with pytest.raises(UserError, match=r"Upsample by 1.5 can't be exported: integer factors can"):
+        export(model, config)
+
+
 class Masked(nn.Module):
     """Attention that leaves some positions out."""
 

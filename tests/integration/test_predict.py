@@ -303,7 +303,8 @@ def test_careless_options(
 def test_gpu_that_is_not_there(photos: Path, tmp_path: Path, tiny_config, trained, call_tool):
     args = (tiny_config, trained / "epoch_2.pth", photos, "--out", tmp_path / "out")
     args = (*args, "--device", "cuda")
-    assert "no device 'cuda': this machine has no GPU" in call_tool("predict.py", *args).one_sentence()
+    said = call_tool("predict.py", *args).one_sentence()
+    assert "no device 'cuda': this machine has no GPU" in said
 
 
 def test_interrupted_run_keeps_what_it_has(
