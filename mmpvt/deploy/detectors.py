@@ -23,14 +23,7 @@ NO_LIMIT = 2**31 - 1
 
 
 class ExportableOneStage(nn.Module):
-    """RetinaNet, ATSS, GFL and others whose heads predict as MMDetection's base class does.
-
-    Args:
-        model (SingleStageDetector): the detector.
-
-    Raises:
-        ExportError: its head predicts otherwise, or its NMS is one that ONNX lacks.
-    """
+    """RetinaNet, ATSS, GFL and others whose heads predict as MMDetection's base class does."""
 
     outputs = ("boxes", "scores", "labels")
 
@@ -64,14 +57,7 @@ class ExportableOneStage(nn.Module):
 
 
 class ExportableTwoStage(nn.Module):
-    """Faster and Mask R-CNN.
-
-    Args:
-        model (TwoStageDetector): the detector.
-
-    Raises:
-        ExportError: a part of it can't be exported; it is named.
-    """
+    """Faster and Mask R-CNN."""
 
     def __init__(self, model: TwoStageDetector) -> None:
         super().__init__()
@@ -152,12 +138,6 @@ class ExportableDETR(nn.Module):
     """DETR, whose transformer gets the positions within the image alone.
 
     Those in the padding, which PyTorch masks out of attention, are cropped.
-
-    Args:
-        model (DETR): the detector.
-
-    Raises:
-        ExportError: its head predicts in another way than DETR's.
     """
 
     outputs = ("boxes", "scores", "labels")
@@ -194,15 +174,7 @@ class ExportableDETR(nn.Module):
 
 
 class BatchedNMS(nn.Module):
-    """MMCV's ``batched_nms``: boxes of different groups are moved apart, then go through one NMS.
-
-    Args:
-        cfg (Mapping): type and threshold.
-        count (int): at most so many boxes are kept.
-
-    Raises:
-        ExportError: it is another kind than the greedy one.
-    """
+    """MMCV's ``batched_nms``: boxes of different groups are moved apart for a single NMS."""
 
     def __init__(self, cfg: Mapping, count: int) -> None:
         super().__init__()
@@ -219,10 +191,7 @@ class BatchedNMS(nn.Module):
     def forward(
         self, boxes: Tensor, scores: Tensor, groups: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, 4) boxes, (N,) scores and groups to those that are kept, by falling score.
-
-        Boxes of a score of 0 or less are dropped.
-        """
+        """(N, 4) boxes, (N,) scores over 0 and groups to those that are kept, by falling score."""
         apart = boxes
         if not self.class_agnostic:
             valid = torch.where((scores > 0)[:, None], boxes, 0.0)
@@ -233,14 +202,7 @@ class BatchedNMS(nn.Module):
 
 
 class RoIFeatures(nn.Module):
-    """RoIAlign of boxes, each on the level of its size.
-
-    Args:
-        extractor (SingleRoIExtractor): the model's.
-
-    Raises:
-        ExportError: it is of another kind.
-    """
+    """RoIAlign of (N, 4) boxes, each on the level of its size: (N, channels, height, width)."""
 
     def __init__(self, extractor: nn.Module) -> None:
         super().__init__()
@@ -252,7 +214,6 @@ class RoIFeatures(nn.Module):
         self.extractor = extractor
 
     def forward(self, maps: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
-        """(N, 4) boxes to (N, channels, height, width)."""
         layers = self.extractor.roi_layers
         rois = torch.cat([boxes[:, :1], boxes], dim=1)  # only the corners are read
         levels = self.extractor.map_roi_levels(rois, len(layers))
@@ -276,7 +237,7 @@ def topk_per_level(
     count: int,
     threshold: float = 0.0,
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Of each level the ``count`` boxes of the highest scores.
+    """(N, 4) boxes, (N,) scores and labels of each level's ``count`` highest scores.
 
     Args:
         head (nn.Module): whose anchors, coder and activation are used.
@@ -286,9 +247,6 @@ def topk_per_level(
             multiplies the scores: centerness, say.
         count (int): all of them, if negative.
         threshold (float): the score is set to -1 where the class's alone is no higher. Default: 0.
-
-    Returns:
-        list[tuple[Tensor, Tensor, Tensor]]: boxes (N, 4), scores and labels (N,), of a level each.
     """
     sizes = [level.shape[-2:] for level in class_maps]
     priors = head.prior_generator.grid_priors(sizes, dtype=torch.float32, device="cpu")
@@ -335,13 +293,7 @@ def drop_small_boxes(boxes: Tensor, scores: Tensor, cfg: Mapping) -> Tensor:
 
 
 def unpadded_sides(feature_map: Tensor, x: Tensor, size: Tensor) -> list[Tensor]:
-    """(1,) int64 each: how many rows and columns of a map don't lie in the padding.
-
-    Args:
-        feature_map (Tensor): (1, channels, height, width).
-        x (Tensor): the padded image, (1, channels, padded height, padded width).
-        size (Tensor): (2,), height and width before padding.
-    """
+    """(1,) int64 each: rows and columns of a map that aren't in ``x``'s padding."""
     counts = []
     for i in (0, 1):
         length, padded = feature_map.shape[2 + i], x.shape[2 + i]
@@ -351,17 +303,9 @@ def unpadded_sides(feature_map: Tensor, x: Tensor, size: Tensor) -> list[Tensor]
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Masks of boxes pasted into the image, bilinearly, zero around them.
+    """(N, side, side) masks of boxes pasted into the image: (N, height, width), zero around them.
 
     Bilinear sampling is a product on either side: of N boxes it costs two matrix products.
-
-    Args:
-        masks (Tensor): (N, side, side).
-        boxes (Tensor): (N, 4), in the image's pixels.
-        rows, columns (Tensor): centres of the image's pixels, (height,) and (width,).
-
-    Returns:
-        Tensor: (N, height, width).
     """
     vertical = _bilinear_weights(rows, boxes[:, 1], boxes[:, 3], masks.shape[1])
     horizontal = _bilinear_weights(columns, boxes[:, 0], boxes[:, 2], masks.shape[2])
@@ -375,11 +319,7 @@ def _bilinear_weights(centres: Tensor, start: Tensor, end: Tensor, cells: int) -
 
 
 def check_predicts_as(head: nn.Module, *bases: type) -> None:
-    """Refuses a head that predicts in another way than its base class does.
-
-    Raises:
-        ExportError: naming the head.
-    """
+    """Refuses a head that predicts in another way than its base class does, by its name."""
     for name in PREDICT_METHODS:
         own = getattr(type(head), name, None)
         if all(own is not getattr(base, name, None) for base in bases):

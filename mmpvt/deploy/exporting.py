@@ -1,18 +1,18 @@
-"""From a model and its config to one ONNX model, in memory."""
+"""From a model and its config to one ONNX file."""
 
 from __future__ import annotations
 
 import ast
 import json
-import logging
+import secrets
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import mmdet
 import mmseg
+import numpy as np
 import onnx_ir as ir
 import torch
 from mmdet.models.detectors import DETR, SingleStageDetector, TwoStageDetector
@@ -23,6 +23,7 @@ from torch.export import Dim
 
 from mmpvt.deploy.detectors import ExportableDETR, ExportableOneStage, ExportableTwoStage
 from mmpvt.deploy.operators import OPSET, TRANSLATIONS
+from mmpvt.deploy.precision import FLOAT32_NODES, quiet, to_float16, to_int8
 from mmpvt.deploy.preprocessing import (
     PreprocessingGraph,
     Resize,
@@ -32,17 +33,17 @@ from mmpvt.deploy.preprocessing import (
     round_shape,
 )
 from mmpvt.deploy.segmentors import ExportableSegmentor
+from mmpvt.deploy.verification import Deviation, to_rgb, verify
 from mmpvt.engine.pipeline import evaluating
 from mmpvt.engine.pixel_check import misfit
-from mmpvt.errors import ExportError
+from mmpvt.errors import ExportError, OutputError
 from mmpvt.evaluation.coco_results import coco_categories
 from mmpvt.models.channels import input_channels
-from mmpvt.utils.text import encodable
+from mmpvt.utils.text import encodable, printable
 from mmpvt.version import __version__
 
 EXAMPLE_SHAPE = (256, 320)  # pixels of the input that a network of dynamic size is traced with
 MAX_SIDE = 4096  # pixels of the network's input, where sizes are dynamic
-FLOAT32_NODES = ("preprocessing/", "decoding/")  # begin the names of nodes outside the network
 SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch writes which module a node comes from
 CHANNEL_ORDERS = {1: "grey", 3: "RGB", 4: "RGBA"}  # of an image's channels, by their number
 
@@ -97,12 +98,59 @@ def export(
     return exported
 
 
-def read_padding(data_preprocessor: nn.Module) -> tuple[int, float]:
-    """What sides are padded to a multiple of, and with what value.
+def write(
+    model: nn.Module,
+    config: Config,
+    out: Path,
+    shape: Sequence[int] | None = None,
+    half: bool = False,
+    photos: Sequence[np.ndarray] | None = None,
+    image: np.ndarray | None = None,
+    report: Callable[[str], None] = print,
+) -> Deviation:
+    """Exports a model to a file, intact or not at all, and compares its results with PyTorch's.
+
+    Args:
+        model, config, shape, report: as :func:`export`'s.
+        out (Path): the file.
+        half (bool): layers in float16. Default: False.
+        photos (Sequence[ndarray] | None): layers in int8, calibrated on these images,
+            uint8, as the test pipeline decodes them.
+        image (ndarray | None): uint8, as the test pipeline decodes it, to compare results on; by
+            default shapes are drawn.
+
+    Returns:
+        Deviation: of the file's results from PyTorch's.
 
     Raises:
-        ExportError: images are padded in another way.
+        ExportError: a part of the model can't be exported, or float32 results aren't PyTorch's.
+        OutputError: the file can't be written.
     """
+    exported = export(model, config, shape, report)
+    if photos is not None:
+        is_bgr = read_image_format(config).is_bgr
+        exported = to_int8(exported, [to_rgb(photo, is_bgr) for photo in photos], report)
+    elif half:
+        exported = to_float16(exported)
+    part = out.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        ir.save(exported, part)
+        size = part.stat().st_size
+        report("checking against PyTorch")
+        deviation = verify(str(part), model, config, image, round_shape(config, shape))
+        if not half and photos is None and not deviation.is_small:
+            raise ExportError(f"{type(model).__name__} can't be exported: {deviation}")
+        part.replace(out)
+    except OSError as error:
+        raise OutputError(f"{out} can't be written: {error.strerror}", where=out) from error
+    finally:
+        part.unlink(missing_ok=True)
+    report(f"{printable(out)}, {size / 2**20:.0f} MB: {deviation}")
+    return deviation
+
+
+def read_padding(data_preprocessor: nn.Module) -> tuple[int, float]:
+    """What sides are padded to a multiple of, and with what value."""
     if hasattr(data_preprocessor, "pad_size_divisor"):
         return data_preprocessor.pad_size_divisor, float(data_preprocessor.pad_value)
     options = dict(getattr(data_preprocessor, "test_cfg", None) or {})
@@ -116,11 +164,7 @@ def read_padding(data_preprocessor: nn.Module) -> tuple[int, float]:
 
 
 def exportable(model: nn.Module) -> nn.Module:
-    """The model in a form that can be exported.
-
-    Raises:
-        ExportError: it has none; the part that is in the way is named.
-    """
+    """The model in exportable form; an ExportError names the part that has none."""
     for name, part in model.named_modules():
         if type(part).__module__.startswith("mmcv.ops") and type(part).__name__ != "RoIAlign":
             raise ExportError(f"{type(part).__name__} (the model's {name}) can't be exported")
@@ -140,11 +184,7 @@ def _predicts_as(model: nn.Module, base: type) -> bool:
 
 
 def export_network(network: nn.Module, input_shape: Sequence[int] | None, divisor: int) -> ir.Model:
-    """The network, from its normalised input on, by PyTorch's exporter.
-
-    Raises:
-        ExportError: with the exporter's own reason.
-    """
+    """The network, from its normalised input on, by PyTorch's exporter."""
     height, width = input_shape or [-(-side // divisor) * divisor for side in EXAMPLE_SHAPE]
     inputs = {
         "x": torch.zeros(1, input_channels(network.model), height, width),
@@ -218,16 +258,7 @@ def describe(
     input_shape: Sequence[int] | None,
     channels: int,
 ) -> dict[str, str]:
-    """The file's ``metadata_props``: text, or JSON where a value has parts.
-
-    Args:
-        model (nn.Module): of which ``dataset_meta`` is read.
-        config (Config): its config.
-        outputs (Sequence[str]): names of the file's outputs.
-        resizing (Sequence[Resize | ResizeToMultiple]): of the test pipeline.
-        input_shape (Sequence[int] | None): height and width of the network's input, if fixed.
-        channels (int): of the image.
-    """
+    """The file's ``metadata_props``: text, or JSON where a value has parts."""
     meta = getattr(model, "dataset_meta", None) or {}
     classes = [encodable(name) for name in meta.get("classes", ())]
     task = "detection"
@@ -268,19 +299,3 @@ def describe(
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in facts.items()
     }
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silences the exporter's warnings, which are about itself."""
-    loggers = [logging.getLogger(name) for name in ("root", "torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

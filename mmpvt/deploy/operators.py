@@ -39,17 +39,9 @@ def _onnx_topk(scores, count: int):
 def nms(
     boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, count: int
 ) -> Tensor:
-    """Greedy non-maximum suppression.
+    """Greedy NMS of (N, 4) boxes and (N,) scores: (K,) int64, kept indices by falling score.
 
-    Args:
-        boxes (Tensor): (N, 4), corners.
-        scores (Tensor): (N,).
-        iou_threshold (float): highest IoU of two boxes that are both kept.
-        score_threshold (float): boxes of a score no higher are dropped.
-        count (int): at most so many are kept.
-
-    Returns:
-        Tensor: (K,) int64, indices of the boxes that are kept, by falling score.
+    Boxes of a score no higher than ``score_threshold`` are dropped; at most ``count`` are kept.
     """
     (valid,) = torch.where(scores > score_threshold)
     _, kept = ops.nms(boxes[valid], scores[valid], iou_threshold)
@@ -83,19 +75,7 @@ def roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """:class:`mmcv.ops.RoIAlign` with average pooling.
-
-    Args:
-        feature_map (Tensor): (1, channels, height, width).
-        boxes (Tensor): (N, 4), corners, in the image's pixels.
-        height, width (int): output size.
-        spatial_scale (float): from the image's pixels to the map's.
-        sampling_ratio (int): samples a bin and side; 0 for as many as it has pixels.
-        aligned (bool): shift by half a pixel.
-
-    Returns:
-        Tensor: (N, channels, height, width).
-    """
+    """(N, channels, height, width) of (N, 4) boxes: :class:`mmcv.ops.RoIAlign`, ``avg`` mode."""
     rois = torch.cat([boxes.new_zeros(len(boxes), 1), boxes], dim=1)
     size = (height, width)
     return ops.roi_align(feature_map, rois, size, spatial_scale, sampling_ratio, "avg", aligned)
@@ -157,19 +137,11 @@ def resize_argmax(
     align_corners: bool,
     threshold: float,
 ) -> Tensor:
-    """Logits resized to the image, and the label of each pixel, as MMSegmentation does it.
+    """(image height, image width), int64: labels of logits, as MMSegmentation decodes them.
 
-    Args:
-        logits (Tensor): (1, classes, height, width).
-        x (Tensor): the network's input, (1, channels, height, width): they are resized to it first.
-        size (Tensor): (2,), its height and width without padding, which is cropped then.
-        rows, columns (Tensor): of the image's height and width, to which the rest is resized.
-        align_corners (bool): of ``F.interpolate``.
-        threshold (float): of a single channel, the probability above which the label is 1; negative
-            for several channels, one a class.
-
-    Returns:
-        Tensor: (image height, image width), int64.
+    (1, classes, h, w) logits are resized to ``x``, cropped to ``size``, its sides without padding,
+    and resized to the image, whose sides are those of ``rows`` and ``columns``. ``threshold`` is
+    the probability above which the label is 1, of a single channel; negative for one a class.
     """
     options = dict(mode="bilinear", align_corners=align_corners)
     height, width = size.long().tolist()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +16,13 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxruntime import quantization
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from mmpvt.deploy.exporting import FLOAT32_NODES, quiet
-
+FLOAT32_NODES = ("preprocessing/", "decoding/")  # begin the names of nodes outside the network
 SENSITIVE = ("decoder.", "bbox_head.reg_ffn.")  # of a DETR, and cheap beside its backbone
 WEIGHTED = ("Conv", "MatMul", "Gemm")  # what int8 is for
 
 
 def to_float16(model: ir.Model) -> ir.Model:
-    """A copy in float16; preprocessing, decoding, input and outputs stay as they are.
-
-    Args:
-        model (ir.Model): of :func:`mmpvt.deploy.exporting.export`.
-    """
+    """A copy in float16; preprocessing, decoding, input and outputs stay as they are."""
     outside = [node.name for node in model.graph if node.name.startswith(FLOAT32_NODES)]
     with quiet():
         half = convert_float_to_float16(
@@ -39,13 +37,8 @@ def to_int8(
     """A copy whose layers with weights take int8 (static quantisation, QDQ).
 
     Weights are quantised per channel, symmetrically; activations per tensor, to the range that they
-    have on ``images``. Linear layers give float32, as what follows takes it. Attention's own
-    products, preprocessing and decoding keep float32.
-
-    Args:
-        model (ir.Model): of :func:`mmpvt.deploy.exporting.export`.
-        images (Sequence[ndarray]): uint8, (height, width, channels), RGB.
-        report (Callable): takes a line of progress.
+    have on ``images``, (height, width, channels), uint8, RGB. Linear layers give float32, as what
+    follows takes it. Attention's own products, preprocessing and decoding keep float32.
     """
     names = [node.name for node in model.graph if takes_int8(node, model.graph.initializers)]
     with tempfile.TemporaryDirectory() as folder, quiet():
@@ -141,3 +134,19 @@ def _with_metadata(proto: onnx.ModelProto, original: ir.Model, precision: str) -
     model.metadata_props.update(original.metadata_props)
     model.metadata_props["precision"] = precision
     return model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences the exporter's warnings, which are about itself."""
+    loggers = [logging.getLogger(name) for name in ("root", "torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -8,8 +8,9 @@ after their last four bits are dropped (``modules/imgproc/src/resize.cpp``, ``HR
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +24,8 @@ from mmpvt.engine.pixel_check import loading_step, transform_name
 from mmpvt.errors import ExportError
 
 SCALE = 2048  # a weight of 1 in OpenCV's fixed point
+FLOAT, DOUBLE = ir.DataType.FLOAT, ir.DataType.DOUBLE
+INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,7 @@ class ImageFormat:
 
 
 def read_image_format(config: Config) -> ImageFormat:
-    """How the test pipeline decodes images.
-
-    Raises:
-        ExportError: in a way that an exported file's user can't follow.
-    """
+    """How the test pipeline decodes images; an ExportError where a file's user can't follow."""
     pipeline = test_transforms(config)
     place = loading_step(pipeline)
     if place is None:
@@ -95,14 +94,7 @@ def read_image_format(config: Config) -> ImageFormat:
 def read_resizing(
     config: Config, shape: Sequence[int] | None = None
 ) -> list[Resize | ResizeToMultiple]:
-    """The resizing of the test pipeline.
-
-    Args:
-        config (Config): of the model.
-        shape (Sequence[int] | None): height and width to take in the place of the pipeline's.
-
-    Returns:
-        list[Resize | ResizeToMultiple]: in order.
+    """The resizing of the test pipeline, or to ``shape`` (height and width) in its place.
 
     Raises:
         ExportError: the pipeline holds a transform that can't be exported; it is named.
@@ -174,177 +166,149 @@ class PreprocessingGraph:
         channels: int = 3,
         image_format: ImageFormat = ImageFormat(),
     ) -> None:
-        self._format, self._channels = image_format, channels
-        self._tape = Tape()
+        self._is_float = image_format.is_float
+        op = self._op = _Ops()
         self.image = ir.Value(
             name="image",
             type=ir.TensorType(ir.DataType.UINT8),
             shape=ir.Shape(["height", "width", channels]),
         )
-        original = self._sides(self.image)
-        dtype = ir.DataType.FLOAT if image_format.is_float else ir.DataType.INT32
-        x = self._op("Cast", self.image, to=dtype)
-        sides = original
+        original = sides = self._sides(self.image)
+        x = op.Cast(self.image, to=FLOAT if image_format.is_float else INT32)
         for step in resizing:
             sides = self._target(step, sides)
             x = self._resize(x, self._sides(x), sides)
-        x = self._normalise(x, data_preprocessor)
-        x = self._op("Unsqueeze", x, self._const([0], np.int64))
-        size = self._op("Concat", *sides, axis=0)
-        sizes = [self._double(s) for s in (size, self._op("Concat", *original, axis=0))]
-        ratio = self._op("Cast", self._op("Div", sizes[1], sizes[0]), to=ir.DataType.FLOAT)
-        height, width = self._op("Split", ratio, num_outputs=2, axis=0, outputs=2)
+
+        x = op.Cast(op.Transpose(x, perm=(2, 0, 1)), to=FLOAT)
+        if channels > 2 and image_format.is_bgr != swaps_channels(data_preprocessor, channels):
+            x = op.Gather(x, np.int64([2, 1, 0, *range(3, channels)]), axis=0)
+        if data_preprocessor._enable_normalize:
+            x = op.Sub(x, data_preprocessor.mean.view(-1, 1, 1).float().numpy())
+            x = op.Div(x, data_preprocessor.std.view(-1, 1, 1).float().numpy())
+        x = op.Unsqueeze(x, np.int64([0]))
+        if input_shape is not None or divisor > 1:
+            padded = [self._round_up(side, divisor) for side in sides]
+            if input_shape is not None:
+                padded = [np.int64([side]) for side in input_shape]
+            missing = [op.Sub(*pair) for pair in zip(padded, sides, strict=True)]
+            pads = op.Concat(np.zeros(6, np.int64), *missing, axis=0)
+            x = op.Pad(x, pads, np.float32(pad_value))
+
+        size = op.Concat(*sides, axis=0)
+        ratio = op.Div(op.Cast(op.Concat(*original, axis=0), to=DOUBLE), op.Cast(size, to=DOUBLE))
+        height, width = op.Split(op.Cast(ratio, to=FLOAT), num_outputs=2, axis=0, outputs=2)
         self.outputs = {
-            "x": self._pad(x, sides, divisor, pad_value, input_shape),
-            "size": self._op("Cast", size, to=ir.DataType.FLOAT),
-            "scale": self._op("Concat", width, height, width, height, axis=0),
-            "rows": self._centres(original[0]),
-            "columns": self._centres(original[1]),
+            "x": x,
+            "size": op.Cast(size, to=FLOAT),
+            "scale": op.Concat(width, height, width, height, axis=0),
+            "rows": op.Add(op.Cast(self._range(original[0]), to=FLOAT), np.float32(0.5)),
+            "columns": op.Add(op.Cast(self._range(original[1]), to=FLOAT), np.float32(0.5)),
         }
-        self.nodes = list(self._tape.nodes)
-
-    def _op(self, op_type: str, *inputs: ir.Value, outputs: int = 1, **attributes):
-        if outputs > 1:
-            return self._tape.op_multi_out(op_type, inputs, attributes, num_outputs=outputs)
-        return self._tape.op(op_type, inputs, attributes)
-
-    def _const(self, value: object, dtype: type) -> ir.Value:
-        return self._op("Constant", value=ir.tensor(np.asarray(value, dtype)))
-
-    def _double(self, x: ir.Value) -> ir.Value:
-        return self._op("Cast", x, to=ir.DataType.DOUBLE)
+        self.nodes = list(op.tape.nodes)
 
     def _sides(self, x: ir.Value) -> list[ir.Value]:
         """Height and width of (height, width, channels), each int64, (1,)."""
-        return [self._op("Shape", x, start=i, end=i + 1) for i in (0, 1)]
+        return [self._op.Shape(x, start=i, end=i + 1) for i in (0, 1)]
 
-    def _target(self, step: Resize | ResizeToMultiple, sides: Sequence[ir.Value]) -> list[ir.Value]:
+    def _range(self, count: ir.Value) -> ir.Value:
+        return self._op.Range(np.int64(0), self._op.Squeeze(count), np.int64(1))
+
+    def _round_up(self, side: ir.Value, divisor: int) -> ir.Value:
+        quotient = self._op.Div(self._op.Add(side, np.int64([divisor - 1])), np.int64([divisor]))
+        return self._op.Mul(quotient, np.int64([divisor]))
+
+    def _target(
+        self, step: Resize | ResizeToMultiple, sides: Sequence[ir.Value]
+    ) -> Sequence[ir.Value]:
         """The sides after ``step``, as MMCV's ``rescale_size`` rounds them."""
+        op = self._op
         if isinstance(step, ResizeToMultiple):
             return [self._round_up(side, step.divisor) for side in sides]
         if not step.keep_ratio:
-            return [self._const([side], np.int64) for side in (step.height, step.width)]
-        doubles = [self._double(side) for side in sides]
-        limits = [self._const([side], np.float64) for side in (step.height, step.width)]
-        measured = doubles
+            return [op.Identity(np.int64([side])) for side in (step.height, step.width)]
+        measured = doubles = [op.Cast(side, to=DOUBLE) for side in sides]
+        limits = [step.height, step.width]
         if step.either_orientation:
-            limits = [self._op(kind, *limits) for kind in ("Max", "Min")]
-            measured = [self._op(kind, *doubles) for kind in ("Max", "Min")]
-        ratios = [self._op("Div", *pair) for pair in zip(limits, measured, strict=True)]
-        ratio = self._op("Min", *ratios)
-        half = self._const([0.5], np.float64)
-        new = [self._op("Add", self._op("Mul", side, ratio), half) for side in doubles]
-        return [self._op("Cast", self._op("Floor", x), to=ir.DataType.INT64) for x in new]
-
-    def _round_up(self, side: ir.Value, divisor: int) -> ir.Value:
-        d = self._const([divisor], np.int64)
-        raised = self._op("Add", side, self._const([divisor - 1], np.int64))
-        return self._op("Mul", self._op("Div", raised, d), d)
-
-    def _taps(self, old: ir.Value, new: ir.Value, along_x: bool) -> tuple[ir.Value, ...]:
-        """Of each new position: its two old neighbours and their weights.
-
-        Of bytes the weights are times ``SCALE``.
-
-        Beyond the outermost centres both neighbours are the same; there OpenCV also drops the
-        fraction along x, but not along y, which matters to rounding.
-        """
-        one = self._const([1.0], np.float64)
-        step = self._op("Div", self._double(new), self._double(old))
-        step = self._op("Div", one, step)
-        half = self._const([0.5], np.float64)
-        centre = self._op("Mul", self._op("Add", self._double(self._range(new)), half), step)
-        centre = self._op("Cast", self._op("Sub", centre, half), to=ir.DataType.FLOAT)
-        floor = self._op("Floor", centre)
-        fraction = self._op("Sub", centre, floor)
-        first = self._op("Cast", floor, to=ir.DataType.INT64)
-        zero, one = self._const(0, np.int64), self._const(1, np.int64)
-        last = self._op("Sub", self._op("Squeeze", old), one)
-        if along_x:
-            inside = self._op(
-                "And", self._op("GreaterOrEqual", first, zero), self._op("Less", first, last)
-            )
-            fraction = self._op("Where", inside, fraction, self._const(0, np.float32))
-        weights: list[ir.Value] = []
-        for part in (self._op("Sub", self._const(1, np.float32), fraction), fraction):
-            if self._format.is_float:
-                weights.append(part)
-                continue
-            scaled = self._op("Round", self._op("Mul", part, self._const(SCALE, np.float32)))
-            weights.append(self._op("Cast", scaled, to=ir.DataType.INT32))
-        second = self._op("Add", first, one)
-        neighbours = [self._op("Clip", index, zero, last) for index in (first, second)]
-        return *neighbours, *weights
+            limits = sorted(limits, reverse=True)
+            measured = [op.Max(*doubles), op.Min(*doubles)]
+        ratio = op.Min(
+            *(op.Div(np.float64([x]), side) for x, side in zip(limits, measured, strict=True))
+        )
+        scaled = [op.Add(op.Mul(side, ratio), np.float64([0.5])) for side in doubles]
+        return [op.Cast(op.Floor(side), to=INT64) for side in scaled]
 
     def _resize(self, x: ir.Value, old: Sequence[ir.Value], new: Sequence[ir.Value]) -> ir.Value:
         """(height, width, channels), int32 of bytes or float32, to another size."""
-        left, right = self._weighted(x, 1, old, new)
-        if self._format.is_float:
-            x = self._op("Add", left, right)
-            return self._op("Add", *self._weighted(x, 0, old, new))
-        x = self._op("Div", self._op("Add", left, right), self._const(16, np.int32))
-        parts = self._weighted(x, 0, old, new)
-        upper, lower = (self._op("Div", part, self._const(65536, np.int32)) for part in parts)
-        total = self._op("Add", self._op("Add", upper, lower), self._const(2, np.int32))
-        return self._op("Div", total, self._const(4, np.int32))
+        op = self._op
+        horizontal = op.Add(*self._weighted(x, 1, old, new))
+        if self._is_float:
+            return op.Add(*self._weighted(horizontal, 0, old, new))
+        parts = self._weighted(op.Div(horizontal, np.int32(16)), 0, old, new)
+        upper, lower = (op.Div(part, np.int32(65536)) for part in parts)
+        return op.Div(op.Add(op.Add(upper, lower), np.int32(2)), np.int32(4))
 
     def _weighted(
         self, x: ir.Value, axis: int, old: Sequence[ir.Value], new: Sequence[ir.Value]
     ) -> list[ir.Value]:
         """Both neighbours of each new position along an axis, each times its weight."""
-        *neighbours, a, b = self._taps(old[axis], new[axis], along_x=axis == 1)
-        shape = self._const((1, -1, 1) if axis else (-1, 1, 1), np.int64)
-        weights = [self._op("Reshape", weight, shape) for weight in (a, b)]
+        shape = np.int64((1, -1, 1) if axis else (-1, 1, 1))
         return [
-            self._op("Mul", self._op("Gather", x, index, axis=axis), weight)
-            for index, weight in zip(neighbours, weights, strict=True)
+            self._op.Mul(self._op.Gather(x, index, axis=axis), self._op.Reshape(weight, shape))
+            for index, weight in self._neighbours(old[axis], new[axis], along_x=axis == 1)
         ]
 
-    def _normalise(self, x: ir.Value, data_preprocessor: nn.Module) -> ir.Value:
-        """(height, width, channels), RGB, to (channels, height, width), normalised."""
-        x = self._op("Cast", self._op("Transpose", x, perm=(2, 0, 1)), to=ir.DataType.FLOAT)
-        swaps = swaps_channels(data_preprocessor, self._channels)
-        if self._channels > 2 and self._format.is_bgr != swaps:
-            order = [2, 1, 0, *range(3, self._channels)]
-            x = self._op("Gather", x, self._const(order, np.int64), axis=0)
-        if data_preprocessor._enable_normalize:
-            mean, std = data_preprocessor.mean, data_preprocessor.std
-            for op_type, values in (("Sub", mean), ("Div", std)):
-                x = self._op(op_type, x, self._const(values.view(-1, 1, 1).numpy(), np.float32))
-        return x
+    def _neighbours(
+        self, old: ir.Value, new: ir.Value, along_x: bool
+    ) -> list[tuple[ir.Value, ir.Value]]:
+        """Two old positions to interpolate each new one from, and their weights.
 
-    def _pad(
-        self,
-        x: ir.Value,
-        sides: Sequence[ir.Value],
-        divisor: int,
-        value: float,
-        input_shape: Sequence[int] | None,
-    ) -> ir.Value:
-        if input_shape is None and divisor == 1:
-            return x
-        if input_shape is None:
-            padded = [self._round_up(side, divisor) for side in sides]
-        else:
-            padded = [self._const([side], np.int64) for side in input_shape]
-        missing = [self._op("Sub", *pair) for pair in zip(padded, sides, strict=True)]
-        pads = self._op("Concat", self._const([0] * 6, np.int64), *missing, axis=0)
-        return self._op("Pad", x, pads, self._const(value, np.float32))
+        Of bytes the weights are times ``SCALE``. Beyond the outermost centres both positions are
+        the same; there OpenCV also drops the fraction along x, but not along y, which matters to
+        rounding.
+        """
+        op, half = self._op, np.float64([0.5])
+        step = op.Div(np.float64([1]), op.Div(op.Cast(new, to=DOUBLE), op.Cast(old, to=DOUBLE)))
+        centre = op.Mul(op.Add(op.Cast(self._range(new), to=DOUBLE), half), step)
+        centre = op.Cast(op.Sub(centre, half), to=FLOAT)
+        floor = op.Floor(centre)
+        fraction = op.Sub(centre, floor)
+        first = op.Cast(floor, to=INT64)
+        last = op.Sub(op.Squeeze(old), np.int64(1))
+        if along_x:
+            inside = op.And(op.GreaterOrEqual(first, np.int64(0)), op.Less(first, last))
+            fraction = op.Where(inside, fraction, np.float32(0))
+        weights = [op.Sub(np.float32(1), fraction), fraction]
+        if not self._is_float:
+            weights = [op.Cast(op.Round(op.Mul(w, np.float32(SCALE))), to=INT32) for w in weights]
+        positions = [first, op.Add(first, np.int64(1))]
+        positions = [op.Clip(position, np.int64(0), last) for position in positions]
+        return list(zip(positions, weights, strict=True))
 
-    def _range(self, count: ir.Value) -> ir.Value:
-        start, step = self._const(0, np.int64), self._const(1, np.int64)
-        return self._op("Range", start, self._op("Squeeze", count), step)
 
-    def _centres(self, side: ir.Value) -> ir.Value:
-        positions = self._op("Cast", self._range(side), to=ir.DataType.FLOAT)
-        return self._op("Add", positions, self._const(0.5, np.float32))
+class _Ops:
+    """ONNX operators, recorded in order: ``op.Add(x, np.int64(1))``; arrays become constants."""
+
+    def __init__(self) -> None:
+        self.tape = Tape()
+
+    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        def record(*inputs: ir.Value | np.ndarray, outputs: int = 1, **attributes: object) -> Any:
+            values = [
+                x
+                if isinstance(x, ir.Value)
+                else self.tape.op("Constant", [], {"value": ir.tensor(np.asarray(x))})
+                for x in inputs
+            ]
+            if outputs > 1:
+                return self.tape.op_multi_out(op_type, values, attributes, num_outputs=outputs)
+            return self.tape.op(op_type, values, attributes)
+
+        return record
 
 
 def swaps_channels(data_preprocessor: nn.Module, channels: int) -> bool:
     """Whether the model swaps red and blue; MMSegmentation does so for three channels only."""
-    swaps = getattr(data_preprocessor, "_channel_conversion", False) or getattr(
-        data_preprocessor, "channel_conversion", False
-    )
-    return bool(swaps) and not (
-        isinstance(data_preprocessor, SegDataPreProcessor) and channels != 3
-    )
+    if isinstance(data_preprocessor, SegDataPreProcessor) and channels != 3:
+        return False
+    names = ("_channel_conversion", "channel_conversion")
+    return any(getattr(data_preprocessor, name, False) for name in names)

@@ -20,14 +20,7 @@ UINT8_CLASSES = 256  # that a label map of uint8 can hold
 
 
 class ExportableSegmentor(nn.Module):
-    """An encoder and decoder, its label map at the image's size.
-
-    Args:
-        model (EncoderDecoder): the segmentor.
-
-    Raises:
-        ExportError: it predicts in another way than MMSegmentation's base class.
-    """
+    """An encoder and decoder, its label map at the image's size."""
 
     outputs = ("label_map",)
 
@@ -66,9 +59,8 @@ class ExportableSegmentor(nn.Module):
 
 @contextmanager
 def dynamic_upsampling(head: nn.Module) -> Iterator[None]:
-    """Has MMSegmentation's ``Upsample`` work without ``int(…)``, which would fix the size.
-
-    The modules are as they were when the context ends.
+    """Has MMSegmentation's ``Upsample`` work without ``int(…)``, which would fix the size; restored
+    when the context ends.
     """
     parts = _upsampling(head)
     for part in parts:

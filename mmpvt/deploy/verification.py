@@ -71,13 +71,7 @@ class Deviation:
 
 
 def predict(model: nn.Module, config: Config, image: np.ndarray) -> dict[str, np.ndarray]:
-    """PyTorch's results of an image, by the names of an exported file's outputs.
-
-    Args:
-        model (nn.Module): MMDetection's or MMSegmentation's.
-        config (Config): whose test pipeline is used.
-        image (ndarray): uint8, as the test pipeline decodes it.
-    """
+    """PyTorch's results of a uint8 image, by the names of an exported file's outputs."""
     if read_image_format(config).is_float:
         image = image.astype(np.float32)
     data = TestPipeline(config).prepare(image)
@@ -134,9 +128,6 @@ def verify(
         image (ndarray | None): uint8, as the test pipeline decodes it; by default shapes are drawn.
         shape (Sequence[int] | None): the height and width of a file of fixed size: there the image
             is resized to them first, so that both pad it alike.
-
-    Raises:
-        ExportError: onnxruntime can't load the file.
     """
     image_format = read_image_format(config)
     if image is None:
@@ -156,12 +147,7 @@ def example_image(channels: int) -> np.ndarray:
 
 
 def to_rgb(image: np.ndarray, is_bgr: bool = True) -> np.ndarray:
-    """An image as exported files take it: (height, width, channels), RGB.
-
-    Args:
-        image (ndarray): (height, width) or (height, width, channels).
-        is_bgr (bool): whether it has blue first. Default: True.
-    """
+    """An image as exported files take it: (height, width, channels), RGB."""
     image = image if image.ndim == 3 else image[..., None]
     if is_bgr and image.shape[2] > 2:
         image = image[..., [2, 1, 0, *range(3, image.shape[2])]]
@@ -173,13 +159,7 @@ def onnx_predictor(
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """An exported file as a function of an image, uint8, (height, width, channels).
 
-    Args:
-        path (str): the file.
-        threads (int): of onnxruntime. Default: 0, all cores.
-        is_bgr (bool): whether images have blue first. Default: True.
-
-    Raises:
-        ExportError: onnxruntime can't load the file.
+    ``threads`` are onnxruntime's (0: all cores); images have blue first where ``is_bgr``.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors: its warnings are on what it doesn't optimise

@@ -67,11 +67,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def test_transforms(config: Config) -> list[dict]:
-    """The transforms of the (first) data set that a test is of; validation's where there is none.
-
-    Raises:
-        ConfigError: the config has no such data set.
-    """
+    """The transforms of the (first) data set that a test is of; else of validation's."""
     loader = config.get("test_dataloader") or config.get("val_dataloader") or {}
     dataset = next(iter_datasets(loader.get("dataset")), None)
     if dataset is None:
@@ -124,7 +120,7 @@ class TestPipeline:
             self._transform = Compose(steps[:place] + steps[place + 1 :])
 
     def load(self, path: str | os.PathLike) -> np.ndarray:
-        """Decodes an image file as the config has its images loaded; see :func:`read_image`."""
+        """Decodes an image file as the config has its images loaded: :func:`read_image`."""
         return read_image(path, self.reader, self.max_pixels)
 
     def prepare(self, image: np.ndarray, path: str = "") -> dict:
@@ -207,11 +203,7 @@ def read_image(
 
 
 def check_array(image: np.ndarray) -> np.ndarray:
-    """The array itself.
-
-    Raises:
-        UserError: it is no (height, width, channels) or (height, width) image.
-    """
+    """The array itself, if it is a (height, width, channels) or (height, width) image."""
     if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
         found = getattr(image, "shape", type(image).__name__)
         raise UserError(

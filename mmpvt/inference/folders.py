@@ -106,12 +106,7 @@ def predict_folder(
 
 
 def check_out(out: Path) -> Outputs:
-    """Checks that results may go into a folder, without making it.
-
-    Raises:
-        UserError: it is a file, holds other files and none of an earlier run, or holds a file in
-            the place of one that is always written.
-    """
+    """Checks that results may go into a folder, without making it."""
     folder = Outputs(out)
     folder.check_folder()
     folder.check(CATEGORIES, PREDICTIONS, SHEET)

@@ -146,11 +146,7 @@ class Predictor:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name; by default a GPU where there is one.
-
-    Raises:
-        LaunchError: there is no such device.
-    """
+    """The device of that name; by default a GPU where there is one."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

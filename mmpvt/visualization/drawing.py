@@ -100,14 +100,11 @@ def draw_instances(
     """Draws masks, boxes and labels, the largest first.
 
     Args:
-        canvas (np.ndarray): RGB, uint8.
+        canvas (np.ndarray): RGB, uint8; changed if it is contiguous.
         instances (InstanceData): ``bboxes`` (n, 4) in pixels, ``labels`` (n,) and perhaps
             ``scores`` (n,) and ``masks`` (n, height, width).
         scale (float): canvas pixels a pixel of the boxes.
         classes, palette: by label.
-
-    Returns:
-        np.ndarray: RGB, uint8.
     """
     canvas = np.ascontiguousarray(canvas)
     boxes = torch.as_tensor(getattr(instances.bboxes, "tensor", instances.bboxes)).float() * scale
@@ -142,16 +139,7 @@ def draw_map(
     classes: Sequence[str],
     palette: Sequence[tuple[int, int, int]],
 ) -> np.ndarray:
-    """A label map blended over an image, its larger classes named.
-
-    Args:
-        canvas (np.ndarray): RGB, uint8.
-        labels (np.ndarray): (height, width), the label of each pixel; 255 is ignored.
-        classes, palette: by label.
-
-    Returns:
-        np.ndarray: RGB, uint8.
-    """
+    """An RGB, uint8 image with a label map, (height, width), its larger classes named."""
     labels = cv2.resize(
         labels.astype(np.uint8), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST
     )
