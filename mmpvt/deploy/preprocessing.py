@@ -19,7 +19,7 @@ from mmseg.models import SegDataPreProcessor
 from onnx_ir.tape import Tape
 from torch import nn
 
-from mmpvt.engine.pipeline import test_transforms
+from mmpvt.engine.pipeline import read_test_pipeline
 from mmpvt.engine.pixel_check import loading_step, transform_name
 from mmpvt.errors import ExportError
 
@@ -69,7 +69,7 @@ class ImageFormat:
 
 def read_image_format(config: Config) -> ImageFormat:
     """How the test pipeline decodes images; an ExportError where a file's user can't follow."""
-    pipeline = test_transforms(config)
+    pipeline = read_test_pipeline(config)
     place = loading_step(pipeline)
     if place is None:
         return ImageFormat()
@@ -100,7 +100,7 @@ def read_resizing(
         ExportError: the pipeline holds a transform that can't be exported; it is named.
     """
     steps: list[Resize | ResizeToMultiple] = []
-    for transform in test_transforms(config):
+    for transform in read_test_pipeline(config):
         name = transform_name(transform)
         if name.startswith(("Load", "Pack")):
             continue

@@ -15,7 +15,7 @@ from torch import nn
 
 from mmpvt.datasets.shapes_drawing import draw_scene
 from mmpvt.deploy.preprocessing import read_image_format
-from mmpvt.engine.pipeline import TestPipeline, evaluating, test_transforms
+from mmpvt.engine.pipeline import TestPipeline, evaluating, read_test_pipeline
 from mmpvt.errors import ExportError
 from mmpvt.models.channels import input_channels
 from mmpvt.utils.text import encodable
@@ -183,6 +183,6 @@ def onnx_predictor(
 def with_scale(config: Config, shape: Sequence[int]) -> Config:
     """A copy of the config whose test pipeline resizes to ``shape``, height and width."""
     config = Config(config.to_dict())
-    resize = next(t for t in test_transforms(config) if t["type"].endswith("Resize"))
+    resize = next(t for t in read_test_pipeline(config) if t["type"].endswith("Resize"))
     resize.update(scale=(shape[1], shape[0]), keep_ratio=False)
     return config
