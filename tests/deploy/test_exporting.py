@@ -136,9 +136,9 @@ def test_int8_where_there_are_weights(
 @pytest.mark.parametrize(("precision", "tolerance"), [("float16", 0.03), ("int8", 0.2)])
 def test_smaller_numbers(precision: str, tolerance: float, exported: Callable, tmp_path: Path):
     made = exported("retinanet", "v1")
-    whole = ir.load(made.path)
+    model = ir.load(made.path)
     photos = [picture(120, 160), picture(140, 100)]
-    small = to_float16(whole) if precision == "float16" else to_int8(whole, photos)
+    small = to_float16(model) if precision == "float16" else to_int8(model, photos)
     ir.save(small, tmp_path / "small.onnx")
     facts = session_of(tmp_path / "small.onnx").get_modelmeta().custom_metadata_map
     assert facts["precision"] == precision
