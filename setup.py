@@ -73,6 +73,8 @@ setup(
         "numpy",
         "opencv-python",
         "msgspec>=0.18",  # reads annotation files and checks what they hold
+        "requests",  # downloads
+        "urllib3>=2",  # retries; counts the bytes that requests receives
         "ftfy",  # mmsegmentation imports it and regex, and declares neither
         "regex",
         "setuptools<82",  # MMEngine resolves mmdet:: through pkg_resources before we can help

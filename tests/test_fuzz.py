@@ -30,7 +30,7 @@ from mmpvt.datasets.annotations import usable
 from mmpvt.datasets.loading import LoadSegAnnotations
 from mmpvt.engine.classes import compare_with_checkpoint, model_meta
 from mmpvt.engine.data_check import read_annotations
-from mmpvt.reproduction.records import to_json
+from mmpvt.reproduction.result_store import to_json
 from mmpvt.reproduction.training_log import read_log
 from mmpvt.utils.files import parse_json
 from mmpvt.visualization.drawing import colours

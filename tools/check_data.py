@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt import inspection as data_survey
 from mmpvt.engine import settings
 from mmpvt.engine.cli import FAILURE, user_errors

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -38,7 +37,8 @@ from mmpvt.engine.pipeline import evaluating
 from mmpvt.engine.pixel_check import misfit
 from mmpvt.errors import ExportError, OutputError
 from mmpvt.evaluation.coco_results import coco_categories
-from mmpvt.models.channels import input_channels
+from mmpvt.models.data_preprocessor import input_channels
+from mmpvt.utils.atomic import replacing
 from mmpvt.utils.text import encodable, printable
 from mmpvt.version import __version__
 
@@ -132,19 +132,16 @@ def write(
         exported = to_int8(exported, [to_rgb(photo, is_bgr) for photo in photos], report)
     elif half:
         exported = to_float16(exported)
-    part = out.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        ir.save(exported, part)
-        size = part.stat().st_size
-        report("checking against PyTorch")
-        deviation = verify(str(part), model, config, image, round_shape(config, shape))
-        if not half and photos is None and not deviation.is_small:
-            raise ExportError(f"{type(model).__name__} can't be exported: {deviation}")
-        part.replace(out)
+        with replacing(out) as part:
+            ir.save(exported, part)
+            size = part.stat().st_size
+            report("checking against PyTorch")
+            deviation = verify(str(part), model, config, image, round_shape(config, shape))
+            if not half and photos is None and not deviation.is_small:
+                raise ExportError(f"{type(model).__name__} can't be exported: {deviation}")
     except OSError as error:
         raise OutputError(f"{out} can't be written: {error.strerror}", where=out) from error
-    finally:
-        part.unlink(missing_ok=True)
     report(f"{printable(out)}, {size / 2**20:.0f} MB: {deviation}")
     return deviation
 

@@ -17,7 +17,7 @@ from mmpvt.datasets.shapes_drawing import draw_scene
 from mmpvt.deploy.preprocessing import read_image_format
 from mmpvt.engine.pipeline import TestPipeline, evaluating, read_test_pipeline
 from mmpvt.errors import ExportError
-from mmpvt.models.channels import input_channels
+from mmpvt.models.data_preprocessor import input_channels
 from mmpvt.utils.text import encodable
 
 MIN_SCORE = 0.05  # of the detections that are compared

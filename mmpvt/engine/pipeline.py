@@ -18,11 +18,10 @@ from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from PIL import Image, UnidentifiedImageError
 from torch import nn
 
-from mmpvt.checkpoint import load_checkpoint
+from mmpvt.checkpoint import fit_to_model, load_checkpoint
 from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.engine.classes import model_meta
 from mmpvt.engine.config_parts import iter_datasets
-from mmpvt.engine.hooks.checkpoint_fit import fit_to_model
 from mmpvt.engine.pixel_check import image_loader, loading_step, misfit, transform_name
 from mmpvt.errors import BadFileError, ConfigError, UserError
 from mmpvt.utils.files import check_regular

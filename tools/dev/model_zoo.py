@@ -6,7 +6,6 @@ PVT v2 (arXiv 2106.13797), and the settings that their authors released.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +14,8 @@ from pathlib import Path
 import yaml
 from mmengine.config import Config
 
-from mmpvt.errors import UserError
-from mmpvt.models.complexity import Part, build_without_memory, count
+from mmpvt.models.complexity import ModuleCost, build_without_memory, count
+from mmpvt.reproduction.checkpoints import read_published
 
 COLLECTIONS = {
     "PVT": dict(
@@ -44,10 +43,10 @@ Every published experiment has a config here. AP and mIoU are what the papers re
 ([PVT](https://arxiv.org/abs/2102.12122), [PVT v2](https://arxiv.org/abs/2106.13797)): they are the
 targets of a training run of yours, not results of this project's. Parameters and GFLOPs are those
 of the config, as `tools/get_flops.py` counts them (a multiply-add once, the backbone's ImageNet
-head left out); in parentheses, where the papers give them, theirs. Detectors are counted on one
+head excluded); in parentheses, where the papers give them, theirs. Detectors are counted on one
 image of 3x1280x800, segmenters on 3x512x512.
 
-Training starts from the authors' ImageNet weights, which are fetched on first use.
+Training starts from the authors' ImageNet weights, which are downloaded on first use.
 
 This page and `model-index.yml` are written by `python tools/make_model_zoo.py`.
 """
@@ -58,9 +57,9 @@ SCORES = {
     "mIoU_released_code": "mIoU, released code",
 }
 OTHERS = """\
-## Small ones
+## Small configs
 
-Configs that stand for no published experiment, to try things with.
+Not published experiments: small enough to try things with.
 """
 
 
@@ -88,7 +87,7 @@ class Entry:
         return Config.fromfile(self.path)
 
     @cached_property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[ModuleCost]:
         """What the model's parts cost."""
         return count(build_without_memory(self.config))
 
@@ -127,16 +126,7 @@ def read_zoo(root: Path) -> list[Entry]:
     Raises:
         UserError: there are no records, or one is of a config that isn't there.
     """
-    file = root / "docs" / "published_results.json"
-    if not file.is_file():
-        raise UserError(f"no published results at {file}: there is no such file")
-    records = json.loads(file.read_text())
-    published = {record["config"]: record for record in records}
-    paths = {path.stem: path for path in sorted((root / "configs").glob("*.py"))}
-    if missing := [name for name in published if name not in paths]:
-        raise UserError(f"{file} has results of configs that {root}/configs lacks: {missing}")
-    names = [*published, *(name for name in paths if name not in published)]
-    return [Entry(paths[name], published.get(name, {})) for name in names]
+    return [Entry(path, published) for path, published in read_published(root).values()]
 
 
 def markdown(zoo: Sequence[Entry]) -> str:

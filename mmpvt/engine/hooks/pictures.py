@@ -50,7 +50,7 @@ class PicturesHook(Hook):
     def __init__(self, count: int = 6, score_thr: float = 0.4, show_dir: str | None = None) -> None:
         self.count = count
         self.score_thr = score_thr
-        self.show_dir = None if show_dir is None else Outputs(show_dir, "--show-dir")
+        self.show_dir = None if show_dir is None else Outputs(show_dir, "show_dir")
         self._names = Names()
         self._sheet: list[np.ndarray] = []
 
@@ -108,7 +108,7 @@ class PicturesHook(Hook):
     def _write(self, runner: Runner, name: str) -> None:
         if self._sheet:
             try:
-                out = Outputs(runner.work_dir, "--work-dir")
+                out = Outputs(runner.work_dir, "work_dir")
                 target = write_picture(out, f"pictures/{name}", contact_sheet(self._sheet))
                 said = printable(target)
                 runner.logger.info(f"pictures of predictions beside the truth: {said}")

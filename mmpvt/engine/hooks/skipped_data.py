@@ -14,7 +14,6 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 
-from mmpvt.checkpoint.keeping import write_whole
 from mmpvt.datasets.annotations import UNKNOWN_MASK, Finding, usable
 from mmpvt.datasets.samplers import Fetch, flatten
 from mmpvt.engine import settings
@@ -22,6 +21,7 @@ from mmpvt.engine.config_parts import dataset_kind, iter_datasets, iter_dicts
 from mmpvt.engine.data_check import is_coco, read_annotations
 from mmpvt.errors import UserError
 from mmpvt.registry import HOOKS
+from mmpvt.utils.atomic import atomic_write
 from mmpvt.utils.text import printable
 
 NAMED = 3  # of each file, in the log; the rest is in a file
@@ -109,8 +109,8 @@ def _write(copy: Path, file: Path, content: dict, findings: list[Finding]) -> st
     if not content["images"] or not content["annotations"]:
         raise UserError(f"nothing of {file} can be used: {first}")
     listing = copy.with_suffix(".left_out.json")
-    write_whole(copy, json.dumps(content).encode())
-    write_whole(listing, json.dumps([f._asdict() for f in findings], indent=1).encode())
+    atomic_write(copy, json.dumps(content).encode())
+    atomic_write(listing, json.dumps([f._asdict() for f in findings], indent=1).encode())
     counts = " and ".join(
         f"{sum(f.kind == kind for f in lost)} {kind}s" for kind in ("image", "annotation")
     )
