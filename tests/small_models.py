@@ -10,9 +10,9 @@ from torch import nn
 
 from helpers import ROOT
 from mmpvt.datasets.shapes_drawing import draw_scene
-from mmpvt.deploy.checking import predict
-from mmpvt.deploy.sizes import test_pipeline as pipeline_of
+from mmpvt.deploy.verification import predict
 from mmpvt.engine.config import load_config
+from mmpvt.engine.pipeline import read_test_pipeline
 
 BACKBONES = {
     "v1": dict(type="mmpvt.PyramidVisionTransformer"),
@@ -93,7 +93,7 @@ def build(kind: str, version: str) -> tuple[nn.Module, Config]:
     config.model.backbone.update(BACKBONES[version], arch=ARCH, init_cfg=None)
     config.merge_from_dict(dict(model=changes))
     init_default_scope(config.default_scope)
-    for transform in pipeline_of(config):
+    for transform in read_test_pipeline(config):
         if transform["type"] == "Resize":
             transform["scale"] = DETECTOR_SCALE
     torch.manual_seed(0)

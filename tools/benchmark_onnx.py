@@ -28,8 +28,8 @@ from pycocotools.cocoeval import COCOeval
 from mmpvt.datasets.coco import read_annotations
 from mmpvt.engine.cli import user_errors
 from mmpvt.engine.config import load_config, set_checkpoint
+from mmpvt.engine.pipeline import TestPipeline, load_model
 from mmpvt.errors import UserError
-from mmpvt.inference.pipeline import TestPipeline
 from mmpvt.inference.sources import find_sources
 from mmpvt.utils.progress import progress
 
@@ -40,7 +40,7 @@ Results = list[dict[str, np.ndarray]]
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
-    parser.add_argument("checkpoint", help="checkpoint file or address")
+    parser.add_argument("checkpoint", help="checkpoint file or URL")
     parser.add_argument("files", nargs="+", type=Path, metavar="MODEL.onnx")
     parser.add_argument("--images", nargs="+", type=Path, required=True, help="files or folders")
     parser.add_argument("--most", type=int, default=20, help="images (default: 20)")
@@ -72,14 +72,16 @@ def run(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.cfg_options)
     set_checkpoint(config, args.checkpoint)
     load_deploy()
-    from mmpvt.deploy import checking, load_model
-    from mmpvt.deploy.sizes import read_loading
+    from mmpvt.deploy import verification
+    from mmpvt.deploy.preprocessing import read_image_format
 
     torch.set_num_threads(args.threads)
     model = load_model(config, args.checkpoint)
-    ways = {PYTORCH: lambda image: checking.predict(model, config, image)}
+    ways = {PYTORCH: lambda image: verification.predict(model, config, image)}
     for file in args.files:
-        ways[file.name] = checking.runner(str(file), args.threads, read_loading(config).is_bgr)
+        ways[file.name] = verification.onnx_predictor(
+            str(file), args.threads, read_image_format(config).is_bgr
+        )
     pipeline = TestPipeline(config)
     images = [pipeline.load(path) for path in paths]
     results, seconds = measure(ways, images, args.runs)
@@ -92,9 +94,9 @@ def run(args: argparse.Namespace) -> None:
         ap = ""
         if truth is not None and "boxes" in found[0]:
             ap = average_precision(truth, [known[path.name] for path in paths], found)
-        deviation = checking.Deviation()
+        deviation = verification.Deviation()
         for ours, wanted in zip(found, results[PYTORCH], strict=True):
-            deviation.include(checking.compare(ours, wanted))
+            deviation.include(verification.compare(ours, wanted))
         beside = "" if way == PYTORCH else str(deviation)
         print(f"| {way} | {statistics.median(seconds[way]):.3f} | {ap} | {beside} |")
 

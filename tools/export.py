@@ -14,8 +14,8 @@ from mmengine.config import Config, DictAction
 import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine.cli import user_errors
 from mmpvt.engine.config import load_config, set_checkpoint
+from mmpvt.engine.pipeline import TestPipeline, load_model
 from mmpvt.errors import UserError
-from mmpvt.inference.pipeline import TestPipeline
 from mmpvt.inference.sources import find_sources
 from mmpvt.utils.outputs import check_free
 
@@ -23,7 +23,7 @@ from mmpvt.utils.outputs import check_free
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
-    parser.add_argument("checkpoint", help="checkpoint file or address")
+    parser.add_argument("checkpoint", help="checkpoint file or URL")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="model.onnx")
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
@@ -67,7 +67,7 @@ def main() -> None:
         image = None if args.check is None else read_bytes(config, args.check)
         photos = [read_bytes(config, source.path) for source in sources] or None
         deploy = load_deploy()
-        model = deploy.load_model(config, args.checkpoint)
+        model = load_model(config, args.checkpoint)
         deploy.write(model, config, args.out, args.shape, args.fp16, photos, image)
 
 

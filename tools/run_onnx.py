@@ -31,14 +31,14 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 # no other of Pillow's formats: opening a PostScript file, say, runs Ghostscript on it
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 MASK_OPACITY = 0.5
-USER_ERROR, INTERRUPTED = 2, 130
-LISTING = ".mmpvt-files"  # of the files that were written to a folder: a line of JSON each
-LONGEST_NAME = 255 - len(".jpg")  # bytes
-LONGEST_LABEL = 60  # characters of a class's name over its box
-LARGEST_FILE = 2 << 30  # bytes; Pillow's limit of pixels, uncompressed in 32 bits, takes a third
-LARGEST_JPEG = 65_500  # pixels a side
-MOST = 10_000  # detections in an image
-MOST_LABELS = 1 << 16  # what a label map's PNG can hold
+USER_ERROR, INTERRUPTED = 2, 130  # exit codes
+LISTING = ".mmpvt-files"  # lists the files that were written to a folder: a line of JSON each
+MAX_NAME = 255 - len(".jpg")  # bytes
+MAX_LABEL_LENGTH = 60  # characters of a class's name over its box
+MAX_FILE_SIZE = 2 << 30  # bytes; Pillow's limit of pixels, uncompressed in 32 bits, takes a third
+MAX_JPEG_SIDE = 65_500  # pixels a side
+MAX_DETECTIONS = 10_000  # detections in an image
+MAX_LABELS = 1 << 16  # what a label map's PNG can hold
 OUTPUTS = {
     "detection": {"boxes", "scores", "labels"},
     "instance segmentation": {"boxes", "scores", "labels", "masks"},
@@ -46,8 +46,8 @@ OUTPUTS = {
 }
 
 
-class Mistake(Exception):
-    """A user's error: its message is one sentence."""
+class UserError(Exception):
+    """A mistake of the user's: its message is one sentence."""
 
 
 class Model:
@@ -58,12 +58,12 @@ class Model:
         threads (int | None): of onnxruntime; all cores by default.
 
     Raises:
-        Mistake: it can't be read, or is no model of tools/export.py.
+        UserError: it can't be read, or is no model of tools/export.py.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         if not path.is_file():
-            raise Mistake(f"no model at {path}: there is no such file")
+            raise UserError(f"no model at {path}: there is no such file")
         self.path = path
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
@@ -77,12 +77,12 @@ class Model:
             self.names = [output.name for output in self.session.get_outputs()]
         except Exception as error:  # onnxruntime's errors share no other base
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise Mistake(f"{path} can't be read as an ONNX model: {reason}") from error
+            raise UserError(f"{path} can't be read as an ONNX model: {reason}") from error
         self.task = meta.get("task")
         if self.task is None or [(name, kind, len(shape)) for name, kind, shape in inputs] != [
             ("image", "tensor(uint8)", 3)
         ]:
-            raise Mistake(f"{path} is another kind of model: take one that tools/export.py wrote")
+            raise UserError(f"{path} is another kind of model: take one that tools/export.py wrote")
         if OUTPUTS.get(self.task) != set(self.names):
             raise self._damaged("its outputs aren't those of its task")
         self.channels: int = inputs[0][2][2]
@@ -95,30 +95,30 @@ class Model:
             raise self._damaged("it has not as many category_ids as classes")
 
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """What the model finds in an image, by name.
+        """The model's outputs for an image, by name.
 
         Args:
-            image (ndarray): uint8, (height, width, channels), red first.
+            image (ndarray): uint8, (height, width, channels), RGB.
 
         Returns:
             dict[str, ndarray]: ``boxes`` (N, 4), x1, y1, x2, y2 in pixels, ``scores`` and
-            ``labels`` (N,), best first, and, of an instance segmenter, ``masks``, bool,
+            ``labels`` (N,), by falling score, and, of an instance segmenter, ``masks``, bool,
             (N, height, width); of a semantic one, ``label_map``, (height, width).
 
         Raises:
-            Mistake: the model can't take the image (it is a line of pixels, say), or its outputs
-                are no detections or label map.
+            UserError: the model can't take the image (it is a line of pixels, say), or its outputs
+                aren't detections or a label map.
         """
         height, width = image.shape[:2]
         try:
             found = dict(zip(self.names, self.session.run(None, {"image": image}), strict=True))
         except Exception as error:  # onnxruntime's errors share no other base
-            raise Mistake(f"the model can't take an image of {width}x{height} pixels") from error
+            raise UserError(f"the model can't take an image of {width}x{height} pixels") from error
         self._check(found, height, width)
         return found
 
     def _check(self, found: dict[str, np.ndarray], height: int, width: int) -> None:
-        """Raises Mistake where outputs are none of an exported model."""
+        """Refuses outputs of wrong types, shapes or values."""
         number = len(found["boxes"]) if np.ndim(found.get("boxes")) else 0
         wanted = {
             "boxes": ("f", (number, 4)),
@@ -130,24 +130,26 @@ class Model:
         for name, array in found.items():
             kinds, shape = wanted[name]
             if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
-                raise Mistake(f"the model's output {name} is of the wrong type")
+                raise UserError(f"the model's output {name} is of the wrong type")
             if array.shape != shape:
-                raise Mistake(f"the model's output {name} has shape {array.shape}, not {shape}")
-        if number > MOST:
-            raise Mistake(f"the model gives {number} detections, and {MOST} are the limit")
+                raise UserError(f"the model's output {name} has shape {array.shape}, not {shape}")
+        if number > MAX_DETECTIONS:
+            raise UserError(
+                f"the model gives {number} detections, and {MAX_DETECTIONS} are the limit"
+            )
         if "boxes" in found:
             if not all(np.isfinite(found[name]).all() for name in ("boxes", "scores")):
-                raise Mistake("the model gives boxes or scores of NaN or Inf")
+                raise UserError("the model gives boxes or scores of NaN or Inf")
             if (found["boxes"][:, 2:] < found["boxes"][:, :2]).any():
-                raise Mistake("the model gives boxes whose right or bottom is below left or top")
+                raise UserError("the model gives boxes whose right or bottom is below left or top")
         labels = found["labels" if "labels" in found else "label_map"]
-        limit = min(len(self.classes) or MOST_LABELS, MOST_LABELS)
+        limit = min(len(self.classes) or MAX_LABELS, MAX_LABELS)
         if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < limit:
             wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
-            raise Mistake(f"the model gives label {wrong}, and it has {limit} classes")
+            raise UserError(f"the model gives label {wrong}, and it has {limit} classes")
 
     def _listed(self, meta: dict[str, str], key: str, what: str, is_valid) -> list:
-        """A list in the metadata."""
+        """A list in the metadata, checked."""
         try:
             value = json.loads(meta[key])
         except (KeyError, ValueError, RecursionError):
@@ -156,11 +158,11 @@ class Model:
             raise self._damaged(f"its metadata has no list of {what} as {key}")
         return value
 
-    def _damaged(self, reason: str) -> Mistake:
-        return Mistake(f"{self.path} is damaged: {reason}; take one that tools/export.py wrote")
+    def _damaged(self, reason: str) -> UserError:
+        return UserError(f"{self.path} is damaged: {reason}; take one that tools/export.py wrote")
 
     def colour(self, label: int) -> tuple[int, int, int]:
-        """The data set's colour of a class, or one that its number gives."""
+        """The palette's colour of a class, or one derived from the label."""
         if label < len(self.palette):
             return tuple(self.palette[label])
         red, green, blue = np.random.default_rng(label).integers(48, 224, 3).tolist()
@@ -168,8 +170,8 @@ class Model:
 
     def name(self, label: int) -> str:
         """A class's name as it is drawn."""
-        name = plain(self.classes[label]) if label < len(self.classes) else str(label)
-        return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
+        name = printable(self.classes[label]) if label < len(self.classes) else str(label)
+        return name if len(name) <= MAX_LABEL_LENGTH else name[: MAX_LABEL_LENGTH - 1] + "…"
 
 
 def _is_text(value: object) -> bool:
@@ -188,15 +190,14 @@ def _is_colour(value: object) -> bool:
 class Results:
     """A folder of results, with a list of the files in it that this and earlier runs wrote.
 
-    Only these are replaced, and only while they hold what was written; so are those that mmpvt's
-    other tools have listed. A file is replaced under its name, never written into: another link to
-    it keeps its content.
+    Only these are replaced, and only while they hold what was written; mmpvt's other tools share
+    the list. A file is replaced under its name, never written into: a hard link keeps its content.
 
     Args:
         folder (Path): a new or empty one, or one of an earlier run.
 
     Raises:
-        Mistake: it is a file, or holds files and no list.
+        UserError: it is a file, or holds files and no list.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -204,9 +205,9 @@ class Results:
         known = read_listing(folder)
         try:
             if folder.exists() and not folder.is_dir():
-                raise Mistake(f"--out {folder} is a file: name a folder for the results")
+                raise UserError(f"--out {folder} is a file: name a folder for the results")
             if known is None and folder.is_dir() and any(folder.iterdir()):
-                raise Mistake(f"--out {folder} holds other files: name a new folder")
+                raise UserError(f"--out {folder} holds other files: name a new folder")
         except OSError as error:
             raise self._unwritable(error) from error
         self.known = known or {}
@@ -215,12 +216,12 @@ class Results:
         """Makes folders.
 
         Raises:
-            Mistake: one can't be made, or is a link elsewhere.
+            UserError: one can't be made, or is a link elsewhere.
         """
         try:
             for name in names:
                 if (self.folder / name).is_symlink():
-                    raise Mistake(f"{self.folder / name} is a link: name a new folder with --out")
+                    raise UserError(f"{self.folder / name} is a link: name a new folder with --out")
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             listing = self.folder / LISTING
             if not listing.exists():
@@ -234,17 +235,17 @@ class Results:
         """Refuses to replace what no run wrote.
 
         Raises:
-            Mistake: there is such a file.
+            UserError: there is such a file.
         """
         path = self.folder / name
         if os.path.lexists(path) and not is_listed(path, name, self.known):
-            raise Mistake(f"{path} is no file of an earlier run, and isn't overwritten")
+            raise UserError(f"{path} is no file of an earlier run, and isn't overwritten")
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a file, intact or not at all.
 
         Raises:
-            Mistake: a file of that name isn't a run's.
+            UserError: a file of that name isn't a run's.
             OSError: it can't be written.
         """
         self.check(name)
@@ -265,14 +266,14 @@ class Results:
         finally:
             part.unlink(missing_ok=True)
 
-    def _unwritable(self, error: OSError) -> Mistake:
-        return Mistake(f"--out {self.folder} can't be written to: {error.strerror}")
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f"--out {self.folder} can't be written to: {error.strerror}")
 
 
 def read_listing(folder: Path) -> dict[str, set[str]] | None:
-    """SHA-256 sums of the files that runs wrote to a folder, by name, in lower case.
+    """SHA-256 digests of the files that runs wrote to a folder, by name, in lower case.
 
-    What isn't there any more is still listed. None of a folder that isn't a run's.
+    Deleted files are still listed. None of a folder that isn't a run's.
     """
     path, known = folder / LISTING, {}
     try:
@@ -300,32 +301,32 @@ def is_listed(path: Path, name: str, known: dict[str, set[str]]) -> bool:
 
 
 def read_image(path: Path, channels: int = 3) -> np.ndarray:
-    """uint8, (height, width, channels), red first, turned as its camera says.
+    """uint8, (height, width, channels), RGB, rotated as its EXIF tag says.
 
     Raises:
-        Mistake: the file can't be read as an image, or has other channels.
+        UserError: the file can't be read as an image, or has other channels.
     """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise Mistake("it is no regular file")
-        if status.st_size > LARGEST_FILE:
-            raise Mistake(f"it has {status.st_size} bytes, and {LARGEST_FILE} are the limit")
+            raise UserError("it is no regular file")
+        if status.st_size > MAX_FILE_SIZE:
+            raise UserError(f"it has {status.st_size} bytes, and {MAX_FILE_SIZE} are the limit")
         if channels not in MODES:
             return read_bands(path, channels)
         with (
-            open(path, "rb", opener=_open_at_once) as file,
+            open(path, "rb", opener=_open_nonblocking) as file,
             Image.open(file, formats=FORMATS) as image,
         ):
             return with_channels(ImageOps.exif_transpose(image), channels)
-    except Mistake:
+    except UserError:
         raise
     except Exception as error:  # Pillow's plugins raise anything on what they can't read
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise Mistake(f"it can't be read as an image ({reason})") from error
+        raise UserError(f"it can't be read as an image ({reason})") from error
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # no waiting for a pipe's writer
 
 
@@ -333,12 +334,14 @@ def with_channels(image: Image.Image, channels: int) -> np.ndarray:
     """An image's pixels, uint8, (height, width, channels); of 16 bits the upper 8, as OpenCV does.
 
     Raises:
-        Mistake: it has other channels.
+        UserError: it has other channels.
     """
     if image.mode == "F":
-        raise Mistake("it holds floating-point numbers, and the model takes bytes")
+        raise UserError("it holds floating-point numbers, and the model takes bytes")
     if channels == 4 and len(image.getbands()) != 4:
-        raise Mistake(f"it is an image of {len(image.getbands())} channels, and the model takes 4")
+        raise UserError(
+            f"it is an image of {len(image.getbands())} channels, and the model takes 4"
+        )
     if image.mode.startswith("I"):
         image = Image.fromarray((np.array(image) >> 8).clip(0, 255).astype(np.uint8))
     pixels = np.array(image if channels == 4 else image.convert(MODES[channels]))
@@ -349,49 +352,49 @@ def read_bands(path: Path, channels: int) -> np.ndarray:
     """A TIFF file of as many channels as the model takes: uint8, (height, width, channels).
 
     Raises:
-        Mistake: tifffile isn't installed, or the file is of another kind.
+        UserError: tifffile isn't installed, or the file is of another kind.
     """
     try:
         import tifffile
     except ImportError as error:
-        raise Mistake(f"images of {channels} channels take tifffile: pip install it") from error
+        raise UserError(f"images of {channels} channels take tifffile: pip install it") from error
     try:
         image = tifffile.imread(path)
     except Exception as error:  # its errors share no other base
-        raise Mistake(f"it can't be read as a TIFF file ({type(error).__name__})") from error
+        raise UserError(f"it can't be read as a TIFF file ({type(error).__name__})") from error
     if image.ndim == 3 and image.shape[0] == channels != image.shape[2]:  # band after band
         image = image.transpose(1, 2, 0)
     if image.ndim != 3 or image.shape[2] != channels or image.dtype != np.uint8:
-        raise Mistake(f"it is {image.dtype}, {image.shape}, and the model takes {channels} bytes")
+        raise UserError(f"it is {image.dtype}, {image.shape}, and the model takes {channels} bytes")
     return np.ascontiguousarray(image)
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The images among files and, however deep, within folders, but for results of a run.
+    """Image files, by themselves and in folders, recursively, but for results of a run.
 
-    What is called as an image is there, too, if it can't be read. Links to folders aren't followed.
+    Unreadable files of an image's suffix are there, too. Links to folders are not followed.
 
     Raises:
-        Mistake: there is no such path, or no image.
+        UserError: there is no such path, or no image.
     """
     found, listings = [], {}
     for path in paths:
         if path.is_dir():
-            walk = os.walk(path, onerror=_say_unreadable)
+            walk = os.walk(path, onerror=_report_unreadable)
             inside = (Path(folder, name) for folder, _, names in walk for name in names)
             found += sorted(file for file in inside if file.suffix.lower() in IMAGES)
         elif os.path.lexists(path):
             found.append(path)
         else:
-            raise Mistake(f"there is no file or folder {path}")
+            raise UserError(f"there is no file or folder {path}")
     named = ", ".join(map(str, paths[:3]))
     if not found:
-        raise Mistake(f"no images in {named}")
+        raise UserError(f"no images in {named}")
     images = [path for path in found if not is_result(path, listings)]
     if len(images) < len(found):
         say(f"skipped: {len(found) - len(images)} images that are results of a run")
     if not images:
-        raise Mistake(f"no images in {named} but results of a run")
+        raise UserError(f"no images in {named} but results of a run")
     return images
 
 
@@ -412,12 +415,12 @@ def is_result(path: Path, listings: dict[Path, dict | None]) -> bool:
     return False
 
 
-def _say_unreadable(error: OSError) -> None:
+def _report_unreadable(error: OSError) -> None:
     say(f"skipped: {error.filename}: the folder can't be read ({error.strerror})")
 
 
-def plain(text: object, mark: str = "\\x") -> str:
-    """Text in which what can't be printed is escaped, such as ``\\x1b``.
+def printable(text: object, mark: str = "\\x") -> str:
+    """Text with unprintable characters escaped, such as ``\\x1b``.
 
     Args:
         text (object): in which bytes that aren't UTF-8 are as Python keeps them in file names.
@@ -433,10 +436,10 @@ def plain(text: object, mark: str = "\\x") -> str:
 
 def say(text: object, file=None) -> None:
     """Prints a line, on stderr if nothing else is said."""
-    print(plain(text), file=file or sys.stderr, flush=True)
+    print(printable(text), file=file or sys.stderr, flush=True)
 
 
-def above(found: dict[str, np.ndarray], score: float) -> dict[str, np.ndarray]:
+def keep_scores_above(found: dict[str, np.ndarray], score: float) -> dict[str, np.ndarray]:
     """The detections of at least a score."""
     keep = found["scores"] >= score
     return {name: array[keep] for name, array in found.items()}
@@ -459,7 +462,7 @@ def records(model: Model, image_id: int | str, found: dict[str, np.ndarray]) -> 
 
 
 def encode_runs(mask: np.ndarray) -> str:
-    """A mask, (height, width), as COCO's compressed run lengths.
+    """A mask, (height, width), as COCO's compressed RLE.
 
     Runs of zeros and ones in turn, column by column, each less the one two before it, in groups of
     five bits, the lowest first, from the character 48 on (cocoapi, ``common/maskApi.c``).
@@ -482,7 +485,7 @@ def encode_runs(mask: np.ndarray) -> str:
 
 
 def draw(model: Model, image: np.ndarray, found: dict[str, np.ndarray]) -> Image.Image:
-    """The image with what was found over it; of other channels than three, the first ones."""
+    """The results drawn over the image; of other channels than three, the first ones."""
     image = image[..., :3] if image.shape[2] > 2 else image[..., [0, 0, 0]]
     if "label_map" in found:
         labels = found["label_map"]
@@ -500,11 +503,11 @@ def draw(model: Model, image: np.ndarray, found: dict[str, np.ndarray]) -> Image
     worst_first = range(len(found["scores"]) - 1, -1, -1)
     for i in worst_first:
         label = int(found["labels"][i])
-        # far beyond the image, Pillow's whole numbers end
+        # Pillow's integers overflow far beyond the image
         box = found["boxes"][i].clip(-size, max(picture.size) + size).tolist()
         colour = model.colour(label)
         pen.rectangle(box, outline=colour, width=max(2, size // 8))
-        text = f"{model.name(label)} {found['scores'][i]:.2f}"[: 2 * LONGEST_LABEL]
+        text = f"{model.name(label)} {found['scores'][i]:.2f}"[: 2 * MAX_LABEL_LENGTH]
         _, _, right, bottom = pen.textbbox((0, 0), text, font_size=size)
         x = max(0, min(box[0], picture.width - right - 4))
         y = box[1] - bottom - 4 if box[1] > bottom + 4 else box[1]
@@ -515,10 +518,10 @@ def draw(model: Model, image: np.ndarray, found: dict[str, np.ndarray]) -> Image
 
 
 class Parser(argparse.ArgumentParser):
-    """Escapes what it says of the arguments."""
+    """Escapes unprintable characters of arguments in its messages."""
 
     def error(self, message: str) -> None:
-        super().error(plain(message))
+        super().error(printable(message))
 
 
 def parse_args() -> argparse.Namespace:
@@ -534,9 +537,9 @@ def parse_args() -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Writes a picture of each image, and predictions.json or label maps."""
     if not 0 <= args.score <= 1:
-        raise Mistake(f"--score {args.score}: a score is a number from 0 to 1")
+        raise UserError(f"--score {args.score}: a score is a number from 0 to 1")
     if args.threads is not None and not 1 <= args.threads <= 1024:
-        raise Mistake(f"--threads {args.threads}: from 1 to 1024")
+        raise UserError(f"--threads {args.threads}: from 1 to 1024")
     model = Model(args.model, args.threads)
     paths = find_images(args.images)
     out = Results(args.out)
@@ -557,9 +560,9 @@ def run(args: argparse.Namespace) -> None:
                 seconds += time.perf_counter() - start
                 results += write(out, model, name, image_id, image, found, args.score)
                 done += 1
-            except Mistake as mistake:
+            except UserError as error:
                 print(file=sys.stderr)
-                say(f"skipped: {path}: {mistake}")
+                say(f"skipped: {path}: {error}")
             except MemoryError:
                 print(file=sys.stderr)
                 say(f"skipped: {path}: it takes more memory than there is")
@@ -569,7 +572,7 @@ def run(args: argparse.Namespace) -> None:
             with _writing(out.folder / "predictions.json"):
                 out.write("predictions.json", json.dumps(results).encode())
     if not done:
-        raise Mistake(f"none of the {len(paths)} images can be used")
+        raise UserError(f"none of the {len(paths)} images can be used")
     skipped = f", {len(paths) - done} skipped" if done < len(paths) else ""
     say(
         f"{done} images in {args.out}{skipped}, {seconds / done:.3f} s an image in the model",
@@ -589,7 +592,7 @@ def write(
     """Writes an image's files, and gives its detections in COCO's results format.
 
     Raises:
-        Mistake: they can't be written.
+        UserError: they can't be written.
     """
     detections = []
     if "label_map" in found:
@@ -598,10 +601,10 @@ def write(
         with _writing(out.folder / "label_maps" / f"{name}.png"):
             out.write(f"label_maps/{name}.png", encode(Image.fromarray(labels), "PNG"))
     else:
-        found = above(found, score)
+        found = keep_scores_above(found, score)
         detections = list(records(model, image_id, found))
     picture = draw(model, image, found)
-    kind, suffix = ("JPEG", "jpg") if max(picture.size) <= LARGEST_JPEG else ("PNG", "png")
+    kind, suffix = ("JPEG", "jpg") if max(picture.size) <= MAX_JPEG_SIDE else ("PNG", "png")
     with _writing(out.folder / "pictures" / f"{name}.{suffix}"):
         out.write(f"pictures/{name}.{suffix}", encode(picture, kind))
     return detections
@@ -612,7 +615,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Mistake(f"{path} can't be written ({error.strerror})") from error
+        raise UserError(f"{path} can't be written ({error.strerror})") from error
 
 
 def encode(picture: Image.Image, kind: str) -> bytes:
@@ -628,7 +631,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     numbers: dict[str, int] = {}
     names = []
     for path in paths:
-        stem = plain(path.stem, "%")
+        stem = printable(path.stem, "%")
         name = fitting(stem)
         while name.casefold() in taken:
             numbers[stem.casefold()] = number = numbers.get(stem.casefold(), 1) + 1
@@ -639,15 +642,15 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def fitting(stem: str, end: str = "") -> str:
-    """A name, cut where it would be too long for a file's: a sum tells it from its like."""
-    if len(f"{stem}{end}".encode()) <= LONGEST_NAME:
+    """A name, truncated where it is too long for a file's; a hash keeps it unique."""
+    if len(f"{stem}{end}".encode()) <= MAX_NAME:
         return stem + end
     end = f"~{hashlib.sha256(stem.encode()).hexdigest()[:8]}{end}"
-    return stem.encode()[: LONGEST_NAME - len(end)].decode(errors="ignore") + end
+    return stem.encode()[: MAX_NAME - len(end)].decode(errors="ignore") + end
 
 
 def image_ids(paths: Sequence[Path], names: Sequence[str]) -> list[int | str]:
-    """The number that an image is called by, if no other is; else its results' name."""
+    """The number in an image's name, if it is unique; else its results' name."""
     stems = [path.stem for path in paths]
     numbers = [
         int(stem) if stem.isascii() and stem.isdecimal() and len(stem) <= 18 else None
@@ -666,8 +669,8 @@ def main() -> None:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         run(parse_args())
-    except Mistake as mistake:
-        say(f"error: {mistake}")
+    except UserError as error:
+        say(f"error: {error}")
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         say("interrupted: what was done so far is written")

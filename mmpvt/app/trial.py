@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from mmengine.structures import BaseDataElement, InstanceData
 
+from mmpvt.engine.pipeline import read_image
 from mmpvt.errors import UserError
 from mmpvt.inference.attention import visualize_attention
-from mmpvt.inference.pipeline import read_image
 from mmpvt.inference.predictor import Predictor
 from mmpvt.visualization.drawing import enlargement
 from mmpvt.visualization.saving import label_map

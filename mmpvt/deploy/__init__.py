@@ -1,12 +1,10 @@
 """Whole models as ONNX files, from the uint8 image to boxes, masks or a label map.
 
-:mod:`.sizes` reads the config's test pipeline and :mod:`.preprocessing` writes it as a graph.
-:mod:`.detection`, :mod:`.two_stage`, :mod:`.transformer` and :mod:`.segmentation` hold the models
-in a form that can be recorded, made of the models' own parts. :mod:`.exporting` puts both together,
-:mod:`.precision` makes the numbers smaller, :mod:`.checking` compares with PyTorch.
+:mod:`.preprocessing` is the config's test pipeline as a graph; :mod:`.detectors` and
+:mod:`.segmentors` are the models in exportable form. :mod:`.precision` makes float16 and int8 of
+a model, :mod:`.verification` compares it with PyTorch, and :mod:`.exporting` does all of it.
 """
 
-from mmpvt.deploy.exporting import export
-from mmpvt.deploy.writing import load_model, write
+from mmpvt.deploy.exporting import export, write
 
-__all__ = ["export", "load_model", "write"]
+__all__ = ["export", "write"]

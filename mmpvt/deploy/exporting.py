@@ -1,14 +1,17 @@
-"""From a config and a checkpoint to one ONNX file."""
+"""From a model and its config to one ONNX file."""
 
 from __future__ import annotations
 
 import ast
-import logging
+import json
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
+import mmdet
+import mmseg
+import numpy as np
 import onnx_ir as ir
 import torch
 from mmdet.models.detectors import DETR, SingleStageDetector, TwoStageDetector
@@ -17,22 +20,32 @@ from mmseg.models.segmentors import EncoderDecoder
 from torch import nn
 from torch.export import Dim
 
-from mmpvt.deploy.detection import OneStage
-from mmpvt.deploy.metadata import describe
+from mmpvt.deploy.detectors import ExportableDETR, ExportableOneStage, ExportableTwoStage
 from mmpvt.deploy.operators import OPSET, TRANSLATIONS
-from mmpvt.deploy.preprocessing import Preprocessing
-from mmpvt.deploy.segmentation import Segmenter
-from mmpvt.deploy.sizes import UpToMultiple, frame, read_loading, read_steps
-from mmpvt.deploy.transformer import Transformer
-from mmpvt.deploy.two_stage import TwoStage
+from mmpvt.deploy.precision import FLOAT32_NODES, quiet, to_float16, to_int8
+from mmpvt.deploy.preprocessing import (
+    PreprocessingGraph,
+    Resize,
+    ResizeToMultiple,
+    read_image_format,
+    read_resizing,
+    round_shape,
+)
+from mmpvt.deploy.segmentors import ExportableSegmentor
+from mmpvt.deploy.verification import Deviation, to_rgb, verify
 from mmpvt.engine.checks.channels import channel_mismatch
-from mmpvt.errors import UserError
+from mmpvt.engine.pipeline import evaluating
+from mmpvt.errors import ExportError, OutputError
+from mmpvt.evaluation.coco_results import coco_categories
 from mmpvt.models.data_preprocessor import input_channels
+from mmpvt.utils.atomic import replacing
+from mmpvt.utils.text import encodable, printable
+from mmpvt.version import __version__
 
-EXAMPLE = (256, 320)  # pixels of the image that a network of any size is recorded with
-LARGEST = 4096  # pixels of a side that the network sees, where sizes are dynamic
-OUTSIDE = ("preprocessing/", "decoding/")  # begin the names of nodes outside the network's layers
+EXAMPLE_SHAPE = (256, 320)  # pixels of the input that a network of dynamic size is traced with
+MAX_SIDE = 4096  # pixels of the network's input, where sizes are dynamic
 SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch writes which module a node comes from
+CHANNEL_ORDERS = {1: "grey", 3: "RGB", 4: "RGBA"}  # of an image's channels, by their number
 
 
 def export(
@@ -41,7 +54,9 @@ def export(
     shape: Sequence[int] | None = None,
     report: Callable[[str], None] = print,
 ) -> ir.Model:
-    """Writes a whole model as ONNX: image in; boxes, masks or label map out.
+    """Exports a whole model to ONNX: image in; boxes, masks or label map out.
+
+    The model itself is left as it was.
 
     Args:
         model (nn.Module): MMDetection's or MMSegmentation's, its weights loaded.
@@ -54,81 +69,120 @@ def export(
         ir.Model: the model, in memory.
 
     Raises:
-        UserError: a part has no form in ONNX; it is named.
+        ExportError: a part can't be exported; it is named.
     """
-    model = model.eval()
-    shape = frame(config, shape)
-    steps, loading = read_steps(config, shape), read_loading(config)
-    channels = loading.channels or input_channels(model.backbone)
+    shape = round_shape(config, shape)
+    resizing, image_format = read_resizing(config, shape), read_image_format(config)
+    channels = image_format.channels or input_channels(model.backbone)
     if reason := channel_mismatch(channels, config):
-        raise UserError(f"the test pipeline loads images of {reason}")
-    normaliser = model.data_preprocessor
-    divisor, value = padding(normaliser)
-    canvas = shape and [-(-side // divisor) * divisor for side in shape]
-    network = recordable(model)
+        raise ExportError(f"the test pipeline loads images of {reason}")
+    data_preprocessor = model.data_preprocessor
+    divisor, pad_value = read_padding(data_preprocessor)
+    input_shape = shape and [-(-side // divisor) * divisor for side in shape]
+    network = exportable(model)
 
     start = time.monotonic()
-    report(f"recording {type(model).__name__} on {type(model.backbone).__name__}")
-    if steps and isinstance(steps[-1], UpToMultiple):
-        divisor = max(divisor, steps[-1].divisor)
-    exported = record(network, canvas, divisor)
-    report(f"recorded in {time.monotonic() - start:.0f} s")
+    report(f"exporting {type(model).__name__} on {type(model.backbone).__name__}")
+    if resizing and isinstance(resizing[-1], ResizeToMultiple):
+        divisor = max(divisor, resizing[-1].divisor)
+    exported = export_network(network, input_shape, divisor)
+    report(f"exported in {time.monotonic() - start:.0f} s")
 
-    first = Preprocessing(steps, normaliser, divisor, value, canvas, channels, loading)
-    join(first, exported)
-    exported.metadata_props.update(describe(model, config, network, steps, canvas, channels))
+    preprocessing = PreprocessingGraph(
+        resizing, data_preprocessor, divisor, pad_value, input_shape, channels, image_format
+    )
+    join(preprocessing, exported)
+    exported.metadata_props.update(
+        describe(model, config, network.outputs, resizing, input_shape, channels)
+    )
     return exported
 
 
-def padding(normaliser: nn.Module) -> tuple[int, float]:
-    """What sides are padded to a multiple of, and with what value.
+def write(
+    model: nn.Module,
+    config: Config,
+    out: Path,
+    shape: Sequence[int] | None = None,
+    half: bool = False,
+    photos: Sequence[np.ndarray] | None = None,
+    image: np.ndarray | None = None,
+    report: Callable[[str], None] = print,
+) -> Deviation:
+    """Exports a model to a file, intact or not at all, and compares its results with PyTorch's.
+
+    Args:
+        model, config, shape, report: as :func:`export`'s.
+        out (Path): the file.
+        half (bool): layers in float16. Default: False.
+        photos (Sequence[ndarray] | None): layers in int8, calibrated on these images,
+            uint8, as the test pipeline decodes them.
+        image (ndarray | None): uint8, as the test pipeline decodes it, to compare results on; by
+            default shapes are drawn.
+
+    Returns:
+        Deviation: of the file's results from PyTorch's.
 
     Raises:
-        UserError: images are padded in another way.
+        ExportError: a part of the model can't be exported, or float32 results aren't PyTorch's.
+        OutputError: the file can't be written.
     """
-    if hasattr(normaliser, "pad_size_divisor"):
-        return normaliser.pad_size_divisor, float(normaliser.pad_value)
-    options = dict(getattr(normaliser, "test_cfg", None) or {})
+    exported = export(model, config, shape, report)
+    if photos is not None:
+        is_bgr = read_image_format(config).is_bgr
+        exported = to_int8(exported, [to_rgb(photo, is_bgr) for photo in photos], report)
+    elif half:
+        exported = to_float16(exported)
+    try:
+        with replacing(out) as part:
+            ir.save(exported, part)
+            size = part.stat().st_size
+            report("checking against PyTorch")
+            deviation = verify(str(part), model, config, image, round_shape(config, shape))
+            if not half and photos is None and not deviation.is_small:
+                raise ExportError(f"{type(model).__name__} can't be exported: {deviation}")
+    except OSError as error:
+        raise OutputError(f"{out} can't be written: {error.strerror}", where=out) from error
+    report(f"{printable(out)}, {size / 2**20:.0f} MB: {deviation}")
+    return deviation
+
+
+def read_padding(data_preprocessor: nn.Module) -> tuple[int, float]:
+    """What sides are padded to a multiple of, and with what value."""
+    if hasattr(data_preprocessor, "pad_size_divisor"):
+        return data_preprocessor.pad_size_divisor, float(data_preprocessor.pad_value)
+    options = dict(getattr(data_preprocessor, "test_cfg", None) or {})
     divisor = options.pop("size_divisor", 1)
     if options:
-        raise UserError(
-            f"{type(normaliser).__name__}'s test_cfg with {', '.join(options)} can't be exported: "
-            "size_divisor can"
+        raise ExportError(
+            f"{type(data_preprocessor).__name__}'s test_cfg with {', '.join(options)} can't be "
+            "exported: size_divisor can"
         )
-    return divisor, float(getattr(normaliser, "pad_val", 0))
+    return divisor, float(getattr(data_preprocessor, "pad_val", 0))
 
 
-def recordable(model: nn.Module) -> nn.Module:
-    """The model in a form that can be recorded.
-
-    Raises:
-        UserError: it has none; the part that is in the way is named.
-    """
+def exportable(model: nn.Module) -> nn.Module:
+    """The model in exportable form; an ExportError names the part that has none."""
     for name, part in model.named_modules():
         if type(part).__module__.startswith("mmcv.ops") and type(part).__name__ != "RoIAlign":
-            raise UserError(f"{type(part).__name__} (the model's {name}) can't be exported")
+            raise ExportError(f"{type(part).__name__} (the model's {name}) can't be exported")
     if type(model) is DETR:
-        return Transformer(model)
+        return ExportableDETR(model)
     if isinstance(model, TwoStageDetector) and _predicts_as(model, TwoStageDetector):
-        return TwoStage(model)
+        return ExportableTwoStage(model)
     if isinstance(model, SingleStageDetector) and _predicts_as(model, SingleStageDetector):
-        return OneStage(model)
+        return ExportableOneStage(model)
     if isinstance(model, EncoderDecoder) and _predicts_as(model, EncoderDecoder):
-        return Segmenter(model)
-    raise UserError(f"{type(model).__name__} can't be exported: docs/deploy.md lists what can")
+        return ExportableSegmentor(model)
+    raise ExportError(f"{type(model).__name__} can't be exported: docs/deploy.md lists what can")
 
 
 def _predicts_as(model: nn.Module, base: type) -> bool:
     return type(model).predict is base.predict and type(model).extract_feat is base.extract_feat
 
 
-def record(network: nn.Module, canvas: Sequence[int] | None, divisor: int) -> ir.Model:
-    """The network, from its normalised input on, as PyTorch's exporter writes it.
-
-    Raises:
-        UserError: it can't be recorded; what the exporter says is passed on.
-    """
-    height, width = canvas or [-(-side // divisor) * divisor for side in EXAMPLE]
+def export_network(network: nn.Module, input_shape: Sequence[int] | None, divisor: int) -> ir.Model:
+    """The network, from its normalised input on, by PyTorch's exporter."""
+    height, width = input_shape or [-(-side // divisor) * divisor for side in EXAMPLE_SHAPE]
     inputs = {
         "x": torch.zeros(1, input_channels(network.model), height, width),
         "size": torch.tensor([height - 1.0, width - 1.0]),
@@ -137,9 +191,9 @@ def record(network: nn.Module, canvas: Sequence[int] | None, divisor: int) -> ir
         "columns": torch.arange(width + 7) + 0.5,
     }
     sides = None
-    if canvas is None:
-        high = LARGEST // divisor
-        sides = {2 + i: divisor * Dim(n, min=2, max=high) for i, n in enumerate(("down", "across"))}
+    if input_shape is None:
+        most = MAX_SIDE // divisor
+        sides = {2 + i: divisor * Dim(n, min=2, max=most) for i, n in enumerate(("down", "across"))}
     shapes = {
         "x": sides,
         "size": None,
@@ -148,7 +202,7 @@ def record(network: nn.Module, canvas: Sequence[int] | None, divisor: int) -> ir
         "columns": {0: Dim("width", min=2)},
     }
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), evaluating(network), quiet():
             program = torch.onnx.export(
                 network,
                 (),
@@ -165,51 +219,80 @@ def record(network: nn.Module, canvas: Sequence[int] | None, divisor: int) -> ir
         while cause.__cause__ is not None:  # the exporter wraps what went wrong
             cause = cause.__cause__
         reason = next(iter(str(cause).strip().splitlines()), "")[:200]
-        raise UserError(
+        raise ExportError(
             f"{type(network.model).__name__} can't be exported: PyTorch's exporter fails at it "
             f"({type(cause).__name__}: {reason})"
         ) from error
     return program.model
 
 
-def join(first: Preprocessing, exported: ir.Model) -> None:
-    """Puts the preprocessing before the recorded network, which is changed."""
+def join(preprocessing: PreprocessingGraph, exported: ir.Model) -> None:
+    """Puts the preprocessing before the exported network, which is changed."""
     graph = exported.graph
-    for i, node in enumerate(first.nodes):
+    for i, node in enumerate(preprocessing.nodes):
         node.name = f"preprocessing/{node.op_type}_{i}"
         for j, value in enumerate(node.outputs):
             value.name = f"preprocessing/{i}_{j}"
     for value in list(graph.inputs):
-        ir.convenience.replace_all_uses_with(value, first.outputs[value.name])
+        ir.convenience.replace_all_uses_with(value, preprocessing.outputs[value.name])
     graph.inputs.clear()
-    graph.inputs.append(first.image)
-    graph.insert_before(graph[0], first.nodes)
+    graph.inputs.append(preprocessing.image)
+    graph.insert_before(graph[0], preprocessing.nodes)
     for i, node in enumerate(graph):
-        scope = module_of(node)
-        if scope is not None:
-            node.name = f"{scope}/{node.op_type}_{i}"
-        elif not node.name.startswith(OUTSIDE):
+        scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
+        modules = [name.removeprefix("model.") for name in scopes if name.startswith("model.")]
+        if modules:  # such as backbone.block1.0.attn.q
+            node.name = f"{modules[-1]}/{node.op_type}_{i}"
+        elif not node.name.startswith(FLOAT32_NODES):
             node.name = f"decoding/{node.op_type}_{i}"
 
 
-def module_of(node: ir.Node) -> str | None:
-    """The part of the model, such as ``backbone.block1.0.attn.q``, that a node comes from."""
-    names = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
-    inside = [n.removeprefix("model.") for n in names if n.startswith("model.")]
-    return inside[-1] if inside else None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps the exporter's remarks on itself from the user."""
-    loggers = [logging.getLogger(name) for name in ("root", "torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def describe(
+    model: nn.Module,
+    config: Config,
+    outputs: Sequence[str],
+    resizing: Sequence[Resize | ResizeToMultiple],
+    input_shape: Sequence[int] | None,
+    channels: int,
+) -> dict[str, str]:
+    """The file's ``metadata_props``: text, or JSON where a value has parts."""
+    meta = getattr(model, "dataset_meta", None) or {}
+    classes = [encodable(name) for name in meta.get("classes", ())]
+    task = "detection"
+    if "masks" in outputs:
+        task = "instance segmentation"
+    elif "label_map" in outputs:
+        task = "semantic segmentation"
+    mean, std = (
+        [round(x, 4) for x in getattr(model.data_preprocessor, name).flatten().tolist()]
+        if model.data_preprocessor._enable_normalize
+        else None
+        for name in ("mean", "std")
+    )
+    order = CHANNEL_ORDERS.get(channels, "as in the file")
+    facts = {
+        "task": task,
+        "model": type(model).__name__,
+        "backbone": type(model.backbone).__name__,
+        "config": encodable(config.filename or ""),
+        "classes": classes,
+        "category_ids": [category["id"] for category in coco_categories(classes)],
+        "palette": [list(map(int, colour)) for colour in meta.get("palette") or ()],
+        "image": f"uint8, (height, width, {channels}), {order}",
+        "input_size": list(input_shape) if input_shape else "dynamic",
+        "resizing": [{"step": type(step).__name__, **asdict(step)} for step in resizing],
+        "mean": mean,
+        "std": std,
+        "precision": "float32",
+        "test_cfg": json.loads(json.dumps(getattr(model, "test_cfg", None) or {}, default=str)),
+        "versions": {
+            "mmpvt": __version__,
+            "torch": torch.__version__,
+            "mmdet": mmdet.__version__,
+            "mmsegmentation": mmseg.__version__,
+        },
+    }
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in facts.items()
+    }

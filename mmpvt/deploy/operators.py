@@ -1,7 +1,7 @@
-"""Operators that ONNX has and PyTorch's exporter doesn't know, for use in recorded modules.
+"""Operators that ONNX has and PyTorch's exporter doesn't know, for use in exportable modules.
 
-Each is a PyTorch operator of the namespace ``mmpvt_deploy`` that runs as it is, and a function
-that writes it as ONNX: :data:`TRANSLATIONS`.
+Each is a custom operator of the namespace ``mmpvt_deploy`` that runs in PyTorch, and a function
+that translates it to ONNX: :data:`TRANSLATIONS`.
 """
 
 from __future__ import annotations
@@ -18,39 +18,30 @@ from torch.library import custom_op, get_ctx
 OPSET = 21  # onnxruntime 1.32 has no RoiAlign of 22
 
 
-@custom_op("mmpvt_deploy::best", mutates_args=())
-def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` highest of (N,) scores, or all N, and their indices, highest first."""
+@custom_op("mmpvt_deploy::topk", mutates_args=())
+def topk(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` highest of (N,) scores, or all N, and their indices, sorted."""
     values, index = scores.topk(min(count, len(scores)))
     return values, index
 
 
-@best.register_fake
+@topk.register_fake
 def _(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     kept = get_ctx().new_dynamic_size(max=count)
     return scores.new_empty(kept), scores.new_empty(kept, dtype=torch.int64)
 
 
-def _onnx_best(scores, count: int):
-    wanted = op.Min(op.Constant(value_ints=[count]), op.Shape(scores))
-    return op.TopK(scores, wanted)
+def _onnx_topk(scores, count: int):
+    return op.TopK(scores, op.Min(op.Constant(value_ints=[count]), op.Shape(scores)))
 
 
 @custom_op("mmpvt_deploy::nms", mutates_args=())
 def nms(
     boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, count: int
 ) -> Tensor:
-    """Greedy non-maximum suppression.
+    """Greedy NMS of (N, 4) boxes and (N,) scores: (K,) int64, kept indices by falling score.
 
-    Args:
-        boxes (Tensor): (N, 4), corners.
-        scores (Tensor): (N,).
-        iou_threshold (float): largest intersection over union of two boxes that both stay.
-        score_threshold (float): boxes of a score no higher don't count.
-        count (int): at most so many stay.
-
-    Returns:
-        Tensor: (K,) int64, indices of the boxes that stay, best first.
+    Boxes of a score no higher than ``score_threshold`` are dropped; at most ``count`` are kept.
     """
     (valid,) = torch.where(scores > score_threshold)
     _, kept = ops.nms(boxes[valid], scores[valid], iou_threshold)
@@ -58,9 +49,7 @@ def nms(
 
 
 @nms.register_fake
-def _(
-    boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, count: int
-) -> Tensor:
+def _(boxes: Tensor, scores: Tensor, iou_threshold, score_threshold, count: int) -> Tensor:
     kept = get_ctx().new_dynamic_size(max=count)
     return scores.new_empty(kept, dtype=torch.int64)
 
@@ -86,34 +75,14 @@ def roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """The mean within each cell of boxes, as :class:`mmcv.ops.RoIAlign` makes it.
-
-    Args:
-        feature_map (Tensor): (1, channels, height, width).
-        boxes (Tensor): (N, 4), corners, in the image's pixels.
-        height, width (int): cells of a box.
-        spatial_scale (float): from the image's pixels to the map's.
-        sampling_ratio (int): samples a cell and side; 0 for as many as it has pixels.
-        aligned (bool): pixels' centres lie at halves.
-
-    Returns:
-        Tensor: (N, channels, height, width).
-    """
+    """(N, channels, height, width) of (N, 4) boxes: :class:`mmcv.ops.RoIAlign`, ``avg`` mode."""
     rois = torch.cat([boxes.new_zeros(len(boxes), 1), boxes], dim=1)
     size = (height, width)
     return ops.roi_align(feature_map, rois, size, spatial_scale, sampling_ratio, "avg", aligned)
 
 
 @roi_align.register_fake
-def _(
-    feature_map: Tensor,
-    boxes: Tensor,
-    height: int,
-    width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
+def _(feature_map: Tensor, boxes: Tensor, height: int, width: int, *options) -> Tensor:
     return feature_map.new_empty(boxes.shape[0], feature_map.shape[1], height, width)
 
 
@@ -139,27 +108,27 @@ def _onnx_roi_align(
     )
 
 
-@custom_op("mmpvt_deploy::cut", mutates_args=())
-def cut(feature_map: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """The upper left corner of a (1, channels, rows, columns) map; the sides are (1,) int64."""
+@custom_op("mmpvt_deploy::crop", mutates_args=())
+def crop(feature_map: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """The upper left corner of a (1, channels, rows, columns) map; its sides are (1,) int64."""
     return feature_map[:, :, : height.item(), : width.item()].clone()
 
 
-@cut.register_fake
+@crop.register_fake
 def _(feature_map: Tensor, height: Tensor, width: Tensor) -> Tensor:
     rows, columns = (get_ctx().new_dynamic_size(min=1) for _ in (height, width))
     return feature_map.new_empty(1, feature_map.shape[1], rows, columns)
 
 
-def _onnx_cut(feature_map, height, width):
+def _onnx_crop(feature_map, height, width):
     ends = op.Concat(height, width, axis=0)
     return op.Slice(
         feature_map, op.Constant(value_ints=[0, 0]), ends, op.Constant(value_ints=[2, 3])
     )
 
 
-@custom_op("mmpvt_deploy::highest_class", mutates_args=())
-def highest_class(
+@custom_op("mmpvt_deploy::resize_argmax", mutates_args=())
+def resize_argmax(
     logits: Tensor,
     x: Tensor,
     size: Tensor,
@@ -168,19 +137,11 @@ def highest_class(
     align_corners: bool,
     threshold: float,
 ) -> Tensor:
-    """The highest class of each of the image's pixels, as MMSegmentation finds it.
+    """(image height, image width), int64: labels of logits, as MMSegmentation decodes them.
 
-    Args:
-        logits (Tensor): (1, classes, height, width).
-        x (Tensor): the network's input, (1, 3, height, width), to whose size they are resized.
-        size (Tensor): (2,), height and width of it without padding, which is cut off then.
-        rows, columns (Tensor): of the image's height and width, to which the rest is resized.
-        align_corners (bool): corners' centres stay where they are in resizing.
-        threshold (float): of a single channel, the probability above which the label is 1; negative
-            for several channels, one a class.
-
-    Returns:
-        Tensor: (image height, image width), int64.
+    (1, classes, h, w) logits are resized to ``x``, cropped to ``size``, its sides without padding,
+    and resized to the image, whose sides are those of ``rows`` and ``columns``. ``threshold`` is
+    the probability above which the label is 1, of a single channel; negative for one a class.
     """
     options = dict(mode="bilinear", align_corners=align_corners)
     height, width = size.long().tolist()
@@ -189,89 +150,81 @@ def highest_class(
     return logits.argmax(0) if threshold < 0 else (logits[0].sigmoid() > threshold).long()
 
 
-@highest_class.register_fake
-def _(
-    logits: Tensor,
-    x: Tensor,
-    size: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    align_corners: bool,
-    threshold: float,
-) -> Tensor:
+@resize_argmax.register_fake
+def _(logits: Tensor, x, size, rows: Tensor, columns: Tensor, *options) -> Tensor:
     return logits.new_empty(rows.shape[0], columns.shape[0], dtype=torch.int64)
 
 
-def _onnx_highest_class(logits, x, size, rows, columns, align_corners: bool, threshold: float):
-    """Classes last: there onnxruntime resizes and compares six times as fast."""
-    how = "align_corners" if align_corners else "pytorch_half_pixel"
+def _onnx_resize_argmax(logits, x, size, rows, columns, align_corners: bool, threshold: float):
+    """Channels last: there onnxruntime resizes and compares six times as fast."""
+    mode = "align_corners" if align_corners else "pytorch_half_pixel"
     logits = op.Transpose(logits, perm=[0, 2, 3, 1])
-    inner = (op.Shape(x, start=2, end=3), op.Shape(x, start=3, end=4))
-    logits = _onnx_resize(logits, *inner, how)
+    padded = (op.Shape(x, start=2, end=3), op.Shape(x, start=3, end=4))
+    logits = _onnx_resize(logits, *padded, mode)
     starts, axes = op.Constant(value_ints=[0, 0]), op.Constant(value_ints=[1, 2])
     logits = op.Slice(logits, starts, op.Cast(size, to=7), axes)
-    logits = _onnx_resize(logits, op.Shape(rows), op.Shape(columns), how)
+    logits = _onnx_resize(logits, op.Shape(rows), op.Shape(columns), mode)
     if threshold >= 0:
         logits = op.Squeeze(logits, op.Constant(value_ints=[0, 3]))
         return op.Cast(op.Greater(op.Sigmoid(logits), op.Constant(value_float=threshold)), to=7)
     return op.ArgMax(op.Squeeze(logits, op.Constant(value_ints=[0])), axis=2, keepdims=0)
 
 
-def _onnx_resize(x, height, width, how: str):
-    """(1, height, width, channels) to another height and width."""
+def _onnx_resize(x, height, width, mode: str):
+    """(1, height, width, channels) to another height and width, bilinearly."""
     one, channels = op.Constant(value_ints=[1]), op.Shape(x, start=3)
-    whole = op.Concat(one, height, width, channels, axis=0)
-    return op.Resize(x, None, None, whole, mode="linear", coordinate_transformation_mode=how)
+    shape = op.Concat(one, height, width, channels, axis=0)
+    return op.Resize(x, None, None, shape, mode="linear", coordinate_transformation_mode=mode)
 
 
-def _fused_attention() -> Op:
-    """onnxruntime's MultiHeadAttention, of which ONNX's own register knows nothing."""
+def _multi_head_attention() -> Op:
+    """onnxruntime's MultiHeadAttention, which the ``onnx`` package has no schema of."""
     name, domain, version = "MultiHeadAttention", "com.microsoft", 1
-    kinds, tensor = onnx.defs.OpSchema, onnx.defs.OpSchema.FormalParameter
-    schema = kinds(
+    OpSchema, FormalParameter = onnx.defs.OpSchema, onnx.defs.OpSchema.FormalParameter
+    schema = OpSchema(
         name,
         domain,
         version,
-        inputs=[tensor(kind, "T") for kind in ("query", "key", "value")],
-        outputs=[tensor("output", "T")],
+        inputs=[FormalParameter(kind, "T") for kind in ("query", "key", "value")],
+        outputs=[FormalParameter("output", "T")],
         type_constraints=[("T", ["tensor(float)"], "")],
         attributes=[
-            kinds.Attribute("num_heads", kinds.AttrType.INT),
-            kinds.Attribute("scale", kinds.AttrType.FLOAT),
+            OpSchema.Attribute("num_heads", OpSchema.AttrType.INT),
+            OpSchema.Attribute("scale", OpSchema.AttrType.FLOAT),
         ],
     )
     return Op(Opset(domain, version), name, schema)
 
 
-fused_attention = _fused_attention()
+multi_head_attention = _multi_head_attention()
 
 
 def _onnx_attention(
     query, key, value, mask=None, dropout: float = 0.0, causal: bool = False, scale=None, gqa=False
 ):
-    """One operator that never holds all scores at once; it takes heads side by side."""
+    """One operator that never holds the whole score matrix; it takes heads side by side."""
     if mask is not None or causal or gqa:
-        raise ValueError("attention with a mask has no form here")
+        raise ValueError("attention with a mask can't be exported")
     heads, channels = query.shape[1], value.shape[3]
     if scale is None:
         scale = query.shape[3] ** -0.5
-    joined = [_side_by_side(x) for x in (query, key, value)]
-    found = fused_attention(*joined, num_heads=heads, scale=float(scale))
-    found = op.Reshape(found, op.Constant(value_ints=[0, 0, heads, channels]))
-    return op.Transpose(found, perm=[0, 2, 1, 3])
+    joined = [_join_heads(x) for x in (query, key, value)]
+    out = multi_head_attention(*joined, num_heads=heads, scale=float(scale))
+    out = op.Reshape(out, op.Constant(value_ints=[0, 0, heads, channels]))
+    return op.Transpose(out, perm=[0, 2, 1, 3])
 
 
-def _side_by_side(x):
+def _join_heads(x):
     """(batch, heads, tokens, channels) to (batch, tokens, heads x channels)."""
-    turned = op.Transpose(x, perm=[0, 2, 1, 3])
-    return op.Reshape(turned, op.Constant(value_ints=[0, 0, x.shape[1] * x.shape[3]]))
+    x_last = op.Transpose(x, perm=[0, 2, 1, 3])
+    return op.Reshape(x_last, op.Constant(value_ints=[0, 0, x.shape[1] * x.shape[3]]))
 
 
 TRANSLATIONS = {
-    torch.ops.mmpvt_deploy.best.default: _onnx_best,
+    torch.ops.mmpvt_deploy.topk.default: _onnx_topk,
     torch.ops.mmpvt_deploy.nms.default: _onnx_nms,
     torch.ops.mmpvt_deploy.roi_align.default: _onnx_roi_align,
-    torch.ops.mmpvt_deploy.cut.default: _onnx_cut,
-    torch.ops.mmpvt_deploy.highest_class.default: _onnx_highest_class,
+    torch.ops.mmpvt_deploy.crop.default: _onnx_crop,
+    torch.ops.mmpvt_deploy.resize_argmax.default: _onnx_resize_argmax,
     torch.ops.aten.scaled_dot_product_attention.default: _onnx_attention,
 }

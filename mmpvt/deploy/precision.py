@@ -1,9 +1,12 @@
-"""Smaller numbers: float16, and int8 calibrated on images."""
+"""Exported models in float16, and in int8, calibrated on images."""
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,51 +16,38 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxruntime import quantization
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from mmpvt.deploy.exporting import OUTSIDE, quiet
-
-DELICATE = ("decoder.", "bbox_head.reg_ffn.")  # of a DETR, and cheap beside its backbone
-QUANTISED = "DequantizeLinear"  # what gives a quantised tensor to an operator
+FLOAT32_NODES = ("preprocessing/", "decoding/")  # begin the names of nodes outside the network
+SENSITIVE = ("decoder.", "bbox_head.reg_ffn.")  # of a DETR, and cheap beside its backbone
 WEIGHTED = ("Conv", "MatMul", "Gemm")  # what int8 is for
 
 
 def to_float16(model: ir.Model) -> ir.Model:
-    """A copy in float16; preprocessing, decoding, input and outputs stay as they are.
-
-    Args:
-        model (ir.Model): of :func:`mmpvt.deploy.exporting.export`.
-    """
-    outside = [node.name for node in model.graph if node.name.startswith(OUTSIDE)]
+    """A copy in float16; preprocessing, decoding, input and outputs stay as they are."""
+    outside = [node.name for node in model.graph if node.name.startswith(FLOAT32_NODES)]
     with quiet():
         half = convert_float_to_float16(
-            ir.to_proto(model),
-            keep_io_types=True,
-            node_block_list=outside,
+            ir.to_proto(model), keep_io_types=True, node_block_list=outside
         )
-    return _described(half, model, "float16")
+    return _with_metadata(half, model, "float16")
 
 
 def to_int8(
     model: ir.Model, images: Sequence[np.ndarray], report: Callable[[str], None] = print
 ) -> ir.Model:
-    """A copy whose layers with weights take int8.
+    """A copy whose layers with weights take int8 (static quantisation, QDQ).
 
-    Weights are quantised a channel at a time, symmetrically; activations a tensor at a time, to the
-    range that they have on ``images``. Linear layers give float32, as what follows takes it.
-    Attention's own products, preprocessing and decoding keep float32.
-
-    Args:
-        model (ir.Model): of :func:`mmpvt.deploy.exporting.export`.
-        images (Sequence[ndarray]): uint8, (height, width, channels), red first.
-        report (Callable): takes a line of progress.
+    Weights are quantised per channel, symmetrically; activations per tensor, to the range that they
+    have on ``images``, (height, width, channels), uint8, RGB. Linear layers give float32, as what
+    follows takes it. Attention's own products, preprocessing and decoding keep float32.
     """
     names = [node.name for node in model.graph if takes_int8(node, model.graph.initializers)]
     with tempfile.TemporaryDirectory() as folder, quiet():
-        whole, small = (Path(folder, name) for name in ("whole.onnx", "small.onnx"))
-        ir.save(model, whole)
+        original, quantised = (Path(folder, name) for name in ("float32.onnx", "int8.onnx"))
+        ir.save(model, original)
         quantization.quantize_static(
-            whole,
-            small,
-            _Images(images, report),
+            original,
+            quantised,
+            _CalibrationImages(images, report),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -69,33 +59,30 @@ def to_int8(
                 OpTypesToExcludeOutputQuantization=["MatMul", "Gemm"],
             ),
         )
-        quantised = _described(onnx.load(small), model, "int8")
-    multiply_integers(quantised)
-    return quantised
+        result = _with_metadata(onnx.load(quantised), model, "int8")
+    fuse_integer_matmuls(result)
+    return result
 
 
-def multiply_integers(model: ir.Model) -> None:
-    """Makes each linear layer one operator from int8 to float32, its bias included.
+def fuse_integer_matmuls(model: ir.Model) -> None:
+    """Fuses each linear layer to one operator from int8 to float32, its bias included.
 
-    onnxruntime does the same on loading, but not to a layer that it has first made a Gemm of: that
-    one would be calculated in float32.
-
-    Args:
-        model (ir.Model): quantised; it is changed.
+    onnxruntime does the same on loading, but not to a layer that it has turned into a Gemm first:
+    that one would run in float32.
     """
     for node in list(model.graph):
         if node.op_type != "MatMul":
             continue
         sources = [value.producer() for value in node.inputs]
-        if any(source is None or source.op_type != QUANTISED for source in sources):
+        if any(source is None or source.op_type != "DequantizeLinear" for source in sources):
             continue
         (x, x_scale, x_zero), (weight, scale, zero) = (source.inputs for source in sources)
-        done, bias = node, None
+        last, bias = node, None
         users = node.outputs[0].consumers()
         if len(users) == 1 and users[0].op_type == "Add":
             (added,) = (value for value in users[0].inputs if value is not node.outputs[0])
             if added.is_initializer() and added.shape == scale.shape:
-                done, bias = users[0], added
+                last, bias = users[0], added
         layer = ir.node(
             "MatMulIntegerToFloat",
             [x, weight, x_scale, scale, x_zero, zero, bias],
@@ -103,54 +90,63 @@ def multiply_integers(model: ir.Model) -> None:
             name=node.name,
         )
         layer.outputs[0].name = f"{node.name}/sum"
-        model.graph.insert_after(done, layer)
-        ir.convenience.replace_all_uses_with(done.outputs[0], layer.outputs[0])
-        model.graph.remove([done] if done is node else [done, node], safe=True)
+        model.graph.insert_after(last, layer)
+        ir.convenience.replace_all_uses_with(last.outputs[0], layer.outputs[0])
+        model.graph.remove([last] if last is node else [last, node], safe=True)
     RemoveUnusedNodesPass()(model)
 
 
 def takes_int8(node: ir.Node, weights: Mapping[str, ir.Value]) -> bool:
-    """Whether a node is a layer that is worth int8, and bears it.
+    """Whether a node is a layer to quantise.
 
-    What decides is left alone: last layers that narrow, to a box's four numbers, say. They cost
-    little.
+    Last layers that narrow, to a box's four numbers, say, decide the result and cost little.
     """
-    if node.op_type not in WEIGHTED or node.name.startswith((*OUTSIDE, *DELICATE)):
+    if node.op_type not in WEIGHTED or node.name.startswith((*FLOAT32_NODES, *SENSITIVE)):
         return False
     weight = weights.get(node.inputs[1].name)
     if weight is None:
         return False
     shape = weight.shape.numpy()
-    is_dense = node.op_type == "MatMul" or (node.op_type == "Gemm" and not _is_turned(node))
-    outputs, inputs = shape[1::-1] if is_dense else shape[:2]
-    is_last = all(user.name.startswith(OUTSIDE) for user in node.outputs[0].consumers())
+    is_linear = node.op_type == "MatMul" or (
+        node.op_type == "Gemm"
+        and not ("transB" in node.attributes and node.attributes["transB"].as_int() == 1)
+    )
+    outputs, inputs = shape[1::-1] if is_linear else shape[:2]
+    is_last = all(user.name.startswith(FLOAT32_NODES) for user in node.outputs[0].consumers())
     return not (is_last and outputs < inputs)
 
 
-def _is_turned(node: ir.Node) -> bool:
-    return "transB" in node.attributes and node.attributes["transB"].as_int() == 1
-
-
-class _Images(quantization.CalibrationDataReader):
-    """Hands images to the calibration, one at a time."""
-
+class _CalibrationImages(quantization.CalibrationDataReader):
     def __init__(self, images: Sequence[np.ndarray], report: Callable[[str], None]) -> None:
-        self.images = iter(images)
-        self.total = len(images)
-        self.report = report
-        self.done = 0
+        self.images = enumerate(images, 1)
+        self.total, self.report = len(images), report
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        image = next(self.images, None)
+        number, image = next(self.images, (0, None))
         if image is None:
             return None
-        self.done += 1
-        self.report(f"calibrating: image {self.done} of {self.total}")
+        self.report(f"calibrating: image {number} of {self.total}")
         return {"image": image}
 
 
-def _described(proto: onnx.ModelProto, original: ir.Model, precision: str) -> ir.Model:
+def _with_metadata(proto: onnx.ModelProto, original: ir.Model, precision: str) -> ir.Model:
     model = ir.from_proto(proto)
     model.metadata_props.update(original.metadata_props)
     model.metadata_props["precision"] = precision
     return model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences the exporter's warnings, which are about itself."""
+    loggers = [logging.getLogger(name) for name in ("root", "torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

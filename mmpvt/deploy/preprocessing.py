@@ -1,40 +1,154 @@
-"""The image's way into the network as a graph: resized, normalised and padded, bit for bit as
-OpenCV and MMEngine do it.
+"""The test pipeline and the data preprocessor as an ONNX graph: an image is resized, normalised and
+padded bit for bit as OpenCV and MMEngine do it.
 
-OpenCV resizes bytes bilinearly in whole numbers: a weight is a multiple of 1/2048; rows are summed
+OpenCV resizes bytes bilinearly in fixed point: a weight is a multiple of 1/2048; rows are summed
 after their last four bits are dropped (``modules/imgproc/src/resize.cpp``, ``HResizeLinear`` and
 ``VResizeLinear``). So does this graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from mmengine.config import Config
 from mmseg.models import SegDataPreProcessor
 from onnx_ir.tape import Tape
 from torch import nn
 
-from mmpvt.deploy.sizes import Exactly, Loading, Step, UpToMultiple
+from mmpvt.datasets.pipelines import loading_step, transform_name
+from mmpvt.engine.pipeline import read_test_pipeline
+from mmpvt.errors import ExportError
 
-SCALE = 2048  # a weight of one, in OpenCV's whole numbers
+SCALE = 2048  # a weight of 1 in OpenCV's fixed point
+FLOAT, DOUBLE = ir.DataType.FLOAT, ir.DataType.DOUBLE
+INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
 
 
-class Preprocessing:
+@dataclass(frozen=True)
+class Resize:
+    """MMCV's transform of that name.
+
+    Attributes:
+        height, width (int): in pixels.
+        keep_ratio (bool): as large as fits into them.
+        either_orientation (bool): with ``keep_ratio``, the larger of them is for the image's longer
+            side, as in MMCV; otherwise height is for height.
+    """
+
+    height: int
+    width: int
+    keep_ratio: bool = True
+    either_orientation: bool = True
+
+
+@dataclass(frozen=True)
+class ResizeToMultiple:
+    """MMSegmentation's transform of that name: each side is rounded up to a multiple."""
+
+    divisor: int
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How an image of 8 bits is decoded.
+
+    Attributes:
+        channels (int | None): None for those that the file has.
+        is_bgr (bool): blue first; otherwise in the file's order.
+        is_float (bool): converted to float32 before it is resized.
+    """
+
+    channels: int | None = 3
+    is_bgr: bool = True
+    is_float: bool = False
+
+
+def read_image_format(config: Config) -> ImageFormat:
+    """How the test pipeline decodes images; an ExportError where a file's user can't follow."""
+    pipeline = read_test_pipeline(config)
+    place = loading_step(pipeline)
+    if place is None:
+        return ImageFormat()
+    step = pipeline[place]
+    name = transform_name(step)
+    if name not in ("LoadImageFromFile", "LoadImageFromNDArray"):
+        raise ExportError(
+            f"{name}, which loads the test pipeline's images, can't be exported: LoadImageFromFile "
+            "can"
+        )
+    if step.get("max_value") is not None:
+        raise ExportError(
+            "LoadImageFromFile with max_value can't be exported: it is for images of more than 8 "
+            "bits a channel, and an exported file takes 8"
+        )
+    kind = step.get("color_type", "color").removesuffix("_ignore_orientation")
+    is_bgr = step.get("imdecode_backend") != "tifffile"
+    channels = {"color": 3, "grayscale": 1}.get(kind) if is_bgr else None
+    return ImageFormat(channels, is_bgr, bool(step.get("to_float32")))
+
+
+def read_resizing(
+    config: Config, shape: Sequence[int] | None = None
+) -> list[Resize | ResizeToMultiple]:
+    """The resizing of the test pipeline, or to ``shape`` (height and width) in its place.
+
+    Raises:
+        ExportError: the pipeline holds a transform that can't be exported; it is named.
+    """
+    steps: list[Resize | ResizeToMultiple] = []
+    for transform in read_test_pipeline(config):
+        name = transform_name(transform)
+        if name.startswith(("Load", "Pack")):
+            continue
+        if name == "Resize":
+            scale = transform.get("scale")
+            if not isinstance(scale, list | tuple) or len(scale) != 2:
+                raise ExportError("Resize without a scale of width and height can't be exported")
+            steps.append(Resize(scale[1], scale[0], bool(transform.get("keep_ratio"))))
+        elif name == "ResizeToMultiple":
+            steps.append(ResizeToMultiple(transform.get("size_divisor", 32)))
+        else:
+            raise ExportError(f"{name}, a transform of the test pipeline, can't be exported")
+        if transform.get("interpolation", "bilinear") != "bilinear":
+            raise ExportError(
+                f"{name} with {transform['interpolation']} interpolation can't be exported: "
+                "bilinear can"
+            )
+    if shape is None:
+        return steps
+    keep_ratio = all(step.keep_ratio for step in steps if isinstance(step, Resize))
+    return [Resize(*shape, keep_ratio, either_orientation=False)]
+
+
+def round_shape(config: Config, shape: Sequence[int] | None) -> tuple[int, int] | None:
+    """A fixed height and width, rounded up where the pipeline has a ``ResizeToMultiple``."""
+    if shape is None:
+        return None
+    for step in read_resizing(config):
+        if isinstance(step, ResizeToMultiple):
+            shape = [-(-side // step.divisor) * step.divisor for side in shape]
+    return tuple(shape)
+
+
+class PreprocessingGraph:
     """The graph's nodes, from ``image`` to the network's inputs.
 
     Args:
-        steps (Sequence[Step]): resizing.
-        normaliser (nn.Module): the model's data preprocessor: mean, std, order of channels.
-        divisor (int): the sides that the network sees are multiples of it.
-        pad_value (float): what is padded with, after normalisation.
-        canvas (Sequence[int] | None): height and width to pad to, in place of ``divisor``.
+        resizing (Sequence[Resize | ResizeToMultiple]): of the test pipeline.
+        data_preprocessor (nn.Module): the model's: mean, std, order of channels.
+        divisor (int): the network's input is padded to multiples of it.
+        pad_value (float): of the padding, after normalisation.
+        input_shape (Sequence[int] | None): height and width to pad to, in place of ``divisor``.
         channels (int): of the image. Default: 3.
-        loading (Loading): how the test pipeline decodes it. Default: by OpenCV, as bytes.
+        image_format (ImageFormat): how the test pipeline decodes images. Default: by OpenCV, as
+            bytes.
 
     Attributes:
-        image (ir.Value): uint8, (height, width, channels), red first.
+        image (ir.Value): uint8, (height, width, channels), RGB.
         outputs (dict[str, ir.Value]): ``x``, float32, (1, channels, height, width); ``size``,
             float32, (2,), height and width before padding; ``scale``, float32, (4,), of x, y, x, y
             from there to the image's pixels; ``rows`` and ``columns``, float32, the centres of the
@@ -44,182 +158,157 @@ class Preprocessing:
 
     def __init__(
         self,
-        steps: Sequence[Step],
-        normaliser: nn.Module,
+        resizing: Sequence[Resize | ResizeToMultiple],
+        data_preprocessor: nn.Module,
         divisor: int,
         pad_value: float,
-        canvas: Sequence[int] | None,
+        input_shape: Sequence[int] | None,
         channels: int = 3,
-        loading: Loading = Loading(),  # noqa: B008  it is frozen
+        image_format: ImageFormat = ImageFormat(),
     ) -> None:
-        self._loading, self._channels = loading, channels
-        self._tape = Tape()
+        self._is_float = image_format.is_float
+        op = self._op = _Ops()
         self.image = ir.Value(
             name="image",
             type=ir.TensorType(ir.DataType.UINT8),
             shape=ir.Shape(["height", "width", channels]),
         )
-        original = self._sides(self.image)
-        kind = ir.DataType.FLOAT if loading.is_float else ir.DataType.INT32
-        x = self._op("Cast", self.image, to=kind)
-        sides = original
-        for step in steps:
+        original = sides = self._sides(self.image)
+        x = op.Cast(self.image, to=FLOAT if image_format.is_float else INT32)
+        for step in resizing:
             sides = self._target(step, sides)
-            x = self._resized(x, self._sides(x), sides)
-        x = self._normalised(x, normaliser)
-        x = self._op("Unsqueeze", x, self._const([0], np.int64))
-        size = self._op("Concat", *sides, axis=0)
-        sizes = [self._op("Cast", s, to=ir.DataType.DOUBLE) for s in (size, self._joined(original))]
-        ratio = self._op("Cast", self._op("Div", sizes[1], sizes[0]), to=ir.DataType.FLOAT)
-        height, width = self._op("Split", ratio, num_outputs=2, axis=0, outputs=2)
+            x = self._resize(x, self._sides(x), sides)
+
+        x = op.Cast(op.Transpose(x, perm=(2, 0, 1)), to=FLOAT)
+        if channels > 2 and image_format.is_bgr != swaps_channels(data_preprocessor, channels):
+            x = op.Gather(x, np.int64([2, 1, 0, *range(3, channels)]), axis=0)
+        if data_preprocessor._enable_normalize:
+            x = op.Sub(x, data_preprocessor.mean.view(-1, 1, 1).float().numpy())
+            x = op.Div(x, data_preprocessor.std.view(-1, 1, 1).float().numpy())
+        x = op.Unsqueeze(x, np.int64([0]))
+        if input_shape is not None or divisor > 1:
+            padded = [self._round_up(side, divisor) for side in sides]
+            if input_shape is not None:
+                padded = [np.int64([side]) for side in input_shape]
+            missing = [op.Sub(*pair) for pair in zip(padded, sides, strict=True)]
+            pads = op.Concat(np.zeros(6, np.int64), *missing, axis=0)
+            x = op.Pad(x, pads, np.float32(pad_value))
+
+        size = op.Concat(*sides, axis=0)
+        ratio = op.Div(op.Cast(op.Concat(*original, axis=0), to=DOUBLE), op.Cast(size, to=DOUBLE))
+        height, width = op.Split(op.Cast(ratio, to=FLOAT), num_outputs=2, axis=0, outputs=2)
         self.outputs = {
-            "x": self._padded(x, sides, divisor, pad_value, canvas),
-            "size": self._op("Cast", size, to=ir.DataType.FLOAT),
-            "scale": self._op("Concat", width, height, width, height, axis=0),
-            "rows": self._centres(original[0]),
-            "columns": self._centres(original[1]),
+            "x": x,
+            "size": op.Cast(size, to=FLOAT),
+            "scale": op.Concat(width, height, width, height, axis=0),
+            "rows": op.Add(op.Cast(self._range(original[0]), to=FLOAT), np.float32(0.5)),
+            "columns": op.Add(op.Cast(self._range(original[1]), to=FLOAT), np.float32(0.5)),
         }
-        self.nodes = list(self._tape.nodes)
-
-    def _op(self, op_type: str, *inputs: ir.Value, outputs: int = 1, **attributes):
-        if outputs > 1:
-            return self._tape.op_multi_out(op_type, inputs, attributes, num_outputs=outputs)
-        return self._tape.op(op_type, inputs, attributes)
-
-    def _const(self, value: object, dtype: type) -> ir.Value:
-        return self._op("Constant", value=ir.tensor(np.asarray(value, dtype)))
-
-    def _joined(self, sides: Sequence[ir.Value]) -> ir.Value:
-        return self._op("Concat", *sides, axis=0)
+        self.nodes = list(op.tape.nodes)
 
     def _sides(self, x: ir.Value) -> list[ir.Value]:
         """Height and width of (height, width, channels), each int64, (1,)."""
-        return [self._op("Shape", x, start=i, end=i + 1) for i in (0, 1)]
+        return [self._op.Shape(x, start=i, end=i + 1) for i in (0, 1)]
 
-    def _target(self, step: Step, sides: Sequence[ir.Value]) -> list[ir.Value]:
+    def _range(self, count: ir.Value) -> ir.Value:
+        return self._op.Range(np.int64(0), self._op.Squeeze(count), np.int64(1))
+
+    def _round_up(self, side: ir.Value, divisor: int) -> ir.Value:
+        quotient = self._op.Div(self._op.Add(side, np.int64([divisor - 1])), np.int64([divisor]))
+        return self._op.Mul(quotient, np.int64([divisor]))
+
+    def _target(
+        self, step: Resize | ResizeToMultiple, sides: Sequence[ir.Value]
+    ) -> Sequence[ir.Value]:
         """The sides after ``step``, as MMCV's ``rescale_size`` rounds them."""
-        if isinstance(step, Exactly):
-            return [self._const([side], np.int64) for side in (step.height, step.width)]
-        if isinstance(step, UpToMultiple):
-            return [self._rounded_up(side, step.divisor) for side in sides]
-        doubles = [self._op("Cast", side, to=ir.DataType.DOUBLE) for side in sides]
-        frame = [self._const([side], np.float64) for side in (step.height, step.width)]
-        measured = doubles
-        if step.any_way_round:
-            frame = [self._op(kind, *frame) for kind in ("Max", "Min")]
-            measured = [self._op(kind, *doubles) for kind in ("Max", "Min")]
-        ratios = [self._op("Div", *pair) for pair in zip(frame, measured, strict=True)]
-        ratio = self._op("Min", *ratios)
-        half = self._const([0.5], np.float64)
-        new = [self._op("Add", self._op("Mul", side, ratio), half) for side in doubles]
-        return [self._op("Cast", self._op("Floor", x), to=ir.DataType.INT64) for x in new]
+        op = self._op
+        if isinstance(step, ResizeToMultiple):
+            return [self._round_up(side, step.divisor) for side in sides]
+        if not step.keep_ratio:
+            return [op.Identity(np.int64([side])) for side in (step.height, step.width)]
+        measured = doubles = [op.Cast(side, to=DOUBLE) for side in sides]
+        limits = [step.height, step.width]
+        if step.either_orientation:
+            limits = sorted(limits, reverse=True)
+            measured = [op.Max(*doubles), op.Min(*doubles)]
+        ratio = op.Min(
+            *(op.Div(np.float64([x]), side) for x, side in zip(limits, measured, strict=True))
+        )
+        scaled = [op.Add(op.Mul(side, ratio), np.float64([0.5])) for side in doubles]
+        return [op.Cast(op.Floor(side), to=INT64) for side in scaled]
 
-    def _rounded_up(self, side: ir.Value, divisor: int) -> ir.Value:
-        d = self._const([divisor], np.int64)
-        raised = self._op("Add", side, self._const([divisor - 1], np.int64))
-        return self._op("Mul", self._op("Div", raised, d), d)
-
-    def _taps(self, old: ir.Value, new: ir.Value, fades: bool) -> tuple[ir.Value, ...]:
-        """Of each new position: its two old neighbours and their weights.
-
-        Of bytes the weights are times ``SCALE``.
-
-        Beyond the outermost centres both neighbours are the same; there OpenCV also drops the
-        fraction along x, but not along y, which matters to rounding.
-        """
-        doubles = [self._op("Cast", side, to=ir.DataType.DOUBLE) for side in (old, new)]
-        one = self._const([1.0], np.float64)
-        step = self._op("Div", one, self._op("Div", doubles[1], doubles[0]))
-        positions = self._op("Cast", self._range(new), to=ir.DataType.DOUBLE)
-        half = self._const([0.5], np.float64)
-        centre = self._op("Mul", self._op("Add", positions, half), step)
-        centre = self._op("Cast", self._op("Sub", centre, half), to=ir.DataType.FLOAT)
-        floor = self._op("Floor", centre)
-        fraction = self._op("Sub", centre, floor)
-        first = self._op("Cast", floor, to=ir.DataType.INT64)
-        zero, one = self._const(0, np.int64), self._const(1, np.int64)
-        last = self._op("Sub", self._op("Squeeze", old), one)
-        if fades:
-            inside = self._op(
-                "And", self._op("GreaterOrEqual", first, zero), self._op("Less", first, last)
-            )
-            fraction = self._op("Where", inside, fraction, self._const(0, np.float32))
-        weights: list[ir.Value] = []
-        for part in (self._op("Sub", self._const(1, np.float32), fraction), fraction):
-            if self._loading.is_float:
-                weights.append(part)
-                continue
-            scaled = self._op("Round", self._op("Mul", part, self._const(SCALE, np.float32)))
-            weights.append(self._op("Cast", scaled, to=ir.DataType.INT32))
-        second = self._op("Add", first, one)
-        neighbours = [self._op("Clip", index, zero, last) for index in (first, second)]
-        return *neighbours, *weights
-
-    def _resized(self, x: ir.Value, old: Sequence[ir.Value], new: Sequence[ir.Value]) -> ir.Value:
+    def _resize(self, x: ir.Value, old: Sequence[ir.Value], new: Sequence[ir.Value]) -> ir.Value:
         """(height, width, channels), int32 of bytes or float32, to another size."""
-        left, right = self._taken(x, 1, old, new)
-        if self._loading.is_float:
-            x = self._op("Add", left, right)
-            return self._op("Add", *self._taken(x, 0, old, new))
-        x = self._op("Div", self._op("Add", left, right), self._const(16, np.int32))
-        parts = self._taken(x, 0, old, new)
-        upper, lower = (self._op("Div", part, self._const(65536, np.int32)) for part in parts)
-        total = self._op("Add", self._op("Add", upper, lower), self._const(2, np.int32))
-        return self._op("Div", total, self._const(4, np.int32))
+        op = self._op
+        horizontal = op.Add(*self._weighted(x, 1, old, new))
+        if self._is_float:
+            return op.Add(*self._weighted(horizontal, 0, old, new))
+        parts = self._weighted(op.Div(horizontal, np.int32(16)), 0, old, new)
+        upper, lower = (op.Div(part, np.int32(65536)) for part in parts)
+        return op.Div(op.Add(op.Add(upper, lower), np.int32(2)), np.int32(4))
 
-    def _taken(
+    def _weighted(
         self, x: ir.Value, axis: int, old: Sequence[ir.Value], new: Sequence[ir.Value]
     ) -> list[ir.Value]:
         """Both neighbours of each new position along an axis, each times its weight."""
-        *neighbours, a, b = self._taps(old[axis], new[axis], fades=axis == 1)
-        shape = self._const((1, -1, 1) if axis else (-1, 1, 1), np.int64)
-        weights = [self._op("Reshape", weight, shape) for weight in (a, b)]
+        shape = np.int64((1, -1, 1) if axis else (-1, 1, 1))
         return [
-            self._op("Mul", self._op("Gather", x, index, axis=axis), weight)
-            for index, weight in zip(neighbours, weights, strict=True)
+            self._op.Mul(self._op.Gather(x, index, axis=axis), self._op.Reshape(weight, shape))
+            for index, weight in self._neighbours(old[axis], new[axis], along_x=axis == 1)
         ]
 
-    def _normalised(self, x: ir.Value, normaliser: nn.Module) -> ir.Value:
-        """(height, width, channels), red first, to (channels, height, width), normalised."""
-        x = self._op("Cast", self._op("Transpose", x, perm=(2, 0, 1)), to=ir.DataType.FLOAT)
-        if self._channels > 2 and self._loading.is_bgr != exchanges(normaliser, self._channels):
-            order = [2, 1, 0, *range(3, self._channels)]
-            x = self._op("Gather", x, self._const(order, np.int64), axis=0)
-        if normaliser._enable_normalize:
-            for op_type, values in (("Sub", normaliser.mean), ("Div", normaliser.std)):
-                x = self._op(op_type, x, self._const(values.view(-1, 1, 1).numpy(), np.float32))
-        return x
+    def _neighbours(
+        self, old: ir.Value, new: ir.Value, along_x: bool
+    ) -> list[tuple[ir.Value, ir.Value]]:
+        """Two old positions to interpolate each new one from, and their weights.
 
-    def _padded(
-        self,
-        x: ir.Value,
-        sides: Sequence[ir.Value],
-        divisor: int,
-        value: float,
-        canvas: Sequence[int] | None,
-    ) -> ir.Value:
-        if canvas is None and divisor == 1:
-            return x
-        if canvas is None:
-            whole = [self._rounded_up(side, divisor) for side in sides]
-        else:
-            whole = [self._const([side], np.int64) for side in canvas]
-        missing = [self._op("Sub", *pair) for pair in zip(whole, sides, strict=True)]
-        pads = self._joined([self._const([0] * 6, np.int64), *missing])
-        return self._op("Pad", x, pads, self._const(value, np.float32))
-
-    def _range(self, count: ir.Value) -> ir.Value:
-        start, step = self._const(0, np.int64), self._const(1, np.int64)
-        return self._op("Range", start, self._op("Squeeze", count), step)
-
-    def _centres(self, side: ir.Value) -> ir.Value:
-        positions = self._op("Cast", self._range(side), to=ir.DataType.FLOAT)
-        return self._op("Add", positions, self._const(0.5, np.float32))
+        Of bytes the weights are times ``SCALE``. Beyond the outermost centres both positions are
+        the same; there OpenCV also drops the fraction along x, but not along y, which matters to
+        rounding.
+        """
+        op, half = self._op, np.float64([0.5])
+        step = op.Div(np.float64([1]), op.Div(op.Cast(new, to=DOUBLE), op.Cast(old, to=DOUBLE)))
+        centre = op.Mul(op.Add(op.Cast(self._range(new), to=DOUBLE), half), step)
+        centre = op.Cast(op.Sub(centre, half), to=FLOAT)
+        floor = op.Floor(centre)
+        fraction = op.Sub(centre, floor)
+        first = op.Cast(floor, to=INT64)
+        last = op.Sub(op.Squeeze(old), np.int64(1))
+        if along_x:
+            inside = op.And(op.GreaterOrEqual(first, np.int64(0)), op.Less(first, last))
+            fraction = op.Where(inside, fraction, np.float32(0))
+        weights = [op.Sub(np.float32(1), fraction), fraction]
+        if not self._is_float:
+            weights = [op.Cast(op.Round(op.Mul(w, np.float32(SCALE))), to=INT32) for w in weights]
+        positions = [first, op.Add(first, np.int64(1))]
+        positions = [op.Clip(position, np.int64(0), last) for position in positions]
+        return list(zip(positions, weights, strict=True))
 
 
-def exchanges(normaliser: nn.Module, channels: int) -> bool:
-    """Whether the model exchanges red and blue. MMSegmentation does so in three channels only."""
-    turns = getattr(normaliser, "_channel_conversion", False) or getattr(
-        normaliser, "channel_conversion", False
-    )
-    return bool(turns) and not (isinstance(normaliser, SegDataPreProcessor) and channels != 3)
+class _Ops:
+    """ONNX operators, recorded in order: ``op.Add(x, np.int64(1))``; arrays become constants."""
+
+    def __init__(self) -> None:
+        self.tape = Tape()
+
+    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        def record(*inputs: ir.Value | np.ndarray, outputs: int = 1, **attributes: object) -> Any:
+            values = [
+                x
+                if isinstance(x, ir.Value)
+                else self.tape.op("Constant", [], {"value": ir.tensor(np.asarray(x))})
+                for x in inputs
+            ]
+            if outputs > 1:
+                return self.tape.op_multi_out(op_type, values, attributes, num_outputs=outputs)
+            return self.tape.op(op_type, values, attributes)
+
+        return record
+
+
+def swaps_channels(data_preprocessor: nn.Module, channels: int) -> bool:
+    """Whether the model swaps red and blue; MMSegmentation does so for three channels only."""
+    if isinstance(data_preprocessor, SegDataPreProcessor) and channels != 3:
+        return False
+    names = ("_channel_conversion", "channel_conversion")
+    return any(getattr(data_preprocessor, name, False) for name in names)

@@ -1,7 +1,7 @@
-"""Where a position of an image looks: attention weights of every block, as heat maps.
+"""The attention of a position of an image: weights of every block, as heat maps.
 
-The weights are made again, for one position, from the tokens that each attention layer takes in;
-the layers themselves run as ever.
+The weights are recomputed for the position's query from the input of each attention layer, by a
+forward hook; the layers themselves are not changed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from mmpvt.engine.pipeline import TestPipeline, check_array, evaluating, read_image
 from mmpvt.errors import UserError
-from mmpvt.inference.pipeline import TestPipeline, check_array, read_image
 from mmpvt.models.archs import IMAGENET_MEAN, IMAGENET_STD, STRIDES
 from mmpvt.models.backbone import PyramidBackbone
 from mmpvt.models.layers import SpatialReductionAttention
@@ -36,7 +36,7 @@ class Attention:
         tokens (list[tuple[int, int]]): row and column of the position's token in each stage.
         weights (list[np.ndarray]): of each stage, (blocks, heads, h, w) over its map of keys,
             float32; each head's sum is 1.
-        cells (list[tuple[float, float]]): height and width of a key, in the image's pixels.
+        cells (list[tuple[float, float]]): height and width of a key's cell, in the image's pixels.
     """
 
     image: np.ndarray
@@ -48,8 +48,8 @@ class Attention:
     def heat_map(self, stage: int, block: int = -1, head: int | None = None) -> np.ndarray:
         """A block's attention over the image.
 
-        Keys that come from a strided convolution leave out a rest of rows and columns at the lower
-        and right edges that doesn't fill a cell: nothing is attended to there.
+        A strided convolution makes no key of the remaining rows and columns at the lower and right
+        edges that don't fill its stride: the attention there is 0.
 
         Args:
             stage (int): from 0.
@@ -58,7 +58,7 @@ class Attention:
 
         Returns:
             np.ndarray: (height, width), float32: the weight of the key a pixel lies in,
-            interpolated between the keys' middles.
+            interpolated between the keys' centres.
 
         Raises:
             UserError: there is no such stage, block or head.
@@ -85,8 +85,8 @@ class Attention:
     def picture(self, block: int = -1, head: int | None = None) -> np.ndarray:
         """Heat maps over the image with the position marked, a column a stage.
 
-        The brightest colour is the highest weight's, or that of twice an even share where all
-        are lower: attention to everything alike has no bright places.
+        The colour scale ends at the highest weight, or at twice the uniform weight where all are
+        lower: uniform attention has no bright places.
 
         Args:
             block (int): of each stage, from 0. Default: the last.
@@ -104,11 +104,11 @@ class Attention:
             heat = self.heat_map(stage, block, head)
             which = f"heads: {heads}" if head is None else f"head {head % heads + 1} of {heads}"
             title = f"stage {stage + 1}, block {block % blocks + 1} of {blocks}"
-            even = 1 / (rows * cols)
-            share = f"up to {100 * heat.max():.2g}% (even: {100 * even:.2g}%)"
-            head_lines = (title, f"{which}, {rows}x{cols} keys, {share}")
-            brightest = max(float(heat.max()), 2 * even)
-            columns.append(draw_heat(self.image, heat, brightest, self.position, head_lines))
+            uniform = 1 / (rows * cols)
+            share = f"up to {100 * heat.max():.2g}% (even: {100 * uniform:.2g}%)"
+            caption = (title, f"{which}, {rows}x{cols} keys, {share}")
+            vmax = max(float(heat.max()), 2 * uniform)
+            columns.append(draw_heat(self.image, heat, vmax, self.position, caption))
         return side_by_side(columns)
 
 
@@ -117,7 +117,7 @@ def visualize_attention(
     image: str | os.PathLike | np.ndarray | Tensor,
     position: Sequence[float],
 ) -> Attention:
-    """Where a position of an image looks, in each stage and block of a PVT backbone.
+    """The attention of a position of an image, in each stage and block of a PVT backbone.
 
     The weights are softmax(q k^T / sqrt(d)) of the position's query (PVT v1, section 3.3; PVT v2,
     section 3.1 for the linear variant, whose keys are 7x7 pooled regions).
@@ -148,18 +148,13 @@ def visualize_attention(
     model = getattr(model, "model", model)  # a Predictor's
     backbone = next((m for m in model.modules() if isinstance(m, PyramidBackbone)), None)
     if backbone is None:
-        raise UserError(f"{type(model).__name__} holds no PVT backbone to look at")
+        raise UserError(f"{type(model).__name__} holds no PVT backbone")
     shown, inputs, resized = _prepare(model, image)
     y, x = _checked_position(position, shown.shape[:2])
     scale = [new / old for new, old in zip(resized, shown.shape[:2], strict=True)]
-    place = [(value + 0.5) * factor for value, factor in zip((y, x), scale, strict=True)]
-    with _recorded(backbone, place) as records, torch.no_grad():
-        training = backbone.training
-        backbone.eval()
-        try:
-            backbone(inputs.to(next(backbone.parameters())))
-        finally:
-            backbone.train(training)
+    point = [(value + 0.5) * factor for value, factor in zip((y, x), scale, strict=True)]
+    with _recorded(backbone, point) as records, torch.no_grad(), evaluating(backbone):
+        backbone(inputs.to(next(backbone.parameters())))
     return Attention(
         image=shown,
         position=(y, x),
@@ -171,7 +166,7 @@ def visualize_attention(
 
 @dataclass
 class _Record:
-    """One block's: the query's row and column, a key's sides in input pixels, (heads, h, w)."""
+    """Of one block: the query's row and column, a key's sides in input pixels, (heads, h, w)."""
 
     token: tuple[int, int]
     cell: tuple[float, float]
@@ -179,14 +174,14 @@ class _Record:
 
 
 @contextmanager
-def _recorded(backbone: PyramidBackbone, place: Sequence[float]) -> Iterator[list[list[_Record]]]:
-    """While the backbone runs, collects each stage's records of the position at ``place``."""
+def _recorded(backbone: PyramidBackbone, point: Sequence[float]) -> Iterator[list[list[_Record]]]:
+    """While the backbone runs, collects each stage's records of ``point``, in input pixels."""
     records: list[list[_Record]] = [[] for _ in range(backbone.num_stages)]
     hooks = []
     for stage, found in enumerate(records):
 
         def record(attn: nn.Module, args: tuple, stage: int = stage, found: list = found) -> None:
-            found.append(_attend(attn, args[0], STRIDES[stage], place))
+            found.append(_attend(attn, args[0], STRIDES[stage], point))
 
         for block in getattr(backbone, f"block{stage + 1}"):
             hooks.append(block.attn.register_forward_pre_hook(record))
@@ -198,19 +193,19 @@ def _recorded(backbone: PyramidBackbone, place: Sequence[float]) -> Iterator[lis
 
 
 def _attend(
-    attn: SpatialReductionAttention, x: Tensor, stride: int, place: Sequence[float]
+    attn: SpatialReductionAttention, x: Tensor, stride: int, point: Sequence[float]
 ) -> _Record:
     """A position's weights over the keys, from an attention layer's (1, h, w, dims) tokens."""
     grid = x.shape[1:3]
     row, column = (
-        min(int(value // stride), side - 1) for value, side in zip(place, grid, strict=True)
+        min(int(value // stride), side - 1) for value, side in zip(point, grid, strict=True)
     )
     reduced = attn.reduce(x)
     keys = reduced.shape[1:3]
     (q,) = attn.heads(attn.q(x[:, row : row + 1, column : column + 1]), 1)
     k, _ = attn.heads(attn.kv(reduced), 2)
     scores = (q.float() @ k.float().mT)[0, :, 0] * q.shape[-1] ** -0.5
-    # a convolution's cells are whole tokens, a pooling's are shares of the map
+    # a convolution's keys cover an integer number of tokens, a pooling's a fraction of the map
     if attn.linear:
         cell = tuple(side / n * stride for side, n in zip(grid, keys, strict=True))
     else:
@@ -220,12 +215,12 @@ def _attend(
 
 
 def _prepare(model: nn.Module, image: object) -> tuple[np.ndarray, Tensor, tuple[int, int]]:
-    """The image to show, RGB; what the backbone reads, (1, 3, h, w); the image's size in that."""
+    """The image to show, RGB; the backbone's input, (1, 3, h, w); the image's size in that."""
     if isinstance(image, Tensor):
         inputs = image.unsqueeze(0) if image.ndim == 3 else image
         if inputs.ndim != 4 or len(inputs) != 1:
             raise UserError(f"one image is a (3, height, width) tensor, not {tuple(image.shape)}")
-        return _shown(inputs[0]), inputs, tuple(inputs.shape[2:])
+        return _as_picture(inputs[0]), inputs, tuple(inputs.shape[2:])
     config = getattr(model, "cfg", None)
     pipeline = TestPipeline(config) if config is not None else None
     if not isinstance(image, np.ndarray):
@@ -251,8 +246,8 @@ def _prepare(model: nn.Module, image: object) -> tuple[np.ndarray, Tensor, tuple
     return shown, inputs, tuple(data["inputs"].shape[1:])
 
 
-def _shown(tensor: Tensor) -> np.ndarray:
-    """A tensor of any range as a picture."""
+def _as_picture(tensor: Tensor) -> np.ndarray:
+    """A tensor of any range as RGB, uint8."""
     low, high = tensor.min(), tensor.max()
     values = (tensor - low) / (high - low).clamp(min=1e-6) * 255
     values = values[:3] if len(values) > 2 else values[[0, 0, 0]]

@@ -26,13 +26,13 @@ from mmpvt.visualization.sheets import grid
 
 ON_SHEET = 24  # images on the contact sheet, evenly spaced
 THUMBNAIL = 420  # pixels: the longer side of a picture kept for it
-WAITING = 4  # batches' worth of images that may wait for others of their size
+MAX_PENDING = 4  # batches' worth of images that may wait for others of their size
 CATEGORIES, PREDICTIONS, SHEET = "categories.json", "predictions.json", "contact_sheet.jpg"
 
 
 @dataclass
 class Item:
-    """An image on its way: decoded and prepared, or why it can't be used."""
+    """An image, decoded and prepared, or the reason why it is skipped."""
 
     source: Source
     image: np.ndarray | None = None
@@ -41,27 +41,27 @@ class Item:
 
 
 @dataclass
-class Outcome:
-    """What came of a run.
+class Summary:
+    """Counts of a run.
 
     Attributes:
-        images: how many were predicted on.
-        instances: how many are drawn in all of them; None for label maps.
-        passed_over: why, by file.
+        images (int): how many were predicted on.
+        instances (int | None): how many are drawn in all of them; None for label maps.
+        skipped (dict[Path, str]): the reason, by file.
     """
 
     images: int = 0
     instances: int | None = None
-    passed_over: dict[Path, str] = field(default_factory=dict)
+    skipped: dict[Path, str] = field(default_factory=dict)
 
 
 def predict_folder(
     predictor: Predictor, sources: Sequence[Source], out: Path, score: float, batch_size: int
-) -> Outcome:
+) -> Summary:
     """Predicts on images and writes pictures, predictions, label maps and a contact sheet.
 
-    Files that can't be used, or whose results can't be written, are named on stderr and passed
-    over. What is predicted by the time that something ends the run is written.
+    Files that can't be used, or whose results can't be written, are skipped and named on stderr.
+    What is predicted by the time that something ends the run is written.
 
     Args:
         predictor (Predictor): the model.
@@ -73,76 +73,40 @@ def predict_folder(
             padding would change their numbers.
 
     Returns:
-        Outcome: counts, and what was passed over.
+        Summary: counts, and what was skipped.
 
     Raises:
         UserError: the folder can't be written to, or holds something else.
     """
     folder = check_out(out)
-    listed = coco_categories(predictor.classes)
-    folder.write(CATEGORIES, to_json(listed))
-    writer = _Writer(predictor, folder, score, [entry["id"] for entry in listed])
+    categories = coco_categories(predictor.classes)
+    folder.write(CATEGORIES, to_json(categories))
+    writer = _ResultsWriter(predictor, folder, score, [entry["id"] for entry in categories])
     step = -(-len(sources) // ON_SHEET)
     writer.on_sheet = {source.path for source in sources[::step]}
-    outcome = Outcome()
+    summary = Summary()
     try:
         with progress("predicting", len(sources)) as advance:
             done = 0
             for batch in _batches(predictor, sources, batch_size):
-                for item, sample in _predicted(predictor, batch):
+                for item, sample in _predict(predictor, batch):
                     if sample is not None:
-                        item.reason = _written(writer, item, sample)
+                        item.reason = _write(writer, item, sample)
                     if item.reason:
-                        outcome.passed_over[item.source.path] = item.reason
-                        print(
-                            f"passed over: {printable(item.reason)}", file=sys.stderr
-                        )  # above the bar
+                        summary.skipped[item.source.path] = item.reason
+                        print(f"skipped: {printable(item.reason)}", file=sys.stderr)
                     else:
-                        outcome.images += 1
+                        summary.images += 1
                 done += len(batch)
                 advance(done)
     finally:
         writer.finish([source.path for source in sources])
-    outcome.instances = writer.instances
-    return outcome
-
-
-def _predicted(
-    predictor: Predictor, batch: list[Item]
-) -> Iterator[tuple[Item, BaseDataElement | None]]:
-    """Each image of a batch with its prediction, or with None and a reason."""
-    if not batch[0].reason:
-        try:
-            yield from zip(batch, predictor.predict([item.data for item in batch]), strict=True)
-            return
-        except UserError as error:
-            if len(batch) > 1:  # they may be too many for the memory
-                for item in batch:
-                    yield from _predicted(predictor, [item])
-                return
-            batch[0].reason = f"{batch[0].source.path}: {error}"
-    yield batch[0], None
-
-
-def _written(writer: _Writer, item: Item, sample: BaseDataElement) -> str:
-    """Writes a prediction; why that can't be done, if it is the image's fault."""
-    try:
-        writer.write(item, sample)
-    except CannotWriteError as error:
-        return f"{item.source.path}: {error}"
-    except (cv2.error, MemoryError):  # it can be predicted on, but not be drawn
-        height, width = item.image.shape[:2]
-        return f"{item.source.path}: a picture of {width}x{height} pixels can't be drawn"
-    return ""
+    summary.instances = writer.instances
+    return summary
 
 
 def check_out(out: Path) -> Outputs:
-    """Looks whether results may go into a folder, without making it.
-
-    Raises:
-        UserError: it is a file, holds other files and none of an earlier run, or holds a file in
-            the place of one that is always written.
-    """
+    """Checks that results may go into a folder, without making it."""
     folder = Outputs(out)
     folder.check_folder()
     folder.check(CATEGORIES, PREDICTIONS, SHEET)
@@ -152,30 +116,30 @@ def check_out(out: Path) -> Outputs:
 def _batches(
     predictor: Predictor, sources: Sequence[Source], batch_size: int
 ) -> Iterator[list[Item]]:
-    """Images that are prepared alike, together; one that can't be used, by itself."""
-    waiting: dict[tuple[int, ...], list[Item]] = defaultdict(list)
-    for item in _prepared(predictor, sources, ahead=batch_size + 1):
+    """Images of one prepared size, together; one that is skipped, by itself."""
+    pending: dict[tuple[int, ...], list[Item]] = defaultdict(list)
+    for item in _prefetch(predictor, sources, ahead=batch_size + 1):
         if item.reason:
             yield [item]
             continue
-        alike = tuple(item.data["inputs"].shape)
-        waiting[alike].append(item)
-        if len(waiting[alike]) == batch_size:
-            yield waiting.pop(alike)
-        elif sum(map(len, waiting.values())) >= WAITING * batch_size:
-            yield waiting.pop(max(waiting, key=lambda shape: len(waiting[shape])))
-    yield from waiting.values()
+        shape = tuple(item.data["inputs"].shape)
+        pending[shape].append(item)
+        if len(pending[shape]) == batch_size:
+            yield pending.pop(shape)
+        elif sum(map(len, pending.values())) >= MAX_PENDING * batch_size:
+            yield pending.pop(max(pending, key=lambda shape: len(pending[shape])))
+    yield from pending.values()
 
 
-def _prepared(predictor: Predictor, sources: Sequence[Source], ahead: int) -> Iterator[Item]:
+def _prefetch(predictor: Predictor, sources: Sequence[Source], ahead: int) -> Iterator[Item]:
     """Images in order, the next ones decoded while the model is at work."""
     with ThreadPoolExecutor(1) as pool:
         rest = iter(sources)
-        pending = [pool.submit(_prepare, predictor, source) for source in islice(rest, ahead)]
+        futures = [pool.submit(_prepare, predictor, source) for source in islice(rest, ahead)]
         try:
-            while pending:
-                item = pending.pop(0).result()
-                pending += [pool.submit(_prepare, predictor, source) for source in islice(rest, 1)]
+            while futures:
+                item = futures.pop(0).result()
+                futures += [pool.submit(_prepare, predictor, source) for source in islice(rest, 1)]
                 yield item
         finally:
             pool.shutdown(cancel_futures=True)
@@ -191,7 +155,36 @@ def _prepare(predictor: Predictor, source: Source) -> Item:
         return Item(source, reason=str(error))
 
 
-class _Writer:
+def _predict(
+    predictor: Predictor, batch: list[Item]
+) -> Iterator[tuple[Item, BaseDataElement | None]]:
+    """Each image of a batch with its prediction, or with None and a reason."""
+    if not batch[0].reason:
+        try:
+            yield from zip(batch, predictor.predict([item.data for item in batch]), strict=True)
+            return
+        except UserError as error:
+            if len(batch) > 1:  # they may be too many for the memory
+                for item in batch:
+                    yield from _predict(predictor, [item])
+                return
+            batch[0].reason = f"{batch[0].source.path}: {error}"
+    yield batch[0], None
+
+
+def _write(writer: _ResultsWriter, item: Item, sample: BaseDataElement) -> str:
+    """Writes a prediction; the reason if that can't be done, and it is the image's fault."""
+    try:
+        writer.write(item, sample)
+    except CannotWriteError as error:
+        return f"{item.source.path}: {error}"
+    except (cv2.error, MemoryError):  # it can be predicted on, but not be drawn
+        height, width = item.image.shape[:2]
+        return f"{item.source.path}: a picture of {width}x{height} pixels can't be drawn"
+    return ""
+
+
+class _ResultsWriter:
     """Writes each image's files as it comes, and those of all at the end."""
 
     def __init__(
@@ -205,21 +198,22 @@ class _Writer:
         self.thumbnails: dict[Path, tuple[np.ndarray, str]] = {}
 
     def write(self, item: Item, sample: BaseDataElement) -> None:
-        """Writes a prediction."""
         source = item.source
         picture = self.predictor.draw(item.image, sample, self.score)
         saving.write_picture(self.out, f"pictures/{source.name}", picture)
         if "pred_sem_seg" in sample:
             labels = saving.label_map(sample)
-            name = f"label_maps/{source.name}"
-            place = saving.write_picture(self.out, name, labels, [".png"])
+            path = saving.write_picture(self.out, f"label_maps/{source.name}", labels, [".png"])
             coloured = saving.colour_map(labels, self.predictor.meta)
             saving.write_picture(self.out, f"colour_maps/{source.name}", coloured, [".png"])
             entry = dict(image_id=source.image_id, file_name=source.file_name)
-            entry["label_map"] = place.relative_to(self.out.folder).as_posix()
+            entry["label_map"] = path.relative_to(self.out.folder).as_posix()
             self.predictions[source.path] = [entry]
         if source.path in self.on_sheet:
-            self.thumbnails[source.path] = (_thumbnail(picture), source.file_name)
+            scale = THUMBNAIL / max(picture.shape[:2])
+            size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
+            thumbnail = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            self.thumbnails[source.path] = (thumbnail, source.file_name)
         if "pred_instances" in sample:
             found = to_coco(sample, source.image_id, source.file_name, self.category_ids)
             self.predictions[source.path] = found
@@ -239,9 +233,3 @@ class _Writer:
         if sheet:
             picture = grid(*zip(*sheet, strict=True))
             saving.write_picture(self.out, Path(SHEET).stem, picture, [Path(SHEET).suffix])
-
-
-def _thumbnail(picture: np.ndarray) -> np.ndarray:
-    scale = THUMBNAIL / max(picture.shape[:2])
-    size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

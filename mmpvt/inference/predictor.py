@@ -1,4 +1,4 @@
-"""A trained detector or segmenter that takes images and gives predictions."""
+"""Prediction with a trained detector or segmenter."""
 
 from __future__ import annotations
 
@@ -9,32 +9,29 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 from mmseg.models import BaseSegmentor
 
-from mmpvt.checkpoint import fit_to_model, load_checkpoint
-from mmpvt.engine.class_names import model_meta, read_class_lists
+from mmpvt.engine.class_names import read_class_lists
 from mmpvt.engine.config import read_config, take_channels
-from mmpvt.errors import UserError
-from mmpvt.inference.pipeline import MAX_PIXELS, TestPipeline
+from mmpvt.engine.pipeline import MAX_PIXELS, TestPipeline, load_model
+from mmpvt.errors import LaunchError, UserError
 from mmpvt.visualization.drawing import draw_sample, viewable
 
 SCORE = 0.3  # instances below are not shown, unless asked for
 
 
 class Predictor:
-    """A trained model and all that goes with it: how images are prepared, what its classes are.
+    """A trained model with its test pipeline and class names.
 
     It gives the numbers of ``tools/test.py`` with batches of one image: the same loading,
-    transforms and model. MMDetection's ``inference_detector`` and MMSegmentation's
-    ``inference_model`` are not under it: they take part of a checkpoint for all of it, and the
-    former knows no batches (for more, see :class:`~mmpvt.inference.pipeline.TestPipeline`).
+    transforms and model. It doesn't use MMDetection's ``inference_detector`` and MMSegmentation's
+    ``inference_model``, which load incomplete checkpoints with a warning only, and of which the
+    former has no batches (see also :class:`~mmpvt.engine.pipeline.TestPipeline`).
 
     Args:
         config (str | PathLike | Config): of an experiment; ``mmdet::…`` and ``mmseg::…`` too.
-        checkpoint (str | PathLike): file or address, of any layout that tests take.
+        checkpoint (str | PathLike): file or URL, of any layout that tests take.
         device (str | None): ``'cpu'``, ``'cuda'``, ``'cuda:1'``. Default: a GPU where there is one.
         max_pixels (int): an image of more is refused. Default: 179 million.
 
@@ -42,7 +39,7 @@ class Predictor:
         model (nn.Module): MMDetection's or MMSegmentation's.
         classes (list[str]): by label: the checkpoint's, or else the config's data set's.
         meta (dict): ``classes`` and, perhaps, ``palette``.
-        pipeline (TestPipeline): from an image to what the model reads.
+        pipeline (TestPipeline): from an image to the model's input.
 
     Raises:
         UserError: the config or checkpoint can't be read or don't go together, or there is no such
@@ -70,22 +67,13 @@ class Predictor:
         take_channels(config)
         self.pipeline = TestPipeline(config, max_pixels)
         self._autocast = bool((config.get("test_cfg") or {}).get("fp16"))
-        scope = config.get("default_scope") or "mmdet"
-        init_default_scope(scope)
-        settings = copy.deepcopy(config.model)
-        if config.get("data_preprocessor"):
-            settings.setdefault("data_preprocessor", config.data_preprocessor)
-        model = revert_sync_batchnorm(MODELS.build(settings))
-        content = load_checkpoint(checkpoint)
-        model.load_state_dict(fit_to_model(content, model))
-        self.meta = model_meta(config, content)
+        self.model = load_model(config, checkpoint).to(self.device)
+        self.meta = self.model.dataset_meta
         self.classes = list(self.meta.get("classes", ()))
-        model.cfg, model.dataset_meta = config, self.meta  # where the ecosystem looks for them
-        self.model = model.to(self.device).eval()
 
     @property
     def finds_instances(self) -> bool:
-        """Whether it gives boxes or masks of instances, rather than a label map."""
+        """Whether it gives instances (boxes, masks) rather than a label map."""
         return not isinstance(self.model, BaseSegmentor)
 
     def load(self, path: str | os.PathLike) -> np.ndarray:
@@ -149,7 +137,7 @@ class Predictor:
         Args:
             image (np.ndarray): as :meth:`load` gives it.
             sample (BaseDataElement): its prediction.
-            score (float): instances below are left out. Default: 0.3.
+            score (float): instances below are not drawn. Default: 0.3.
 
         Returns:
             np.ndarray: RGB, uint8, the shorter side at least 480 pixels.
@@ -157,32 +145,19 @@ class Predictor:
         return draw_sample(viewable(image), sample, self.meta, truth=False, score_thr=score)
 
 
-def check_score(score: float) -> None:
-    """Refuses what is no score.
-
-    Raises:
-        UserError: it is not from 0 to 1.
-    """
-    if not 0 <= score <= 1:
-        raise UserError(f"--score {score}: a score is a number from 0 to 1")
-
-
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name; by default a GPU where there is one.
-
-    Raises:
-        UserError: there is no such device.
-    """
+    """The device of that name; by default a GPU where there is one."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"no device {name!r}: take cpu, cuda, or cuda:1 for the second") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"no device {name!r}: take cpu, cuda, or cuda:1 for the second")
+        is_known = device.type in ("cpu", "cuda")
+    except RuntimeError:
+        is_known = False
+    if not is_known:
+        raise LaunchError(f"no device {name!r}", hint="take cpu, cuda, or cuda:1 for the second")
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
-        there = f"{count} GPUs" if count else "no GPU that PyTorch can use"
-        raise UserError(f"--device {name}: this machine has {there}; take cpu, say")
+        available = f"{count} GPUs" if count else "no GPU that PyTorch can use"
+        raise LaunchError(f"no device {name!r}: this machine has {available}", hint="take cpu, say")
     return device

@@ -1,4 +1,4 @@
-"""Which images a command line names, and what each one's results are called."""
+"""The image files that a command line names, and the names of their results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmpvt.errors import UserError
+from mmpvt.errors import BadFileError, DatasetError
 from mmpvt.utils.outputs import fitting, is_result
 from mmpvt.utils.text import encodable
 
@@ -20,12 +20,12 @@ class Source:
     """An image file.
 
     Attributes:
-        path: the file.
-        name: what its results are called, without a suffix: its path below the folder given.
-        file_name: the same with its suffix, as an annotation file would name it.
-        image_id: the number in its name where all files are called by different numbers;
-            otherwise its place in the order, from 1.
-        problem: why it can't be looked at, where it is a folder that can't be read.
+        path (Path): the file.
+        name (str): of its results, without a suffix: its path below the folder given.
+        file_name (str): the same with its suffix, as an annotation file would name it.
+        image_id (int): the number in its name where all files are named by different numbers;
+            otherwise its index in the order, from 1.
+        problem (str): why it is skipped, where it is a folder that can't be read.
     """
 
     path: Path
@@ -38,24 +38,24 @@ class Source:
 def find_sources(
     inputs: Iterable[str | os.PathLike], out: Path | None = None
 ) -> tuple[list[Source], list[Path]]:
-    """Images named on a command line and in folders, in a lasting order.
+    """Image files, by themselves and in folders, in a reproducible order.
 
-    A folder is walked with all below it, sorted by name; files there that aren't called as images
-    are, hidden ones, the folder of results and results of other runs are left alone. A file that is
-    named itself is taken whatever it is called, unless it is a result of a run. A file that is
-    named twice counts once. What is called as an image is and can't be read (a link that leads
-    nowhere, a pipe) is found, too: whoever reads it says why.
+    A folder is searched recursively, sorted by name; files without an image's suffix, hidden ones,
+    the folder of results and results of other runs are ignored. A file that is given itself is
+    taken whatever its suffix, unless it is a result of a run; one that is given twice counts once.
+    What has an image's suffix and can't be read (a dangling link, a pipe) is found, too: whoever
+    reads it says why.
 
     Args:
         inputs (Iterable[str | PathLike]): files and folders.
         out (Path | None): the folder of results. Default: none.
 
     Returns:
-        tuple[list[Source], list[Path]]: one an image, no two of one name; and files in the
-        folders that aren't called as images are, and results of runs.
+        tuple[list[Source], list[Path]]: one an image, no two of one name; and the files that are
+        ignored.
 
     Raises:
-        UserError: there is no such file or folder, or there are no images.
+        DatasetError: there is no such file or folder, or there are no images.
     """
     found: dict[Path, str] = {}
     others: list[Path] = []
@@ -75,12 +75,12 @@ def find_sources(
         elif os.path.lexists(path):  # what isn't a regular file is refused where it is read
             found.setdefault(_real(path), path.name)
         else:
-            raise UserError(f"no image or folder at {path}: there is no such file")
+            raise BadFileError(f"no image or folder at {path}: there is no such file", where=path)
     if not found:
         named = ", ".join(map(str, inputs[:3]))
         if any(is_result(file, listings) for file in others):
-            raise UserError(f"no images under {named} but results of an earlier run")
-        raise UserError(
+            raise DatasetError(f"no images under {named} but results of an earlier run")
+        raise DatasetError(
             f"no images under {named}: no file there ends in .jpg, .png, .webp, .tif, .bmp or "
             "another ending of images"
         )
@@ -99,7 +99,7 @@ def _real(path: Path) -> Path:
 
 
 def _walk(folder: Path, out: Path | None, problems: dict[Path, str]) -> Iterator[Path]:
-    """All that is no folder, and folders that can't be read, with the reason in ``problems``."""
+    """All files, and folders that can't be read, with the reason in ``problems``."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -109,7 +109,7 @@ def _walk(folder: Path, out: Path | None, problems: dict[Path, str]) -> Iterator
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_symlink() and entry.is_dir():  # it may lead round in a circle
+        if entry.is_symlink() and entry.is_dir():  # there may be a loop
             continue
         if not entry.is_dir():  # pipes and devices are refused when read
             yield entry

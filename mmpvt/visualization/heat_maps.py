@@ -10,59 +10,50 @@ import numpy as np
 from mmpvt.visualization.drawing import FONT
 
 COLUMN = 420  # pixels: width of a heat map in a row of them
-TALLEST = 640  # pixels: its height, at most
+MAX_HEIGHT = 640  # pixels, of a heat map
 GAP = 10  # pixels between them
-HEAD = 58  # pixels of the headline above
-HEAT, DIM = 0.75, 0.55  # weight of the hottest colour over the image; brightness of the image
-RING = 7  # pixels: radius of the mark around a position
+CAPTION = 58  # pixels of the caption above
+ALPHA, DIM = 0.75, 0.55  # of the colour of vmax over the image; brightness of the image
+RADIUS = 7  # pixels, of the ring around a position
 
 
 def draw_heat(
     image: np.ndarray,
     heat: np.ndarray,
-    brightest: float,
+    vmax: float,
     position: Sequence[int],
-    head: tuple[str, str],
+    caption: tuple[str, str],
 ) -> np.ndarray:
-    """A heat map over an image, with a position marked, under a headline.
+    """A heat map over an image, with a position marked, under a caption.
 
     Args:
         image (np.ndarray): RGB, (height, width, 3), uint8.
         heat (np.ndarray): (height, width), not negative.
-        brightest (float): of the heat; what has the brightest colour.
+        vmax (float): of the heat; the end of the colour scale.
         position (Sequence[int]): y and x, in the image's pixels.
-        head (tuple[str, str]): the headline's two lines.
+        caption (tuple[str, str]): its two lines.
 
     Returns:
         np.ndarray: RGB, (any, 420, 3), uint8.
     """
-    scale = min(COLUMN / image.shape[1], TALLEST / image.shape[0])
+    scale = min(COLUMN / image.shape[1], MAX_HEIGHT / image.shape[0])
     width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
-    canvas = np.full((HEAD + height, COLUMN, 3), 255, np.uint8)
-    shown = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    canvas[HEAD:, :width] = overlay(shown, cv2.resize(heat, (width, height)), brightest)
-    place = tuple(int((value + 0.5) * scale) for value in position[::-1])
-    for colour, thickness in (((0, 0, 0), 4), ((0, 255, 255), 2)):  # seen on any ground
-        cv2.circle(canvas[HEAD:, :width], place, RING, colour, thickness, cv2.LINE_AA)
-    cv2.putText(canvas, head[0], (0, 22), FONT, 0.7, (20, 20, 20), 2, cv2.LINE_AA)
-    cv2.putText(canvas, head[1], (0, 46), FONT, 0.5, (90, 90, 90), 1, cv2.LINE_AA)
+    canvas = np.full((CAPTION + height, COLUMN, 3), 255, np.uint8)
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    canvas[CAPTION:, :width] = overlay(resized, cv2.resize(heat, (width, height)), vmax)
+    centre = tuple(int((value + 0.5) * scale) for value in position[::-1])
+    for colour, thickness in (((0, 0, 0), 4), ((0, 255, 255), 2)):  # seen on any background
+        cv2.circle(canvas[CAPTION:, :width], centre, RADIUS, colour, thickness, cv2.LINE_AA)
+    cv2.putText(canvas, caption[0], (0, 22), FONT, 0.7, (20, 20, 20), 2, cv2.LINE_AA)
+    cv2.putText(canvas, caption[1], (0, 46), FONT, 0.5, (90, 90, 90), 1, cv2.LINE_AA)
     return canvas
 
 
-def overlay(image: np.ndarray, heat: np.ndarray, brightest: float) -> np.ndarray:
-    """A heat map over an image.
-
-    Args:
-        image (np.ndarray): RGB, (height, width, 3), uint8.
-        heat (np.ndarray): (height, width), not negative.
-        brightest (float): of the heat; what has the brightest colour.
-
-    Returns:
-        np.ndarray: RGB, uint8.
-    """
-    share = np.clip(heat / brightest, 0, 1).astype(np.float32)
+def overlay(image: np.ndarray, heat: np.ndarray, vmax: float) -> np.ndarray:
+    """A heat map, (height, width), over an RGB, uint8 image of its size; the same."""
+    share = np.clip(heat / vmax, 0, 1).astype(np.float32)
     colours = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    weight = HEAT * share[..., None]
+    weight = ALPHA * share[..., None]
     return ((1 - weight) * DIM * image + weight * colours).astype(np.uint8)
 
 

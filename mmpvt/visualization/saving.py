@@ -23,12 +23,7 @@ def label_map(sample: BaseDataElement) -> np.ndarray:
 
 
 def colour_map(labels: np.ndarray, meta: dict) -> np.ndarray:
-    """A label map in its classes' colours: RGB, uint8.
-
-    Args:
-        labels (np.ndarray): (height, width).
-        meta (dict): ``classes`` and, perhaps, ``palette``.
-    """
+    """A label map, (height, width), in its classes' colours: RGB, uint8."""
     count = max(len(meta.get("classes") or ()), int(labels.max()) + 1)
     table = colours(meta.get("palette"), count)
     table = [table[i % len(table)] for i in range(count)]

@@ -19,10 +19,10 @@ from torch import nn
 
 from helpers import ROOT
 from mmpvt.deploy import export
-from mmpvt.deploy.checking import check, predict
-from mmpvt.deploy.exporting import record
+from mmpvt.deploy.exporting import export_network
 from mmpvt.deploy.precision import to_float16, to_int8
-from mmpvt.deploy.sizes import frame
+from mmpvt.deploy.preprocessing import round_shape
+from mmpvt.deploy.verification import predict, verify
 from mmpvt.engine.config import load_config
 from mmpvt.errors import UserError
 from small_models import KINDS, build, picture
@@ -42,10 +42,10 @@ WIDE = [(kind, version) for kind in KINDS for version in ("v1", "v2")]
 def test_any_size(kind: str, version: str, exported: Callable):
     made = exported(kind, version)
     for size in SIZES:
-        deviation = check(str(made.path), made.model, made.config, picture(*size))
+        deviation = verify(str(made.path), made.model, made.config, picture(*size))
         assert deviation.compared > 5, deviation
         assert deviation.is_small, deviation
-        assert deviation.unlike <= 1e-3 * deviation.compared, deviation
+        assert deviation.unmatched <= 1e-3 * deviation.compared, deviation
         assert deviation.mask < 0.1, deviation  # a pixel of the smallest
 
 
@@ -61,8 +61,8 @@ def test_any_size(kind: str, version: str, exported: Callable):
 def test_one_size(kind: str, version: str, exported: Callable):
     shape = (100, 150)  # no multiple of 32: the network sees 128x160
     made = exported(kind, version, shape)
-    deviation = check(
-        str(made.path), made.model, made.config, picture(120, 160), frame(made.config, shape)
+    deviation = verify(
+        str(made.path), made.model, made.config, picture(120, 160), round_shape(made.config, shape)
     )
     assert deviation.compared > 5, deviation
     assert deviation.is_small, deviation
@@ -77,7 +77,7 @@ def test_one_size(kind: str, version: str, exported: Callable):
 def test_a_real_photograph(exported: Callable, coco_mini: Path):
     made = exported("mask_rcnn", "v2")
     photo = cv2.imread(str(next((coco_mini / "val2017").glob("*.jpg"))))
-    deviation = check(str(made.path), made.model, made.config, photo)
+    deviation = verify(str(made.path), made.model, made.config, photo)
     assert deviation.compared > 5
     assert deviation.is_small, deviation
 
@@ -136,9 +136,9 @@ def test_int8_where_there_are_weights(
 @pytest.mark.parametrize(("precision", "tolerance"), [("float16", 0.03), ("int8", 0.2)])
 def test_smaller_numbers(precision: str, tolerance: float, exported: Callable, tmp_path: Path):
     made = exported("retinanet", "v1")
-    whole = ir.load(made.path)
+    model = ir.load(made.path)
     photos = [picture(120, 160), picture(140, 100)]
-    small = to_float16(whole) if precision == "float16" else to_int8(whole, photos)
+    small = to_float16(model) if precision == "float16" else to_int8(model, photos)
     ir.save(small, tmp_path / "small.onnx")
     facts = session_of(tmp_path / "small.onnx").get_modelmeta().custom_metadata_map
     assert facts["precision"] == precision
@@ -202,6 +202,41 @@ def test_kinds_that_cannot_be_exported(name: str, part: str):
         export(MODELS.build(config.model), config)
 
 
+def attributes(model: nn.Module) -> dict[str, dict[str, str]]:
+    """Each module's attributes; functions and modules by their addresses."""
+    return {
+        name: {key: repr(value) for key, value in vars(part).items() if key != "_modules"}
+        for name, part in model.named_modules()
+    }
+
+
+@pytest.mark.parametrize(
+    "kind", ["fpn", *(pytest.param(k, marks=pytest.mark.full) for k in ("mask_rcnn", "detr"))]
+)
+def test_the_model_is_left_as_it_was(kind: str):
+    """Its modules' attributes, modes included, and what it predicts."""
+    model, config = build(kind, "v2")
+    image = picture(120, 160)
+    before = predict(model, config, image)
+    model.train()
+    model.backbone.eval()  # modules of both modes
+    unchanged = attributes(model)
+    export(model, config)
+    assert attributes(model) == unchanged
+    after = predict(model, config, image)
+    assert attributes(model) == unchanged
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], array)
+
+
+def test_upsampling_by_a_fraction_is_named():
+    model, config = build("fpn", "v2")
+    upsampling = next(m for m in model.decode_head.modules() if type(m).__name__ == "Upsample")
+    upsampling.scale_factor = 1.5
+    with pytest.raises(UserError, match=r"Upsample by 1.5 can't be exported: integer factors can"):
+        export(model, config)
+
+
 class Masked(nn.Module):
     """Attention that leaves some positions out."""
 
@@ -217,8 +252,8 @@ class Masked(nn.Module):
 
 
 def test_attention_with_a_mask_is_named():
-    with pytest.raises(UserError, match="attention with a mask has no form here"):
-        record(Masked(), [64, 64], 32)
+    with pytest.raises(UserError, match="attention with a mask can't be exported"):
+        export_network(Masked(), [64, 64], 32)
 
 
 def session_of(path: Path) -> onnxruntime.InferenceSession:

@@ -14,14 +14,13 @@ from mmengine.registry import init_default_scope
 from mmseg.models import SegDataPreProcessor
 
 from mmpvt.deploy.operators import OPSET
-from mmpvt.deploy.preprocessing import Preprocessing
-from mmpvt.deploy.sizes import Exactly, UpToMultiple, Within
+from mmpvt.deploy.preprocessing import PreprocessingGraph, Resize, ResizeToMultiple
 
 NORM = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 SIZES = [(37, 51), (480, 640), (333, 500), (512, 341), (1000, 30), (64, 64)]
 
 
-def session(part: Preprocessing) -> onnxruntime.InferenceSession:
+def session(part: PreprocessingGraph) -> onnxruntime.InferenceSession:
     outputs = list(part.outputs.values())
     graph = ir.Graph([part.image], outputs, nodes=part.nodes, opset_imports={"": OPSET})
     for name, value in part.outputs.items():
@@ -43,8 +42,8 @@ def noise(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("bgr_to_rgb", [True, False], ids=["rgb", "bgr"])
 def test_detectors_pipeline(bgr_to_rgb: bool):
     init_default_scope("mmdet")
-    normaliser = DetDataPreprocessor(**NORM, bgr_to_rgb=bgr_to_rgb, pad_size_divisor=32)
-    runner = session(Preprocessing([Within(200, 333)], normaliser, 32, 0.0, None))
+    data_preprocessor = DetDataPreprocessor(**NORM, bgr_to_rgb=bgr_to_rgb, pad_size_divisor=32)
+    runner = session(PreprocessingGraph([Resize(200, 333)], data_preprocessor, 32, 0.0, None))
     resize = dict(type="Resize", scale=(333, 200), keep_ratio=True)
     meta = ("img_shape", "scale_factor", "ori_shape")
     pipeline = Compose([resize, dict(type="PackDetInputs", meta_keys=meta)])
@@ -53,7 +52,7 @@ def test_detectors_pipeline(bgr_to_rgb: bool):
         data = pipeline(dict(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2]))
         sample = data["data_samples"]
         batch = dict(inputs=[data["inputs"]], data_samples=[sample])
-        wanted = normaliser(batch)["inputs"].numpy()
+        wanted = data_preprocessor(batch)["inputs"].numpy()
         found = run(runner, image)
         np.testing.assert_array_equal(found["x"], wanted)
         assert tuple(found["size"]) == sample.img_shape
@@ -64,39 +63,41 @@ def test_detectors_pipeline(bgr_to_rgb: bool):
 @pytest.mark.parametrize(
     ("resize", "steps"),
     [
-        (dict(type="Resize", scale=(64, 96), keep_ratio=False), [Exactly(96, 64)]),
+        (dict(type="Resize", scale=(64, 96), keep_ratio=False), [Resize(96, 64, keep_ratio=False)]),
         (
             dict(type="Resize", scale=(300, 100), keep_ratio=True),
-            [Within(100, 300), UpToMultiple(32)],
+            [Resize(100, 300), ResizeToMultiple(32)],
         ),
     ],
     ids=["exactly", "twice"],
 )
 def test_segmenters_pipeline(resize: dict, steps: list):
     init_default_scope("mmseg")
-    normaliser = SegDataPreProcessor(**NORM, bgr_to_rgb=True, size=(64, 64))
-    runner = session(Preprocessing(steps, normaliser, 1, 0.0, None))
+    data_preprocessor = SegDataPreProcessor(**NORM, bgr_to_rgb=True, size=(64, 64))
+    runner = session(PreprocessingGraph(steps, data_preprocessor, 1, 0.0, None))
     more = [dict(type="ResizeToMultiple", size_divisor=32)] if len(steps) == 2 else []
     pipeline = Compose([resize, *more, dict(type="PackSegInputs", meta_keys=("img_shape",))])
     for height, width in SIZES:
         image = noise(height, width)
         data = pipeline(dict(img=image, img_shape=image.shape[:2]))
         batch = dict(inputs=[data["inputs"]], data_samples=[data["data_samples"]])
-        wanted = normaliser(batch)["inputs"].numpy()
+        wanted = data_preprocessor(batch)["inputs"].numpy()
         np.testing.assert_array_equal(run(runner, image)["x"], wanted)
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_fitted_into_one_size(height: int, width: int):
-    normaliser = DetDataPreprocessor(**NORM, pad_size_divisor=32)
-    steps = [Within(96, 160, any_way_round=False)]
-    runner = session(Preprocessing(steps, normaliser, 32, 0.0, (96, 160)))
+    data_preprocessor = DetDataPreprocessor(**NORM, pad_size_divisor=32)
+    steps = [Resize(96, 160, either_orientation=False)]
+    runner = session(PreprocessingGraph(steps, data_preprocessor, 32, 0.0, (96, 160)))
     found = run(runner, noise(height, width))
     assert found["x"].shape == (1, 3, 96, 160)
     new = found["size"].astype(int)
     assert (new <= (96, 160)).all() and (new == (96, 160)).any()
     resized = cv2.resize(noise(height, width), tuple(new[::-1].tolist()))
     inside = found["x"][0, :, : new[0], : new[1]]
-    wanted = (torch.tensor(resized.transpose(2, 0, 1)).float() - normaliser.mean) / normaliser.std
+    wanted = (
+        torch.tensor(resized.transpose(2, 0, 1)).float() - data_preprocessor.mean
+    ) / data_preprocessor.std
     np.testing.assert_array_equal(inside, wanted.numpy())
     assert found["x"].sum() == pytest.approx(inside.sum(), rel=1e-3)

@@ -70,7 +70,7 @@ def test_runs_without_pytorch(exported: Path, shapes: Path, tmp_path: Path):
     assert cv2.imread(str(pictures[0])).std() > 10
 
 
-def test_broken_images_are_passed_over(exported: Path, tmp_path: Path):
+def test_broken_images_are_skipped(exported: Path, tmp_path: Path):
     photos = tmp_path / "photos" / "deep"
     photos.mkdir(parents=True)
     (photos / "text.jpg").write_text("no image")

@@ -90,7 +90,7 @@ def test_results_are_the_tests(
     out = tmp_path / "out"
     ended = call_tool("predict.py", tiny_config, checkpoint, shapes / "val2017", "--out", out)
     assert ended.code == 0, ended.err
-    assert "4 images" in ended.out and "0 passed over" in ended.out
+    assert "4 images" in ended.out and "0 skipped" in ended.out
     compare(tmp_path / "results.pkl", predictions(out))
 
     annotations = COCO(str(shapes / "annotations/instances_val2017.json"))
@@ -180,7 +180,7 @@ def test_names_and_folders(photos: Path, tiny_config: Path, trained: Path, call_
     for _ in range(2):  # a second run replaces the first one's results, and doesn't read them
         ended = call_tool("predict.py", *args, "--out", photos / "results")
         assert ended.code == 0, ended.err
-        assert "6 images" in ended.out and "1 other files left alone (notes.txt" in ended.out
+        assert "6 images" in ended.out and "1 other files ignored (notes.txt" in ended.out
         pictures = sorted((photos / "results" / "pictures").rglob("*.jpg"))
         names = [path.relative_to(photos / "results" / "pictures").as_posix() for path in pictures]
         expected = ["a/x.jpg", "b/X.jpg", "b/deep/y.jpg", "b/x_jpg.jpg", "x.jpg", "x_png.jpg"]
@@ -190,7 +190,7 @@ def test_names_and_folders(photos: Path, tiny_config: Path, trained: Path, call_
 
 
 def test_broken_files(tmp_path: Path, tiny_config: Path, trained: Path, call_tool):
-    """Each is named and passed over; odd ones that can be read are predicted on."""
+    """Each is named and skipped; odd ones that can be read are predicted on."""
     folder = tmp_path / "photos"
     folder.mkdir()
     broken = set()
@@ -208,10 +208,10 @@ def test_broken_files(tmp_path: Path, tiny_config: Path, trained: Path, call_too
     ended = call_tool("predict.py", tiny_config, trained / "epoch_2.pth", folder, "--out", out)
     assert ended.code == 0, ended.err
     assert "Traceback" not in ended.err
-    named = re.findall(r"^passed over: (\S+)", ended.err, re.M)
+    named = re.findall(r"^skipped: (\S+)", ended.err, re.M)
     assert sorted(Path(name.rstrip(",")).name for name in named) == sorted(broken)
     used = len(list(folder.iterdir())) - len(broken)
-    assert f"{used} images" in ended.out and f"{len(broken)} passed over" in ended.out
+    assert f"{used} images" in ended.out and f"{len(broken)} skipped" in ended.out
     pictures = {path.stem for path in (out / "pictures").iterdir()}
     assert len(pictures) == used and not pictures & {Path(name).stem for name in broken}
 
@@ -225,7 +225,7 @@ def bomb(side: int) -> bytes:
 
 
 def test_images_that_the_model_refuses(tmp_path: Path, untrained_segmenter, capsys):
-    """Each of a batch is tried by itself, then passed over; what an earlier run gave stays."""
+    """Each of a batch is tried by itself, then skipped; what an earlier run gave stays."""
     config = read_config(str(untrained_segmenter[0]))
     pipeline = config.test_dataloader.dataset.pipeline
     pipeline[:] = [step for step in pipeline if not step["type"].startswith("Resize")]
@@ -234,9 +234,9 @@ def test_images_that_the_model_refuses(tmp_path: Path, untrained_segmenter, caps
         (tmp_path / f"{name}.png").write_bytes(png(np.full((side, side, 3), 200, np.uint8)))
     out = tmp_path / "out"
     sources, _ = find_sources([tmp_path], out)
-    outcome = predict_folder(predictor, sources, out, 0.3, batch_size=2)
-    assert outcome.images == 1 and outcome.instances is None
-    assert [path.name for path in outcome.passed_over] == ["a.png", "b.png"]
+    summary = predict_folder(predictor, sources, out, 0.3, batch_size=2)
+    assert summary.images == 1 and summary.instances is None
+    assert [path.name for path in summary.skipped] == ["a.png", "b.png"]
     assert "a.png: images of 16x16 pixels are too small" in capsys.readouterr().err
     before = predictions(out)
     assert predict_folder(predictor, sources[:2], out, 0.3, batch_size=2).images == 0
@@ -303,7 +303,8 @@ def test_careless_options(
 def test_gpu_that_is_not_there(photos: Path, tmp_path: Path, tiny_config, trained, call_tool):
     args = (tiny_config, trained / "epoch_2.pth", photos, "--out", tmp_path / "out")
     args = (*args, "--device", "cuda")
-    assert "--device cuda: this machine has no GPU" in call_tool("predict.py", *args).one_sentence()
+    said = call_tool("predict.py", *args).one_sentence()
+    assert "no device 'cuda': this machine has no GPU" in said
 
 
 def test_interrupted_run_keeps_what_it_has(

@@ -100,7 +100,7 @@ class TestPredict:
             (out / name).write_bytes(kept)
         (out / "pictures" / "a.jpg").write_bytes(PRECIOUS)
         ended = predict(out)
-        assert ended.code == 0 and "1 images" in ended.out and "1 passed over" in ended.out
+        assert ended.code == 0 and "1 images" in ended.out and "1 skipped" in ended.out
         assert "pictures/a.jpg is not of an earlier run" in ended.err
         assert (out / "pictures" / "a.jpg").read_bytes() == PRECIOUS
 
@@ -155,7 +155,7 @@ class TestPredict:
         for _ in range(2):
             ended = call_tool("predict.py", *models[kind], photos, "--out", out)
             assert ended.code == 0 and "Traceback" not in ended.err, ended.err
-            assert ended.out.startswith("6 images") and "1 passed over" in ended.out, ended.err
+            assert ended.out.startswith("6 images") and "1 skipped" in ended.out, ended.err
             assert f"{photos / 'loop.jpg'}: Too many levels of symbolic links" in ended.err
             assert len({one["file_name"] for one in read(out)}) == 6
             pictures = {path.name.casefold() for path in (out / "pictures").iterdir()}

@@ -1,34 +1,85 @@
-"""From an image to what a model reads, by the steps of its config's test data set."""
+"""What predicting, exporting and the page share: the trained model and its test pipeline."""
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform, Compose
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DefaultScope
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from PIL import Image, UnidentifiedImageError
+from torch import nn
 
+from mmpvt.checkpoint import fit_to_model, load_checkpoint
 from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.datasets.pipelines import build_image_loader, loading_step, transform_name
 from mmpvt.engine.checks.channels import channel_mismatch
+from mmpvt.engine.class_names import model_meta
 from mmpvt.engine.config_parts import iter_datasets
-from mmpvt.errors import BadFileError, UserError
+from mmpvt.errors import BadFileError, ConfigError, UserError
 from mmpvt.utils.files import check_regular
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # 179 million: from there on Pillow, too, sees an attack
 
 
+def load_model(config: Config, checkpoint: str | os.PathLike) -> nn.Module:
+    """The config's model with a checkpoint's weights, on the CPU, in evaluation mode.
+
+    Args:
+        config (Config): of an experiment.
+        checkpoint (str | PathLike): file or URL, of any known layout.
+
+    Returns:
+        nn.Module: with ``cfg`` and ``dataset_meta``, where the ecosystem looks for them.
+
+    Raises:
+        UserError: the checkpoint can't be read or is another model's.
+    """
+    init_default_scope(config.get("default_scope") or "mmdet")
+    settings = copy.deepcopy(config.model)
+    if config.get("data_preprocessor"):
+        settings.setdefault("data_preprocessor", config.data_preprocessor)
+    model = revert_sync_batchnorm(MODELS.build(settings))
+    content = load_checkpoint(checkpoint)
+    model.load_state_dict(fit_to_model(content, model), strict=False)  # that one is strict
+    model.cfg, model.dataset_meta = config, model_meta(config, content)
+    return model.eval()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each module has the mode that it had."""
+    training = [part for part in model.modules() if part.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def read_test_pipeline(config: Config) -> list[dict]:
+    """The transforms of the (first) data set that a test is of; else of validation's."""
+    loader = config.get("test_dataloader") or config.get("val_dataloader") or {}
+    dataset = next(iter_datasets(loader.get("dataset")), None)
+    if dataset is None:
+        raise ConfigError("the config has no test_dataloader, which says how images are prepared")
+    return dataset.get("pipeline", [])
+
+
 class TestPipeline:
     """The test data set's transforms, but for those that read annotations.
 
-    mmdet's and mmseg's own inference functions build theirs at every call, take what is left of a
-    truncated file for the image, and mmseg's reads ``test_pipeline`` where ``tools/test.py`` takes
+    mmdet's and mmseg's own inference functions build theirs at every call, decode truncated files
+    as far as they go, and mmseg's reads ``test_pipeline`` where ``tools/test.py`` takes
     ``test_dataloader``'s, which need not be the same.
 
     Args:
@@ -37,10 +88,10 @@ class TestPipeline:
             as Pillow does.
 
     Attributes:
-        reader (BaseTransform): what decodes image files.
+        reader (BaseTransform): decodes image files.
 
     Raises:
-        UserError: the config has no test data set, or that doesn't read images from files.
+        ConfigError: the config has no test data set, or that doesn't read images from files.
     """
 
     __test__ = False  # to pytest
@@ -49,32 +100,32 @@ class TestPipeline:
         self.max_pixels = max_pixels
         steps = [
             ConfigDict(step)
-            for step in _dataset(config).get("pipeline", ())
+            for step in read_test_pipeline(config)
             if not transform_name(step).endswith("Annotations")
         ]
         place = loading_step(steps)
         if place is None:
             names = ", ".join(map(transform_name, steps))
-            raise UserError(
+            raise ConfigError(
                 f"the config's test pipeline has no LoadImageFromFile, but {names or 'nothing'}: "
                 "only models that read single images from files can predict"
             )
         self._config = config
-        self._misfits: dict[int, str | None] = {}
+        self._refusals: dict[int, str | None] = {}  # by number of channels
         with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmdet")):
             self.reader = build_image_loader(steps[place])
             self._transform = Compose(steps[:place] + steps[place + 1 :])
 
     def load(self, path: str | os.PathLike) -> np.ndarray:
-        """Decodes an image file as the config has its images loaded; see :func:`read_image`."""
+        """Decodes an image file as the config has its images loaded: :func:`read_image`."""
         return read_image(path, self.reader, self.max_pixels)
 
     def prepare(self, image: np.ndarray, path: str = "") -> dict:
-        """What the model's data preprocessor takes for an image.
+        """The input of the model's data preprocessor.
 
         Args:
             image (np.ndarray): as :meth:`load` gives it.
-            path (str): its file, kept beside it. Default: none.
+            path (str): its file, for the data sample and for messages. Default: none.
 
         Returns:
             dict: ``inputs``, a (channels, height, width) tensor, and ``data_samples``, one of
@@ -91,14 +142,14 @@ class TestPipeline:
             data = self._transform(results)
         except (cv2.error, ZeroDivisionError, MemoryError) as error:
             size = "x".join(map(str, image.shape[:2]))
-            raise UserError(
+            raise BadFileError(
                 f"{path or 'the image'}, {size} pixels, can't be resized as the config says"
             ) from error
         channels = len(data["inputs"])
-        if channels not in self._misfits:
-            self._misfits[channels] = channel_mismatch(channels, self._config, trained=True)
-        if reason := self._misfits[channels]:
-            raise UserError(f"{path or 'the image'} is an image of {reason}")
+        if channels not in self._refusals:
+            self._refusals[channels] = channel_mismatch(channels, self._config, trained=True)
+        if reason := self._refusals[channels]:
+            raise BadFileError(f"{path or 'the image'} is an image of {reason}")
         return data
 
 
@@ -107,11 +158,11 @@ def read_image(
     reader: BaseTransform | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """Decodes an image file, turned as its EXIF tag says.
+    """Decodes an image file, rotated as its EXIF tag says.
 
     Args:
         path (str | PathLike): the file, of any format that OpenCV reads.
-        reader (BaseTransform | None): what decodes it. Default: one without options.
+        reader (BaseTransform | None): decodes it. Default: one without options.
         max_pixels (int): an image of more is refused before it is decoded. Default: 179 million.
 
     Returns:
@@ -119,11 +170,12 @@ def read_image(
             unless the reader says otherwise.
 
     Raises:
-        UserError: it is missing, no regular file, empty, truncated, of another kind or too large.
+        BadFileError: it is missing, no regular file, empty, truncated, of another kind or too
+            large.
     """
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{path} is a folder, and an image is asked for")
+        raise BadFileError(f"{path} is a folder, and an image is asked for", where=path)
     try:
         check_regular(path)
     except UserError:
@@ -132,8 +184,8 @@ def read_image(
         reason = "there is no such file"
         if isinstance(error, OSError) and error.errno != errno.ENOENT:
             reason = error.strerror  # a link to itself, say
-        raise UserError(f"no image at {path}: {reason}") from error
-    check_size(path, max_pixels)
+        raise BadFileError(f"no image at {path}: {reason}", where=path) from error
+    _check_size(path, max_pixels)
     try:
         return (reader or LoadImageFromFile())(dict(img_path=str(path)))["img"]
     except BadFileError as error:  # its hint speaks of annotations
@@ -141,20 +193,16 @@ def read_image(
     except UserError:
         raise
     except MemoryError as error:
-        raise UserError(f"{path} takes more memory than there is") from error
+        raise BadFileError(f"{path} takes more memory than there is", where=path) from error
     except Exception as error:
         if isinstance(reader, LoadImageFromFile):
             raise
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"{path} can't be read as an image: {reason}") from error
+        raise BadFileError(f"{path} can't be read as an image: {reason}", where=path) from error
 
 
 def check_array(image: np.ndarray) -> np.ndarray:
-    """The array itself.
-
-    Raises:
-        UserError: it is no (height, width, channels) or (height, width) image.
-    """
+    """The array itself, if it is a (height, width, channels) or (height, width) image."""
     if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
         found = getattr(image, "shape", type(image).__name__)
         raise UserError(
@@ -166,30 +214,19 @@ def check_array(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def check_size(path: Path, max_pixels: int) -> None:
-    """Looks at an image's size without decoding it.
-
-    Raises:
-        UserError: it has more pixels than ``max_pixels``.
-    """
+def _check_size(path: Path, max_pixels: int) -> None:
+    """Refuses an image of too many pixels without decoding it."""
     try:
         with Image.open(path) as image:
             width, height = image.size
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is refused as an image: {str(error).split(',')[0]}") from error
+        reason = str(error).split(",")[0]  # Pillow's
+        raise BadFileError(f"{path} is refused as an image: {reason}", where=path) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         return  # OpenCV may know the format; if it doesn't, it says so
     if width * height > max_pixels:
-        raise UserError(
+        raise BadFileError(
             f"{path} is too large an image: {width}x{height} pixels, and {max_pixels // 10**6} "
-            "million are the limit"
+            "million are the limit",
+            where=path,
         )
-
-
-def _dataset(config: Config) -> ConfigDict:
-    loader = config.get("test_dataloader") or config.get("val_dataloader") or {}
-    dataset: Iterator[ConfigDict] = iter_datasets(loader.get("dataset"))
-    first = next(dataset, None)
-    if first is None:
-        raise UserError("the config has no test_dataloader, which says how images are prepared")
-    return first

@@ -14,7 +14,7 @@ from corpus import IMAGES, UNREADABLE, Input, picture, pillow, png
 from helpers import ROOT
 from mmpvt import UserError
 from mmpvt.engine.class_names import dataset_meta
-from mmpvt.inference.pipeline import TestPipeline, read_image
+from mmpvt.engine.pipeline import TestPipeline, read_image
 
 NEAR = 6  # grey levels, on average: what JPEG and conversions of colour change
 
