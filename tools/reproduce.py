@@ -11,11 +11,11 @@ import signal
 from pathlib import Path
 
 import mmpvt  # noqa: F401  registers the modules
-from dev import model_zoo
 from mmpvt.engine.cli import FAILURE, user_errors
 from mmpvt.engine.launch import LAUNCHERS, check_launcher, is_first_process
 from mmpvt.errors import Interrupted, UserError
 from mmpvt.reproduction import Plan, check_device, find_checkpoints, parse_map, reproduce
+from mmpvt.reproduction.experiments import read_experiments
 from mmpvt.utils.signals import handle
 from mmpvt.utils.text import printable
 
@@ -79,7 +79,7 @@ def main() -> int:
             raise UserError(f"--pictures takes a number of at least 0, not {args.pictures}")
         if args.logs and not args.logs.is_dir():
             raise UserError(f"--logs: there is no folder {args.logs}")
-        zoo = {entry.name: entry for entry in model_zoo.read_zoo(ROOT)}
+        zoo = {entry.name: entry for entry in read_experiments(ROOT)}
         checkpoints = find_checkpoints(
             args.checkpoints,
             {name: entry.path for name, entry in zoo.items()},

@@ -6,17 +6,15 @@ PVT v2 (arXiv 2106.13797), and the settings that their authors released.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import yaml
 from mmengine.config import Config
 
-from mmpvt.errors import UserError
 from mmpvt.models.complexity import Part, build_without_memory, count
+from mmpvt.reproduction.experiments import Experiment, read_experiments
 
 COLLECTIONS = {
     "PVT": dict(
@@ -64,23 +62,8 @@ Configs that stand for no published experiment, to try things with.
 """
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A config of the zoo.
-
-    Attributes:
-        path: of the config.
-        published: what the papers report of it, a record of ``docs/published_results.json``;
-            empty for a config of this project's own.
-    """
-
-    path: Path
-    published: dict
-
-    @property
-    def name(self) -> str:
-        """Of the config's file, without its ending."""
-        return self.path.stem
+class Entry(Experiment):
+    """An experiment and what its model costs."""
 
     @cached_property
     def config(self) -> Config:
@@ -116,27 +99,8 @@ class Entry:
 
 
 def read_zoo(root: Path) -> list[Entry]:
-    """The configs of a checkout: the published ones in the order of their records, then others.
-
-    Args:
-        root (Path): the folder of ``configs`` and ``docs``.
-
-    Returns:
-        list[Entry]: one a config.
-
-    Raises:
-        UserError: there are no records, or one is of a config that isn't there.
-    """
-    file = root / "docs" / "published_results.json"
-    if not file.is_file():
-        raise UserError(f"no published results at {file}: there is no such file")
-    records = json.loads(file.read_text())
-    published = {record["config"]: record for record in records}
-    paths = {path.stem: path for path in sorted((root / "configs").glob("*.py"))}
-    if missing := [name for name in published if name not in paths]:
-        raise UserError(f"{file} has results of configs that {root}/configs lacks: {missing}")
-    names = [*published, *(name for name in paths if name not in published)]
-    return [Entry(paths[name], published.get(name, {})) for name in names]
+    """The configs of a checkout, see :func:`read_experiments`."""
+    return [Entry(one.path, one.published) for one in read_experiments(root)]
 
 
 def markdown(zoo: Sequence[Entry]) -> str:
