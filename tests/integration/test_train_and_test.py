@@ -70,7 +70,7 @@ def test_same_seed_same_run(
     tmp_path: Path, shapes: Path, tiny_config: Path, trained: Path, run_tool
 ):
     args = (tiny_config, "--data-root", shapes, "--work-dir", tmp_path, "--seed", 0)
-    ended = run_tool("train.py", *args)
+    ended = run_tool("train.py", *args, fresh=True)
     assert ended.code == 0, ended.out + ended.err
     ours, theirs = (
         mmpvt.checkpoint.load_checkpoint(folder / "epoch_2.pth")["state_dict"]
