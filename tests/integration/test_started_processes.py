@@ -73,7 +73,7 @@ class Executes:
 
     def __call__(self, results: dict) -> dict:
         for number in (signal.SIGTERM, signal.SIGINT):
-            program = subprocess.Popen(["sleep", str(LONG)])  # Python loses a SIGINT at its start
+            program = subprocess.Popen(["sleep", str(LONG)])
             program.send_signal(number)
             assert program.wait(60) == -number
             ready, tell = os.pipe()
