@@ -37,4 +37,4 @@ lint: install
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) work_dirs build dist mmpvt.egg-info mmpvt/.mim
+	rm -rf $(VENV) work_dirs build dist mmpvt.egg-info mmpvt/.mim .mypy_cache .import_linter_cache
