@@ -21,7 +21,7 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "work",
-    [("train",), pytest.param(("forward+backward", "train"), marks=pytest.mark.full)],
+    [("forward+backward",), pytest.param(("forward+backward", "train"), marks=pytest.mark.full)],
     ids="+".join,
 )
 def test_table_and_figures(work: tuple[str, ...], tmp_path: Path, run_tool):
