@@ -1,5 +1,5 @@
 _base_ = ["mmdet::atss/atss_r50_fpn_1x_coco.py", "_base_/mstrain_3x.py"]
-custom_imports = dict(imports=["mmpvt"], allow_failed_imports=False)
+custom_imports = dict(imports=["mmpvt.setup"], allow_failed_imports=False)
 model = dict(
     backbone=dict(
         _delete_=True,

@@ -1,5 +1,5 @@
 _base_ = "mmdet::detr/detr_r50_8xb2-150e_coco.py"
-custom_imports = dict(imports=["mmpvt"], allow_failed_imports=False)
+custom_imports = dict(imports=["mmpvt.setup"], allow_failed_imports=False)
 model = dict(
     data_preprocessor=dict(pad_size_divisor=32),
     backbone=dict(

@@ -1,6 +1,6 @@
 # Augmentation, schedule and clipping are the base's.
 _base_ = "mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_300-proposals_crop-ms-480-800-3x_coco.py"
-custom_imports = dict(imports=["mmpvt"], allow_failed_imports=False)
+custom_imports = dict(imports=["mmpvt.setup"], allow_failed_imports=False)
 model = dict(
     backbone=dict(
         _delete_=True,

@@ -1,27 +1,28 @@
 """Pyramid Vision Transformers under any MMDetection or MMSegmentation model.
 
-Importing the package registers its modules under the scope ``mmpvt`` and makes the OpenMMLab
-stack run without a compiler and on today's PyTorch.
+Importing the package registers its modules under the scope ``mmpvt`` and supplies ``mmcv._ext``
+where it is missing. What else the stack needs on today's Python and PyTorch changes other packages,
+and is left to :func:`setup_environment`.
 """
 
-from typing import Any
+from __future__ import annotations
 
-from mmpvt import compat, ops
+import importlib
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
-compat.replace_package_lookup()
-compat.keep_pictures_in_place()
-compat.map_labels_by_name()
-compat.switch_off_mmpretrain_multimodal()
-ops.install()
+from mmpvt import ops, registry
+from mmpvt.environment import restore_environment, setup_environment
+from mmpvt.errors import UserError
+from mmpvt.version import __version__
 
-from mmpvt import checkpoint, models  # noqa: E402  what they import needs the lines above
+if TYPE_CHECKING:
+    from mmpvt import checkpoint, models
+    from mmpvt.inference import Predictor
+    from mmpvt.inference.attention import visualize_attention
+    from mmpvt.swap import swap_backbone
 
-checkpoint.register_loaders()
-checkpoint.register_backend_of_whole_files()
-
-from mmpvt.errors import UserError  # noqa: E402
-from mmpvt.swap import swap_backbone  # noqa: E402
-from mmpvt.version import __version__  # noqa: E402
+ops.supply()
 
 __all__ = [
     "Predictor",
@@ -30,19 +31,27 @@ __all__ = [
     "checkpoint",
     "models",
     "ops",
+    "registry",
+    "restore_environment",
+    "setup_environment",
     "swap_backbone",
     "visualize_attention",
 ]
 
+_LATE = {  # imported when they are asked for: PyTorch alone takes a second
+    "Predictor": "mmpvt.inference",
+    "swap_backbone": "mmpvt.swap",
+    "visualize_attention": "mmpvt.inference.attention",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """Imports what needs MMDetection's and MMSegmentation's data sets when it is asked for."""
-    if name == "Predictor":
-        from mmpvt.inference import Predictor
+    if name in ("checkpoint", "models"):
+        return importlib.import_module(f"mmpvt.{name}")
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mmpvt.compat import switch_off_multimodal
 
-        return Predictor
-    if name == "visualize_attention":
-        from mmpvt.inference.attention import visualize_attention
-
-        return visualize_attention
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with ExitStack() as undo:  # of what importing mmseg.models needs
+        switch_off_multimodal(undo)
+        return getattr(importlib.import_module(_LATE[name]), name)

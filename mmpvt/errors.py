@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from enum import Enum
 from typing import ClassVar
 
 Setting = tuple[str, object]  # a name, and the value to give it; None asks for the name alone
@@ -65,7 +66,18 @@ class DatasetError(UserError):
 
 
 class BadFileError(DatasetError):
-    """An image or label map that can't be read; ``on_bad_data`` says what becomes of it."""
+    """An image or label map that can't be read; ``on_bad_data`` says what becomes of it.
+
+    Args:
+        what (str): what is wrong, as a sentence.
+        problem (Enum | None): which kind of problem it is, for reports that count them, a
+            :class:`mmpvt.datasets.loading.FileProblem`. Default: None.
+        **fields: of :class:`UserError`.
+    """
+
+    def __init__(self, what: str, *, problem: Enum | None = None, **fields) -> None:
+        super().__init__(what, **fields)
+        self.problem = problem
 
 
 class CheckpointError(UserError):

@@ -19,7 +19,7 @@ MODELS = Registry(
     "model",
     parent=MMENGINE_MODELS,
     scope="mmpvt",
-    locations=["mmpvt.models", "mmpvt.models.channels", "mmpvt.models.trans2seg"],
+    locations=["mmpvt.models", "mmpvt.models.data_preprocessor", "mmpvt.models.trans2seg"],
 )
 DATASETS = Registry(
     "dataset", parent=MMENGINE_DATASETS, scope="mmpvt", locations=["mmpvt.datasets.shapes_dataset"]
@@ -56,6 +56,5 @@ HOOKS = Registry(
             )
         ),
         "mmpvt.engine.speed",
-        "mmpvt.reproduction.collecting",
     ],
 )

@@ -1,22 +1,21 @@
-"""Fixtures that the tests share: the reference facts, the real data, the golden weights."""
+"""Fixtures that the tests share: reference data, real photographs, golden weights."""
 
 from __future__ import annotations
 
 import functools
 import gc
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import mmengine.config.utils
-import numpy as np
 import pytest
 import torch
 
-import mmpvt  # noqa: F401  makes the stack run
-from helpers import SHARED, forget_runs, need
+import mmpvt
+from helpers import DATA, SHARED, forget_runs, golden_weight, need
 
+mmpvt.setup_environment()
 torch.set_num_threads(1)  # the tests' tensors are small, and other processes may want the cores
 
 
@@ -44,8 +43,8 @@ def _cheap_runs() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """The folder of published facts and golden arrays."""
-    return need(SHARED / "reference")
+    """The folder of golden arrays and of published tensor names (its README says whence)."""
+    return DATA
 
 
 @pytest.fixture(scope="session")
@@ -61,22 +60,11 @@ def official_shapes(reference: Path) -> dict[str, dict[str, list[int]]]:
 
 
 @pytest.fixture(scope="session")
-def recipe(reference: Path):
-    """The module that says how the golden arrays' weights and images were drawn."""
-    spec = importlib.util.spec_from_file_location("recipe", reference / "golden" / "recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def published_weights(official_shapes: dict, recipe):
+def published_weights(official_shapes: dict):
     """name -> the state dict of a published checkpoint, with the golden arrays' weights."""
 
-    def draw(name: str) -> dict[str, torch.Tensor]:
-        return {
-            key: torch.from_numpy(np.asarray(recipe.weight(key, shape)))
-            for key, shape in official_shapes[name].items()
-        }
+    def generate(name: str) -> dict[str, torch.Tensor]:
+        shapes = official_shapes[name].items()
+        return {key: torch.from_numpy(golden_weight(key, shape)) for key, shape in shapes}
 
-    return draw
+    return generate

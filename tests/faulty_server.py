@@ -39,8 +39,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.rate: float | None = None
 
     @property
-    def address(self) -> str:
-        """Where it is."""
+    def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request, client_address) -> None:
@@ -204,7 +203,7 @@ def status(code: int, words: str | None = None, **headers: str) -> Fault:
 
 
 def redirect(target: str) -> Fault:
-    """To another address."""
+    """To another URL."""
     return status(302, Location=target)
 
 

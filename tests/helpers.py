@@ -9,7 +9,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,21 @@ def build_backbone(name: str, **kwargs) -> PyramidBackbone:
     if name.startswith("pvt_v2_"):
         return PyramidVisionTransformerV2(name.removeprefix("pvt_v2_"), **kwargs)
     return PyramidVisionTransformer(name.removeprefix("pvt_"), **kwargs)
+
+
+def golden_weight(key: str, shape: Sequence[int]) -> np.ndarray:
+    """The float64 weight that the golden arrays were computed with: seeded by its name's crc32."""
+    w = np.asarray(np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape))
+    if key.endswith("weight") and len(shape) == 1:
+        return 1.0 + 0.1 * w
+    if key.endswith("bias") or "pos_embed" in key or key == "cls_token":
+        return 0.1 * w
+    return w / np.sqrt(np.prod(shape[1:]))
+
+
+def golden_image(height: int, width: int) -> np.ndarray:
+    """The float64 images that they were computed on, (2, 3, height, width)."""
+    return np.random.default_rng(height * 10007 + width).standard_normal((2, 3, height, width))
 
 
 def relative(ours: torch.Tensor | np.ndarray, theirs: torch.Tensor | np.ndarray) -> float:

@@ -26,11 +26,10 @@ from pycocotools.coco import COCO
 import corpus
 from mmpvt import UserError
 from mmpvt.checkpoint import load_checkpoint
-from mmpvt.datasets.annotations import usable
+from mmpvt.datasets.coco import clean_annotations, read_annotations
 from mmpvt.datasets.loading import LoadSegAnnotations
-from mmpvt.engine.classes import compare_with_checkpoint, model_meta
-from mmpvt.engine.data_check import read_annotations
-from mmpvt.reproduction.records import to_json
+from mmpvt.engine.class_names import compare_with_checkpoint, model_meta
+from mmpvt.reproduction.result_store import to_json
 from mmpvt.reproduction.training_log import read_log
 from mmpvt.utils.files import parse_json
 from mmpvt.visualization.drawing import colours
@@ -142,11 +141,11 @@ def test_coco_annotations(examples: dict, tmp_path: Path):
     def check(data: bytes) -> None:
         file.write_bytes(data)
         try:
-            content, findings = usable(read_annotations(file), masks=True)
+            content, findings = clean_annotations(read_annotations(file), masks=True)
         except UserError as error:
             assert str(file) in str(error)
             return
-        "; ".join(f"{f.kind} {f.id} {f.reason}" for f in findings)
+        "; ".join(map(str, findings))
         if not content["images"] or not content["annotations"]:
             return
         copied.write_bytes(json.dumps(content).encode())

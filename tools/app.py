@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.app import serving
 from mmpvt.engine.cli import user_errors
 from mmpvt.inference.predictor import Predictor
@@ -16,7 +16,7 @@ from mmpvt.inference.predictor import Predictor
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
-    parser.add_argument("checkpoint", help="checkpoint file or address")
+    parser.add_argument("checkpoint", help="checkpoint file or URL")
     parser.add_argument("--port", type=int, default=7860, help="default: %(default)s")
     parser.add_argument(
         "--host",
@@ -38,9 +38,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with user_errors("closed"), serving.private_folder():
-        serving.check_installed()
-        serving.check_names(args.allow_host)
-        serving.check_port(args.host, args.port)
+        serving.check(args.host, args.port, args.allow_host)
         predictor = Predictor(args.config, args.checkpoint, args.device)
         serving.serve(predictor, args.config, args.host, args.port, args.allow_host)
 

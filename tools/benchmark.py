@@ -24,15 +24,15 @@ import torch
 from rich.progress import Progress
 
 import mmpvt
-from benchmarks import worker
+from benchmarks import backbone_worker
 from benchmarks.peers import PEERS
-from benchmarks.table import OURS, Measured, markdown
+from benchmarks.results_table import OURS, Measured, markdown
 from benchmarks.workloads import BACKBONE, WORK, Case
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
 from mmpvt.models.archs import find_variant
 
-SAME = 1e-3  # how far apart the norms of equal maps may be, relative, in float32
+TOLERANCE = 1e-3  # relative, of the norms of equal maps in float32
 
 
 def parse_args() -> argparse.Namespace:
@@ -68,7 +68,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.worker:
-        worker.main(Case(**json.loads(args.worker[0])), args.worker[1], args.threads)
+        backbone_worker.main(Case(**json.loads(args.worker[0])), args.worker[1], args.threads)
     else:
         with user_errors():
             run(args)
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def make_cases(args: argparse.Namespace) -> list[Case]:
-    """Every combination that was asked for."""
+    """Every combination of the options."""
     if min(args.runs, args.batch, args.threads) < 1:
         raise UserError("--runs, --batch and --threads take at least 1")
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -110,7 +110,7 @@ def make_cases(args: argparse.Namespace) -> list[Case]:
 
 
 def compare(case: Case, peers: list[str], runs: int, threads: int) -> dict[str, Measured]:
-    """Starts a process for each peer and lets them run in turn."""
+    """Starts a process for each peer, and has them run in turn."""
     results = {peer: Measured() for peer in peers}
     processes: dict[str, subprocess.Popen] = {}
     with Progress(transient=True, disable=not sys.stderr.isatty()) as progress:
@@ -150,7 +150,7 @@ def start(case: Case, peer: str, threads: int) -> subprocess.Popen:
 
 
 def read(process: subprocess.Popen) -> dict:
-    """What a peer's process says next."""
+    """The next message of a peer's process."""
     line = process.stdout.readline()
     if line:
         return json.loads(line)
@@ -158,25 +158,25 @@ def read(process: subprocess.Popen) -> dict:
 
 
 def ask(process: subprocess.Popen, command: str) -> dict:
-    """What a peer's process answers."""
+    """A peer's process's answer to a command."""
     print(command, file=process.stdin, flush=True)
     said = read(process)
     if "seconds" not in said:
-        raise UserError(f"a run broke off: {said['refused']}; less --batch or --sizes may help")
+        raise UserError(f"a run failed: {said['refused']}; smaller --batch or --sizes may help")
     return said
 
 
 def check_equal(results: dict[str, Measured]) -> None:
-    """The published formula has our weights: its maps are ours, or the times mean nothing."""
+    """Checks that the published formula, with our weights, gives our maps."""
     if "published" not in results or results["published"].refused or results[OURS].refused:
         return
     pairs = zip(results[OURS].norms, results["published"].norms, strict=True)
-    if any(abs(ours - theirs) > SAME * theirs for ours, theirs in pairs):
+    if any(abs(ours - theirs) > TOLERANCE * theirs for ours, theirs in pairs):
         raise RuntimeError("the published formula gives other maps than mmpvt's")
 
 
 def machine(args: argparse.Namespace) -> str:
-    """What the figures were measured on."""
+    """The processor and versions."""
     if args.device == "cuda":
         processor = torch.cuda.get_device_name()
     else:

@@ -3,7 +3,7 @@
 python tools/benchmark_evaluation.py                              # 5,000 images, 100 boxes each
 python tools/benchmark_evaluation.py --metric segm --images 1000
 
-Each evaluation is a process of its own, and the ways take turns.
+Each evaluation is a process of its own, and the implementations take turns.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import sys
 
 from rich.progress import Progress
 
-from benchmarks import evaluating
+from benchmarks import coco_worker
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
 
-SAME = 1e-6  # how far apart two summary numbers may be
+TOLERANCE = 1e-6  # of the summary's scores
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,7 +30,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=5000, help="default: 5000")
     parser.add_argument("--detections", type=int, default=100, help="of an image (default: 100)")
     parser.add_argument("--runs", type=int, default=3, help="of each (default: 3)")
-    parser.add_argument("--ways", nargs="+", choices=evaluating.HOWS, default=[*evaluating.HOWS])
+    ways = [*coco_worker.IMPLEMENTATIONS]
+    parser.add_argument("--ways", nargs="+", choices=ways, default=ways, help="implementations")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -38,7 +39,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.worker:
-        evaluating.main(args.worker, args.metric, args.images, args.detections)
+        coco_worker.main(args.worker, args.metric, args.images, args.detections)
     else:
         with user_errors():
             run(args)
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     for way, results in found.items():
         seconds = statistics.median(result["seconds"] for result in results)
         peak = statistics.median(result["peak"] for result in results) / 1e9
-        print(f"| {evaluating.HOWS[way]} | {seconds:.1f} | {peak:.2f} |")
+        print(f"| {coco_worker.IMPLEMENTATIONS[way]} | {seconds:.1f} | {peak:.2f} |")
 
 
 def start(way: str, args: argparse.Namespace) -> dict:
@@ -78,19 +79,19 @@ def start(way: str, args: argparse.Namespace) -> dict:
         check=False,
     )
     if done.returncode:
-        raise UserError(f"a run broke off with code {done.returncode}: {done.stderr[-500:]}")
+        raise UserError(f"a run failed with code {done.returncode}: {done.stderr[-500:]}")
     return json.loads(done.stdout)
 
 
 def check_equal(found: dict[str, list[dict]]) -> None:
-    """Every way gives the same numbers, or the times mean nothing."""
+    """Checks that all implementations give the same scores."""
     results = [result for results in found.values() for result in results]
     if any(result["scores"] != results[0]["scores"] for result in results):
-        raise RuntimeError("the ways give different scores")
+        raise RuntimeError("the implementations give different scores")
     stats = [result["stats"] for result in results if result["stats"]]
     for other in stats[1:]:
-        if any(abs(a - b) > SAME for a, b in zip(stats[0], other, strict=True)):
-            raise RuntimeError("the ways give different summary numbers")
+        if any(abs(a - b) > TOLERANCE for a, b in zip(stats[0], other, strict=True)):
+            raise RuntimeError("the implementations give different summaries")
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mmpvt.datasets.coco import read_annotations
 from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
-from mmpvt.engine.data_check import read_annotations
 from mmpvt.errors import UserError
 from mmpvt.inference.pipeline import TestPipeline
 from mmpvt.inference.sources import find_sources

@@ -1,6 +1,6 @@
-"""Looks at all of a config's data: python tools/check_data.py CONFIG --data-root data/coco
+"""Inspects all of a config's data: python tools/check_data.py CONFIG --data-root data/coco
 
-Exit code 0: all is well; 1: something is to be mended; 2: there is nothing to look at.
+Exit code 0: all is well; 1: there are errors; 2: there is no data to inspect.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-import mmpvt  # noqa: F401  registers the modules
-from mmpvt import inspection as data_survey
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine import settings
 from mmpvt.engine.cli import FAILURE, user_errors
-from mmpvt.inspection.surveys import SPLITS
+from mmpvt.engine.config_parts import SPLITS
+from mmpvt.inspection import compare, describe, draw, inspect_datasets
 from mmpvt.utils.outputs import Outputs
 from mmpvt.utils.text import printable, to_json
 
@@ -26,7 +26,7 @@ PICTURE, LISTING = "data.png", "data.json"
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Decode every file of a config's data sets and check every annotation; say "
-        "what is to be mended, and draw a summary.",
+        "what is wrong, and draw a summary.",
         epilog=__doc__.split("\n\n")[1],
     )
     parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
@@ -61,19 +61,19 @@ def main() -> None:
             config.work_dir = str(args.out)
         out = Outputs(config.work_dir)
         out.check(PICTURE, LISTING)
-        surveys = data_survey.survey(config, args.splits, max(1, args.workers))
-        data_survey.compare(surveys)
-        print(data_survey.describe(surveys))
+        reports = inspect_datasets(config, args.splits, max(1, args.workers))
+        compare(reports)
+        print(describe(reports))
         settings.make_work_dir(config)
-        picture = out.write(PICTURE, data_survey.draw(surveys))
+        picture = out.write(PICTURE, draw(reports))
         found = [
-            dict(data=one.name, place=one.place, problems=one.problems, notes=one.notes)
-            for one in surveys
+            dict(data=one.name, place=one.place, errors=one.errors, notes=one.notes)
+            for one in reports
         ]
         listing = out.write(LISTING, to_json(found, indent=1))
-        number = sum(len(said) for one in surveys for said in one.problems.values())
+        number = sum(len(said) for one in reports for said in one.errors.values())
         print(printable(f"summary: {picture}; all that was found: {listing}"))
-        print(f"{number:,} things to mend" if number else "all is well")
+        print(f"{number:,} errors" if number else "all is well")
     sys.exit(FAILURE if number else 0)
 
 

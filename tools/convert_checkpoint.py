@@ -8,19 +8,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import mmpvt  # noqa: F401  makes the stack run
 from mmpvt.checkpoint import load_checkpoint, unwrap
 from mmpvt.checkpoint.conversion import WRAPPERS
-from mmpvt.checkpoint.whole_models import SUFFIXES, TARGETS, rewrite, write
+from mmpvt.checkpoint.convert_checkpoint import (
+    SUFFIXES,
+    TARGETS,
+    convert_checkpoint,
+    save_checkpoint,
+)
 from mmpvt.engine.cli import user_errors
-from mmpvt.errors import UserError
+from mmpvt.errors import CheckpointError, OutputError
 from mmpvt.utils.outputs import check_free
 from mmpvt.utils.text import printable
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("source", metavar="IN", help="file or address, in any known layout")
+    parser.add_argument("source", metavar="IN", help="file or URL, in any known layout")
     parser.add_argument("out", metavar="OUT", help=f"file to write: {', '.join(SUFFIXES)}")
     parser.add_argument("--to", required=True, choices=TARGETS, help="whose names the tensors get")
     parser.add_argument(
@@ -36,14 +40,16 @@ def main() -> None:
         out = free_path(args.out, args.force)
         checkpoint = load_checkpoint(args.source)
         try:
-            done = rewrite(checkpoint, args.to, args.backbone_only)
-        except UserError as error:
-            raise UserError(f"{args.source} can't be converted: {error}") from error
-        write(done, out)
+            done = convert_checkpoint(checkpoint, args.to, args.backbone_only)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{args.source} can't be converted: {error}", where=args.source
+            ) from error
+        save_checkpoint(done, out)
         print(printable(f"{args.source}: {done.kind}, in {done.layout} layout"))
         keeps_meta = done.meta is not None and out.suffix != ".safetensors"
-        left_out = [*done.dropped, *other_content(checkpoint, keeps_meta)]
-        for what, names in (("left out", left_out), ("added", done.added)):
+        dropped = [*done.dropped, *other_content(checkpoint, keeps_meta)]
+        for what, names in (("left out", dropped), ("added", done.added)):
             if names:
                 print(printable(f"{what}: {', '.join(names)}"))
         print(printable(f"wrote {out}: {len(done.tensors)} tensors, as {args.to} names them"))
@@ -58,10 +64,10 @@ def other_content(checkpoint: dict, keeps_meta: bool) -> list[str]:
 
 
 def free_path(path: str, force: bool) -> Path:
-    """The path of a file to write, made sure that nothing is lost by it."""
+    """Refuses the path of a file to write where something would be lost by it."""
     out = Path(path)
     if out.suffix not in SUFFIXES:
-        raise UserError(f"{out}: a checkpoint's name ends in {', '.join(SUFFIXES)}")
+        raise OutputError(f"{out}: a checkpoint's name ends in {', '.join(SUFFIXES)}", where=out)
     return check_free(out, force)
 
 

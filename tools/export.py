@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config, DictAction
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
@@ -58,7 +58,7 @@ def main() -> None:
     with user_errors():
         if args.out.suffix != ".onnx":
             raise UserError(f"--out takes a file ending in .onnx, not {args.out}")
-        check_free(args.out, args.force, "--out ")
+        check_free(args.out, args.force, "out")
         if args.shape and min(args.shape) < 32:
             raise UserError(f"--shape takes sides of at least 32 pixels, not {min(args.shape)}")
         config = settings.load_config(args.config, args.cfg_options)

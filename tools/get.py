@@ -1,4 +1,4 @@
-"""Gets the data or the published ImageNet weights: python tools/get.py coco --dir data/coco"""
+"""Downloads data sets or published weights: python tools/get.py coco --dir data/coco"""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-import mmpvt  # noqa: F401  registers the modules
-from mmpvt.datasets.download import get_archives, get_weights
-from mmpvt.datasets.download.sources import ARCHIVES, choose
-from mmpvt.datasets.download.transfer import Patience
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
+from mmpvt.datasets.download import download_archives, download_weights
+from mmpvt.datasets.download.catalog import FILES, choose
 from mmpvt.engine.cli import user_errors
+from mmpvt.utils.download import RetryPolicy
 from mmpvt.utils.text import printable
 
 FOLDERS = dict(coco="data/coco", ade20k="data/ade")  # where the configs look
@@ -20,10 +20,10 @@ FOLDERS = dict(coco="data/coco", ade20k="data/ade")  # where the configs look
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Get COCO 2017, ADE20K (SceneParse150) or the published ImageNet weights: "
-        "whole, checked, unpacked. A download that was stopped goes on with the same command."
+        description="Download COCO 2017, ADE20K (SceneParse150) or the published ImageNet weights: "
+        "complete, verified, unpacked. The same command resumes a download that was stopped."
     )
-    parser.add_argument("what", choices=[*ARCHIVES, "weights"])
+    parser.add_argument("what", choices=FILES)
     parser.add_argument(
         "names",
         nargs="*",
@@ -40,21 +40,24 @@ def parse_args() -> argparse.Namespace:
         "--mirror", metavar="URL", help="a server that has the files, as URL/FILE (docs/data.md)"
     )
     parser.add_argument(
-        "--keep-archives", action="store_true", help="keep them in DIR/.getting once unpacked"
+        "--keep-archives", action="store_true", help="keep them in DIR/.download once unpacked"
     )
     parser.add_argument(
         "--timeout",
         type=_positive,
-        default=Patience.timeout,
+        default=RetryPolicy.timeout,
         metavar="SECONDS",
-        help="without a byte, after which a connection is given up (default: %(default)g)",
+        help="without a byte, after which a connection is closed (default: %(default)g)",
     )
     parser.add_argument(
-        "--tries",
+        "--retries",
         type=int,
-        default=Patience.tries,
+        default=RetryPolicy.retries,
         metavar="N",
-        help="connections in a row that may bring nothing (default: %(default)d)",
+        help="how many in a row may bring nothing new (default: %(default)d)",
+    )
+    parser.add_argument(
+        "--tries", type=lambda n: int(n) - 1, dest="retries", help=argparse.SUPPRESS
     )
     return parser.parse_args()
 
@@ -68,15 +71,15 @@ def _positive(text: str) -> float:
 
 def main() -> None:
     args = parse_args()
-    with user_errors(on_interrupt="stopped: the same command goes on from there"):
-        sources = choose(args.what, args.names, args.mirror)
-        patience = Patience(timeout=args.timeout, tries=args.tries)
+    with user_errors(on_interrupt="stopped: the same command resumes from there"):
+        files = choose(args.what, args.names, args.mirror)
+        policy = RetryPolicy(args.timeout, args.retries)
         if args.what == "weights":
             folder = args.dir or Path(torch.hub.get_dir()) / "checkpoints"
-            get_weights(sources, folder, patience)
+            download_weights(files, folder, policy)
         else:
             folder = args.dir or Path(FOLDERS[args.what])
-            get_archives(sources, folder, patience, args.keep_archives)
+            download_archives(files, folder, policy, args.keep_archives)
         print(f"everything is in {printable(folder)}")
 
 

@@ -6,14 +6,15 @@ python tools/get_flops.py configs/gfl_pvt_v2_b2_fpn_3x_mstrain_fp16.py --shape 1
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from mmengine.config import DictAction
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine import settings
 from mmpvt.engine.cli import user_errors
 from mmpvt.models import complexity
-from mmpvt.models.channels import input_channels
+from mmpvt.models.data_preprocessor import input_channels
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,7 +45,19 @@ def main() -> None:
         model = complexity.build_without_memory(config)
         shape = tuple(args.shape or complexity.default_shape(model))
         channels = input_channels(model.backbone)
-        print(complexity.table(complexity.count(model, shape), shape, channels))
+        print(f"one image of {channels}x{shape[0]}x{shape[1]}, a multiply-add counted once")
+        print_table(complexity.count(model, shape))
+
+
+def print_table(costs: Sequence[complexity.ModuleCost]) -> None:
+    """Each module's cost, and their sum."""
+    width = max(len(cost.name) for cost in costs)
+    print(f"{'':{width}}  parameters, M    GFLOPs")
+    total = complexity.ModuleCost(
+        "all", sum(cost.parameters for cost in costs), sum(cost.macs for cost in costs)
+    )
+    for cost in (*costs, total):
+        print(f"{cost.name:{width}}  {cost.parameters / 1e6:13.2f}  {cost.macs / 1e9:8.2f}")
 
 
 if __name__ == "__main__":

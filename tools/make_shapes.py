@@ -17,10 +17,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("root", help="the folder to write")
     parser.add_argument(
-        "--train", dest="num_train", type=int, metavar="N", help="pictures to train on"
+        "--train", dest="num_train", type=int, metavar="N", help="images to train on"
     )
     parser.add_argument(
-        "--val", dest="num_val", type=int, metavar="N", help="pictures to validate on"
+        "--val", dest="num_val", type=int, metavar="N", help="images to validate on"
     )
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("LO", "HI"), help="shortest and longest side, pixels"
@@ -40,7 +40,7 @@ def main() -> None:
         settings = json.loads((root / "shapes.json").read_text())
         print(
             f"{printable(root)}: {settings['train']} training and {settings['val']} validation "
-            f"pictures of {len(shapes.CLASSES)} classes"
+            f"images of {len(shapes.CLASSES)} classes"
         )
 
 

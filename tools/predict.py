@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
 from mmpvt.inference.folders import check_out, predict_folder

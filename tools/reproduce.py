@@ -10,12 +10,18 @@ import argparse
 import signal
 from pathlib import Path
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine.cli import FAILURE, user_errors
 from mmpvt.engine.launch import LAUNCHERS, check_launcher, is_first_process
-from mmpvt.errors import Interrupted, UserError
-from mmpvt.reproduction import Plan, check_device, find_checkpoints, parse_map, reproduce
-from mmpvt.reproduction.experiments import read_experiments
+from mmpvt.errors import ConfigError, Interrupted
+from mmpvt.reproduction import (
+    ReproduceOptions,
+    check_device,
+    find_checkpoints,
+    parse_map,
+    read_published,
+    reproduce,
+)
 from mmpvt.utils.signals import handle
 from mmpvt.utils.text import printable
 
@@ -26,10 +32,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0],
         epilog="Exit code: 0 if every checkpoint that has a config was tested, 1 if one failed, "
-        "2 for a mistake on the command line. The same command goes on where it was stopped.",
+        "2 for a mistake on the command line. The same command resumes where it was stopped.",
     )
     parser.add_argument(
-        "--checkpoints", type=Path, metavar="DIR", required=True, help="searched with its folders"
+        "--checkpoints", type=Path, metavar="DIR", required=True, help="searched recursively"
     )
     parser.add_argument("--coco", metavar="DIR", help="COCO 2017 (default: where configs say)")
     parser.add_argument("--ade", metavar="DIR", help="ADEChallengeData2016 (default: as above)")
@@ -61,42 +67,38 @@ def parse_args() -> argparse.Namespace:
 
 
 def stop(number: int, frame: object) -> None:
-    """Ends the test that is under way, too.
-
-    Raises:
-        Interrupted: always.
-    """
+    """Ends the running test, too."""
     raise Interrupted(number)
 
 
 def main() -> int:
     args = parse_args()
     handle(signal.SIGTERM, stop)
-    with user_errors("interrupted; the same command goes on from here"):
+    with user_errors("interrupted; the same command resumes from here"):
         check_launcher(args.launcher)
         check_device(args.device)
         if args.pictures < 0:
-            raise UserError(f"--pictures takes a number of at least 0, not {args.pictures}")
+            raise ConfigError(f"{args.pictures} is not at least 0", setting="pictures")
         if args.logs and not args.logs.is_dir():
-            raise UserError(f"--logs: there is no folder {args.logs}")
-        zoo = {entry.name: entry for entry in read_experiments(ROOT)}
+            raise ConfigError(f"there is no folder {args.logs}", setting="logs")
+        zoo = read_published(ROOT)
         checkpoints = find_checkpoints(
             args.checkpoints,
-            {name: entry.path for name, entry in zoo.items()},
+            {name: path for name, (path, _) in zoo.items()},
             parse_map(args.map),
         )
-        plan = Plan(
+        options = ReproduceOptions(
             tool=Path(__file__).with_name("test.py"),
             out=args.out,
-            published={name: entry.published for name, entry in zoo.items()},
+            published={name: record for name, (_, record) in zoo.items()},
             roots=dict(coco=args.coco, ade=args.ade),
             logs=args.logs,
-            pictures=args.pictures,
+            max_images=args.pictures,
             cfg_options=args.cfg_options,
             launcher=args.launcher,
             device=args.device,
         )
-        records = reproduce(plan, checkpoints)
+        records = reproduce(options, checkpoints)
         if is_first_process():
             print(f"the report is {printable(args.out / 'index.html')}")
         return FAILURE if any(record["status"] == "failed" for record in records) else 0

@@ -10,20 +10,6 @@ import os
 import sys
 from pathlib import Path
 
-# MMEngine tries to import these for two optimizers: without them a swap takes half the time
-SPARED = [name for name in ("torch.distributed.optim", "transformers") if name not in sys.modules]
-sys.modules.update(dict.fromkeys(SPARED))
-
-from mmpvt.engine import settings  # noqa: E402
-from mmpvt.engine.cli import user_errors  # noqa: E402
-from mmpvt.errors import UserError  # noqa: E402
-from mmpvt.swap import as_text, swap  # noqa: E402
-from mmpvt.utils.outputs import check_free, place  # noqa: E402
-from mmpvt.utils.text import printable  # noqa: E402
-
-for name in SPARED:  # what a config itself imports may need them
-    del sys.modules[name]
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -42,36 +28,49 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = parse_args()
+    args = parse_args()  # before the imports, which take seconds: --help is at once
+    from mmpvt.engine.cli import user_errors
+
     with user_errors():
-        out = _free(args.out, args.force, args.base) if args.out else None
-        base = settings.read_config(args.base)
-        swapped = swap(base, args.arch, args.part, args.keep_optimizer)
-        name = args.base
-        if "::" not in name:
-            name = os.path.relpath(name, out.parent if out else ".")
-        title = f"{Path(args.base.rpartition('::')[2]).stem} on {swapped.name}"
-        text = as_text(base, swapped.config, name, title)
-        if out:
-            place(out, text.encode("utf-8", "backslashreplace"))  # within quotes: the same name
-        else:
-            print(text, end="")
-        # what is printed may be piped into a file
-        for change in swapped.changes:
-            said = printable(f"{change.where}: {change.what}")
-            print(said, file=sys.stdout if out else sys.stderr)
-        if out:
-            print(printable(f"wrote {out}; train it with: python tools/train.py {out}"))
+        swap_config(args)
 
 
-def _free(path: str, force: bool, base: str) -> Path:
-    """The path of a file to write, made sure that nothing is lost by it."""
-    out = Path(path)
+def swap_config(args: argparse.Namespace) -> None:
+    from mmpvt.engine import settings
+    from mmpvt.swap import as_text, swap
+    from mmpvt.utils.atomic import atomic_write
+    from mmpvt.utils.text import printable
+
+    out = check_out(Path(args.out), args.force, args.base) if args.out else None
+    base = settings.read_config(args.base)
+    swapped = swap(base, args.arch, args.part, args.keep_optimizer)
+    name = args.base
+    if "::" not in name:
+        name = os.path.relpath(name, out.parent if out else ".")
+    title = f"{Path(args.base.rpartition('::')[2]).stem} on {swapped.name}"
+    text = as_text(base, swapped.config, name, title)
+    if out:
+        atomic_write(out, text.encode("utf-8", "backslashreplace"))  # within quotes: the same name
+    else:
+        print(text, end="")
+    # what is printed may be piped into a file
+    for change in swapped.changes:
+        line = printable(f"{change.where}: {change.what}")
+        print(line, file=sys.stdout if out else sys.stderr)
+    if out:
+        print(printable(f"wrote {out}; train it with: python tools/train.py {out}"))
+
+
+def check_out(out: Path, force: bool, base: str) -> Path:
+    """``out``, or an OutputError if it is no config's name, exists, or is the base itself."""
+    from mmpvt.errors import OutputError
+    from mmpvt.utils.outputs import check_free
+
     if out.suffix != ".py":
-        raise UserError(f"--out {out}: a config's name ends in .py")
-    check_free(out, force, "--out ")
+        raise OutputError(f"--out {out}: a config's name ends in .py")
+    check_free(out, force, "out")
     if out.exists() and Path(base).exists() and out.samefile(base):
-        raise UserError(f"--out {out} is the base itself, which the new config inherits")
+        raise OutputError(f"--out {out} is the base itself, which the new config inherits")
     return out
 
 

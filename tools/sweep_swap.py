@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         default=Path("work_dirs/swap_sweep/records.jsonl"),
-        help="what came of each config; those in it aren't tried again (default: %(default)s)",
+        help="the result of each config; those in it aren't tried again (default: %(default)s)",
     )
     parser.add_argument(
         "--out",
@@ -40,14 +40,14 @@ def parse_args() -> argparse.Namespace:
         default=ROOT / "docs" / "swap_coverage.md",
         help="the page to write (default: docs/swap_coverage.md)",
     )
-    parser.add_argument("--fresh", action="store_true", help="try all anew")
+    parser.add_argument("--fresh", action="store_true", help="try all again")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     warnings.simplefilter("ignore")  # of a thousand models
-    with user_errors("interrupted; the same command goes on from here"):
+    with user_errors("interrupted; the same command resumes from here"):
         if args.fresh:
             args.records.unlink(missing_ok=True)
         records = swap_sweep.Records(args.records)
@@ -58,9 +58,9 @@ def main() -> None:
         print(f"wrote {args.out}")
 
 
-def sweep(records: swap_sweep.Records, groups: list[list[swap_sweep.Shipped]]) -> None:
+def sweep(records: swap_sweep.Records, groups: list[list[swap_sweep.ShippedConfig]]) -> None:
     """Tries the first config of each group that can be tried, and reports it in a line."""
-    trial = swap_sweep.Trial()
+    trial = swap_sweep.ConfigTrial()
     start = time.perf_counter()
     for i, group in enumerate(groups, 1):
         for shipped in group:
@@ -79,7 +79,7 @@ def sweep(records: swap_sweep.Records, groups: list[list[swap_sweep.Shipped]]) -
 
 
 def try_one(
-    trial: swap_sweep.Trial, records: swap_sweep.Records, shipped: swap_sweep.Shipped
+    trial: swap_sweep.ConfigTrial, records: swap_sweep.Records, shipped: swap_sweep.ShippedConfig
 ) -> swap_sweep.Record:
     """The record of a config; of one whose model has run under another name, that one's."""
     record, config = trial.prepare(shipped)

@@ -9,13 +9,12 @@ import argparse
 
 from mmengine.runner import Runner
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine import reliable, settings
+from mmpvt.engine.checks import check_data, check_pixels, keep_inside
 from mmpvt.engine.cli import add_run_arguments, user_errors
-from mmpvt.engine.data_check import check_data, keep_inside
 from mmpvt.engine.hooks.skipped_data import leave_out_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher
-from mmpvt.engine.pixel_check import check_pixels
 from mmpvt.utils.outputs import Outputs
 
 
@@ -42,7 +41,7 @@ def main() -> None:
         if args.out:
             settings.set_out(config, args.out, args.force)
         if args.show_dir:
-            Outputs(args.show_dir, "--show-dir").check_folder()
+            Outputs(args.show_dir, "show_dir").check_folder()
         contents = check_data(config, ("test",)) if is_first_process() else {}
         if is_first_process():
             check_pixels(config, ("test",), contents)

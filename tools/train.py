@@ -11,14 +11,13 @@ from pathlib import Path
 
 from mmengine.runner import Runner
 
-import mmpvt  # noqa: F401  registers the modules
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine import reliable, settings, speed
+from mmpvt.engine.checks import check_data, check_pixels, keep_inside
 from mmpvt.engine.cli import add_run_arguments, user_errors
-from mmpvt.engine.data_check import check_data, keep_inside
 from mmpvt.engine.hooks.divergence import REACTIONS
 from mmpvt.engine.hooks.skipped_data import leave_out_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher
-from mmpvt.engine.pixel_check import check_pixels
 from mmpvt.utils.locking import locked
 
 
@@ -74,7 +73,7 @@ def main() -> None:
         config = settings.from_arguments(args)
         is_new = not Path(config.work_dir).is_dir()
         if is_first_process() and not is_new:  # before the newest checkpoint is looked for
-            stack.enter_context(locked(config.work_dir, "--work-dir"))
+            stack.enter_context(locked(config.work_dir, "work_dir"))
         if args.pretrained:
             settings.set_pretrained(config, args.pretrained)
         if args.resume:
@@ -89,7 +88,7 @@ def main() -> None:
             check_pixels(config, splits, contents)
         settings.make_work_dir(config)
         if is_first_process() and is_new:
-            stack.enter_context(locked(config.work_dir, "--work-dir"))
+            stack.enter_context(locked(config.work_dir, "work_dir"))
         leave_out_unusable_annotations(config, splits, args.on_bad_data, contents)
         settings.name_broken_files(config)
         keep_inside(config)

@@ -5,7 +5,7 @@ _base_ = [
     "mmseg::_base_/schedules/schedule_40k.py",
     "mmseg::_base_/default_runtime.py",
 ]
-custom_imports = dict(imports=["mmpvt"], allow_failed_imports=False)
+custom_imports = dict(imports=["mmpvt.setup"], allow_failed_imports=False)
 model = dict(
     data_preprocessor=dict(size=(512, 512)),
     pretrained=None,

@@ -5,7 +5,7 @@ _base_ = [
     "mmdet::_base_/schedules/schedule_1x.py",
     "mmdet::_base_/default_runtime.py",
 ]
-custom_imports = dict(imports=["mmpvt"], allow_failed_imports=False)
+custom_imports = dict(imports=["mmpvt.setup"], allow_failed_imports=False)
 model = dict(
     backbone=dict(_delete_=True, type="mmpvt.PyramidVisionTransformer"),
     neck=dict(in_channels=[64, 128, 320, 512]),

@@ -1,4 +1,4 @@
-"""What may be asked of the page's model: other requests are refused before gradio sees them."""
+"""The forms of the page's requests: others are refused before gradio sees them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class File(msgspec.Struct, omit_defaults=True):
 
 
 class Selection(msgspec.Struct):
-    """Where someone clicked. What it is worth is said on the page, not here."""
+    """Where someone clicked; positions that aren't in the picture get a message on the page."""
 
     index: list[Position] | Position = None
     value: None = None
@@ -62,8 +62,8 @@ class Reset(msgspec.Struct):
 KINDS = {"queue/join": Join, "cancel": Cancel, "reset": Reset}
 
 
-def checked(route: str, body: bytes, endpoints: dict[int, tuple[str, int]]) -> bytes:
-    """A request's body with what is known of it, and nothing else.
+def validate(route: str, body: bytes, endpoints: dict[int, tuple[str, int]]) -> bytes:
+    """A request's body without unknown fields.
 
     Args:
         route (str): ``queue/join``, ``call/NAME``, ``cancel`` or ``reset``.
@@ -77,21 +77,17 @@ def checked(route: str, body: bytes, endpoints: dict[int, tuple[str, int]]) -> b
         ValueError: it isn't of the expected form.
     """
     try:
-        asked = msgspec.json.decode(body, type=KINDS.get(route, Call))
+        request = msgspec.json.decode(body, type=KINDS.get(route, Call))
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(str(error)) from None
-    if isinstance(asked, (Join, Call)):
-        named = dict(endpoints.values())
-        counts = {index: count for index, (_, count) in endpoints.items()}
-        expected = (
-            counts.get(asked.fn_index)
-            if isinstance(asked, Join)
-            else named.get(route.rpartition("/")[2])
-        )
-        if expected is None:
+    if isinstance(request, (Join, Call)):
+        if isinstance(request, Join):
+            _, inputs = endpoints.get(request.fn_index, ("", None))
+            request.event_data = request.event_data or Selection()
+        else:
+            inputs = dict(endpoints.values()).get(route.rpartition("/")[2])
+        if inputs is None:
             raise ValueError("There is no such function")
-        if len(asked.data) != expected:
-            raise ValueError(f"Expected `array` of length {expected} - at `$.data`")
-    if isinstance(asked, Join) and asked.event_data is None:
-        asked.event_data = Selection()
-    return msgspec.json.encode(asked)
+        if len(request.data) != inputs:
+            raise ValueError(f"Expected `array` of length {inputs} - at `$.data`")
+    return msgspec.json.encode(request)

@@ -19,9 +19,9 @@ from mmpvt.app.guard import MAX_UPLOAD, Guard, host_names
 from mmpvt.errors import UserError
 from mmpvt.inference.predictor import SCORE, Predictor
 
-SESSIONS = 8  # visitors whose last image is kept
-WAITING = 16  # requests in the queue
-FORGOTTEN = (300, 1800)  # seconds: how often files are looked at, how old they become
+MAX_SESSIONS = 8  # visitors whose last image is kept
+MAX_QUEUE = 16  # requests
+DELETE_CACHE = (300, 1800)  # seconds between checks of the files, and their greatest age
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # none is fetched
 CSS = """
 .gradio-container {width: 100%; max-width: 1320px !important; margin: 0 auto !important}
@@ -51,30 +51,21 @@ class _Page(gr.Blocks):
 
 
 def build(predictor: Predictor, title: str) -> gr.Blocks:
-    """The page of a model.
-
-    Args:
-        predictor (Predictor): the model.
-        title (str): its name, for the headline.
-
-    Returns:
-        gr.Blocks: to be started with :func:`launch`.
-    """
+    """The page of a model, with its name as the headline."""
     semantic = not predictor.finds_instances
     table = ["class", "pixels, %"] if semantic else ["class", "score", "box"]
     about = f"{len(predictor.classes)} classes · {predictor.device}"
-    with _Page(title=f"{title} · mmpvt", delete_cache=FORGOTTEN, analytics_enabled=False) as page:
-        current = gr.State(None, time_to_live=FORGOTTEN[1])
+    with _Page(
+        title=f"{title} · mmpvt", delete_cache=DELETE_CACHE, analytics_enabled=False
+    ) as page:
+        current = gr.State(None, time_to_live=DELETE_CACHE[1])
         gr.Markdown(f"# {title}\n{about}", elem_id="head")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 file = gr.File(label="image", file_types=["image"], elem_id="file", height=150)
                 file.async_move_resource_to_block_cache = _uploaded
                 score = gr.Slider(
-                    trials.LOWEST,
-                    1,
-                    SCORE,
-                    step=0.01,
+                    *(trials.MIN_SCORE, 1, SCORE, 0.01),
                     label="lowest score",
                     elem_id="score",
                     visible=not semantic,
@@ -144,21 +135,11 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
             **model,
         )
         result.select(attend, [current], [heat], api_name="attention", **model)
-    return page.queue(max_size=WAITING)
+    return page.queue(max_size=MAX_QUEUE)
 
 
 def launch(page: gr.Blocks, host: str, port: int, others: Iterable[str] = ()) -> None:
-    """Starts the server and comes back; files go to gradio's folder (see ``serving.py``) alone.
-
-    Args:
-        page (gr.Blocks): of :func:`build`.
-        host (str): the address to listen at.
-        port (int): likewise.
-        others (Iterable[str]): further host names that the page is served as. Default: none.
-
-    Raises:
-        OSError: the port is taken.
-    """
+    """Starts the server, which answers to ``others`` too, and returns."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of every forged upload
     guard = Middleware(
         Guard,
@@ -175,7 +156,7 @@ def launch(page: gr.Blocks, host: str, port: int, others: Iterable[str] = ()) ->
         allowed_paths=[],
         blocked_paths=[],
         max_file_size=MAX_UPLOAD,
-        state_session_capacity=SESSIONS,
+        state_session_capacity=MAX_SESSIONS,
         app_kwargs=dict(middleware=[guard]),
         footer_links=[],
         run_history=False,
@@ -219,9 +200,7 @@ def _sentence(error: UserError) -> str:
 
 
 def _times(trial: trials.Trial) -> str:
-    parts = [
-        f"<span>{part} <b>{1000 * value:.0f} ms</b></span>" for part, value in trial.times.items()
-    ]
     height, width = trial.image.shape[:2]
-    size = f"<span>{width} x {height}</span>"
-    return f"<div class='times'>{''.join([*parts, size])}</div>"
+    parts = [f"{part} <b>{1000 * value:.0f} ms</b>" for part, value in trial.times.items()]
+    spans = "".join(f"<span>{part}</span>" for part in (*parts, f"{width} x {height}"))
+    return f"<div class='times'>{spans}</div>"

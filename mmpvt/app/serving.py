@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mmpvt.errors import Interrupted, UserError
+from mmpvt.errors import ConfigError, Interrupted, LaunchError
 from mmpvt.inference.predictor import Predictor
 from mmpvt.utils.signals import handle
 
 UNSET = ("GRADIO_ALLOWED_PATHS", "GRADIO_SHARE", "GRADIO_NUM_WORKERS", "GRADIO_ROOT_PATH")
 
-_asked: list[int] = []  # signals that told the process to end
+_signals: list[int] = []  # that ended the process
 
 
 @contextmanager
@@ -42,48 +42,36 @@ def private_folder() -> Iterator[None]:
         yield
 
 
-def check_installed() -> None:
-    """Looks whether gradio is there.
+def check(host: str, port: int, names: Iterable[str] = ()) -> None:
+    """Checks, before a model is loaded, that the page can be served.
 
     Raises:
-        UserError: it isn't.
+        LaunchError: gradio isn't installed, the port is taken, or the address is none of this
+            machine's.
+        ConfigError: a host name is a URL, or has a port.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise UserError("the page needs gradio, which isn't installed: pip install 'mmpvt[app]'")
-
-
-def check_port(host: str, port: int) -> None:
-    """Looks whether a port is free, before a model is loaded.
-
-    Raises:
-        UserError: it is taken, or the address is none of this machine's.
-    """
+        raise LaunchError(
+            "the page needs gradio, which isn't installed", hint="pip install 'mmpvt[app]'"
+        )
+    for name in names:
+        if not re.fullmatch(r"[\w.-]+", name):
+            hint = "pass the host name alone, as in example.org"
+            raise ConfigError(f"{name} is no host name", setting="allow_host", hint=hint)
     if not 0 < port < 65536:
-        raise UserError(f"--port {port}: a port is a number from 1 to 65535")
+        raise LaunchError(f"a port is a number from 1 to 65535, not {port}", setting="port")
     try:
         _bind(host, port)
     except socket.gaierror as error:
-        raise UserError(f"--host {host}: there is no such address") from error
+        raise LaunchError(f"there is no address {host}", setting="host") from error
     except PermissionError as error:
-        raise UserError(
-            f"--port {port} is for the system's own services: pass one from 1024 on"
-        ) from error
+        what = f"{port} is reserved for the system's own services"
+        raise LaunchError(what, setting="port", hint="take one from 1024 on") from error
     except OSError as error:
         with suppress(OSError):
-            free = _bind(host, 0)
-            raise UserError(f"--port {port} is taken: pass --port {free}, which is free") from error
-        raise UserError(f"--host {host} is no address of this machine") from error
-
-
-def check_names(names: Iterable[str]) -> None:
-    """Looks whether host names are that alone.
-
-    Raises:
-        UserError: one is a URL, or has a port.
-    """
-    for name in names:
-        if not re.fullmatch(r"[\w.-]+", name):
-            raise UserError(f"--allow-host {name}: pass the host name alone, as in example.org")
+            free = ("port", _bind(host, 0))
+            raise LaunchError(f"{port} is taken", setting="port", instead=free) from error
+        raise LaunchError(f"{host} is no address of this machine", setting="host") from error
 
 
 def serve(
@@ -96,10 +84,10 @@ def serve(
         config (str): its config's path, for the headline.
         host (str): the address to listen at.
         port (int): likewise.
-        others (Iterable[str]): further host names that the page is served as. Default: none.
+        others (Iterable[str]): further host names of the page. Default: none.
 
     Raises:
-        UserError: the port was taken in the meantime.
+        LaunchError: the port was taken in the meantime.
     """
     from mmpvt.app import page
 
@@ -107,14 +95,17 @@ def serve(
     try:
         page.launch(built, host, port, others)
     except OSError as error:
-        raise UserError(f"--port {port} can't be listened at: {error}") from error
-    print(f"ready: http://{_shown(host)}:{port} (Ctrl-C closes it)", flush=True)
+        raise LaunchError(f"{port} can't be listened at ({error})", setting="port") from error
+    shown = f"[{host}]" if ":" in host else host
+    if host in ("0.0.0.0", "::"):
+        shown = "localhost"
+    print(f"ready: http://{shown}:{port} (Ctrl-C closes it)", flush=True)
     if not _is_loopback(host):
         print("whoever reaches this machine can use the page, without a password", flush=True)
     try:
-        while not _asked:  # one long wait would sleep through a signal that another thread takes
+        while not _signals:  # one long wait would sleep through a signal that another thread takes
             time.sleep(0.5)
-        raise Interrupted(_asked[0])
+        raise Interrupted(_signals[0])
     finally:
         built.close(verbose=False)
 
@@ -133,12 +124,6 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
-def _shown(host: str) -> str:
-    if host in ("0.0.0.0", "::"):
-        return "localhost"
-    return f"[{host}]" if ":" in host else host
-
-
 def _stop(number: int, frame: object) -> None:
-    _asked.append(number)
+    _signals.append(number)
     raise Interrupted(number)

@@ -8,44 +8,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-QUOTA = 250 << 20  # bytes of all files and of the uploads on their way
-KEPT = 120  # seconds: younger files may still be waited for, or be shown
+QUOTA = 250 << 20  # bytes of all files and of the uploads that arrive
+MIN_AGE = 120  # seconds: younger files may still be waited for, or be shown
 BLOCK = 4096  # bytes: what the smallest file takes of a disk
 
 
-class Full(Exception):
+class StorageFullError(Exception):
     """There is no room, and nothing old enough to be removed."""
 
 
 class Storage:
-    """Counts what lies in the folder and what is on its way into it.
-
-    Args:
-        folder (Path): the only one that the page writes to.
-    """
+    """Counts the files in the folder, and the uploads that arrive."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.writing = asyncio.Lock()
-        self._coming = 0
+        self._reserved = 0
 
     @contextmanager
-    def reserved(self, size: int) -> Iterator[None]:
-        """Keeps room for an upload while it arrives. Nothing is awaited between counting and
-        keeping, so that uploads at the same time can't share the same room.
+    def reserve(self, size: int) -> Iterator[None]:
+        """Keeps room for an upload of ``size`` bytes while it arrives, or raises StorageFullError.
 
-        Args:
-            size (int): bytes.
-
-        Raises:
-            Full: there is none.
+        Nothing is awaited in between, so that uploads at once can't share the same room.
         """
         self._make_room(size)
-        self._coming += size
+        self._reserved += size
         try:
             yield
         finally:
-            self._coming -= size
+            self._reserved -= size
 
     def sweep(self) -> None:
         """Removes what gradio leaves of an upload that it refuses: it moves complete files to
@@ -58,16 +49,14 @@ class Storage:
         files = []
         for path in self.folder.rglob("*"):
             with suppress(FileNotFoundError):
-                found = path.lstat()
-                files.append((found.st_mtime, max(found.st_size, BLOCK), path))
-        excess = sum(taken for _, taken, _ in files) + self._coming + size - QUOTA
-        now = time.time()
-        for changed, taken, path in sorted(files):
-            if excess <= 0:
-                return
-            if now - changed > KEPT:
+                status = path.lstat()
+                files.append((status.st_mtime, max(status.st_size, BLOCK), path))
+        excess = sum(size for _, size, _ in files) + self._reserved + size - QUOTA
+        oldest = time.time() - MIN_AGE
+        for changed, freed, path in sorted(files):
+            if excess > 0 and changed < oldest:
                 with suppress(OSError):  # a folder with a younger file in it
                     path.rmdir() if path.is_dir() else path.unlink()
-                    excess -= taken
+                    excess -= freed
         if excess > 0:
-            raise Full
+            raise StorageFullError

@@ -1,4 +1,4 @@
-"""What the page does with an image: predict, draw, list, look at a position's attention."""
+"""What the page does with an image: predict, draw, list, show a position's attention."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mmpvt.inference.pipeline import read_image
 from mmpvt.inference.predictor import Predictor
 from mmpvt.visualization.drawing import enlargement
 
-MAX_PIXELS = 50_000_000  # of an image that is taken
-SIDE = 2000  # pixels: a longer image is made smaller, as masks of its size would fill the memory
-LOWEST = 0.05  # score: what is below is not kept
-LISTED = 100  # rows of a table
-BLANK_SHARE = 0.001  # of the pixels: rarer classes aren't listed
+MAX_PIXELS = 50_000_000  # of an image
+MAX_SIDE = 2000  # pixels: longer images are resized, as masks of their size would fill the memory
+MIN_SCORE = 0.05  # of instances that are kept
+MAX_ROWS = 100  # of a table
+MIN_SHARE = 0.001  # of the pixels: rarer classes aren't listed
 
 
 @dataclass
@@ -42,36 +42,26 @@ class Trial:
 
 
 def run(predictor: Predictor, path: str) -> Trial:
-    """Predicts on an uploaded file.
-
-    Args:
-        predictor (Predictor): the model.
-        path (str): the file.
-
-    Returns:
-        Trial: the image, the prediction and how long each took.
-
-    Raises:
-        UserError: the file is no image that can be used; its name is given without its folder.
-    """
+    """Predicts on an uploaded file; a UserError names it without its folder."""
     name = Path(path).name
     start = time.perf_counter()
     try:
         image = shrink(read_image(path, predictor.pipeline.reader, MAX_PIXELS))
     except UserError as error:
-        raise UserError(str(error).replace(path, name)) from error
+        error.what = error.what.replace(path, name)  # visitors aren't told the server's folders
+        raise
     data = predictor.pipeline.prepare(image, name)
     prepared = time.perf_counter()
     (sample,) = predictor.predict([data])
     done = time.perf_counter()
     if "pred_instances" in sample:
-        sample.pred_instances = sample.pred_instances[sample.pred_instances.scores > LOWEST]
+        sample.pred_instances = sample.pred_instances[sample.pred_instances.scores > MIN_SCORE]
     return Trial(image, sample, name, {"prepare": prepared - start, "model": done - prepared})
 
 
 def shrink(image: np.ndarray) -> np.ndarray:
     """An image of at most 2,000 pixels a side."""
-    scale = SIDE / max(image.shape[:2])
+    scale = MAX_SIDE / max(image.shape[:2])
     if scale >= 1:
         return image
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
@@ -87,30 +77,21 @@ def draw(predictor: Predictor, trial: Trial, score: float) -> np.ndarray:
 
 
 def rows(predictor: Predictor, trial: Trial, score: float) -> list[list]:
-    """The prediction as a table.
-
-    Args:
-        predictor (Predictor): the model.
-        trial (Trial): of an image.
-        score (float): instances below are left out.
-
-    Returns:
-        list[list]: class, score and box (left, top, right, bottom) of each instance, the surest
-        first; or class and percentage of the pixels, the largest first.
-    """
+    """The prediction as a table: class, score and box (left, top, right, bottom) of each instance
+    above ``score``, or class and percentage of the pixels; the largest first."""
     if "pred_instances" not in trial.sample:
         labels, counts = np.unique(results.label_map(trial.sample), return_counts=True)
         shares = sorted(zip(counts / counts.sum(), labels, strict=True), reverse=True)
         return [
             [_name(predictor, int(label)), f"{100 * share:.1f}"]
             for share, label in shares
-            if share >= BLANK_SHARE
+            if share >= MIN_SHARE
         ]
     found: InstanceData = trial.sample.pred_instances
     found = found[found.scores > score]
     boxes = getattr(found.bboxes, "tensor", found.bboxes)
     listed = []
-    for i in found.scores.argsort(descending=True).tolist()[:LISTED]:
+    for i in found.scores.argsort(descending=True).tolist()[:MAX_ROWS]:
         box = ", ".join(str(round(value)) for value in boxes[i].tolist())
         listed.append([_name(predictor, int(found.labels[i])), f"{found.scores[i]:.2f}", box])
     return listed
@@ -122,8 +103,8 @@ def attention(predictor: Predictor, trial: Trial, click: object) -> np.ndarray:
     Args:
         predictor (Predictor): the model.
         trial (Trial): of an image.
-        click (list[float]): x and y in pixels of the picture that :func:`draw` gives; as a browser
-            says, so it may be anything.
+        click (list[float]): x and y in pixels of the picture that :func:`draw` gives; it comes
+            from the browser, so it may be anything.
 
     Raises:
         UserError: the model's backbone is no PVT, or the click isn't in the picture.

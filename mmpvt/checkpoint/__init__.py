@@ -1,18 +1,17 @@
 """Checkpoints: read without running code from them, recognised and converted from any layout."""
 
 from mmpvt.checkpoint.conversion import convert, convert_in_place, unwrap
-from mmpvt.checkpoint.fit import describe_misfit, load_pretrained
-from mmpvt.checkpoint.keeping import newest_checkpoint, register_backend_of_whole_files
-from mmpvt.checkpoint.loading import load_checkpoint, register_loaders
+from mmpvt.checkpoint.fitting import describe_incompatible_keys, fit_to_model, load_pretrained
+from mmpvt.checkpoint.loading import load_checkpoint
+from mmpvt.checkpoint.saving import newest_checkpoint
 
 __all__ = [
     "convert",
     "convert_in_place",
-    "describe_misfit",
+    "describe_incompatible_keys",
+    "fit_to_model",
     "load_checkpoint",
     "load_pretrained",
     "newest_checkpoint",
-    "register_backend_of_whole_files",
-    "register_loaders",
     "unwrap",
 ]

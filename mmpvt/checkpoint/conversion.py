@@ -30,9 +30,9 @@ def convert(checkpoint: Mapping, target: Mapping[str, Tensor]) -> dict[str, Tens
 
     Args:
         checkpoint (Mapping): what a file holds, or a state dict: a backbone's, a classifier's or
-            a whole detector's (``backbone.`` in front; the rest of it is left out).
+            a whole detector's (``backbone.`` in front; the rest of it is dropped).
         target (Mapping[str, Tensor]): state dict of the backbone to be filled; position
-            embeddings are resized to its shapes, stages that it lacks are left out.
+            embeddings are resized to its shapes, stages that it lacks are dropped.
 
     Returns:
         dict[str, Tensor]: the tensors, those that fit no pattern under the name they had.
@@ -70,12 +70,7 @@ def convert_in_place(state_dict: dict, prefix: str, target: Mapping[str, Tensor]
 
 
 def convert_from(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """A backbone's or classifier's tensors under our names and in our shapes.
-
-    Args:
-        tensors (Mapping[str, Tensor]): of the layout.
-        layout (Layout): theirs.
-    """
+    """A backbone's or classifier's tensors, of a layout, under our names and in our shapes."""
     ours = {to_ours(name, layout): tensor for name, tensor in tensors.items()}
     for name in list(ours):
         if ".attn.qkv." in name:
@@ -91,12 +86,7 @@ def convert_from(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Ten
 
 
 def convert_to(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """A backbone's or classifier's tensors under a layout's names and in its shapes.
-
-    Args:
-        tensors (Mapping[str, Tensor]): under our names, all of which the layout has a place for.
-        layout (Layout): theirs.
-    """
+    """The reverse of :func:`convert_from`, for tensors that the layout has a place for."""
     ours = dict(tensors)
     for name in list(ours):
         if _is_linear(name) and layout.convolutions:

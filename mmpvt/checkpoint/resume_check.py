@@ -1,16 +1,21 @@
-"""Whether a run can go on from a checkpoint, looked at before anything of it is used."""
+"""Whether a run can resume from a checkpoint, checked before anything of it is used."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from mmengine.runner import Runner
 
-from mmpvt.engine.hooks.checkpoints import KEPT
-from mmpvt.engine.loops import POSITION
-from mmpvt.errors import UserError
+from mmpvt.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+# in the message hub that a checkpoint carries
+KEPT = "keep_ckpt_ids"  # numbers of older checkpoints that were kept; MMEngine's name for it
+POSITION = "mmpvt_position"  # the data's seed, and how much of the epoch was used
 
 
 def check_resumable(runner: Runner, checkpoint: dict) -> None:
@@ -24,13 +29,13 @@ def check_resumable(runner: Runner, checkpoint: dict) -> None:
         checkpoint (dict): what the file holds; its ``message_hub`` is changed.
 
     Raises:
-        UserError: something is missing, or of another run's shape.
+        CheckpointError: something is missing, or of another run's shape.
     """
     problem = next(_problems(runner, checkpoint), None)
     if problem:
-        raise UserError(
-            f"no run can go on from this checkpoint: {problem}; to start from its weights alone, "
-            "pass --cfg-options load_from=FILE in place of --resume"
+        raise CheckpointError(
+            f"no run can resume from this checkpoint: {problem}; to start from its weights alone, "
+            "set the config's load_from to it in place of resuming"
         )
     info = checkpoint["message_hub"]["runtime_info"]
     folder = Path(runner.work_dir).resolve()

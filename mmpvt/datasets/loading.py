@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import importlib.util
 import io
 import os
@@ -18,11 +19,12 @@ from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
-from mmpvt.errors import UserError
+from mmpvt.datasets.listed_files import TRUSTED
+from mmpvt.errors import BadFileError, ConfigError, UserError
 from mmpvt.registry import TRANSFORMS
+from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.utils.files import read_bytes
 
-IGNORED = 255  # label of pixels that count for no class
 BYTES = ("1", "L", "P")  # Pillow's names for images of a byte or less a pixel
 UNREADABLE = (  # what Pillow, OpenCV and mmcv raise on files that they can't decode
     *(OSError, ValueError, AttributeError, SyntaxError, struct.error, zlib.error),
@@ -31,20 +33,86 @@ UNREADABLE = (  # what Pillow, OpenCV and mmcv raise on files that they can't de
 EIGHT_BITS = (b"\xff\xd8", b"BM", b"GIF8", b"RIFF")  # begin JPEG, BMP, GIF and WebP files
 COLOUR_CODE = np.array([1 << 16, 1 << 8, 1])  # makes a number of red, green and blue
 MOST_BANDS = 32  # of an image that a TIFF file holds band after band
-BLANK = (64, 64)  # height and width of what stands in for an image that can't be used
+PLACEHOLDER_SIZE = (64, 64)  # height and width
 
-_standing_in = False
+_placeholders = False
+
+
+class FileProblem(enum.Enum):
+    """What is wrong with an image or label map: its kind in reports, a sentence, what to do."""
+
+    MISSING_IMAGE = "images that are missing", "the image {path} is missing"
+    UNREADABLE_IMAGE = (
+        "images that can't be read",
+        "{path} can't be read as an image: the file is empty, truncated or of another kind",
+        "replace it, or take it out of the annotations",
+    )
+    IMAGE_SIZE = (
+        "images of another size than annotated",
+        "the image {path} is of another size than its annotations say: {found}, not {told} "
+        "(height x width)",
+    )
+    EIGHT_BITS = (
+        "images of 8 bits among others",
+        "{path} is an image of 8 bits, and LoadImageFromFile's max_value={value} is for files of "
+        "more",
+    )
+    OUTSIDE = (
+        "files outside of the data's folder",
+        "{path} lies outside of the data's folder",
+        TRUSTED,
+    )
+    COLOURS = (
+        "label maps of colours",
+        "the label map {path} holds colours ({found}), where a label map holds one number a pixel, "
+        "its class",
+        "list them in the order of the classes, dict(type='mmpvt.LoadSegAnnotations', values="
+        "{values}) for LoadAnnotations in each pipeline, or convert the files (docs/data.md)",
+    )
+    UNLISTED_VALUE = (
+        "label maps with values that aren't listed",
+        "the label map {path} holds the {value}, which is not among LoadSegAnnotations' values",
+    )
+    UNREADABLE_MAP = (
+        "label maps that are missing or can't be read",
+        "{path} can't be read as a label map: the file is missing, empty, truncated or of another "
+        "kind",
+    )
+    MAP_SIZE = (
+        "label maps of another size than their images",
+        "the label map {path} is of another size than its image {image}: {found}, not {told} "
+        "(height x width)",
+    )
+    NOT_LABELS = (
+        "label maps with values that are no labels",
+        "the label map {path} holds values that are no labels: numbers from 0 to 255",
+    )
+    NO_CLASS = (
+        "label maps with labels beyond the classes",
+        "the label map {path} holds the value {value}, and the model's {classes} classes end at "
+        "{last}; files whose labels don't count from {first} take mmpvt.LoadSegAnnotations with "
+        "values=[…] (docs/data.md)",
+    )
+
+    def __init__(self, kind: str, sentence: str, hint: str | None = None) -> None:
+        self.kind, self.sentence, self.hint = kind, sentence, hint
+
+    def of(self, path: str, **values: object) -> BadFileError:
+        """The error that a file has this problem, with the values that its sentence names."""
+        hint = self.hint and self.hint.format(**values)
+        what = self.sentence.format(path=path, **values)
+        return BadFileError(what, problem=self, hint=hint, where=path)
 
 
 @contextmanager
-def stand_in() -> Iterator[None]:
+def placeholder_images() -> Iterator[None]:
     """Has the transforms below give a blank image without objects, in place of a file's."""
-    global _standing_in
-    _standing_in = True
+    global _placeholders
+    _placeholders = True
     try:
         yield
     finally:
-        _standing_in = False
+        _placeholders = False
 
 
 @TRANSFORMS.register_module()
@@ -64,7 +132,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         **kwargs: of MMCV's ``LoadImageFromFile``.
 
     Raises:
-        UserError: the decoding backend isn't installed, or doesn't keep 16 bits for ``max_value``.
+        ConfigError: the decoding backend isn't installed, or doesn't keep 16 bits (``max_value``).
     """
 
     def __init__(
@@ -81,12 +149,13 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         if backend in ("tifffile", "turbojpeg"):
             package = dict(tifffile="tifffile", turbojpeg="PyTurboJPEG")[backend]
             if importlib.util.find_spec(backend) is None:
-                raise UserError(
+                raise ConfigError(
                     f"LoadImageFromFile with imdecode_backend='{backend}' needs the package "
-                    f"{package}: pip install {package}"
+                    f"{package}",
+                    hint=f"pip install {package}",
                 )
         if max_value is not None and (max_value <= 0 or backend not in ("cv2", "tifffile")):
-            raise UserError(
+            raise ConfigError(
                 f"LoadImageFromFile with max_value={max_value} and imdecode_backend='{backend}': "
                 "max_value is greater than 0 and takes the backend cv2 or tifffile"
             )
@@ -98,13 +167,14 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         """Reads ``results['img_path']``.
 
         Raises:
-            UserError: the file is missing, no regular file, too large, no readable image, of
-                another size than its annotations say, or of 8 bits where ``max_value`` is given;
-                or it lies elsewhere.
+            BadFileError: the file is missing, no readable image, of another size than its
+                annotations say, or of 8 bits where ``max_value`` is given; or it lies elsewhere.
+            ConfigError: it holds values that ``color_type`` doesn't load.
+            UserError: it is no regular file, or too large.
         """
-        if _standing_in:
+        if _placeholders:
             results["instances"] = []
-            return self._fill(results, np.zeros((*BLANK, *self._trailing), np.uint8))
+            return self._fill(results, np.zeros((*PLACEHOLDER_SIZE, *self._trailing), np.uint8))
         path = results["img_path"]
         told = (results.get("height"), results.get("width"))
         try:
@@ -113,30 +183,27 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             if None not in told and image.shape[:2] != told and image.shape[1::-1] == told:
                 image = self._decode(content, f"{self.color_type}_ignore_orientation")
         except FileNotFoundError as error:
-            raise UserError(f"the image {path} is missing") from error
+            raise FileProblem.MISSING_IMAGE.of(path) from error
         except UserError:
             raise
         except (*UNREADABLE, AssertionError) as error:
-            raise UserError(_unreadable(path)) from error
-        if image is None and (stored := deep_values(content)) is not None:
-            raise UserError(
+            raise FileProblem.UNREADABLE_IMAGE.of(path) from error
+        if image is None and (stored := read_high_bit_depth(content)) is not None:
+            raise ConfigError(
                 f"{path} holds {stored.dtype} values, which can't be loaded with color_type="
-                f"'{self.color_type}': take color_type='unchanged' or max_value (docs/data.md)"
+                f"'{self.color_type}'",
+                hint="take color_type='unchanged' or max_value (docs/data.md)",
+                where=path,
             )
-        if image is None or not is_complete(content):
-            raise UserError(_unreadable(path))
+        if image is None or not is_intact(content):
+            raise FileProblem.UNREADABLE_IMAGE.of(path)
         if self.max_value is not None:
             if image.dtype == np.uint8:
-                raise UserError(
-                    f"{path} is an image of 8 bits, and LoadImageFromFile's max_value="
-                    f"{self.max_value} is for files of more"
-                )
+                raise FileProblem.EIGHT_BITS.of(path, value=self.max_value)
             image = (image.astype(np.float32) * (255 / self.max_value)).clip(0, 255)
         if None not in told and image.shape[:2] != told:
-            raise UserError(
-                f"the image {path} is of another size than its annotations say: "
-                f"{_size(image.shape[:2])}, not {_size(told)} (height x width)"
-            )
+            found = _size(image.shape[:2])
+            raise FileProblem.IMAGE_SIZE.of(path, found=found, told=_size(told))
         self._trailing = image.shape[2:]
         return self._fill(results, image)
 
@@ -167,12 +234,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         return results
 
 
-def deep_values(content: bytes) -> np.ndarray | None:
-    """An image's stored values if they have more than 8 bits; None for others and what is no image.
-
-    Args:
-        content (bytes): the file's.
-    """
+def read_high_bit_depth(content: bytes) -> np.ndarray | None:
+    """A file's values if they have more than 8 bits; None of others and of what is no image."""
     is_png = content.startswith(b"\x89PNG")
     if content.startswith(EIGHT_BITS) or (is_png and content[24:25] <= b"\x08"):
         return None
@@ -183,11 +246,10 @@ def deep_values(content: bytes) -> np.ndarray | None:
     return None if image is None or image.dtype == np.uint8 else image
 
 
-def is_complete(content: bytes) -> bool:
+def is_intact(content: bytes) -> bool:
     """Whether a JPEG or PNG file has its end, which decoders fill up with grey where it hasn't.
 
-    Args:
-        content (bytes): the file's. Of other kinds it is taken to be complete.
+    Files of other kinds are taken to be intact.
     """
     if content.startswith(b"\xff\xd8"):
         return content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda")  # end; start of a scan
@@ -211,7 +273,7 @@ class LoadSegAnnotations(LoadAnnotations):
         **kwargs: of MMSegmentation's ``LoadAnnotations``.
 
     Raises:
-        UserError: ``values`` are neither numbers nor colours, repeat one, or are more than the
+        ConfigError: ``values`` are neither numbers nor colours, repeat one, or are more than the
             model's classes.
     """
 
@@ -227,7 +289,7 @@ class LoadSegAnnotations(LoadAnnotations):
         self.folders = folders
         self.values = None if values is None else _codes(values)
         if self.values is not None and num_classes and len(self.values) > num_classes:
-            raise UserError(
+            raise ConfigError(
                 f"LoadSegAnnotations' values are {len(self.values)}, and the model has "
                 f"{num_classes} classes"
             )
@@ -236,12 +298,12 @@ class LoadSegAnnotations(LoadAnnotations):
         """Reads ``results['seg_map_path']``.
 
         Raises:
-            UserError: the file is missing, no regular file, too large or no label map, of another
-                size than its image, or holds colours or labels that the model has no class for; or
-                it lies elsewhere.
+            BadFileError: the file is missing, no label map, of another size than its image, or
+                holds colours or labels that the model has no class for; or it lies elsewhere.
+            UserError: it is no regular file, or too large.
         """
-        if _standing_in:
-            results["gt_seg_map"] = np.full(results["ori_shape"], IGNORED, np.uint8)
+        if _placeholders:
+            results["gt_seg_map"] = np.full(results["ori_shape"], IGNORE_LABEL, np.uint8)
             results["seg_fields"].append("gt_seg_map")
             return
         path = results["seg_map_path"]
@@ -249,40 +311,31 @@ class LoadSegAnnotations(LoadAnnotations):
             content = _read(path, self.backend_args, self.folders)
             image = Image.open(io.BytesIO(content))
             if self.values is not None:
-                labels, whole = self._by_value(path, image), True
+                labels, are_labels = self._by_value(path, image), True
                 results["gt_seg_map"] = labels
                 results["seg_fields"].append("gt_seg_map")
             else:
-                whole = image.mode in BYTES or _holds_labels(content)
+                are_labels = image.mode in BYTES or _holds_labels(content)
                 super()._load_seg_map(results)
                 labels = results["gt_seg_map"]
         except UserError:
             raise
         except UNREADABLE as error:
-            raise UserError(
-                f"{path} can't be read as a label map: the file is missing, empty, truncated or "
-                "of another kind"
-            ) from error
+            raise FileProblem.UNREADABLE_MAP.of(path) from error
         if labels.ndim == 3:
-            raise UserError(_colours(path, image))
+            raise _holds_colours(path, image)
         if labels.shape != tuple(results["ori_shape"]):
-            raise UserError(
-                f"the label map {path} is of another size than its image {results['img_path']}: "
-                f"{_size(labels.shape)}, not {_size(results['ori_shape'])} (height x width)"
-            )
-        if not whole:
-            raise UserError(
-                f"the label map {path} holds values that are no labels: numbers from 0 to 255"
-            )
+            sizes = dict(found=_size(labels.shape), told=_size(results["ori_shape"]))
+            raise FileProblem.MAP_SIZE.of(path, image=results["img_path"], **sizes)
+        if not are_labels:
+            raise FileProblem.NOT_LABELS.of(path)
         if self.num_classes is not None:
-            outside = labels[(labels >= self.num_classes) & (labels != IGNORED)]
+            outside = labels[(labels >= self.num_classes) & (labels != IGNORE_LABEL)]
             if outside.size:
                 shift = 1 if self.reduce_zero_label else 0
-                raise UserError(
-                    f"the label map {path} holds the value {int(np.max(outside)) + shift}, and "
-                    f"the model's {self.num_classes} classes end at "
-                    f"{self.num_classes - 1 + shift}; files whose labels don't count from "
-                    f"{shift} take mmpvt.LoadSegAnnotations with values=[…] (docs/data.md)"
+                value, last = int(np.max(outside)) + shift, self.num_classes - 1 + shift
+                raise FileProblem.NO_CLASS.of(
+                    path, value=value, classes=self.num_classes, first=shift, last=last
                 )
 
     def _by_value(self, path: str, image: Image.Image) -> np.ndarray:
@@ -291,84 +344,58 @@ class LoadSegAnnotations(LoadAnnotations):
         stored = np.asarray(image.convert("RGB") if are_colours else image)
         if stored.ndim == 3 and not are_colours:
             if (stored[..., :3] != stored[..., :1]).any():
-                raise UserError(_colours(path, image))
+                raise _holds_colours(path, image)
             stored = stored[..., 0]  # grey, three times over
         values = self.values
         if are_colours:
             stored = stored.astype(np.int64) @ COLOUR_CODE
             values = [int(np.dot(value, COLOUR_CODE)) for value in values]
-        labels = np.full(stored.shape, IGNORED, np.uint8)
-        known = np.zeros(stored.shape, bool) if are_colours else stored == IGNORED
+        labels = np.full(stored.shape, IGNORE_LABEL, np.uint8)
+        known = np.zeros(stored.shape, bool) if are_colours else stored == IGNORE_LABEL
         for label, value in enumerate(values):
             here = stored == value
             labels[here] = label
             known |= here
         if not known.all():
             value = int(stored[~known][0])
-            told = f"colour {value >> 16, value >> 8 & 255, value & 255}" if are_colours else value
-            what = "the " if are_colours else "the value "
-            raise UserError(
-                f"the label map {path} holds {what}{told}, which is not among "
-                "LoadSegAnnotations' values"
-            )
+            if are_colours:
+                value = f"colour {value >> 16, value >> 8 & 255, value & 255}"
+            else:
+                value = f"value {value}"
+            raise FileProblem.UNLISTED_VALUE.of(path, value=value)
         return labels
 
 
 def _codes(values: Sequence) -> list:
-    """Numbers, or colours as tuples.
-
-    Raises:
-        UserError: they are neither, or one is there twice.
-    """
+    """Numbers, or colours as tuples; a ConfigError where they are neither, or one is repeated."""
     made = [value if isinstance(value, int) else tuple(value) for value in values]
     kinds = {None if isinstance(value, int) else len(value) for value in made}
     if kinds not in ({None}, {3}) or len(set(made)) < len(made):
-        raise UserError(
+        raise ConfigError(
             f"LoadSegAnnotations' values are numbers or RGB colours, each once, not {values}"
         )
     return made
 
 
-def _colours(path: str, image: Image.Image) -> str:
-    """What is said of a label map that holds colours."""
+def _holds_colours(path: str, image: Image.Image) -> BadFileError:
     found = image.convert("RGB").getcolors(maxcolors=2**24)
     named = ", ".join(str(colour) for _, colour in sorted(found, reverse=True)[:3])
+    values = "[[R, G, B], …]"
     if all(red == green == blue for _, (red, green, blue) in found):
-        numbers = sorted(colour[0] for _, colour in found)
-        way = f"values={numbers[:8]}"
-    else:
-        way = "values=[[R, G, B], …]"
-    return (
-        f"the label map {path} holds colours ({image.mode}: {named}{' …' * (len(found) > 3)}), "
-        "where a label map holds one number a pixel, its class: list them in the order of the "
-        f"classes, dict(type='mmpvt.LoadSegAnnotations', {way}) for LoadAnnotations in each "
-        "pipeline, or convert the files (docs/data.md)"
-    )
+        values = str(sorted(colour[0] for _, colour in found)[:8])
+    found = f"{image.mode}: {named}{' …' * (len(found) > 3)}"
+    return FileProblem.COLOURS.of(path, found=found, values=values)
 
 
 def _read(path: str, backend_args: dict | None, folders: Sequence[str] | None) -> bytes:
     if backend_args is not None:
         return fileio.get(path, backend_args=backend_args)
     if folders is not None:
-        place = os.path.abspath(path)  # noqa: PTH100  of the name, without following links
-        if not any(_is_within(place, folder) for folder in folders):
-            raise UserError(
-                f"{path} lies outside of the data's folder: if you trust the annotations, pass "
-                "--cfg-options allow_outside_files=True"
-            )
+        # by name, without following links
+        place, *within = (os.path.abspath(name) for name in (path, *folders))  # noqa: PTH100
+        if not any(place.startswith(os.path.join(folder, "")) for folder in within):  # noqa: PTH118
+            raise FileProblem.OUTSIDE.of(path)
     return read_bytes(path)
-
-
-def _is_within(place: str, folder: str) -> bool:
-    folder = os.path.join(os.path.abspath(folder), "")  # noqa: PTH100, PTH118
-    return place.startswith(folder)
-
-
-def _unreadable(path: str) -> str:
-    return (
-        f"{path} can't be read as an image: the file is empty, truncated or of another kind; "
-        "replace it, or take it out of the annotations"
-    )
 
 
 def _holds_labels(content: bytes) -> bool:
@@ -377,5 +404,5 @@ def _holds_labels(content: bytes) -> bool:
     return np.array_equal(stored, stored.astype(np.uint8))
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def _size(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))

@@ -27,7 +27,7 @@ from mmengine.dist import get_rank
 from mmengine.structures import BaseDataElement
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
-from mmpvt.datasets.loading import stand_in
+from mmpvt.datasets.loading import placeholder_images
 from mmpvt.errors import UserError
 from mmpvt.registry import DATA_SAMPLERS, FUNCTIONS
 from mmpvt.utils.signals import handle
@@ -136,7 +136,7 @@ class Fetch:
 
     def _placeholder(self, index: int, name: str, reason: str) -> dict:
         try:
-            with stand_in():
+            with placeholder_images():
                 return self.dataset[index]
         except Exception as error:
             if not is_bad_data(error):

@@ -1,8 +1,7 @@
 """The built-in shapes data set: drawn, seeded, in COCO's and in ADE20K's layout at once.
 
-Textured shapes of several classes and sizes overlap on busy backgrounds. A class is a form and
-nothing else: colour, texture, outline, size and rotation are drawn independently of it. Every
-object is annotated by what is visible of it, and nothing visible is left without an annotation.
+Textured shapes overlap on busy backgrounds. A class is a form and nothing else: colour, texture,
+outline, size and rotation are independent of it. Every object is annotated by what is visible.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import cv2
 import numpy as np
 
 from mmpvt.datasets.shapes_drawing import CLASSES, Scene, draw_scene
-from mmpvt.errors import UserError
+from mmpvt.errors import ConfigError, OutputError
 from mmpvt.utils.progress import progress as show_progress
 
 PALETTE = (
@@ -34,7 +33,7 @@ METAINFO = dict(classes=CLASSES, palette=list(PALETTE))
 """What a config passes as ``metainfo`` to MMDetection's ``CocoDataset`` or, with
 ``reduce_zero_label=True``, to MMSegmentation's ``BaseSegDataset``."""
 
-VERSION = 1  # raise it when the same settings give other pictures or annotations
+VERSION = 1  # raise it when the same settings give other images or annotations
 
 _SIDES = (48, 2048)
 _SPLITS = dict(train="training", val="validation")  # COCO's names to ADE20K's
@@ -52,12 +51,11 @@ def generate(
     progress: bool = True,
     force: bool = False,
 ) -> Path:
-    """Write a shapes data set, in COCO's and ADE20K's layouts, under one folder.
+    """Writes a shapes data set, in COCO's and ADE20K's layouts, under one folder.
 
-    The same settings give the same bytes (with the same NumPy and OpenCV), and the first n
-    pictures of a split do not depend on how many follow. ``root`` appears all at once, when
-    everything in it is written; where it already holds a set of the same settings, nothing is
-    done. ::
+    The same settings give the same bytes (with the same NumPy and OpenCV), and the first n images
+    of a split don't depend on how many follow. ``root`` appears when all of it is written; where
+    it already holds a set of the same settings, nothing is done. ::
 
         root/
           shapes.json                             the settings
@@ -66,26 +64,25 @@ def generate(
           images/{training,validation}/           the same files (links), ADE20K's layout
           annotations/{training,validation}/      label maps: 0 background, 1 + i CLASSES[i]
 
-    The label maps follow ADE20K: with ``reduce_zero_label=True`` the background is ignored and
-    the classes start at 0.
+    With ``reduce_zero_label=True`` the background is ignored and the classes start at 0.
 
     Args:
-        root (str | os.PathLike): The folder to write.
-        num_train (int): Pictures in the training split. Default: 1000.
-        num_val (int): Pictures in the validation split. Default: 200.
-        size (int | tuple[int, int]): The pictures' sides in pixels, or the least and greatest
-            length that height and width are each drawn from. Default: (160, 192).
-        seed (int): Another seed, another set. Default: 0.
-        progress (bool): Whether to show a progress bar on stderr. Default: True.
-        force (bool): Whether to replace a shapes data set of other settings. A folder with
-            anything else in it is never replaced. Default: False.
+        root (str | os.PathLike): the folder to write.
+        num_train (int): images to train on. Default: 1000.
+        num_val (int): images to validate on. Default: 200.
+        size (int | tuple[int, int]): sides in pixels, or the least and greatest length that height
+            and width are each drawn from. Default: (160, 192).
+        seed (int): another seed, another set. Default: 0.
+        progress (bool): whether to show a progress bar on stderr. Default: True.
+        force (bool): whether to replace a shapes data set of other settings; a folder with anything
+            else in it is never replaced. Default: False.
 
     Returns:
-        Path: The folder, absolute.
+        Path: the folder, absolute.
 
     Raises:
-        UserError: A setting is out of range, ``root`` holds something else, or ``root`` cannot
-            be written.
+        ConfigError: a setting is out of range.
+        OutputError: ``root`` holds something else, or can't be written.
     """
     counts = dict(train=num_train, val=num_val)
     low, high = (size, size) if isinstance(size, int) else size
@@ -107,9 +104,9 @@ def generate(
             if not _is_written(root, settings, force):  # by another process, meanwhile
                 _replace(root, folder)
     except OSError as error:
-        raise UserError(
-            f"the shapes data set could not be written to {root}: {error.strerror or error}; "
-            f"choose a folder that you may write to, on a disk with room"
+        raise OutputError(
+            f"the shapes data set could not be written to {root}: {error.strerror or error}",
+            hint="choose a folder that you may write to, on a disk with room",
         ) from error
     return root
 
@@ -117,37 +114,38 @@ def generate(
 def _check(counts: dict[str, int], low: int, high: int, seed: int) -> None:
     for split, count in counts.items():
         if count < 1:
-            raise UserError(f"a shapes data set of {count} {split} pictures; choose 1 or more")
+            raise ConfigError(f"a shapes data set of {count} {split} images: choose 1 or more")
     if not _SIDES[0] <= low <= high <= _SIDES[1]:
-        raise UserError(
-            f"pictures with sides from {low} to {high} pixels cannot be drawn; "
-            f"choose two lengths between {_SIDES[0]} and {_SIDES[1]}, the smaller one first"
+        raise ConfigError(
+            f"images with sides from {low} to {high} pixels cannot be drawn: choose two lengths "
+            f"between {_SIDES[0]} and {_SIDES[1]}, the smaller one first"
         )
     if seed < 0:
-        raise UserError(f"the seed is {seed}; choose one that is not negative")
+        raise ConfigError(f"the seed is {seed}: choose one that is not negative")
 
 
 def _is_written(root: Path, settings: dict, force: bool) -> bool:
-    """Whether a folder holds this very data set; UserError if it holds what must stay."""
+    """Whether a folder holds this very data set; OutputError if it holds what must stay."""
     if not root.exists():
         return False
     if not root.is_dir():
-        raise UserError(f"{root} is a file; choose another folder for the shapes data set")
+        raise OutputError(f"{root} is a file: choose another folder for the shapes data set")
     entries = {path.name for path in root.iterdir()}
     if not entries:
         return False
     if _SETTINGS_FILE not in entries or entries - _ENTRIES:
-        raise UserError(
-            f"{root} holds other files than a shapes data set, which even --force leaves alone; "
-            f"choose another folder"
+        raise OutputError(
+            f"{root} holds other files than a shapes data set, which are never replaced: choose "
+            "another folder"
         )
     with suppress(ValueError):
         if json.loads((root / _SETTINGS_FILE).read_text()) == settings:
             return True
     if not force:
-        raise UserError(
-            f"{root} holds a shapes data set of other settings (see {_SETTINGS_FILE} in it); "
-            f"choose another folder, or replace it with --force"
+        raise OutputError(
+            f"{root} holds a shapes data set of other settings (see {_SETTINGS_FILE} in it)",
+            hint="choose another folder",
+            instead=("force", True),
         )
     return False
 
@@ -228,13 +226,10 @@ def _link(source: Path, target: Path) -> None:
 
 
 def annotate(scene: Scene) -> list[dict]:
-    """A scene's objects as COCO has them, by what is visible of each.
-
-    Args:
-        scene (Scene): The scene.
+    """A scene's objects as COCO's annotations, by what is visible of each.
 
     Returns:
-        list[dict]: For each object ``category_id`` (from 1), ``bbox`` ([x, y, width, height] in
+        list[dict]: for each object ``category_id`` (from 1), ``bbox`` ([x, y, width, height] in
         pixels, tight), ``area`` (visible pixels), ``segmentation`` (polygons) and ``iscrowd``.
     """
     annotations = []
@@ -255,15 +250,14 @@ def annotate(scene: Scene) -> list[dict]:
 def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
     """The polygons that pycocotools decodes to a mask, also where the mask has holes.
 
-    COCO's polygons have no holes, so a mask with a hole is cut through the hole into pieces
-    that lie side by side.
+    COCO's polygons have no holes: a mask with a hole is cut through it into pieces side by side.
 
     Args:
         mask (np.ndarray): (height, width), non-zero where the mask is.
 
     Returns:
-        list[list[float]]: Polygons [x1, y1, x2, y2, ...] in pixels, where pixel (0, 0) reaches
-        from 0 to 1.
+        list[list[float]]: polygons [x1, y1, x2, y2, ...] in pixels; pixel (0, 0) reaches from 0 to
+        1.
     """
     mask = (mask > 0).astype(np.uint8)
     left, top, width, height = cv2.boundingRect(mask)

@@ -1,4 +1,4 @@
-"""The pictures of the shapes data set.
+"""Draws the images of the shapes data set.
 
 Lengths are in pixels, points are (x, y), angles are in radians, colours are RGB from 0 to 255.
 """
@@ -74,35 +74,26 @@ _PATTERNS = ("clouds", "waves", "contours", "weave", "mottle", "confetti")
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture and what is visible in it.
+    """An image and what is visible in it."""
 
-    Attributes:
-        image (np.ndarray): The picture, (height, width, 3), uint8, RGB.
-        instances (np.ndarray): (height, width), uint8: 0 where there is background, i where the
-            i-th object (counted from 1, back to front) is visible.
-        labels (tuple[int, ...]): Each object's class, an index into ``CLASSES``.
-    """
-
-    image: np.ndarray
+    image: np.ndarray  # (height, width, 3), uint8, RGB
+    # (height, width), uint8: the number of the object (from 1, back to front), 0 for background
     instances: np.ndarray
-    labels: tuple[int, ...]
+    labels: tuple[int, ...]  # each object's class, an index into CLASSES
 
     @property
     def label_map(self) -> np.ndarray:
-        """np.ndarray: (height, width), uint8: 0 is background, 1 + i is ``CLASSES[i]``."""
+        """(height, width), uint8: 0 is background, 1 + i is ``CLASSES[i]``."""
         return np.array((0, *(label + 1 for label in self.labels)), np.uint8)[self.instances]
 
 
 def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
-    """Draw two to eight objects, fewer where they find no room, on a background.
+    """Draws two to eight objects, fewer where they find no room, on a background.
 
     Args:
-        rng (np.random.Generator): Decides everything that is left to chance.
-        size (tuple[int, int]): The least and greatest length in pixels that the picture's
-            height and width are each drawn from.
-
-    Returns:
-        Scene: The picture and what is visible in it.
+        rng (np.random.Generator): decides everything that is random.
+        size (tuple[int, int]): the least and greatest length in pixels that the image's height and
+            width are each drawn from.
     """
     height, width = rng.integers(*size, size=2, endpoint=True).tolist()
     objects, instances = _arrange(rng, height, width)

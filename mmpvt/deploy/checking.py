@@ -18,7 +18,7 @@ from torch import nn
 from mmpvt.datasets.shapes_drawing import draw_scene
 from mmpvt.deploy.sizes import read_loading, test_pipeline
 from mmpvt.errors import UserError
-from mmpvt.models.channels import input_channels
+from mmpvt.models.data_preprocessor import input_channels
 from mmpvt.utils.text import encodable
 
 LEAST_SCORE = 0.05  # of the detections that are compared

@@ -25,9 +25,9 @@ from mmpvt.deploy.segmentation import Segmenter
 from mmpvt.deploy.sizes import UpToMultiple, frame, read_loading, read_steps
 from mmpvt.deploy.transformer import Transformer
 from mmpvt.deploy.two_stage import TwoStage
-from mmpvt.engine.pixel_check import misfit
+from mmpvt.engine.checks.channels import channel_mismatch
 from mmpvt.errors import UserError
-from mmpvt.models.channels import input_channels
+from mmpvt.models.data_preprocessor import input_channels
 
 EXAMPLE = (256, 320)  # pixels of the image that a network of any size is recorded with
 LARGEST = 4096  # pixels of a side that the network sees, where sizes are dynamic
@@ -60,7 +60,7 @@ def export(
     shape = frame(config, shape)
     steps, loading = read_steps(config, shape), read_loading(config)
     channels = loading.channels or input_channels(model.backbone)
-    if reason := misfit(channels, config):
+    if reason := channel_mismatch(channels, config):
         raise UserError(f"the test pipeline loads images of {reason}")
     normaliser = model.data_preprocessor
     divisor, value = padding(normaliser)

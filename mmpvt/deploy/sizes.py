@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mmengine.config import Config
 
-from mmpvt.engine.pixel_check import loading_step, transform_name
+from mmpvt.datasets.pipelines import loading_step, transform_name
 from mmpvt.errors import UserError
 
 PREFIXES = ("Load", "Pack")  # of transforms that read files and pack results

@@ -17,7 +17,7 @@ from mmpvt.deploy.checking import Deviation, check, file_order
 from mmpvt.deploy.exporting import export
 from mmpvt.deploy.precision import to_float16, to_int8
 from mmpvt.deploy.sizes import frame, read_loading
-from mmpvt.engine.classes import model_meta
+from mmpvt.engine.class_names import model_meta
 from mmpvt.engine.hooks.checkpoint_fit import fit_to_model
 from mmpvt.errors import UserError
 from mmpvt.utils.text import printable
@@ -31,7 +31,7 @@ def load_model(config: Config, checkpoint: str) -> nn.Module:
         checkpoint (str): file or address.
 
     Returns:
-        nn.Module: with ``dataset_meta``, of :func:`~mmpvt.engine.classes.model_meta`.
+        nn.Module: with ``dataset_meta``, of :func:`~mmpvt.engine.class_names.model_meta`.
 
     Raises:
         UserError: the checkpoint can't be read or is another model's.

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from mmengine.config import DictAction
 
 from mmpvt.engine.launch import LAUNCHERS, describe_failure
+from mmpvt.environment import setup_environment
 from mmpvt.errors import Interrupted, UserError, as_argument
 from mmpvt.utils.text import print_safely, printable
 
@@ -46,12 +47,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
-    """Ends the process with one sentence: code 2 on :class:`UserError`, 130 on Ctrl-C, 143 on
-    SIGTERM, 1 where another of the run's processes is lost.
+    """Sets up the environment, and ends the process with one sentence: code 2 on
+    :class:`UserError`, 130 on Ctrl-C, 143 on SIGTERM, 1 where another of the run's processes is
+    lost.
 
     Args:
         on_interrupt (str): the sentence for Ctrl-C while there is nothing to save.
     """
+    setup_environment()
     print_safely()
     logging.raiseExceptions = False  # a full disk is said once, not by each line of the log
     UserError.name_setting = staticmethod(as_flag)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterable, Iterator
 
+from mmengine.config import Config
 from mmengine.registry import DATASETS
+
+SPLITS = ("train", "val", "test")
 
 
 def iter_dicts(part: object) -> Iterator[dict]:
@@ -31,16 +35,20 @@ def iter_datasets(dataset: dict | None) -> Iterator[dict]:
         yield dataset
 
 
+def loaded_dataset(config: Config, split: str) -> dict | None:
+    """What a split's data loader loads, with its wrappers."""
+    return (config.get(f"{split}_dataloader") or {}).get("dataset")
+
+
+def split_datasets(config: Config, splits: Iterable[str] = SPLITS) -> Iterator[tuple[str, dict]]:
+    """The data sets of a config's splits, each with the name of its split."""
+    for split in splits:
+        for dataset in iter_datasets(loaded_dataset(config, split)):
+            yield split, dataset
+
+
 def dataset_kind(dataset: dict, scope: str) -> type | None:
-    """The class that a data set's config names.
-
-    Args:
-        dataset (dict): the config.
-        scope (str): the experiment's ``default_scope``, for a name that says none.
-
-    Returns:
-        type | None: the class, or None where there is none of this name.
-    """
+    """The class that a data set's config names, in ``scope`` unless it says another, or None."""
     name = dataset["type"]
     if not isinstance(name, str):
         return name
@@ -48,3 +56,12 @@ def dataset_kind(dataset: dict, scope: str) -> type | None:
         return DATASETS.get(name if "." in name else f"{scope}.{name}")
     except RuntimeError:
         return None
+
+
+def default_argument(kind: type | None, argument: str) -> object:
+    """What a class takes for ``argument`` by default, looked up through its bases."""
+    for base in getattr(kind, "__mro__", ()):
+        parameter = inspect.signature(base.__init__).parameters.get(argument)
+        if parameter is not None and parameter.default is not inspect.Parameter.empty:
+            return parameter.default
+    return ""

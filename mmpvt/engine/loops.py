@@ -12,10 +12,9 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
+from mmpvt.checkpoint.resume_check import POSITION
 from mmpvt.datasets.samplers import seed_generators
 from mmpvt.registry import LOOPS
-
-POSITION = "mmpvt_position"
 
 
 class Resumable:

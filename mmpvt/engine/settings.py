@@ -6,13 +6,14 @@ import argparse
 import difflib
 import importlib.util
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from mmpvt.checkpoint.keeping import newest_checkpoint
-from mmpvt.compat import get_installed_path
-from mmpvt.engine.classes import read_class_lists
+from mmpvt.checkpoint.saving import newest_checkpoint
+from mmpvt.compat import fix_package_lookup, get_installed_path
+from mmpvt.engine.class_names import read_class_lists
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import UserError
 from mmpvt.swap import swap
@@ -37,7 +38,9 @@ def read_config(path: str) -> Config:
     """
     file = _find(path)
     try:
-        config = Config.fromfile(file)
+        with ExitStack() as undo:
+            fix_package_lookup(undo)  # for bases of ``mmdet::``
+            config = Config.fromfile(file)
     except UserError:
         raise
     except Exception as error:
@@ -256,8 +259,11 @@ def set_out(config: Config, out: str, force: bool = False) -> None:
         return
     if Path(out).suffix not in (".pkl", ".pickle"):
         raise UserError(f"--out takes a file ending in .pkl for a detector's results, not {out}")
-    check_free(Path(out), force, "--out ")
-    config.test_evaluator = [*evaluators, ConfigDict(type="DumpDetResults", out_file_path=out)]
+    check_free(Path(out), force, "out")
+    config.test_evaluator = [
+        *evaluators,
+        ConfigDict(type="mmpvt.DumpDetResults", out_file_path=out),
+    ]
 
 
 def set_tta(config: Config) -> None:

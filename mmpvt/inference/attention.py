@@ -19,13 +19,11 @@ from torch import Tensor, nn
 
 from mmpvt.errors import UserError
 from mmpvt.inference.pipeline import TestPipeline, check_array, read_image
-from mmpvt.models.archs import STRIDES
+from mmpvt.models.archs import IMAGENET_MEAN, IMAGENET_STD, STRIDES
 from mmpvt.models.backbone import PyramidBackbone
 from mmpvt.models.layers import SpatialReductionAttention
 from mmpvt.visualization.drawing import viewable
 from mmpvt.visualization.heat_maps import draw_heat, side_by_side
-
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, RGB
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +246,7 @@ def _prepare(model: nn.Module, image: object) -> tuple[np.ndarray, Tensor, tuple
                 f"an image of {len(data['inputs'])} channels: give it as a normalised tensor, "
                 "(channels, height, width)"
             )
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         inputs = ((data["inputs"].flip(0) - mean) / std).unsqueeze(0)
     return shown, inputs, tuple(data["inputs"].shape[1:])
 

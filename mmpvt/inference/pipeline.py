@@ -15,9 +15,10 @@ from mmengine.registry import DefaultScope
 from PIL import Image, UnidentifiedImageError
 
 from mmpvt.datasets.loading import LoadImageFromFile
+from mmpvt.datasets.pipelines import build_image_loader, loading_step, transform_name
+from mmpvt.engine.checks.channels import channel_mismatch
 from mmpvt.engine.config_parts import iter_datasets
-from mmpvt.engine.pixel_check import image_loader, loading_step, misfit, transform_name
-from mmpvt.errors import UserError
+from mmpvt.errors import BadFileError, UserError
 from mmpvt.utils.files import check_regular
 
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # 179 million: from there on Pillow, too, sees an attack
@@ -61,7 +62,7 @@ class TestPipeline:
         self._config = config
         self._misfits: dict[int, str | None] = {}
         with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmdet")):
-            self.reader = image_loader(steps[place])
+            self.reader = build_image_loader(steps[place])
             self._transform = Compose(steps[:place] + steps[place + 1 :])
 
     def load(self, path: str | os.PathLike) -> np.ndarray:
@@ -95,7 +96,7 @@ class TestPipeline:
             ) from error
         channels = len(data["inputs"])
         if channels not in self._misfits:
-            self._misfits[channels] = misfit(channels, self._config, trained=True)
+            self._misfits[channels] = channel_mismatch(channels, self._config, trained=True)
         if reason := self._misfits[channels]:
             raise UserError(f"{path or 'the image'} is an image of {reason}")
         return data
@@ -135,8 +136,10 @@ def read_image(
     check_size(path, max_pixels)
     try:
         return (reader or LoadImageFromFile())(dict(img_path=str(path)))["img"]
-    except UserError as error:
-        raise UserError(str(error).split("; replace it")[0]) from error
+    except BadFileError as error:  # its hint speaks of annotations
+        raise BadFileError(error.what, problem=error.problem, where=path) from error
+    except UserError:
+        raise
     except MemoryError as error:
         raise UserError(f"{path} takes more memory than there is") from error
     except Exception as error:

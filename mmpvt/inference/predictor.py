@@ -14,9 +14,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 from mmseg.models import BaseSegmentor
 
-from mmpvt.checkpoint import load_checkpoint
-from mmpvt.engine.classes import model_meta, read_class_lists
-from mmpvt.engine.hooks.checkpoint_fit import fit_to_model
+from mmpvt.checkpoint import fit_to_model, load_checkpoint
+from mmpvt.engine.class_names import model_meta, read_class_lists
 from mmpvt.engine.settings import read_config, take_channels
 from mmpvt.errors import UserError
 from mmpvt.inference.pipeline import MAX_PIXELS, TestPipeline

@@ -1,8 +1,7 @@
-"""A whole look at a data set: every file decoded, every annotation checked, all of it shown."""
+"""A data set's report: every file decoded, every annotation checked, all of it shown."""
 
-from mmpvt.inspection.between import compare
-from mmpvt.inspection.picture import draw
-from mmpvt.inspection.report import describe
-from mmpvt.inspection.surveys import Survey, survey
+from mmpvt.inspection.datasets import compare, inspect_datasets
+from mmpvt.inspection.figure import draw
+from mmpvt.inspection.report import DatasetReport, describe
 
-__all__ = ["Survey", "compare", "describe", "draw", "survey"]
+__all__ = ["DatasetReport", "compare", "describe", "draw", "inspect_datasets"]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from mmpvt.datasets.loading import LoadImageFromFile, LoadSegAnnotations
-from mmpvt.engine.pixel_check import Depth, image_loader, loading_step
+from mmpvt.datasets.loading import FileProblem, LoadImageFromFile, LoadSegAnnotations
+from mmpvt.datasets.pipelines import build_image_loader, loading_step
+from mmpvt.engine.checks.channels import LostBits
+from mmpvt.engine.checks.label_maps import label_map_fields, label_map_loader
+from mmpvt.engine.dataset_config import DatasetConfig
 from mmpvt.errors import UserError
 from mmpvt.utils.files import read_bytes
 from mmpvt.utils.progress import progress
@@ -20,141 +25,99 @@ from mmpvt.utils.progress import progress
 CHUNK = 8  # files that a process takes at a time
 
 
-class Job(NamedTuple):
-    """A file to look at.
+class SampleFiles(NamedTuple):
+    """The files of a sample."""
 
-    Attributes:
-        image: its path.
-        shape: height and width that its annotations give, or None.
-        label_map: the path of its label map, or None.
-    """
-
-    image: str
-    shape: tuple[int, int] | None = None
-    label_map: str | None = None
+    image: str  # its path
+    shape: tuple[int, int] | None = None  # height and width that its annotations give
+    label_map: str | None = None  # its path
 
 
-class Seen(NamedTuple):
-    """What was seen of a file.
+class FileInfo(NamedTuple):
+    """What is known of a sample's files once they are decoded."""
 
-    Attributes:
-        digest: of the image file's bytes, or None where it is missing.
-        shape: height and width in pixels, or None where it can't be used.
-        reason: what is wrong with it, or None.
-        pixels: how many of each label, (256,), int64, or None.
-        channels: of the image as it is loaded, or None.
-        depth: what is lost of its bits, or None.
-    """
-
-    digest: bytes | None
-    shape: tuple[int, int] | None = None
-    reason: str | None = None
-    pixels: np.ndarray | None = None
-    channels: int | None = None
-    depth: Depth | None = None
+    digest: bytes | None  # of the image file's bytes; None where it is missing
+    shape: tuple[int, int] | None = None  # height and width in pixels; None where it can't be used
+    reason: str | None = None  # what is wrong with it, a sentence
+    problem: FileProblem | None = None  # the kind of problem that it is
+    pixels: np.ndarray | None = None  # how many of each label, (256,), int64
+    channels: int | None = None  # of the image as it is loaded
+    lost_bits: LostBits | None = None
 
 
-class Loader(NamedTuple):
-    """How a data set's files are loaded in training.
-
-    Attributes:
-        image: reads ``img_path``.
-        labels: reads ``seg_map_path``, or None.
-        fields: what the data set tells it, or None.
-    """
-
-    image: BaseTransform
-    labels: LoadSegAnnotations | None = None
-    fields: dict | None = None
-
-
-def look_at_all(
-    what: str, jobs: Sequence[Job], look: Callable[[Job], Seen], workers: int
-) -> list[Seen]:
-    """Looks at files, showing how far it has come.
+class SampleLoader:
+    """Loads a data set's images and label maps as training does.
 
     Args:
-        what (str): said beside the progress.
-        jobs (Sequence[Job]): the files.
-        look (Callable): :func:`look`, with its options.
-        workers (int): processes.
-
-    Returns:
-        list[Seen]: one a file, in the same order.
-    """
-    seen = []
-    with progress(what, len(jobs)) as advance:
-        if workers == 1:
-            for job in jobs:
-                seen.append(look(job))
-                advance(len(seen))
-            return seen
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("fork" if "fork" in methods else None)
-        with context.Pool(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-            for one in pool.imap(look, jobs, chunksize=CHUNK):
-                seen.append(one)
-                advance(len(seen))
-    return seen
-
-
-def image_reader(dataset: dict) -> BaseTransform:
-    """What reads a data set's images in training.
-
-    Args:
-        dataset (dict): its config.
+        dataset (DatasetConfig): of the data set.
 
     Raises:
-        UserError: it can't be used.
+        ConfigError: the transform that reads its images can't be used.
     """
-    pipeline = dataset.get("pipeline") or ()
-    place = loading_step(pipeline)
-    return LoadImageFromFile() if place is None else image_loader(pipeline[place])
+
+    def __init__(self, dataset: DatasetConfig) -> None:
+        place = loading_step(dataset.pipeline)
+        self._image: BaseTransform = (
+            LoadImageFromFile() if place is None else build_image_loader(dataset.pipeline[place])
+        )
+        self._labels: LoadSegAnnotations | None = None
+        self._fields: dict = {}
+        if dataset.is_segmentation:
+            self._labels = label_map_loader(dataset, num_classes=len(dataset.classes) or None)
+            self._fields = label_map_fields(dataset)
+
+    def load(self, files: SampleFiles) -> tuple[np.ndarray, np.ndarray | None]:
+        """Loads an image, and its label map if it has one.
+
+        Returns:
+            tuple[np.ndarray, np.ndarray | None]: (height, width, 3), uint8, BGR, or what the config
+            makes of it; and the label of each pixel, (height, width), uint8, 255 for none.
+
+        Raises:
+            UserError: one of them can't be used.
+        """
+        results = dict(img_path=files.image, seg_fields=[], **self._fields)
+        if files.shape:
+            results.update(height=files.shape[0], width=files.shape[1])
+        results = self._image(results)
+        if files.label_map is None:
+            return results["img"], None
+        results["seg_map_path"] = files.label_map
+        return results["img"], self._labels(results)["gt_seg_map"]
 
 
-def look(job: Job, loader: Loader) -> Seen:
-    """Decodes an image, and its label map if it has one.
+def inspect_files(
+    what: str, samples: Sequence[SampleFiles], loader: SampleLoader, workers: int
+) -> list[FileInfo]:
+    """Decodes samples' files in several processes, and shows the progress."""
+    infos = []
+    with progress(what, len(samples)) as advance, ExitStack() as stack:
+        inspected = (_inspect(files, loader) for files in samples)
+        if workers > 1:
+            methods = multiprocessing.get_all_start_methods()
+            context = multiprocessing.get_context("fork" if "fork" in methods else None)
+            pool = context.Pool(workers, initializer=cv2.setNumThreads, initargs=(0,))
+            one = functools.partial(_inspect, loader=loader)
+            inspected = stack.enter_context(pool).imap(one, samples, chunksize=CHUNK)
+        for info in inspected:
+            infos.append(info)
+            advance(len(infos))
+    return infos
 
-    Args:
-        job (Job): the file.
-        loader (Loader): reads both.
 
-    Returns:
-        Seen: what was seen.
-    """
+def _inspect(files: SampleFiles, loader: SampleLoader) -> FileInfo:
     try:
-        digest = hashlib.blake2b(read_bytes(job.image), digest_size=16).digest()
+        digest = hashlib.blake2b(read_bytes(files.image), digest_size=16).digest()
     except (OSError, ValueError):
         digest = None
     try:
-        image, labels = load(job, loader)
+        image, labels = loader.load(files)
     except UserError as error:
-        return Seen(digest, reason=str(error))
-    pixels = None if labels is None else np.bincount(labels.ravel(), minlength=256)
-    channels = image.shape[2] if image.ndim == 3 else 1
-    depth = Depth.of(job.image, image)
-    return Seen(digest, image.shape[:2], pixels=pixels, channels=channels, depth=depth)
-
-
-def load(job: Job, loader: Loader) -> tuple[np.ndarray, np.ndarray | None]:
-    """Loads an image, and its label map if it has one, as training does.
-
-    Args:
-        job (Job): the file.
-        loader (Loader): reads both.
-
-    Returns:
-        tuple[np.ndarray, np.ndarray | None]: (height, width, 3), uint8, BGR, or what the config
-        makes of it; and the label of each pixel, (height, width), uint8, 255 for none.
-
-    Raises:
-        UserError: one of them can't be used.
-    """
-    results = dict(img_path=job.image, seg_fields=[], **(loader.fields or {}))
-    if job.shape:
-        results.update(height=job.shape[0], width=job.shape[1])
-    results = loader.image(results)
-    if job.label_map is None:
-        return results["img"], None
-    results["seg_map_path"] = job.label_map
-    return results["img"], loader.labels(results)["gt_seg_map"]
+        return FileInfo(digest, reason=str(error), problem=getattr(error, "problem", None))
+    return FileInfo(
+        digest,
+        image.shape[:2],
+        pixels=None if labels is None else np.bincount(labels.ravel(), minlength=256),
+        channels=image.shape[2] if image.ndim == 3 else 1,
+        lost_bits=LostBits.of(files.image, image),
+    )

@@ -1,4 +1,4 @@
-"""The published variants: a row of a table each, and the only place that knows these numbers.
+"""The published variants, a row of a table each: the only place with these numbers.
 
 Sources: PVT v1, arXiv 2102.12122, table 1; PVT v2, arXiv 2106.13797, table 1.
 """
@@ -9,23 +9,27 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
-from mmpvt.errors import UserError
+from mmpvt.errors import ConfigError
 
 NUM_STAGES = 4
-STRIDES = (4, 8, 16, 32)  # of stage i's map against the image, in every variant
+STRIDES = (4, 8, 16, 32)  # of each stage's map, in pixels of the image
+
+# of the images that the published weights were trained on: RGB, 0 to 255
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
 class Arch:
-    """What tells one variant from another; each tuple holds one number a stage.
+    """The sizes of a variant; each tuple holds one number a stage.
 
     Attributes:
-        embed_dims: channels of a token.
+        embed_dims: channels of a token, and of the stage's map.
         depths: blocks.
         num_heads: attention heads.
-        mlp_ratios: hidden channels of the feed-forward over ``embed_dims``.
-        sr_ratios: how many times smaller, a side, the map is that key and value come from.
-        linear: key and value come from a 7x7 pooled map instead (v2 only, "linear SRA").
+        mlp_ratios: hidden channels of the feed-forward, as a multiple of ``embed_dims``.
+        sr_ratios: spatial reduction of the map that keys and values are computed from, per side.
+        linear: they are computed from a 7x7 pooled map instead (v2 only, "linear SRA").
     """
 
     embed_dims: tuple[int, ...] = (64, 128, 320, 512)
@@ -40,16 +44,16 @@ class Arch:
             if field.name == "linear":
                 continue
             values = tuple(getattr(self, field.name))
-            whole = all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values)
-            if len(values) != NUM_STAGES or not whole:
-                raise UserError(
-                    f"arch: {field.name} takes {NUM_STAGES} positive whole numbers, one a stage, "
+            positive = all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values)
+            if len(values) != NUM_STAGES or not positive:
+                raise ConfigError(
+                    f"arch: {field.name} takes {NUM_STAGES} positive integers, one a stage, "
                     f"not {values}"
                 )
             object.__setattr__(self, field.name, values)
         for dims, heads in zip(self.embed_dims, self.num_heads, strict=True):
             if dims % heads:
-                raise UserError(f"arch: embed_dims {dims} can't be shared out to {heads} heads")
+                raise ConfigError(f"arch: embed_dims {dims} can't be divided into {heads} heads")
 
 
 PVT_ARCHS = {
@@ -74,15 +78,12 @@ def resolve_arch(arch: str | Mapping | Arch, table: Mapping[str, Arch]) -> Arch:
     """The variant that ``arch`` names or describes.
 
     Args:
-        arch (str | Mapping | Arch): a name in ``table``, or some of :class:`Arch`'s fields; what
-            a mapping leaves out is as in ``Arch()``.
-        table (Mapping[str, Arch]): the names that are known.
-
-    Returns:
-        Arch: the variant.
+        arch (str | Mapping | Arch): a name in ``table``, or some of :class:`Arch`'s fields; the
+            others default to those of ``Arch()``.
+        table (Mapping[str, Arch]): the known names.
 
     Raises:
-        UserError: the name or a field is unknown, or a field's value is no number for each stage.
+        ConfigError: the name or a field is unknown, or a field's value is not valid.
     """
     if isinstance(arch, Arch):
         return arch
@@ -90,22 +91,23 @@ def resolve_arch(arch: str | Mapping | Arch, table: Mapping[str, Arch]) -> Arch:
         known = [field.name for field in fields(Arch)]
         unknown = sorted(set(arch) - set(known))
         if unknown:
-            raise UserError(
+            raise ConfigError(
                 f"arch: unknown field {', '.join(map(repr, unknown))}; "
                 f"the fields are {', '.join(known)}"
             )
         return replace(Arch(), **arch)
     if arch not in table:
-        raise UserError(
-            f"unknown arch {arch!r}: take one of {', '.join(table)}, "
-            f"or a dict of {', '.join(field.name for field in fields(Arch))}"
+        raise ConfigError(
+            f"unknown arch {arch!r}",
+            hint=f"take one of {', '.join(table)}, "
+            f"or a dict of {', '.join(field.name for field in fields(Arch))}",
         )
     return table[arch]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A published variant: its row's name, the version of PVT that it is of (1 or 2), the row."""
+    """A published variant: its name in the table, the version of PVT (1 or 2), its sizes."""
 
     name: str
     version: int
@@ -118,7 +120,7 @@ class Variant:
 
     @property
     def weights(self) -> str:
-        """Address of the published ImageNet weights."""
+        """URL of the published ImageNet weights."""
         return f"https://github.com/whai362/PVT/releases/download/v2/{self.full_name}.pth"
 
 
@@ -133,11 +135,12 @@ def find_variant(name: str) -> Variant:
     """The published variant of a name, short (``small``, ``b2_li``) or full (``pvt_v2_b2_li``).
 
     Raises:
-        UserError: there is none of this name.
+        ConfigError: there is none of this name.
     """
     named = {key: v for v in VARIANTS for key in (v.name, v.full_name)}
     if name not in named:
         near = difflib.get_close_matches(name, named, n=1)
         hint = f"did you mean {near[0]}? The archs are" if near else "take one of"
-        raise UserError(f"unknown arch {name!r}: {hint} {', '.join(v.name for v in VARIANTS)}")
+        names = ", ".join(v.name for v in VARIANTS)
+        raise ConfigError(f"unknown arch {name!r}", hint=f"{hint} {names}")
     return named[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,58 +15,76 @@ from torch.utils.checkpoint import checkpoint
 
 from mmpvt import ops
 from mmpvt.checkpoint import convert_in_place, load_pretrained
-from mmpvt.errors import UserError
-from mmpvt.models.archs import NUM_STAGES, Arch
-from mmpvt.models.layers import Block, SpatialReductionAttention, to_map
+from mmpvt.errors import ConfigError, UserError
+from mmpvt.models.archs import NUM_STAGES, Arch, resolve_arch
+from mmpvt.models.layers import Block, PatchEmbed, SpatialReductionAttention, to_map
 
 MIN_SIDE = 32  # pixels: below, the last stage has no position left
 
 
 class PyramidBackbone(BaseModule):
-    """The frame of both versions; a version gives ``build_mlp``, ``embed`` and ``finish``.
+    """The base of both versions; a version gives ``build_mlp``, ``embed`` and ``finish``.
 
     Tensor names are those of the published checkpoints (``patch_embed1``, ``block1.0.attn.q``,
     …), stages counted from 1. Stages above the last of ``out_indices`` are not built.
 
     Args:
-        arch (Arch): the variant.
-        patch_embeds (Sequence[nn.Module]): one a stage.
-        out_indices (Sequence[int]): stages whose maps are returned, counted from 0.
+        arch (str | dict | Arch): a variant's name, or a dict of
+            :class:`~mmpvt.models.archs.Arch`'s fields.
+        in_channels (int): channels of an image. Default: 3.
+        out_indices (Sequence[int]): stages whose maps are returned, from 0. Default: all four.
         frozen_stages (int): how many stages, from the first, are not trained; -1 for none.
-        drop_rate, attn_drop_rate, drop_path_rate (float): dropout of tokens, of attention
-            weights, and stochastic depth's rate at the last block (linear from 0 at the first).
-        with_cp (bool): recompute each block in the backward pass instead of storing it.
-        contiguous_maps (bool): return maps that lie in memory channel by channel.
-        init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=…)`` for weights in any
-            known layout.
+            Default: -1.
+        drop_rate (float): dropout of tokens, after position embedding (v1), attention and both
+            layers of the feed-forward. Default: 0.
+        attn_drop_rate (float): dropout of attention weights. Default: 0.
+        drop_path_rate (float): stochastic depth at the last block, rising linearly from 0 at the
+            first. Default: 0.1.
+        with_cp (bool): activation checkpointing of whole blocks. Default: False.
+        mlp_with_cp (bool): activation checkpointing in the feed-forward, the block's widest part.
+            On a CPU it takes half the memory in training and 10% more time
+            (docs/performance.md). Default: True.
+        contiguous_maps (bool): return maps in NCHW memory order, for heads that rely on it.
+            Default: False.
+        init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` for weights in
+            any known layout. Default: None.
 
     Raises:
-        UserError: ``out_indices`` or ``frozen_stages`` name stages that don't exist.
+        ConfigError: an argument is out of range; the message says which and what is possible.
     """
+
+    archs: ClassVar[Mapping[str, Arch]]
+    patches: ClassVar[Sequence[tuple[int, int]]]  # kernel size and stride of each patch embedding
 
     def __init__(
         self,
-        arch: Arch,
-        patch_embeds: Sequence[nn.Module],
-        out_indices: Sequence[int],
-        frozen_stages: int,
-        drop_rate: float,
-        attn_drop_rate: float,
-        drop_path_rate: float,
-        with_cp: bool,
-        contiguous_maps: bool,
-        init_cfg: dict | None,
+        arch: str | Mapping | Arch,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        with_cp: bool = False,
+        contiguous_maps: bool = False,
+        mlp_with_cp: bool = True,
+        init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        self.arch = arch
+        self.arch = arch = resolve_arch(arch, self.archs)
         self.out_indices = self._checked_indices(out_indices)
         self.num_stages = self.out_indices[-1] + 1
         if not -1 <= frozen_stages <= NUM_STAGES:
-            raise UserError(f"frozen_stages takes -1 to {NUM_STAGES}, not {frozen_stages}")
+            raise ConfigError(f"frozen_stages takes -1 to {NUM_STAGES}, not {frozen_stages}")
         self.frozen_stages = min(frozen_stages, self.num_stages)
+        self.drop_rate = drop_rate
         self.with_cp = with_cp
         self.contiguous_maps = contiguous_maps
 
+        channels = (in_channels, *arch.embed_dims)
+        patch_embeds = [
+            PatchEmbed(channels[i], channels[i + 1], *patch) for i, patch in enumerate(self.patches)
+        ]
         drop_paths = iter(np.linspace(0, drop_path_rate, sum(arch.depths)).tolist())
         for i in range(self.num_stages):
             dims = arch.embed_dims[i]
@@ -79,12 +98,12 @@ class PyramidBackbone(BaseModule):
                     attn_drop=attn_drop_rate,
                     proj_drop=drop_rate,
                 )
-                mlp = self.build_mlp(dims, dims * arch.mlp_ratios[i], drop_rate)
+                mlp = self.build_mlp(dims, dims * arch.mlp_ratios[i], drop_rate, mlp_with_cp)
                 blocks.append(Block(dims, attn, mlp, next(drop_paths)))
             self.add_module(f"patch_embed{i + 1}", patch_embeds[i])
             self.add_module(f"block{i + 1}", blocks)
 
-    def build_mlp(self, embed_dims: int, hidden_dims: int, drop: float) -> nn.Module:
+    def build_mlp(self, embed_dims: int, hidden_dims: int, drop: float, with_cp: bool) -> nn.Module:
         """The feed-forward of one block."""
         raise NotImplementedError
 
@@ -93,7 +112,7 @@ class PyramidBackbone(BaseModule):
         return getattr(self, f"patch_embed{stage + 1}")(x)
 
     def finish(self, stage: int, x: Tensor) -> Tensor:
-        """What a stage does with its last block's tokens."""
+        """A stage's output, of its last block's tokens."""
         return x
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -104,7 +123,7 @@ class PyramidBackbone(BaseModule):
 
         Returns:
             tuple[Tensor, ...]: maps, (batch, embed_dims[i], height / stride, width / stride) with
-            stride 4, 8, 16, 32; v1 rounds the sides down, v2 up. They lie channels-last in
+            stride 4, 8, 16, 32; v1 rounds the sides down, v2 up. They are channels-last in
             memory, unless ``contiguous_maps`` or mmcv's compiled operators ask for NCHW.
 
         Raises:
@@ -115,8 +134,8 @@ class PyramidBackbone(BaseModule):
                 f"images of {x.shape[-2]}x{x.shape[-1]} pixels are too small for a pyramid of "
                 f"stride 32: each side takes at least {MIN_SIDE}"
             )
-        # mmcv's compiled operators read any map as if it lay in memory channel by channel
-        is_contiguous = self.contiguous_maps or not ops.stands_in()
+        # mmcv's compiled operators read any map as if it were in NCHW memory order
+        is_contiguous = self.contiguous_maps or not ops.uses_fallback()
         outs = []
         x = x.contiguous(memory_format=torch.channels_last)
         for stage in range(self.num_stages):
@@ -135,7 +154,8 @@ class PyramidBackbone(BaseModule):
         """Loads what ``init_cfg`` names; without it the paper's initialisation stays.
 
         Raises:
-            UserError: the weights can't be had, carry code, or don't fit.
+            DownloadError: the weights can't be downloaded.
+            CheckpointError: they can't be read, contain code, or don't fit.
         """
         if isinstance(self.init_cfg, Mapping) and self.init_cfg.get("type") == "Pretrained":
             load_pretrained(self, self.init_cfg["checkpoint"], self.init_cfg.get("prefix"))
@@ -143,13 +163,13 @@ class PyramidBackbone(BaseModule):
             super().init_weights()
 
     def train(self, mode: bool = True) -> PyramidBackbone:
-        """Sets training mode, but for frozen stages, which stay as they are used in testing."""
+        """Sets training mode, except for frozen stages, which stay in evaluation mode."""
         super().train(mode)
         self.freeze_stages()
         return self
 
     def freeze_stages(self) -> None:
-        """Makes the first ``frozen_stages`` stages constant: no gradients, no dropout."""
+        """Turns off gradients and dropout of the first ``frozen_stages`` stages."""
         for i in range(1, self.frozen_stages + 1):
             for name in self.stage_parts(i):
                 part = getattr(self, name)
@@ -158,7 +178,7 @@ class PyramidBackbone(BaseModule):
                     part.eval()
 
     def stage_parts(self, number: int) -> list[str]:
-        """Names of what belongs to stage ``number``, counted from 1."""
+        """Names of the modules and parameters of stage ``number``, counted from 1."""
         parts = (f"{part}{number}" for part in ("patch_embed", "pos_embed", "block", "norm"))
         return [name for name in parts if hasattr(self, name)]
 
@@ -171,7 +191,7 @@ class PyramidBackbone(BaseModule):
         indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
         rising = all(low < high for low, high in pairwise(indices))
         if not indices or not rising or indices[0] < 0 or indices[-1] >= NUM_STAGES:
-            raise UserError(
+            raise ConfigError(
                 f"out_indices takes rising stage numbers from 0 to {NUM_STAGES - 1}, not {indices}"
             )
         return indices
@@ -185,7 +205,7 @@ def init_linear(module: nn.Module) -> None:
 
 
 def init_conv(module: nn.Module) -> None:
-    """Normal weights of variance 2 / fan-out, a group's own, biases 0 (published, v2 only)."""
+    """Normal weights of variance 2 / (fan-out of a group), biases 0 (published, v2 only)."""
     if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
         nn.init.normal_(module.weight, std=math.sqrt(2 * module.groups / fan_out))

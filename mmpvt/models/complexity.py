@@ -1,9 +1,9 @@
-"""Parameters and multiply-adds of a detector or segmenter, part by part.
+"""Parameters and multiply-adds of a detector or segmenter, module by module.
 
-The counting is that of the PVT papers' tables: a multiply-add counts once, and what counts are
-convolutions, linear layers and attention's two products. It is PyTorch's own
-(:class:`torch.utils.flop_counter.FlopCounterMode`), over tensors that hold no data: that takes no
-memory, and attention is then two products, where the CPU has one kernel that it doesn't know.
+Counted as in the PVT papers' tables: a multiply-add once; convolutions, linear layers and
+attention's two products. PyTorch's :class:`torch.utils.flop_counter.FlopCounterMode` counts, on the
+``meta`` device: that takes no memory, and attention runs there as two products, while the counter
+doesn't know the CPU's fused kernel.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmdet.models import DETR, SingleStageDetector, SparseRCNN, TwoStageDetector
@@ -22,18 +23,18 @@ from mmseg.models import EncoderDecoder
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmpvt.errors import UserError
-from mmpvt.models.channels import input_channels
+from mmpvt.errors import ConfigError
+from mmpvt.models.data_preprocessor import input_channels
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of a model.
+class ModuleCost:
+    """What a module of a model takes.
 
     Attributes:
-        name: as an attribute of the model: ``'backbone'``, ``'roi_head.bbox_head'``.
-        parameters: how many numbers are learned.
-        macs: multiply-adds, of one image.
+        name: of the module: ``'backbone'``, ``'roi_head.bbox_head'``.
+        parameters: how many.
+        macs: multiply-adds for one image.
     """
 
     name: str
@@ -42,29 +43,22 @@ class Part:
 
 
 def build_without_memory(config: Config) -> nn.Module:
-    """The config's model in evaluation mode, its tensors of PyTorch's ``meta`` device.
-
-    Args:
-        config (Config): of an experiment.
-
-    Returns:
-        nn.Module: MMDetection's or MMSegmentation's model.
-    """
+    """The model of an experiment's config, in evaluation mode, on the ``meta`` device."""
     scope = DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine"))
     with scope, torch.device("meta"):
         return revert_sync_batchnorm(MODELS.build(copy.deepcopy(config.model))).eval()
 
 
 def default_shape(model: nn.Module) -> tuple[int, int]:
-    """Height and width that the papers give a model's multiply-adds at."""
+    """Height and width for which the papers give a model's multiply-adds."""
     return (512, 512) if isinstance(model, EncoderDecoder) else (1280, 800)
 
 
-def count(model: nn.Module, shape: Sequence[int] | None = None) -> list[Part]:
-    """What each part of a model takes for one image.
+def count(model: nn.Module, shape: Sequence[int] | None = None) -> list[ModuleCost]:
+    """What each module of a model takes for one image.
 
-    The heads of a two-stage detector take as many proposals, and its mask heads as many
-    detections, as the model's ``test_cfg`` lets through at most.
+    Box heads are counted on the most proposals, and mask heads on the most detections, that the
+    model's ``test_cfg`` allows.
 
     Args:
         model (nn.Module): from :func:`build_without_memory`.
@@ -72,15 +66,17 @@ def count(model: nn.Module, shape: Sequence[int] | None = None) -> list[Part]:
             for a detector; 512, 512 for a segmenter.
 
     Returns:
-        list[Part]: backbone, neck and heads in the order they run; and ``'rest'``, where there
-        are parameters in none of them, such as a transformer's queries.
+        list[ModuleCost]: backbone, neck and heads in the order they run; and ``'rest'``, where
+        there are parameters in none of them, such as a transformer's queries.
 
     Raises:
-        UserError: the image has no pixels, or the model is of a kind that isn't known here.
+        ConfigError: the image has no pixels, or models of this kind can't be counted.
     """
     height, width = default_shape(model) if shape is None else shape
     if min(height, width) < 1:
-        raise UserError(f"an image of {height}x{width} pixels has nothing to count")
+        raise ConfigError(
+            f"an image of {height}x{width} pixels has nothing to count", setting="shape"
+        )
     channels = input_channels(model.backbone)
     with torch.device("meta"), torch.no_grad():
         counter = _Counter(model)
@@ -98,33 +94,33 @@ def count(model: nn.Module, shape: Sequence[int] | None = None) -> list[Part]:
         elif isinstance(model, EncoderDecoder):
             counter("decode_head", maps)
         else:
-            raise UserError(
+            raise ConfigError(
                 f"a {type(model).__name__} can't be counted: only single-stage and two-stage "
                 "detectors, Sparse R-CNN, DETR and encoder-decoder segmenters can"
             )
-    return counter.finished()
+    return counter.finish()
 
 
 class _Counter:
-    """Runs a model's parts and keeps what each took."""
+    """Runs a model's modules and keeps what each took."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.parts: list[Part] = []
+        self.costs: list[ModuleCost] = []
 
-    def __call__(self, name: str, *inputs, run: Callable | None = None):
-        """Runs the part ``name``, or ``run`` in its stead, and returns what comes out."""
+    def __call__(self, name: str, *inputs: Any, run: Callable | None = None) -> Any:
+        """The output of the module ``name``, or of ``run``, which runs it."""
         module = self.model.get_submodule(name)
         with FlopCounterMode(display=False) as counted:
             out = (run or module)(*inputs)
         macs = counted.get_total_flops() // 2  # it counts multiplication and addition
-        self.parts.append(Part(name, _parameters(module), macs))
+        self.costs.append(ModuleCost(name, _parameters(module), macs))
         return out
 
-    def finished(self) -> list[Part]:
-        """The parts, and the parameters that are in none of them."""
-        rest = _parameters(self.model) - sum(part.parameters for part in self.parts)
-        return [*self.parts, *([Part("rest", rest, 0)] if rest else [])]
+    def finish(self) -> list[ModuleCost]:
+        """The costs, and the parameters that are in none of the modules."""
+        rest = _parameters(self.model) - sum(cost.parameters for cost in self.costs)
+        return [*self.costs, *([ModuleCost("rest", rest, 0)] if rest else [])]
 
 
 def _parameters(module: nn.Module) -> int:
@@ -162,39 +158,14 @@ def _count_detr(
 
 
 def _every_stage(heads: nn.Module) -> Callable:
-    """One after the other, a cascade's heads, each on inputs like the first one's."""
+    """Runs each of a cascade's heads on inputs like the first one's."""
     return lambda *inputs: [
         head(*inputs) for head in (heads if isinstance(heads, nn.ModuleList) else [heads])
     ]
 
 
 def _rois(extractor: nn.Module | Sequence[nn.Module], number: int) -> Tensor:
-    """What is cut out of the maps for that many boxes."""
+    """RoI features of that many boxes."""
     if isinstance(extractor, nn.ModuleList):
         extractor = extractor[0]
     return torch.empty(number, extractor.out_channels, *extractor.roi_layers[0].output_size)
-
-
-def table(parts: Sequence[Part], shape: Sequence[int], channels: int = 3) -> str:
-    """The parts and their sum, for people to read.
-
-    Args:
-        parts (Sequence[Part]): from :func:`count`.
-        shape (Sequence[int]): height and width that they were counted at.
-        channels (int): of the image. Default: 3.
-
-    Returns:
-        str: lines of equal columns.
-    """
-    total = Part("all", sum(p.parameters for p in parts), sum(p.macs for p in parts))
-    width = max(len(part.name) for part in parts)
-    return "\n".join(
-        (
-            f"one image of {channels}x{shape[0]}x{shape[1]}, a multiply-add counted once",
-            f"{'':{width}}  parameters, M    GFLOPs",
-            *(
-                f"{part.name:{width}}  {part.parameters / 1e6:13.2f}  {part.macs / 1e9:8.2f}"
-                for part in (*parts, total)
-            ),
-        )
-    )

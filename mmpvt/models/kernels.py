@@ -1,10 +1,22 @@
-"""How the heavy operations run: PyTorch's fused kernels, and what is faster than them on a CPU.
+"""Which code runs linear layers, attention and feed-forwards: the one place that chooses.
 
-On a CPU PyTorch gives the float32 products of linear layers and attention to MKL, and those of
-convolutions to oneDNN, which can be twice as fast (docs/performance.md) and adds the bias on the
-way. A linear layer is a 1x1 convolution of a channels-last map, so there it runs as one. And what
-is wide but short-lived (attention's scores, a feed-forward's hidden channels) is made a chunk at a
-time, small enough for the processor's cache, and made again in the backward pass.
+================  ========================================  ==================================
+operation         float32 on a CPU with oneDNN              everything else
+================  ========================================  ==================================
+linear layer      1x1 convolution                           ``F.linear``
+attention         two 1x1 convolutions a head, in chunks    ``F.scaled_dot_product_attention``
+                  of rows (small maps: as on the right)
+feed-forward      chunks of tokens, or tiles of rows        the whole map at once
+================  ========================================  ==================================
+
+Why: on an x86 CPU, PyTorch computes float32 matrix products with MKL and convolutions with oneDNN.
+On an AMD EPYC with AVX-512 (PyTorch 2.13.0) oneDNN reaches 400 GFLOP/s and MKL 210. A 1x1
+convolution of a channels-last map is a linear layer. Chunks keep scores and hidden channels, which
+are wide but short-lived, in the processor's cache. PVT-Small's forward pass at 800x1216 takes a
+quarter of the plain formula's time (docs/performance.md; ``tools/benchmark.py`` measures it).
+
+The switch: ``mmpvt.models.kernels.USE_ONEDNN = False`` takes the right column everywhere. Where
+MKL is as fast as oneDNN, that is 0.8 to 0.9 times as long, with more memory.
 """
 
 from __future__ import annotations
@@ -17,51 +29,45 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_BYTES = 6 << 20  # of a chunk's widest tensor: it stays in common last-level caches
-SMALL_BYTES = 512 << 10  # of a head's scores: below, a chunk's calls cost more than they save
-MIN_ROWS = 4  # of a band: the rows beside it are computed twice
+USE_ONEDNN = True
+CHUNK_BYTES = 6 << 20  # of a chunk's widest tensor: of 2 to 12 MB measured, 4 to 8 are the fastest
+SMALL_BYTES = 512 << 10  # of a head's scores: below, PyTorch's attention is the faster one
+MIN_ROWS = 4  # of a tile, as its neighbouring rows are computed twice
 
 
-def takes_convolutions(x: Tensor) -> bool:
-    """Whether oneDNN's convolutions are the fastest way for ``x``: float32 on a CPU.
+def uses_onednn(x: Tensor) -> bool:
+    """Whether operations on ``x`` run as oneDNN convolutions (the table above, left column).
 
-    Not in autocast, whose data types oneDNN's linear layers take, nor while a graph is recorded.
+    Not in autocast, whose data types oneDNN's linear layers take, nor in a graph that is exported
+    or compiled, which shall not depend on the machine that made it.
     """
     return (
-        x.device.type == "cpu"
+        USE_ONEDNN
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled("cpu")
-        and not is_recorded()
+        and not _is_tracing()
     )
 
 
-def conv_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear`` as a 1x1 convolution.
-
-    Args:
-        x (Tensor): (length, in_channels).
-        weight (Tensor): (out_channels, in_channels).
-        bias (Tensor | None): (out_channels,).
-
-    Returns:
-        Tensor: (length, out_channels).
-    """
+def linear_as_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear`` of (length, in_channels) ``x`` as a 1x1 convolution."""
     feature_map = x.view(1, 1, *x.shape).permute(0, 3, 1, 2)  # channels-last, by its strides
     out = F.conv2d(feature_map, weight.view(*weight.shape, 1, 1), bias)
     return out.permute(0, 2, 3, 1).view(len(x), len(weight))
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``, but a convolution where that is faster."""
+    """``nn.Linear``, as a convolution where that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        if not takes_convolutions(x):
+        if not uses_onednn(x):
             return super().forward(x)
         rows = x.reshape(-1, self.in_features).contiguous()
-        return conv_linear(rows, self.weight, self.bias).view(*x.shape[:-1], -1)
+        return linear_as_conv(rows, self.weight, self.bias).view(*x.shape[:-1], -1)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
@@ -76,30 +82,26 @@ def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
         Tensor: (batch, length, heads, dims).
     """
     score_bytes = q.shape[2] * k.shape[2] * q.element_size()
-    if not takes_convolutions(q) or score_bytes < SMALL_BYTES:
+    if not uses_onednn(q) or score_bytes < SMALL_BYTES:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=drop).transpose(1, 2)
 
-    def weigh(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        weights = conv_linear(q, k).softmax(-1)
-        return conv_linear(F.dropout(weights, drop) if drop else weights, v)
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        weights = linear_as_conv(q, k).softmax(-1)
+        return linear_as_conv(F.dropout(weights, drop) if drop else weights, v)
 
-    length = chunk_length(k.shape[2], q)
+    length = _chunk_length(k.shape[2], q)
     heads = (x.contiguous().flatten(0, 1).unbind() for x in (q, k * k.shape[-1] ** -0.5, v.mT))
-    outs = [RowChunks.apply(weigh, length, *head) for head in zip(*heads, strict=True)]
+    outs = [_ChunkedRows.apply(attend, length, *head) for head in zip(*heads, strict=True)]
     return torch.stack(outs, 1).unflatten(1, q.shape[:2]).transpose(0, 1)
 
 
-class RowChunks(torch.autograd.Function):
-    """A function of rows, each for itself, some at a time; only its inputs are stored.
+class _ChunkedRows(torch.autograd.Function):
+    """``function(x, *shared)`` of rows of ``x``, ``length`` at a time, with activation
+    checkpointing.
 
-    Results are written into tensors made beforehand: pieces kept between the chunks would leave
-    holes in the heap that the next chunk doesn't fit, until the process has grown by all of them.
-
-    Args:
-        function (Callable): of (some, in_channels) rows and of ``shared``; to (some, channels).
-        length (int): how many rows at a time.
-        x (Tensor): (length, in_channels).
-        shared (Tensor): further arguments, the same for every chunk.
+    Unlike ``torch.cat`` of checkpointed chunks, results go into tensors allocated beforehand: with
+    pieces kept between the chunks the heap fragmented, and an image of 1600x2666 took 4.7 GB in
+    place of 0.4 (docs/performance.md).
     """
 
     @staticmethod
@@ -111,9 +113,9 @@ class RowChunks(torch.autograd.Function):
         ctx.save_for_backward(x, *shared)
         out = None
         for start in range(0, len(x), length):
-            some = function(x[start : start + length], *shared)
-            out = some.new_empty(len(x), some.shape[1]) if out is None else out
-            out[start : start + length] = some
+            chunk = function(x[start : start + length], *shared)
+            out = chunk.new_empty(len(x), chunk.shape[1]) if out is None else out
+            out[start : start + length] = chunk
         return out
 
     @staticmethod
@@ -122,81 +124,90 @@ class RowChunks(torch.autograd.Function):
         x, *shared = ctx.saved_tensors
         shared = [tensor.detach().requires_grad_() for tensor in shared]
         totals = [torch.empty_like(x), *map(torch.zeros_like, shared)]
-        parts = (tensor.split(ctx.length) for tensor in (x, gradient, totals[0]))
+        chunks = (tensor.split(ctx.length) for tensor in (x, gradient, totals[0]))
         with torch.random.fork_rng(devices=()), torch.enable_grad():
             torch.set_rng_state(ctx.random_state)
-            for some, some_gradient, target in zip(*parts, strict=True):
-                inputs = [some.detach().requires_grad_(), *shared]
+            for chunk, chunk_gradient, target in zip(*chunks, strict=True):
+                inputs = [chunk.detach().requires_grad_(), *shared]
                 out = ctx.function(*inputs)
-                first, *others = torch.autograd.grad(out, inputs, some_gradient)
+                first, *others = torch.autograd.grad(out, inputs, chunk_gradient)
                 target.copy_(first)
                 for total, other in zip(totals[1:], others, strict=True):
                     total.add_(other)
         return None, None, *totals
 
 
-def chunk_length(width: int, x: Tensor) -> int:
-    """How many tokens fit a chunk, if each is ``width`` numbers of the type of ``x``."""
-    return max(CHUNK_BYTES // (width * x.element_size()), 1)
-
-
-def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
-    """``function`` of tokens, each for itself, a cache's worth at a time.
+def chunked(
+    function: Callable[[Tensor], Tensor], x: Tensor, width: int, with_cp: bool = True
+) -> Tensor:
+    """``function`` of tokens, each for itself, as many at a time as fit the cache.
 
     Args:
-        function (Callable): of (some, channels) tokens.
+        function (Callable): (n, channels) tokens to (n, out_channels).
         x (Tensor): tokens, (..., channels).
-        width (int): numbers that the function makes of a token, at its widest.
+        width (int): channels of the function's widest intermediate tensor.
+        with_cp (bool): activation checkpointing of each chunk. Default: True.
 
     Returns:
         Tensor: (..., out_channels).
     """
-    length = chunk_length(width, x)
+    length = _chunk_length(width, x)
     tokens = x.reshape(-1, x.shape[-1])
     if len(tokens) <= length:
         return function(x)
-    outs = [recomputed(function, some) for some in tokens.split(length)]
+    outs = [maybe_checkpoint(function, chunk, with_cp=with_cp) for chunk in tokens.split(length)]
     return torch.cat(outs).view(*x.shape[:-1], -1)
 
 
-def in_bands(function: Callable[[Tensor, slice], Tensor], x: Tensor, width: int) -> Tensor:
-    """``function`` of tokens, each with its eight neighbours, a cache's worth of rows at a time.
+def row_tiled(
+    function: Callable[[Tensor, slice], Tensor], x: Tensor, width: int, with_cp: bool = True
+) -> Tensor:
+    """``function`` of tokens, each with its eight neighbours, in tiles of rows that fit the cache.
 
     Args:
-        function (Callable): of (batch, rows, width, channels) tokens and of which rows to keep:
-            the others are there as neighbours.
+        function (Callable): of (batch, rows, width, channels) tokens and of the slice of rows to
+            return: the others are their neighbours.
         x (Tensor): tokens, (batch, height, width, channels).
-        width (int): numbers that the function makes of a token, at its widest.
+        width (int): channels of the function's widest intermediate tensor.
+        with_cp (bool): activation checkpointing of each tile. Default: True.
 
     Returns:
         Tensor: (batch, height, width, out_channels).
     """
-    rows = max(chunk_length(width, x) // x.shape[2], MIN_ROWS)
+    rows = max(_chunk_length(width, x) // x.shape[2], MIN_ROWS)
     if len(x) * x.shape[1] <= rows:
         return function(x, slice(None))
-    return torch.cat([_image_in_bands(function, image, rows) for image in x.split(1)])
+    return torch.cat([_tile_image(function, image, rows, with_cp) for image in x.split(1)])
 
 
-def _image_in_bands(
-    function: Callable[[Tensor, slice], Tensor], image: Tensor, rows: int
+def _tile_image(
+    function: Callable[[Tensor, slice], Tensor], image: Tensor, rows: int, with_cp: bool
 ) -> Tensor:
-    bands = image.split(rows, dim=1)  # not slices, each of which has a gradient of full size
+    tiles = image.split(rows, dim=1)  # not slices, each of which has a gradient of full size
     outs = []
-    for i, band in enumerate(bands):
-        above = [b[:, -1:] for b in bands[max(i - 1, 0) : i]]
-        below = [b[:, :1] for b in bands[i + 1 : i + 2]]
-        keep = slice(len(above), len(above) + band.shape[1])
-        outs.append(recomputed(function, torch.cat([*above, band, *below], dim=1), keep))
+    for i, tile in enumerate(tiles):
+        above = [t[:, -1:] for t in tiles[max(i - 1, 0) : i]]
+        below = [t[:, :1] for t in tiles[i + 1 : i + 2]]
+        keep = slice(len(above), len(above) + tile.shape[1])
+        padded = torch.cat([*above, tile, *below], dim=1)
+        outs.append(maybe_checkpoint(function, padded, keep, with_cp=with_cp))
     return torch.cat(outs, dim=1)
 
 
-def recomputed(function: Callable[..., Tensor], *args: object) -> Tensor:
-    """``function(*args)``; what it makes on the way is made again in the backward pass."""
-    if not torch.is_grad_enabled() or is_recorded():  # a compiler chooses by itself what to store
-        return function(*args)
-    return checkpoint(function, *args, use_reentrant=False)
+def maybe_checkpoint(function: Callable[..., Tensor], *args: object, with_cp: bool) -> Tensor:
+    """``function(*args)``, with activation checkpointing if asked for and gradients are recorded.
+
+    Not while tracing: a compiler chooses by itself what to store.
+    """
+    if with_cp and torch.is_grad_enabled() and not _is_tracing():
+        return checkpoint(function, *args, use_reentrant=False)
+    return function(*args)
 
 
-def is_recorded() -> bool:
-    """Whether PyTorch is recording a graph, to compile or to export it."""
+def _chunk_length(width: int, x: Tensor) -> int:
+    """How many tokens of ``width`` channels, of the type of ``x``, fit a chunk."""
+    return max(CHUNK_BYTES // (width * x.element_size()), 1)
+
+
+def _is_tracing() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()

@@ -1,7 +1,8 @@
-"""The parts of a Pyramid Vision Transformer, each a formula of the papers.
+"""The layers of a Pyramid Vision Transformer, each a formula of the papers.
 
 Tokens are (batch, height, width, channels) throughout. Seen as (batch, channels, height, width)
 the same memory is a channels-last map, so convolutions and attention share it without a copy.
+``kernels.py`` chooses the code that runs the formulas.
 
 Sources: PVT v1, arXiv 2102.12122, section 3; PVT v2, arXiv 2106.13797, section 3.
 """
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 from mmpvt.models.kernels import (
     Linear,
     attention,
-    in_bands,
-    in_chunks,
-    recomputed,
-    takes_convolutions,
+    chunked,
+    maybe_checkpoint,
+    row_tiled,
+    uses_onednn,
 )
 
 POOL_SIZE = 7  # of v2's linear attention (PVT v2, section 3.1)
@@ -37,15 +38,14 @@ def to_tokens(feature_map: Tensor) -> Tensor:
 class PatchEmbed(nn.Module):
     """One token for each patch of the map below: a strided convolution and LayerNorm.
 
-    v1 cuts the map into patches without overlap (PVT v1, section 3.2: kernel = stride, no
-    padding, a rest of rows or columns is cut off); v2 lets them overlap (PVT v2, section 3.2:
-    kernel = 2 stride - 1, padded).
+    v1's patches don't overlap (PVT v1, section 3.2: kernel = stride, no padding, so a remainder of
+    rows or columns is dropped); v2's do (PVT v2, section 3.2: kernel = 2 stride - 1, padded).
 
     Args:
         in_channels (int): channels of the map below.
         embed_dims (int): channels of a token.
-        kernel_size (int): side of a patch, in positions of the map below.
-        stride (int): step between patches, likewise.
+        kernel_size, stride (int): side of a patch and step between patches, in positions of the
+            map below.
     """
 
     def __init__(self, in_channels: int, embed_dims: int, kernel_size: int, stride: int) -> None:
@@ -60,16 +60,16 @@ class PatchEmbed(nn.Module):
 
 
 class SpatialReductionAttention(nn.Module):
-    """Attention whose keys and values come from a smaller map (PVT v1, section 3.3).
+    """Attention whose keys and values are computed from a smaller map (PVT v1, section 3.3).
 
-    ``linear`` makes that map 7x7 whatever the input's size, by average pooling (PVT v2, section
-    3.1); otherwise a convolution makes it ``sr_ratio`` times smaller, a side.
+    A convolution makes that map, ``sr_ratio`` times smaller per side; with ``linear``, average
+    pooling to 7x7 whatever the input's size (PVT v2, section 3.1).
 
     Args:
         embed_dims (int): channels of a token.
         num_heads (int): attention heads.
         sr_ratio (int): spatial reduction; 1 for none.
-        linear (bool): pool to 7x7 instead. Default: False.
+        linear (bool): linear attention. Default: False.
         attn_drop (float): dropout of the attention weights. Default: 0.
         proj_drop (float): dropout after the output projection. Default: 0.
     """
@@ -98,7 +98,7 @@ class SpatialReductionAttention(nn.Module):
             self.norm = nn.LayerNorm(embed_dims)
 
     def reduce(self, x: Tensor) -> Tensor:
-        """The tokens that keys and values come from, (batch, h, w, embed_dims)."""
+        """The tokens that keys and values are computed from, (batch, h, w, embed_dims)."""
         if self.sr is None:
             return x
         if self.linear:
@@ -126,15 +126,21 @@ class FeedForward(nn.Module):
         embed_dims (int): channels of a token.
         hidden_dims (int): channels between the layers.
         drop (float): dropout after each layer. Default: 0.
+        with_cp (bool): activation checkpointing: what comes after the hidden channels (on a CPU in
+            float32, and they as well) is computed again in the backward pass instead of stored.
+            The results are the same. Default: True.
     """
 
-    in_parts = staticmethod(in_chunks)  # how tokens are cut up where that is faster
+    tiled = staticmethod(chunked)  # how tokens are divided where that is faster
 
-    def __init__(self, embed_dims: int, hidden_dims: int, drop: float = 0.0) -> None:
+    def __init__(
+        self, embed_dims: int, hidden_dims: int, drop: float = 0.0, with_cp: bool = True
+    ) -> None:
         super().__init__()
         self.fc1 = Linear(embed_dims, hidden_dims)
         self.fc2 = Linear(hidden_dims, embed_dims)
         self.drop = nn.Dropout(drop)
+        self.with_cp = with_cp
 
     def hidden(self, x: Tensor) -> Tensor:
         """(..., embed_dims) to (..., hidden_dims), before the activation."""
@@ -145,22 +151,18 @@ class FeedForward(nn.Module):
         return self.drop(self.fc2(self.drop(F.gelu(hidden))))
 
     def transform(self, x: Tensor) -> Tensor:
-        """The formula as it stands."""
+        """The formula."""
         return self.output(self.hidden(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., embed_dims) tokens to tokens of the same shape."""
-        if takes_convolutions(x):
-            return self.in_parts(self.transform, x, self.fc1.out_features)
-        return recomputed(self.output, self.hidden(x))  # stores the hidden channels once, not twice
+        if uses_onednn(x):
+            return self.tiled(self.transform, x, self.fc1.out_features, self.with_cp)
+        return maybe_checkpoint(self.output, self.hidden(x), with_cp=self.with_cp)
 
 
 class DepthwiseConv(nn.Module):
-    """A 3x3 convolution of each channel for itself, padded with zeros.
-
-    Args:
-        dims (int): channels.
-    """
+    """A 3x3 convolution of each channel for itself, padded with zeros."""
 
     def __init__(self, dims: int) -> None:
         super().__init__()
@@ -175,18 +177,21 @@ class ConvFeedForward(FeedForward):
     """Feed-forward with a depth-wise convolution before GELU (PVT v2, section 3.3).
 
     Args:
-        embed_dims (int): channels of a token.
-        hidden_dims (int): channels between the layers.
-        drop (float): dropout after each layer. Default: 0.
-        relu (bool): ReLU before the convolution, as the linear variant has it. Default: False.
+        embed_dims, hidden_dims, drop, with_cp: of :class:`FeedForward`.
+        relu (bool): ReLU before the convolution, as in the linear variant. Default: False.
     """
 
-    in_parts = staticmethod(in_bands)
+    tiled = staticmethod(row_tiled)
 
     def __init__(
-        self, embed_dims: int, hidden_dims: int, drop: float = 0.0, relu: bool = False
+        self,
+        embed_dims: int,
+        hidden_dims: int,
+        drop: float = 0.0,
+        with_cp: bool = True,
+        relu: bool = False,
     ) -> None:
-        super().__init__(embed_dims, hidden_dims, drop)
+        super().__init__(embed_dims, hidden_dims, drop, with_cp)
         self.dwconv = DepthwiseConv(hidden_dims)
         self.relu = relu
 
@@ -198,7 +203,7 @@ class ConvFeedForward(FeedForward):
         return self.dwconv(x)
 
     def transform(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
-        """The formula as it stands, of which ``rows`` are kept."""
+        """The formula, of which ``rows`` are returned."""
         return self.output(self.hidden(x)[:, rows])
 
 
@@ -209,7 +214,7 @@ class Block(nn.Module):
         embed_dims (int): channels of a token.
         attn (nn.Module): tokens to tokens.
         mlp (nn.Module): tokens to tokens.
-        drop_path (float): how often, in training, an image's branch is left out (stochastic
+        drop_path (float): probability, in training, that an image's branch is dropped (stochastic
             depth, arXiv 1603.09382). Default: 0.
     """
 
@@ -221,7 +226,7 @@ class Block(nn.Module):
         self.attn = attn
         self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.mlp = mlp
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, height, width, embed_dims) tokens to tokens of the same shape."""

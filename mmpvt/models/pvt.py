@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpvt.errors import UserError
-from mmpvt.models.archs import PVT_ARCHS, STRIDES, Arch, resolve_arch
+from mmpvt.errors import ConfigError
+from mmpvt.models.archs import PVT_ARCHS, STRIDES, Arch
 from mmpvt.models.backbone import PyramidBackbone, init_linear
-from mmpvt.models.layers import FeedForward, PatchEmbed, to_map, to_tokens
+from mmpvt.models.layers import FeedForward, to_map, to_tokens
 from mmpvt.registry import MODELS
 
 
@@ -22,25 +22,15 @@ class PyramidVisionTransformer(PyramidBackbone):
     Args:
         arch (str | dict | Arch): ``'tiny'``, ``'small'``, ``'medium'`` or ``'large'``, or a dict
             of :class:`~mmpvt.models.archs.Arch`'s fields. Default: ``'small'``.
-        in_channels (int): channels of an image. Default: 3.
-        out_indices (Sequence[int]): stages whose maps are returned, from 0. Default: all four.
-        frozen_stages (int): how many stages, from the first, are not trained; -1 for none.
-            Default: -1.
-        drop_rate (float): dropout of tokens, after position embedding, attention and both layers
-            of the feed-forward. Default: 0.
-        attn_drop_rate (float): dropout of attention weights. Default: 0.
-        drop_path_rate (float): stochastic depth at the last block, rising linearly from 0 at the
-            first. Default: 0.1.
-        with_cp (bool): recompute blocks in the backward pass to save memory. Default: False.
-        contiguous_maps (bool): return maps that lie in memory channel by channel, for heads that
-            take that for granted. Default: False.
         pretrain_img_size (int): side, in pixels, of the square images whose grid the position
-            embeddings are learned for; at any other input size they are resized bilinearly, and
+            embeddings are learned for; for any other input size they are resized bilinearly, and
             so are those of a checkpoint of another pre-training size. Default: 224.
-        init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=FILE_OR_URL)``. Default: None.
+        **kwargs: ``in_channels``, ``out_indices``, ``frozen_stages``, ``drop_rate``,
+            ``attn_drop_rate``, ``drop_path_rate``, ``with_cp``, ``mlp_with_cp``,
+            ``contiguous_maps`` and ``init_cfg`` of :class:`PyramidBackbone`.
 
     Raises:
-        UserError: an argument is out of range; the message says which and what is possible.
+        ConfigError: an argument is out of range; the message says which and what is possible.
 
     Example:
         >>> model = PyramidVisionTransformer('tiny')
@@ -48,52 +38,31 @@ class PyramidVisionTransformer(PyramidBackbone):
         [(1, 64, 16, 24), (1, 128, 8, 12), (1, 320, 4, 6), (1, 512, 2, 3)]
     """
 
+    archs = PVT_ARCHS
+    patches = ((4, 4), (2, 2), (2, 2), (2, 2))
+
     def __init__(
-        self,
-        arch: str | Mapping | Arch = "small",
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.1,
-        with_cp: bool = False,
-        contiguous_maps: bool = False,
-        pretrain_img_size: int = 224,
-        init_cfg: dict | None = None,
+        self, arch: str | Mapping | Arch = "small", *, pretrain_img_size: int = 224, **kwargs
     ) -> None:
-        arch = resolve_arch(arch, PVT_ARCHS)
-        if arch.linear:
-            raise UserError("arch: linear attention is PVT v2's; take PyramidVisionTransformerV2")
         if not isinstance(pretrain_img_size, int) or pretrain_img_size < STRIDES[-1]:
-            raise UserError(
+            raise ConfigError(
                 f"pretrain_img_size takes one side in pixels, at least {STRIDES[-1]}, "
                 f"not {pretrain_img_size!r}"
             )
-        dims = (in_channels, *arch.embed_dims)
-        super().__init__(
-            arch,
-            [PatchEmbed(dims[i], dims[i + 1], s, s) for i, s in enumerate((4, 2, 2, 2))],
-            out_indices,
-            frozen_stages,
-            drop_rate,
-            attn_drop_rate,
-            drop_path_rate,
-            with_cp,
-            contiguous_maps,
-            init_cfg,
-        )
-        self.pos_drop = nn.Dropout(drop_rate)
+        super().__init__(arch, **kwargs)
+        if self.arch.linear:
+            raise ConfigError("arch: linear attention is PVT v2's; take PyramidVisionTransformerV2")
+        self.pos_drop = nn.Dropout(self.drop_rate)
         for i in range(self.num_stages):
             positions = (pretrain_img_size // STRIDES[i]) ** 2
-            pos_embed = nn.Parameter(torch.empty(1, positions, dims[i + 1]))
+            pos_embed = nn.Parameter(torch.empty(1, positions, self.arch.embed_dims[i]))
             nn.init.trunc_normal_(pos_embed, std=0.02)
             self.register_parameter(f"pos_embed{i + 1}", pos_embed)
         self.apply(init_linear)
         self.freeze_stages()
 
-    def build_mlp(self, embed_dims: int, hidden_dims: int, drop: float) -> nn.Module:
-        return FeedForward(embed_dims, hidden_dims, drop)
+    def build_mlp(self, embed_dims: int, hidden_dims: int, drop: float, with_cp: bool) -> nn.Module:
+        return FeedForward(embed_dims, hidden_dims, drop, with_cp)
 
     def embed(self, stage: int, x: Tensor) -> Tensor:
         x = super().embed(stage, x)

@@ -1,4 +1,4 @@
-"""Trans2Seg's head: a transformer looks up each class, and a small convolutional head draws it.
+"""Trans2Seg's head: a transformer matches each class, and a small convolutional head segments it.
 
 Sources: Trans2Seg, arXiv 2101.08461; on PVT's maps: PVT v1, arXiv 2102.12122, section 5.4.
 """
@@ -16,7 +16,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
-from mmpvt.errors import UserError
+from mmpvt.errors import ConfigError
 from mmpvt.models.backbone import init_linear
 from mmpvt.models.layers import Block, FeedForward, SpatialReductionAttention, to_map, to_tokens
 from mmpvt.models.pvt import resize_pos_embed
@@ -28,30 +28,30 @@ class Trans2SegHead(BaseDecodeHead):
     """Trans2Seg on a pyramid's finest and coarsest map: a mask for each class's own query.
 
     The coarsest map's tokens pass a transformer encoder. In the decoder one learned query a class
-    attends to them; how well it matches each, a head at a time, is the class's attention map. A
-    small convolutional head, the same for every class, takes this map beside the encoded tokens,
-    adds the finest map on the way, and ends in one mask a class.
+    attends to them; its scores, a head at a time, are the class's attention maps. A small
+    convolutional head, the same for every class, takes these maps concatenated with the encoded
+    tokens, adds the finest map on the way, and ends in one mask a class.
 
-    Any image size will do: what depends on the position is learned for a square grid, that of
-    512x512 pixels at stride 32, and resized bilinearly to and from the grid at hand.
+    Images may have any size: what depends on the position is learned for a square grid, that of
+    512x512 pixels at stride 32, and resized bilinearly to and from the input's grid.
 
     With PVT-Small and 150 classes: 31.7 M parameters (published: 32.1 M) and, at 512x512, 32.0
     GFLOPs (published: 31.6), multiply-adds counted once and attention's products included.
 
-    What differs from Trans2Seg's released code, and why:
+    Differences to Trans2Seg's released code, and why:
 
     - Its feed-forward across positions takes one size of map only. Here maps are resized to
       ``grid_size`` and back, which at 512x512 changes nothing.
     - Its convolutional head reads the last block's attention map alone, so nothing trains the
       other blocks' feed-forwards across positions. Here the blocks' maps add up, and what nothing
-      reads isn't there: the last block's update of queries and tokens, and the class token.
+      reads isn't built: the last block's update of queries and tokens, and the class token.
     - Shortcuts go around attention. There the attention's result is added to itself, which loses
       the query, and the class embedding is added anew in each block to make up for it.
     - Heads are split along channels. There the decoder's are split along the classes as well,
       which mixes classes up.
     - Queries, keys and values have a bias, as PVT's have.
-    - ``channels`` is 40, not 64: with 64 and 150 classes the whole would take 39.1 GFLOPs, and 40
-      is the multiple of 8 that comes nearest to the published figure.
+    - ``channels`` is 40, not 64: with 64 and 150 classes the model would take 39.1 GFLOPs, and 40
+      is the multiple of 8 nearest to the published figure.
 
     Args:
         in_channels (Sequence[int]): channels of the finest and the coarsest map.
@@ -63,9 +63,9 @@ class Trans2SegHead(BaseDecodeHead):
         input_transform (str): only ``'multiple_select'``, the default.
         embed_dims (int): channels of a token in the transformer. Default: 256.
         num_heads (int): attention heads, and so attention maps of a class. Default: 8.
-        encoder_depth (int): blocks of the encoder. Default: 4.
-        decoder_depth (int): blocks of the decoder. Default: 4.
-        mlp_ratio (float): hidden channels of the feed-forwards over their inputs. Default: 3.
+        encoder_depth, decoder_depth (int): blocks of each. Default: 4.
+        mlp_ratio (float): hidden channels of the feed-forwards, as a multiple of their inputs.
+            Default: 3.
         grid_size (int): side of the square grid that position embeddings and feed-forwards across
             positions are learned for. Default: 16.
         drop_rate (float): dropout of tokens, after position embedding, attention and both layers
@@ -73,17 +73,17 @@ class Trans2SegHead(BaseDecodeHead):
         attn_drop_rate (float): dropout of attention weights. Default: 0.
         drop_path_rate (float): stochastic depth at the last block of encoder and decoder, rising
             linearly from 0 at the first. Default: 0.
-        dropout_ratio (float): dropout of whole channels before the masks. Default: 0, as
+        dropout_ratio (float): channel dropout before the masks. Default: 0, as
             Trans2Seg has none.
         norm_cfg (dict): norm of the convolutions. Default: ``dict(type='BN')``.
-        init_cfg (dict | None): as in MMEngine. Default: None, for the usual weights also in the
-            last convolution, where mmseg's heads have far smaller ones, which learn more slowly
-            where one convolution serves all classes.
+        init_cfg (dict | None): as in MMEngine. Default: None, for PyTorch's initial weights in the
+            last convolution: mmseg's far smaller ones learn more slowly where one convolution
+            serves all classes.
         **kwargs: of mmseg's ``BaseDecodeHead``: ``align_corners``, ``loss_decode``,
             ``ignore_index``, ``sampler``, ``out_channels``, ``threshold``, …
 
     Raises:
-        UserError: an argument is out of range; the message says which and what is possible.
+        ConfigError: an argument is out of range; the message says which and what is possible.
 
     Example:
         >>> head = Trans2SegHead(num_classes=3)
@@ -114,14 +114,9 @@ class Trans2SegHead(BaseDecodeHead):
         init_cfg: dict | None = None,
         **kwargs,
     ) -> None:
-        check_pair("in_channels", in_channels)
-        check_pair("in_index", in_index)
-        if input_transform != "multiple_select":
-            raise UserError(
-                "input_transform takes 'multiple_select' only, as the head reads two maps of "
-                f"different size, not {input_transform!r}"
-            )
-        check_sizes(
+        _check_pair("in_channels", in_channels)
+        _check_pair("in_index", in_index)
+        _check_sizes(
             in_channels=min(in_channels),
             channels=channels,
             num_classes=num_classes,
@@ -131,16 +126,21 @@ class Trans2SegHead(BaseDecodeHead):
             decoder_depth=decoder_depth,
             grid_size=grid_size,
         )
-        if embed_dims % num_heads:
-            raise UserError(f"embed_dims {embed_dims} can't be shared out to {num_heads} heads")
-        if not is_number(mlp_ratio) or mlp_ratio <= 0:
-            raise UserError(f"mlp_ratio takes a positive number, not {mlp_ratio!r}")
-        check_rates(
+        _check_rates(
             drop_rate=drop_rate,
             attn_drop_rate=attn_drop_rate,
             drop_path_rate=drop_path_rate,
             dropout_ratio=dropout_ratio,
         )
+        if input_transform != "multiple_select":
+            raise ConfigError(
+                "input_transform takes 'multiple_select' only, as the head reads two maps of "
+                f"different size, not {input_transform!r}"
+            )
+        if embed_dims % num_heads:
+            raise ConfigError(f"embed_dims {embed_dims} can't be divided into {num_heads} heads")
+        if not _is_number(mlp_ratio) or mlp_ratio <= 0:
+            raise ConfigError(f"mlp_ratio takes a positive number, not {mlp_ratio!r}")
         super().__init__(
             list(in_channels),
             channels,
@@ -152,23 +152,20 @@ class Trans2SegHead(BaseDecodeHead):
             init_cfg=init_cfg,
             **kwargs,
         )
-        sizes = dict(mlp_ratio=mlp_ratio, drop=drop_rate, attn_drop=attn_drop_rate)
-        self.encoder = TokenEncoder(
-            in_channels[1],
-            embed_dims,
-            num_heads,
-            np.linspace(0, drop_path_rate, encoder_depth).tolist(),
+        sizes = dict(
+            embed_dims=embed_dims,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
             grid_size=grid_size,
-            **sizes,
+            drop=drop_rate,
+            attn_drop=attn_drop_rate,
         )
-        self.decoder = ClassDecoder(
-            self.out_channels,
-            embed_dims,
-            num_heads,
-            np.linspace(0, drop_path_rate, decoder_depth).tolist(),
-            grid_size=grid_size,
-            **sizes,
-        )
+        drop_paths = [
+            np.linspace(0, drop_path_rate, depth).tolist()
+            for depth in (encoder_depth, decoder_depth)
+        ]
+        self.encoder = TokenEncoder(in_channels[1], drop_paths=drop_paths[0], **sizes)
+        self.decoder = ClassDecoder(self.out_channels, drop_paths=drop_paths[1], **sizes)
         convs = dict(norm_cfg=norm_cfg, act_cfg=self.act_cfg)
         self.join = nn.Sequential(
             DepthwiseSeparableConvModule(embed_dims + num_heads, channels, 3, padding=1, **convs),
@@ -176,7 +173,7 @@ class Trans2SegHead(BaseDecodeHead):
         )
         self.fine = ConvModule(in_channels[0], channels, 1, **convs)
         self.refine = DepthwiseSeparableConvModule(channels, channels, 3, padding=1, **convs)
-        self.conv_seg = nn.Conv2d(channels, 1, 1)  # a class at a time, in place of all at once
+        self.conv_seg = nn.Conv2d(channels, 1, 1)  # of one class at a time, not of all at once
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """The masks, at the finest map's size.
@@ -190,7 +187,7 @@ class Trans2SegHead(BaseDecodeHead):
         """
         fine, coarse = self._transform_inputs(inputs)
         tokens = self.encoder(to_tokens(coarse))
-        x = self.join(to_map(join_each(tokens, self.decoder(tokens))))
+        x = self.join(to_map(concatenate(tokens, self.decoder(tokens))))
         x = resize(x, fine.shape[2:], mode="bilinear", align_corners=self.align_corners)
         x = x.unflatten(0, (len(fine), -1)) + self.fine(fine).unsqueeze(1)
         masks = self.cls_seg(self.refine(x.flatten(0, 1)))
@@ -198,16 +195,9 @@ class Trans2SegHead(BaseDecodeHead):
 
 
 class TokenEncoder(nn.Module):
-    """Embeds a map's positions as tokens and lets each attend to all: Trans2Seg's encoder.
+    """Trans2Seg's encoder: embeds a map's positions as tokens, each of which attends to all.
 
-    Args:
-        in_channels (int): channels of the map.
-        embed_dims (int): channels of a token.
-        num_heads (int): attention heads.
-        drop_paths (Sequence[float]): stochastic depth of each block.
-        mlp_ratio (float): hidden channels of the feed-forward over ``embed_dims``.
-        grid_size (int): side of the square grid that position embeddings are learned for.
-        drop, attn_drop (float): dropout of tokens and of attention weights.
+    ``drop_paths`` has one rate a block; the other arguments are Trans2SegHead's.
     """
 
     def __init__(
@@ -215,8 +205,8 @@ class TokenEncoder(nn.Module):
         in_channels: int,
         embed_dims: int,
         num_heads: int,
-        drop_paths: Sequence[float],
         *,
+        drop_paths: Sequence[float],
         mlp_ratio: float,
         grid_size: int,
         drop: float,
@@ -245,16 +235,9 @@ class TokenEncoder(nn.Module):
 
 
 class ClassDecoder(nn.Module):
-    """A learned query a class, and where it matches the tokens: Trans2Seg's decoder.
+    """Trans2Seg's decoder: a learned query a class, and where it matches the tokens.
 
-    Args:
-        num_classes (int): queries.
-        embed_dims (int): channels of a query and of a token.
-        num_heads (int): attention heads.
-        drop_paths (Sequence[float]): stochastic depth of each block.
-        mlp_ratio (float): hidden channels of the feed-forwards over their inputs.
-        grid_size (int): side of the square grid that feed-forwards across positions take.
-        drop, attn_drop (float): dropout of tokens and of attention weights.
+    ``drop_paths`` has one rate a block; the other arguments are Trans2SegHead's.
     """
 
     def __init__(
@@ -262,8 +245,8 @@ class ClassDecoder(nn.Module):
         num_classes: int,
         embed_dims: int,
         num_heads: int,
-        drop_paths: Sequence[float],
         *,
+        drop_paths: Sequence[float],
         mlp_ratio: float,
         grid_size: int,
         drop: float,
@@ -284,11 +267,8 @@ class ClassDecoder(nn.Module):
         nn.init.trunc_normal_(self.class_embed, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(batch, height, width, embed_dims) tokens to the classes' attention maps.
-
-        Returns:
-            Tensor: before softmax, (batch, num_heads, num_classes, height, width).
-        """
+        """(batch, height, width, embed_dims) tokens to the classes' attention maps, before softmax:
+        (batch, num_heads, num_classes, height, width)."""
         queries = self.class_embed.repeat(len(tokens), 1, 1)
         scores = self.scores[0](queries, tokens)
         maps = self.mixers[0](scores)
@@ -300,12 +280,7 @@ class ClassDecoder(nn.Module):
 
 
 class ClassScores(nn.Module):
-    """How well each class's query matches each token: attention, before softmax.
-
-    Args:
-        embed_dims (int): channels of a query and of a token.
-        num_heads (int): attention heads.
-    """
+    """How well each class's query matches each token: attention, before softmax."""
 
     def __init__(self, embed_dims: int, num_heads: int) -> None:
         super().__init__()
@@ -317,31 +292,15 @@ class ClassScores(nn.Module):
         self.k = nn.Linear(embed_dims, embed_dims)
 
     def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """Queries and tokens to scores.
-
-        Args:
-            queries (Tensor): (batch, num_classes, embed_dims).
-            tokens (Tensor): (batch, height, width, embed_dims).
-
-        Returns:
-            Tensor: (batch, num_heads, num_classes, height, width).
-        """
+        """(batch, num_classes, embed_dims) queries and (batch, height, width, embed_dims) tokens to
+        (batch, num_heads, num_classes, height, width) scores."""
         q = split_heads(self.q(self.norm_queries(queries)) * self.scale, self.num_heads)
         k = split_heads(self.k(self.norm_tokens(tokens)).flatten(1, 2), self.num_heads)
         return (q @ k.mT).unflatten(-1, tokens.shape[1:3])
 
 
 class ClassUpdate(nn.Module):
-    """Queries take in the tokens they match; then queries and tokens pass a feed-forward each.
-
-    Args:
-        embed_dims (int): channels of a query and of a token.
-        num_heads (int): attention heads.
-        hidden_dims (int): channels between the layers of the feed-forwards.
-        drop (float): dropout after the output projection and each layer of the feed-forwards.
-        attn_drop (float): dropout of the attention weights.
-        drop_path (float): stochastic depth.
-    """
+    """Queries take in the tokens they match; then queries and tokens pass a feed-forward each."""
 
     def __init__(
         self,
@@ -363,22 +322,17 @@ class ClassUpdate(nn.Module):
         self.query_mlp = FeedForward(embed_dims, hidden_dims, drop)
         self.norm_tokens = nn.LayerNorm(embed_dims)
         self.token_mlp = FeedForward(embed_dims, hidden_dims, drop)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.drop_path = DropPath(drop_path)
 
     def attend(self, tokens: Tensor, scores: Tensor) -> Tensor:
-        """The tokens' values, each query's weighted by its scores, (batch, classes, embed_dims)."""
+        """The tokens' values, weighted by each query's scores: (batch, num_classes, embed_dims)."""
         v = split_heads(self.v(self.norm_values(tokens)).flatten(1, 2), self.num_heads)
         out = self.attn_drop(scores.flatten(3).softmax(-1)) @ v
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
 
     def forward(self, queries: Tensor, tokens: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and tokens to queries and tokens of the same shape.
-
-        Args:
-            queries (Tensor): (batch, num_classes, embed_dims).
-            tokens (Tensor): (batch, height, width, embed_dims).
-            scores (Tensor): of the two, (batch, num_heads, num_classes, height, width).
-        """
+        """Queries and tokens, and the scores of the two, to queries and tokens of the same
+        shapes."""
         queries = queries + self.drop_path(self.attend(tokens, scores))
         queries = queries + self.drop_path(self.query_mlp(self.norm_queries(queries)))
         tokens = tokens + self.drop_path(self.token_mlp(self.norm_tokens(tokens)))
@@ -386,21 +340,14 @@ class ClassUpdate(nn.Module):
 
 
 class PositionMixer(nn.Module):
-    """A feed-forward across positions, each attention map for itself, on a grid of fixed size.
-
-    Args:
-        grid_size (int): side of the square grid.
-        mlp_ratio (float): hidden channels over the grid's positions.
-        drop (float): dropout after each layer.
-        drop_path (float): stochastic depth.
-    """
+    """A feed-forward across positions, each attention map for itself, on a grid of fixed size."""
 
     def __init__(self, grid_size: int, mlp_ratio: float, drop: float, drop_path: float) -> None:
         super().__init__()
         self.grid = (grid_size, grid_size)
         self.norm = nn.LayerNorm(grid_size**2)
         self.mlp = FeedForward(grid_size**2, int(grid_size**2 * mlp_ratio), drop)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, maps: Tensor) -> Tensor:
         """(batch, num_heads, num_classes, height, width) to maps of the same shape."""
@@ -422,47 +369,35 @@ def resize_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
     return resized.unflatten(0, maps.shape[:2])
 
 
-def join_each(tokens: Tensor, maps: Tensor) -> Tensor:
-    """Every class's attention maps beside the image's tokens.
-
-    Args:
-        tokens (Tensor): (batch, height, width, embed_dims).
-        maps (Tensor): (batch, num_heads, num_classes, height, width).
-
-    Returns:
-        Tensor: (batch * num_classes, height, width, embed_dims + num_heads).
-    """
-    shared = tokens.unsqueeze(1).expand(-1, maps.shape[2], -1, -1, -1)
-    return torch.cat([shared, maps.permute(0, 2, 3, 4, 1)], dim=-1).flatten(0, 1)
+def concatenate(tokens: Tensor, maps: Tensor) -> Tensor:
+    """Each class's attention maps, (batch, num_heads, num_classes, height, width), with the image's
+    tokens: (batch * num_classes, height, width, embed_dims + num_heads)."""
+    tokens = tokens.unsqueeze(1).expand(-1, maps.shape[2], -1, -1, -1)
+    return torch.cat([tokens, maps.permute(0, 2, 3, 4, 1)], dim=-1).flatten(0, 1)
 
 
-def check_pair(name: str, values: Sequence[int]) -> None:
-    """Refuses what isn't two whole numbers."""
-    if not isinstance(values, Sequence) or len(values) != 2 or not all(map(is_whole, values)):
-        raise UserError(
-            f"{name} takes two whole numbers, the finest map's and the coarsest's, not {values!r}"
+def _check_pair(name: str, values: Sequence[int]) -> None:
+    if not isinstance(values, Sequence) or len(values) != 2 or not all(map(_is_int, values)):
+        raise ConfigError(
+            f"{name} takes two integers, the finest map's and the coarsest's, not {values!r}"
         )
 
 
-def check_sizes(**sizes: int) -> None:
-    """Refuses what isn't a positive whole number."""
+def _check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
-        if not is_whole(value) or value < 1:
-            raise UserError(f"{name} takes a positive whole number, not {value!r}")
+        if not _is_int(value) or value < 1:
+            raise ConfigError(f"{name} takes a positive integer, not {value!r}")
 
 
-def check_rates(**rates: float) -> None:
-    """Refuses what isn't a rate of dropout."""
+def _check_rates(**rates: float) -> None:
     for name, value in rates.items():
-        if not is_number(value) or not 0 <= value < 1:
-            raise UserError(f"{name} takes a number from 0 to below 1, not {value!r}")
+        if not _is_number(value) or not 0 <= value < 1:
+            raise ConfigError(f"{name} takes a number from 0 to below 1, not {value!r}")
 
 
-def is_whole(value: object) -> bool:
-    """Whether it is a whole number, and no truth value."""
+def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_number(value: object) -> bool:
-    """Whether it is a real number, and no truth value."""
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,7 +1,7 @@
-"""What mmcv's compiled extension would offer, in PyTorch.
+"""Fallback for mmcv's compiled extension, in PyTorch.
 
 ``import mmcv.ops``, and with it MMDetection's and MMSegmentation's models, needs the compiled
-module ``mmcv._ext``, which mmcv-lite lacks. :func:`install` puts :mod:`mmpvt.ops.extension` there.
+module ``mmcv._ext``, which mmcv-lite lacks: :mod:`mmpvt.ops.extension` is put there.
 """
 
 from __future__ import annotations
@@ -11,21 +11,37 @@ import importlib.util
 import pkgutil
 import sys
 import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 
-# mmcv's own extension is linked against PyTorch's libraries and finds them once they are loaded
-import torch
+__all__ = ["install", "supply", "uses_fallback"]
 
-__all__ = ["install", "stands_in"]
+_NAME = "mmcv._ext"
+
+
+def supply() -> None:
+    """Makes ``import mmcv._ext`` find a module; only a full mmcv is imported for it.
+
+    Raises:
+        ModuleNotFoundError: neither mmcv nor mmcv-lite is installed.
+    """
+    mmcv = None if "mmcv" in sys.modules else importlib.util.find_spec("mmcv")
+    if mmcv is None or PathFinder.find_spec(_NAME, mmcv.submodule_search_locations):
+        install()
+    elif not any(isinstance(finder, _ExtensionFinder) for finder in sys.meta_path):
+        sys.meta_path.append(_ExtensionFinder())
 
 
 def install() -> bool:
-    """Stands in for mmcv's compiled extension where it is not installed, or does not load.
+    """Puts the fallback in place of mmcv's extension where it is not installed, or does not load.
 
     Warns in the latter case. May be called any number of times, also after ``import mmcv.ops``
     has failed.
 
     Returns:
-        bool: whether mmpvt's operators answer, rather than mmcv's own.
+        bool: :func:`uses_fallback`.
 
     Raises:
         ModuleNotFoundError: neither mmcv nor mmcv-lite is installed.
@@ -38,30 +54,49 @@ def install() -> bool:
         message = "mmpvt needs mmcv: `pip install 'mmpvt[lite]'` brings it, without a compiler"
         raise ModuleNotFoundError(message, name="mmcv") from None
 
+    # mmcv's own extension is linked against PyTorch's libraries and finds them once they are loaded
+    import torch
+
     try:
-        importlib.import_module("mmcv._ext")
+        importlib.import_module(_NAME)
     except (ImportError, OSError, RuntimeError) as error:
-        if importlib.util.find_spec("mmcv._ext") is not None:
+        if PathFinder.find_spec(_NAME, mmcv.__path__) is not None:
             warnings.warn(
                 f"mmcv's compiled extension does not load beside PyTorch {torch.__version__} "
-                f"({error}), so mmpvt's operators stand in for it; to use it, install an mmcv "
+                f"({error}), so mmpvt's fallback ops are used instead; to use it, install an mmcv "
                 "that was built for this PyTorch",
                 stacklevel=2,
             )
-        from mmpvt.ops import extension
-
-        sys.modules["mmcv._ext"] = mmcv._ext = extension
-        _repair_check_ops_exist()
-    return stands_in()
+        sys.modules[_NAME] = mmcv._ext = _fallback()
+    return uses_fallback()
 
 
-def stands_in() -> bool:
+def uses_fallback() -> bool:
     """Whether mmpvt's operators answer, rather than mmcv's compiled ones."""
-    return getattr(sys.modules.get("mmcv._ext"), "__name__", None) == "mmpvt.ops.extension"
+    module = sys.modules.get(_NAME)  # where mmcv has its own, `supply` has imported it
+    return module is None or module.__name__ == "mmpvt.ops.extension"
 
 
-def _repair_check_ops_exist() -> None:
+def _fallback() -> ModuleType:
+    from mmpvt.ops import extension
+
     if not hasattr(pkgutil, "find_loader"):  # gone from Python 3.14; mmcv 2.1 asks it
         from mmcv.utils import ext_loader
 
-        ext_loader.check_ops_exist = lambda: importlib.util.find_spec("mmcv._ext") is not None
+        ext_loader.check_ops_exist = lambda: importlib.util.find_spec(_NAME) is not None
+    return extension
+
+
+class _ExtensionFinder(MetaPathFinder, Loader):
+    """Answers ``import mmcv._ext`` where no finder before it does."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(name, self, origin="mmpvt.ops.extension") if name == _NAME else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _fallback()
+
+    def exec_module(self, module: ModuleType) -> None:
+        """It has run as it was made."""

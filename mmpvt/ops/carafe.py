@@ -57,19 +57,16 @@ def carafe_backward(
 ) -> None:
     """The gradients of :func:`carafe_forward`.
 
+    Arguments that are not listed are the forward function's.
+
     Args:
-        grad_output (Tensor): as ``output`` there, the gradient by it.
-        rfeatures (Tensor): as set there.
-        masks (Tensor): as there.
+        grad_output (Tensor): as the forward's ``output``, the gradient by it.
         rgrad_output (Tensor): unused, as the next three.
         rgrad_input_hs (Tensor): unused.
         rgrad_input (Tensor): unused.
         rgrad_masks (Tensor): unused.
         grad_input (Tensor): as ``features``, set to their gradient.
         grad_masks (Tensor): as ``masks``, set to their gradient.
-        kernel_size (int): as there.
-        group_size (int): as there.
-        scale_factor (int): as there.
     """
     for i, image in enumerate(rfeatures):
         channels, height, width = image.shape

@@ -53,12 +53,9 @@ def ms_deform_attn_backward(
 ) -> None:
     """The gradients of :func:`ms_deform_attn_forward`.
 
+    Arguments that are not listed are the forward function's.
+
     Args:
-        value (Tensor): as there.
-        spatial_shapes (Tensor): as there.
-        level_start_index (Tensor): as there.
-        sampling_locations (Tensor): as there.
-        attention_weights (Tensor): as there.
         grad_output (Tensor): (B, queries, heads * channels), the gradient by what it returned.
         grad_value (Tensor): as ``value``, set to its gradient.
         grad_sampling_loc (Tensor): as ``sampling_locations``, likewise.

@@ -60,15 +60,13 @@ def deform_conv_backward_input(
 ) -> None:
     """The gradients of :func:`deform_conv_forward` by its map and its offsets.
 
+    Arguments that are not listed are the forward function's.
+
     Args:
-        input (Tensor): as there.
-        offset (Tensor): as there.
         grad_output (Tensor): (B, O, h, w), the gradient by ``output``.
         grad_input (Tensor): as ``input``, set to its gradient.
         grad_offset (Tensor): as ``offset``, set to its gradient.
-        weight (Tensor): as there.
         *_buffers (Tensor): unused.
-        **options (int): as there.
     """
     geometry = _plain_geometry(options)
     for i, grad in enumerate(grad_output):
@@ -87,14 +85,13 @@ def deform_conv_backward_parameters(
 ) -> None:
     """Adds the gradient of :func:`deform_conv_forward` by its weight.
 
+    Arguments that are not listed are the forward function's.
+
     Args:
-        input (Tensor): as there.
-        offset (Tensor): as there.
         grad_output (Tensor): (B, O, h, w), the gradient by ``output``.
         grad_weight (Tensor): as ``weight``, added to.
         *_buffers (Tensor): unused.
         scale (float): factor of what is added.
-        **options (int): as there.
     """
     geometry = _plain_geometry(options)
     for i, grad in enumerate(grad_output):
@@ -152,20 +149,15 @@ def modulated_deform_conv_backward(
 ) -> None:
     """The gradients of :func:`modulated_deform_conv_forward`.
 
+    Arguments that are not listed are the forward function's.
+
     Args:
-        input (Tensor): as there.
-        weight (Tensor): as there.
-        bias (Tensor): as there.
-        offset (Tensor): as there.
-        mask (Tensor): as there.
         grad_input (Tensor): as ``input``, set to its gradient.
         grad_weight (Tensor): as ``weight``, zeros, set to its gradient.
         grad_bias (Tensor): as ``bias``, set to its gradient if there is one.
         grad_offset (Tensor): as ``offset``, set to its gradient.
         grad_mask (Tensor): as ``mask``, set to its gradient.
         grad_output (Tensor): (B, O, h, w), the gradient by ``output``.
-        with_bias (bool): as there.
-        **options (int): as there.
     """
     geometry = _geometry(options)
     total = torch.zeros_like(at_least_float32(grad_weight))

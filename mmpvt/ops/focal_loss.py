@@ -39,13 +39,10 @@ def sigmoid_focal_loss_backward(
 ) -> None:
     """The derivative of each loss of :func:`sigmoid_focal_loss_forward` by its logit.
 
+    Arguments that are not listed are the forward function's.
+
     Args:
-        input (Tensor): as there.
-        target (Tensor): as there.
-        weight (Tensor): as there.
         grad_input (Tensor): (N, C), set to the derivatives.
-        gamma (float): as there.
-        alpha (float): as there.
     """
     grad_input.copy_(_sigmoid(_slope, -1, input, target, weight, gamma, alpha))
 
@@ -82,15 +79,12 @@ def softmax_focal_loss_backward(
 ) -> None:
     """The derivative of each loss of :func:`softmax_focal_loss_forward` by its sample's logits.
 
+    Arguments that are not listed are the forward function's.
+
     Args:
-        softmax (Tensor): as there.
-        target (Tensor): as there.
-        weight (Tensor): as there.
         buff (Tensor): (N,), set to the derivatives by the logarithm of the right class's
             probability.
         grad_input (Tensor): (N, C), set to the derivatives by the logits.
-        gamma (float): as there.
-        alpha (float): as there.
     """
     if softmax.numel():
         p = at_least_float32(softmax)

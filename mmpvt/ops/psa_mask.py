@@ -61,17 +61,11 @@ def psamask_backward(
 ) -> None:
     """The gradient of :func:`psamask_forward`.
 
+    Arguments that are not listed are the forward function's.
+
     Args:
-        grad_output (Tensor): as ``output`` there, the gradient by it.
-        grad_input (Tensor): as ``input`` there, zeros, set to its gradient.
-        psa_type (int): as there.
-        num_ (int): as there.
-        h_feature (int): as there.
-        w_feature (int): as there.
-        h_mask (int): as there.
-        w_mask (int): as there.
-        half_h_mask (int): as there.
-        half_w_mask (int): as there.
+        grad_output (Tensor): as the forward's ``output``, the gradient by it.
+        grad_input (Tensor): as the forward's ``input``, zeros, set to its gradient.
     """
     windows = grad_input.view(num_, h_mask, w_mask, h_feature, w_feature)
     source = _weights(grad_output, psa_type, num_, h_feature, w_feature)

@@ -91,18 +91,11 @@ def roi_align_backward(
 ) -> None:
     """The gradient of :func:`roi_align_forward` by its map.
 
+    Arguments that are not listed are the forward function's.
+
     Args:
         grad_output (Tensor): (R, C, aligned_height, aligned_width), the gradient by ``output``.
-        rois (Tensor): as there.
-        argmax_y (Tensor): as set there.
-        argmax_x (Tensor): as set there.
         grad_input (Tensor): (B, C, H, W), zeros, set to the gradient; may become channels-last.
-        aligned_height (int): as there.
-        aligned_width (int): as there.
-        spatial_scale (float): as there.
-        sampling_ratio (int): as there.
-        pool_mode (int): as there.
-        aligned (bool): as there.
     """
     if not grad_output.numel():
         return
@@ -218,7 +211,7 @@ def _windows(
     if x.device.type in _PROMPT_DEVICES:  # a window for each box: the least to compute
         edges = torch.stack([image, top, bottom, left, right], dim=1).tolist()
         groups = [(slice(i, i + 1), *edge) for i, edge in enumerate(edges)]
-    else:  # the whole image for as many of its boxes as memory has room for: the fewest launches
+    else:  # all of the image for as many of its boxes as fit in memory: the fewest launches
         most = max(2**26 // (rows.bins * x[0, 0].numel()), 1)
         by_image = image.argsort().split(image.bincount(minlength=len(x)).tolist())
         groups = [

@@ -58,14 +58,11 @@ def roi_pool_backward(
 ) -> None:
     """The gradient of :func:`roi_pool_forward` by its map.
 
+    Arguments that are not listed are the forward function's.
+
     Args:
         grad_output (Tensor): (R, C, pooled_height, pooled_width), the gradient by ``output``.
-        rois (Tensor): as there.
-        argmax (Tensor): as set there.
         grad_input (Tensor): (B, C, H, W), zeros, set to the gradient.
-        pooled_height (int): as there.
-        pooled_width (int): as there.
-        spatial_scale (float): as there.
     """
     _, channels, height, width = grad_input.shape
     channel = torch.arange(channels, device=rois.device)
@@ -125,18 +122,12 @@ def deform_roi_pool_backward(
 ) -> None:
     """The gradients of :func:`deform_roi_pool_forward` by its map and its offsets.
 
+    Arguments that are not listed are the forward function's.
+
     Args:
         grad_output (Tensor): (R, C, pooled_height, pooled_width), the gradient by ``output``.
-        input (Tensor): as there.
-        rois (Tensor): as there.
-        offset (Tensor): as there.
         grad_input (Tensor): (B, C, H, W), zeros, set to its gradient.
         grad_offset (Tensor): as ``offset``, zeros, set to its gradient.
-        pooled_height (int): as there.
-        pooled_width (int): as there.
-        spatial_scale (float): as there.
-        sampling_ratio (int): as there.
-        gamma (float): as there.
     """
     x = at_least_float32(input).detach().requires_grad_()
     moved = at_least_float32(offset).detach().requires_grad_()

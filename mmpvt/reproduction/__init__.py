@@ -1,7 +1,15 @@
 """Measured against published: checkpoints are tested one after the other, and a report written."""
 
-from mmpvt.reproduction.matching import Checkpoint, find_checkpoints, parse_map
-from mmpvt.reproduction.reproducing import Plan, reproduce
-from mmpvt.reproduction.running import check_device
+from mmpvt.reproduction.checkpoints import Checkpoint, find_checkpoints, parse_map, read_published
+from mmpvt.reproduction.evaluation_loop import ReproduceOptions, reproduce
+from mmpvt.reproduction.evaluation_process import check_device
 
-__all__ = ["Checkpoint", "Plan", "check_device", "find_checkpoints", "parse_map", "reproduce"]
+__all__ = [
+    "Checkpoint",
+    "ReproduceOptions",
+    "check_device",
+    "find_checkpoints",
+    "parse_map",
+    "read_published",
+    "reproduce",
+]

@@ -1,4 +1,4 @@
-"""What a report says, as JSON and as a Markdown table; the page is :mod:`.page`'s."""
+"""A report's content: JSON and Markdown; the page is rendered by :mod:`.page`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from mmengine.config import Config
 
 from mmpvt.engine.config_parts import iter_datasets
 from mmpvt.reproduction.page import render
-from mmpvt.reproduction.records import FAILED, PASSED_OVER, TESTED, to_json
+from mmpvt.reproduction.result_store import FAILED, SKIPPED, TESTED, to_json
 from mmpvt.utils.outputs import Outputs
 from mmpvt.utils.text import printable
 
 FILES = ("results.json", "results.md", "index.html")
-SIZES = dict(s="small", m="medium", l="large")
+BACKBONES = {"PyramidVisionTransformer": "pvt", "PyramidVisionTransformerV2": "pvt_v2"}
 SHORT = dict(tiny="t", small="s", medium="m", large="l")  # as in the configs' names
-SCORES = {  # names of scores: of the metrics that tools/test.py prints
-    f"{ours}{end}": f"coco/{theirs}_mAP{their_end}"
-    for ours, theirs in (("box_AP", "bbox"), ("mask_AP", "segm"))
-    for end, their_end in (
-        ("", ""),
-        ("50", "_50"),
-        ("75", "_75"),
-        *((f"_{size}", f"_{letter}") for letter, size in SIZES.items()),
-    )
+SUFFIXES = {"": "", "50": "_50", "75": "_75", "_small": "_s", "_medium": "_m", "_large": "_l"}
+SCORES = {  # our names: the metrics'
+    f"{ours}_AP{our_suffix}": f"coco/{theirs}_mAP{their_suffix}"
+    for ours, theirs in (("box", "bbox"), ("mask", "segm"))
+    for our_suffix, their_suffix in SUFFIXES.items()
 } | dict(mIoU="mIoU", mAcc="mAcc", aAcc="aAcc")
 MAIN = dict(box_AP="box AP", mask_AP="mask AP", mIoU="mIoU")
 INTRODUCTION = """\
@@ -36,24 +32,13 @@ that one process took, of the GPU's or, where there is none, of the machine's.
 
 
 def describe(config: Config, name: str, published: Mapping[str, dict]) -> dict:
-    """What a model is, for tables and filters.
-
-    Args:
-        config (Config): its config.
-        name (str): the config's.
-        published (Mapping[str, dict]): what the papers report, by config's name.
-
-    Returns:
-        dict: ``config``, ``family``, ``backbone``, ``dataset``; ``published`` scores by name.
-    """
+    """What a model is, for tables and filters, and its published scores."""
     known = published.get(name, {})
     backbone = config.model.get("backbone") or {}
     arch = backbone.get("arch", "")
     arch = SHORT.get(arch, arch) if isinstance(arch, str) else ""
     kind = str(backbone.get("type", "")).rpartition(".")[2]
-    kind = {"PyramidVisionTransformer": "pvt", "PyramidVisionTransformerV2": "pvt_v2"}.get(
-        kind, kind
-    )
+    kind = BACKBONES.get(kind, kind)
     dataset = next(iter_datasets(config.test_dataloader.dataset), {})
     scores = {key: known[key] for key in MAIN if known.get(key) is not None}
     scores.update({f"box_{key}": value for key, value in known.get("detail", {}).items()})
@@ -68,22 +53,19 @@ def describe(config: Config, name: str, published: Mapping[str, dict]) -> dict:
 
 
 def scores(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Scores in percent by our names, of the metrics that ``tools/test.py`` prints."""
-    found = {}
-    for name, metric in SCORES.items():
-        if metric in metrics:
-            value = metrics[metric]
-            found[name] = round(100 * value, 1) if metric.startswith("coco/") else round(value, 2)
-    return {name: value for name, value in found.items() if value >= 0}  # -1: no such objects
+    """A test's metrics in percent, by our names."""
+    found = {name: metrics[metric] for name, metric in SCORES.items() if metric in metrics}
+    return {
+        name: round(100 * value, 1) if "AP" in name else round(value, 2)
+        for name, value in found.items()
+        if value is not None and value >= 0  # -1: there are no such objects
+    }
 
 
 def headline(record: Mapping) -> str:
     """A record's main scores in a line."""
-    return ", ".join(
-        f"{label} {_scored(record, name)}"
-        for name, label in MAIN.items()
-        if name in record["scores"]
-    )
+    names = (name for name in MAIN if name in record["scores"])
+    return ", ".join(f"{MAIN[name]} {_scored(record, name)}" for name in names)
 
 
 def write(out: Outputs, records: Sequence[dict]) -> None:
@@ -101,11 +83,11 @@ def markdown(records: Sequence[Mapping]) -> str:
     for dataset in dict.fromkeys(record["dataset"] for record in tested):
         rows = [record for record in tested if record["dataset"] == dataset]
         names = [name for name in SCORES if any(name in record["scores"] for record in rows)]
-        head = ["model", *(_label(name) for name in names)]
+        head = ["model", *(name.replace("_", " ") for name in names)]
         head += ["params, M", "GFLOPs", "images/s", "memory, GiB"]
         cells = [[_text(record["name"]), *_cells(record, names)] for record in rows]
         parts.append(f"## {_text(dataset)}\n\n{_table(head, cells)}")
-    for status, title in ((FAILED, "Failed"), (PASSED_OVER, "Passed over")):
+    for status, title in ((FAILED, "Failed"), (SKIPPED, "Skipped")):
         rest = [record for record in records if record.get("status") == status]
         if rest:
             rows = [[_text(record["name"]), _text(record["error"])] for record in rest]
@@ -138,16 +120,12 @@ def _scored(record: Mapping, name: str) -> str:
     return f"{value:.{digits}f}{difference}"
 
 
-def _label(name: str) -> str:
-    return name.replace("_", " ")
-
-
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _text(text: str) -> str:
-    """Text of others within a table: no markup, no new lines."""
+    """Any text as a cell of a table: without markup and newlines."""
     for character in "\\|<>[]*`":
         text = text.replace(character, "\\" + character)
     return printable(" ".join(text.split()))

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmpvt.utils.files import parse_json, read_bytes
 
 POINTS = 300  # of a curve at most
-MAX_NUMBER = 1e15
+MAX_NUMBER = 1e15  # float64 holds it with its digits
 TRAIN = re.compile(r"(?:Epoch|Iter)(?:\(train\))?\s*(?:\[\d+\])?\[\s*(\d+)/\d+\]")
 LOSS = re.compile(r"\bloss: (\d+\.?\d*(?:e[+-]?\d+)?)")
 SCORE = re.compile(r"\b(bbox_mAP|segm_mAP|mIoU): (\d+\.?\d*)")
@@ -21,14 +21,14 @@ def find_log(folder: Path, name: str, config: str, out: Path | None = None) -> P
     """The log of a checkpoint's training.
 
     Args:
-        folder (Path): of logs or of runs' work directories.
+        folder (Path): of logs or work directories.
         name (str): the checkpoint's.
         config (str): its config's.
-        out (Path | None): the report's folder, whose own logs are no training's. Default: none.
+        out (Path | None): the report's folder, which is not searched. Default: None.
 
     Returns:
-        Path | None: under a folder of either name, or a file whose name begins with it; scalars
-        before text, the longest first.
+        Path | None: a file in a folder of either name, or one whose name begins with it; JSON
+        before text, then the largest.
     """
     stems = {name.rsplit("/", 1)[-1], name.split("/", 1)[0], config}
     own = out and out.resolve()
@@ -51,18 +51,17 @@ def read_log(path: Path) -> dict | None:
 
     Returns:
         dict | None: ``loss``, at most 300 pairs of an iteration and a mean; ``scores``, by name,
-        pairs of a validation's number (from 1) and a share of 1. None where the file holds no
-        loss.
+        pairs of a validation's number (from 1) and a share of 1. None where there is no loss.
 
     Raises:
-        UserError: it is too large.
+        UserError: the file is too large.
     """
     file = io.BytesIO(read_bytes(path))
     if path.suffix == ".json":
         rows = list(_json_rows(file))
     else:
         rows = list(_text_rows(io.TextIOWrapper(file, errors="replace")))
-    steps = list(_unrolled(row for row in rows if "loss" in row))
+    steps = list(_count_through(row for row in rows if "loss" in row))
     if not steps:
         return None
     scores = {
@@ -79,7 +78,7 @@ def _json_rows(lines: Iterable[bytes]) -> Iterator[dict]:
     for line in lines:
         try:
             content = parse_json(line)
-        except ValueError:  # the last line of a run that was killed; what a run doesn't write
+        except ValueError:  # the truncated last line of a killed run, say
             continue
         if not isinstance(content, dict):
             continue
@@ -102,8 +101,8 @@ def _text_rows(lines: Iterable[str]) -> Iterator[dict]:
             yield {n: _share(n, value) for n, value in found.items() if _is_number(value)}
 
 
-def _unrolled(rows: Iterable[dict]) -> Iterator[dict]:
-    """Iterations counted through, where a log starts anew each epoch."""
+def _count_through(rows: Iterable[dict]) -> Iterator[dict]:
+    """Iterations of a log that counts from 1 in each epoch, counted through all."""
     before = last = 0
     for row in rows:
         if row["step"] <= last:
@@ -118,7 +117,7 @@ def _share(name: str, value: float) -> float:
 
 
 def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Fewer points, each the mean of its neighbours."""
+    """At most ``POINTS`` points, means of neighbours."""
     size = -(-len(points) // POINTS)
     groups = [points[i : i + size] for i in range(0, len(points), max(1, size))]
     return [
@@ -128,5 +127,4 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _is_number(value: object) -> bool:
-    """Whether a value is a number that float64 holds with its digits: NaN and Inf aren't."""
     return type(value) in (int, float) and abs(value) <= MAX_NUMBER

@@ -1,6 +1,6 @@
 """PVT under an existing model: the config, and only what changes in it.
 
-Everything is worked out from the config; no model is built, so that a swap takes no time.
+Everything is derived from the config; no model is built, so a swap takes no time.
 """
 
 from mmpvt.swap.swapping import Swap, swap, swap_backbone

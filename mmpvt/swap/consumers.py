@@ -1,124 +1,208 @@
-"""Who reads a backbone's maps, and which of PVT's maps each gets instead.
+"""What reads a backbone's maps (necks, heads), and which of PVT's maps each gets instead.
 
-A reader is found by what it says of itself (``in_channels``, ``in_index``) and by where it stands:
-a neck reads the backbone, heads read the neck or, without one, the backbone. It gets the map of
-the same stage; where dilation had kept that map larger than PVT's, a map of the same stride.
+A consumer is found by its own settings (``in_channels``, ``in_index``) and by its place: a neck
+reads the backbone, heads read the neck or, without one, the backbone. It gets PVT's map of the same
+stage; where dilation had kept that map larger than PVT's, a map of the same stride.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from mmpvt.errors import UserError
-from mmpvt.swap.changes import Change, width_change
-from mmpvt.swap.parts import Part, dicts_within
-from mmpvt.swap.pyramids import Map, Pyramid, maps_of, same_stride, stages_of, type_name
-from mmpvt.swap.segmentation import SemanticReader, rewire_passed_on, semantic_heads
+from mmpvt.errors import SwapError
+from mmpvt.swap.feature_maps import FeatureMap, as_list, feature_maps, type_name
+from mmpvt.swap.submodels import Submodel, dicts_within
 
-_PASSES_MAPS_ON = ("JPU",)  # necks that hand all maps but the last to the heads as they came
-_VIEWS_MAPS = ("DMHead", "CenterNetHead")  # heads that fold axes of a map together, by a view
-
-
-def needs_contiguous_maps(part: Part) -> bool:
-    """Whether a head takes for granted that maps lie in memory channel by channel."""
-    return any(
-        type_name(inner) in _VIEWS_MAPS
-        for path, config in part.readers()
-        for _, inner in dicts_within(config, path)
-    )
+_PASS_MAPS_ON = ("JPU",)  # necks that give all maps but the last to the heads as they came
+_VIEW_MAPS = ("DMHead", "CenterNetHead")  # heads that merge axes of a map by Tensor.view
 
 
-def rewire(part: Part, pyramid: Pyramid) -> tuple[tuple[int, ...], list[Change]]:
-    """Makes what reads the backbone's maps read PVT's.
+class Change(NamedTuple):
+    """A change of a config, for people.
+
+    Attributes:
+        where: dotted path in the config.
+        what: from what to what, and why.
+    """
+
+    where: str
+    what: str
+
+
+def needs_contiguous_maps(model: Submodel) -> bool:
+    """Whether a head works on maps in NCHW memory order only."""
+    return any(type_name(config) in _VIEW_MAPS for _, config in model.consumer_dicts())
+
+
+def rewire(model: Submodel, channels: Sequence[int]) -> tuple[tuple[int, ...], list[Change]]:
+    """Changes the consumers of the backbone's maps to those of PVT.
 
     Args:
-        part (Part): the part whose backbone goes; its readers are changed.
-        pyramid (Pyramid): the PVT that comes.
+        model (Submodel): whose consumers are changed.
+        channels (Sequence[int]): of PVT's four maps.
 
     Returns:
-        tuple: the ``out_indices`` that PVT gets, and the changes.
+        tuple: the ``out_indices`` for PVT, and the changes.
 
     Raises:
-        UserError: the maps of the old backbone aren't known, or nothing is found that reads them.
+        SwapError: the maps of the old backbone aren't known, or no consumer is found.
     """
-    old = maps_of(part.backbone, part.backbone_path)
-    neck = part.get("neck")
-    if neck:
-        return _rewire_neck(part, old, pyramid)
-    heads = [
-        (path, head)
-        for path, config in part.readers()
-        for path, head in semantic_heads(path, config)
+    old = feature_maps(model.backbone, model.backbone_path)
+    if model.get("neck"):
+        return _rewire_neck(model, old, channels)
+    changes = [
+        change
+        for path, head in _segmentation_heads(model)
+        for change in _rewire_segmentation_head(path, head, old, channels)
     ]
-    if heads:
-        readers = [SemanticReader(path, head, old, pyramid) for path, head in heads]
-        return stages_of(old), [change for reader in readers for change in reader.rewire()]
-    return _rewire_detection_heads(part, old, pyramid)
+    if changes:
+        return tuple(each.stage for each in old), changes
+    return _rewire_detection_heads(model, old, channels)
+
+
+def _set_channels(
+    path: str,
+    config: dict,
+    stages: Sequence[int],
+    channels: Sequence[int],
+    key: str = "in_channels",
+) -> Change:
+    """Sets a consumer's channels to those of PVT's stages: the last's, where it takes one map."""
+    before = config[key]
+    if isinstance(before, int):
+        config[key] = channels[stages[-1]]
+    else:
+        config[key] = type(before)(channels[stage] for stage in stages)  # JPU takes a tuple only
+        before = list(before)
+    of = "stage" if len(stages) == 1 else "stages"
+    names = " ".join(str(stage + 1) for stage in stages)
+    after = config[key] if isinstance(before, int) else list(config[key])
+    return Change(f"{path}.{key}", f"{before} -> {after}, the channels of PVT's {of} {names}")
 
 
 def _rewire_neck(
-    part: Part, old: list[Map], pyramid: Pyramid
+    model: Submodel, old: list[FeatureMap], channels: Sequence[int]
 ) -> tuple[tuple[int, ...], list[Change]]:
-    neck, path = part.get("neck"), f"{part.path}.{part.prefix}neck"
+    neck, path = model.get("neck"), f"{model.path}.{model.prefix}neck"
     if isinstance(neck, list):
         neck, path = neck[0], f"{path}[0]"
     if "in_channels" not in neck:
-        raise UserError(f"{path} ({type_name(neck)}) has no in_channels: it reads no pyramid")
+        raise SwapError(f"{path} ({type_name(neck)}) has no in_channels: it reads no pyramid")
     before = neck["in_channels"]
-    # a neck of one map may rely on its stride; one of several brings them to a size itself
-    stages = [same_stride(old[0])] if len(old) == 1 else list(stages_of(old))
-    if isinstance(before, int):
-        neck["in_channels"] = pyramid.width(stages[-1])
-    else:
-        if len(before) != len(stages):
-            raise UserError(
-                f"{path} takes {len(before)} maps and {part.backbone_path} gives {len(stages)}"
-            )
-        # JPU takes a tuple only
-        neck["in_channels"] = type(before)(pyramid.width(stage) for stage in stages)
-    changes = [width_change(path, before, neck["in_channels"], stages)]
-    if type_name(neck) in _PASSES_MAPS_ON:
-        for reader_path, config in part.readers():
-            for where, head in semantic_heads(reader_path, config):
-                changes += rewire_passed_on(where, head, stages, pyramid)
+    # a neck of one map may rely on its stride; one of several resizes them itself
+    stages = [old[0].pvt_stage] if len(old) == 1 else [each.stage for each in old]
+    if not isinstance(before, int) and len(before) != len(stages):
+        raise SwapError(
+            f"{path} takes {len(before)} maps and {model.backbone_path} gives {len(stages)}"
+        )
+    changes = [_set_channels(path, neck, stages, channels)]
+    if type_name(neck) in _PASS_MAPS_ON:
+        for where, head in _segmentation_heads(model):
+            changes += _rewire_passed_on(where, head, stages, channels)
     return tuple(stages), changes
 
 
+def _rewire_passed_on(
+    path: str, head: dict, stages: Sequence[int], channels: Sequence[int]
+) -> Iterator[Change]:
+    """A head over a neck that passes the backbone's maps on, except the last."""
+    before = head["in_channels"]
+    widths = as_list(before)
+    for k, index in enumerate(as_list(head.get("in_index", -1))):
+        if index % len(stages) < len(stages) - 1:
+            widths[k] = channels[stages[index]]
+    if widths != as_list(before):
+        head["in_channels"] = widths[0] if isinstance(before, int) else widths
+        yield Change(
+            f"{path}.in_channels",
+            f"{before} -> {head['in_channels']}, as the neck passes PVT's maps on",
+        )
+
+
+def _segmentation_heads(model: Submodel) -> Iterator[tuple[str, dict]]:
+    """Path and config of what chooses maps within ``decode_head`` and ``auxiliary_head``."""
+    for path, config in model.consumers():
+        if path.rpartition(".")[2] not in ("decode_head", "auxiliary_head"):
+            continue
+        heads = enumerate(config) if isinstance(config, list) else [(None, config)]
+        for i, head in heads:
+            where = path if i is None else f"{path}[{i}]"
+            if "in_channels" in head:
+                yield where, head
+            else:
+                for inner_path, inner in dicts_within(head, where):
+                    if "in_channels" in inner and "in_index" in inner:
+                        yield inner_path, inner
+
+
+def _rewire_segmentation_head(
+    path: str, head: dict, old: list[FeatureMap], channels: Sequence[int]
+) -> Iterator[Change]:
+    before = head["in_channels"]
+    if not isinstance(before, int) and "in_index" not in head:
+        maps = old  # mask classification heads take all of them
+    else:
+        maps = [old[i] for i in as_list(head.get("in_index", -1))]
+    stages = [each.stage for each in old]
+    joined = range(maps[0].pvt_stage, maps[0].stage + 1)  # longer than 1 if the map was dilated
+    can_join = not head.get("input_transform") and set(joined) <= set(stages)
+    if isinstance(before, int) and len(joined) > 1 and can_join:
+        head.update(
+            in_channels=[channels[stage] for stage in joined],
+            in_index=[stages.index(stage) for stage in joined],
+            input_transform="resize_concat",
+        )
+        yield Change(
+            f"{path}.in_channels",
+            f"{before} -> {head['in_channels']}, stages {joined[0] + 1} to {joined[-1] + 1} "
+            f"joined at stride {maps[0].stride}, where dilation had kept the head's one map",
+        )
+    else:
+        yield _set_channels(path, head, [each.stage for each in maps], channels)
+    if head.get("c1_in_channels"):
+        before, first = head["c1_in_channels"], channels[stages[0]]
+        head["c1_in_channels"] = first
+        yield Change(f"{path}.c1_in_channels", f"{before} -> {first}, the first map's channels")
+
+
 def _rewire_detection_heads(
-    part: Part, old: list[Map], pyramid: Pyramid
+    model: Submodel, old: list[FeatureMap], channels: Sequence[int]
 ) -> tuple[tuple[int, ...], list[Change]]:
-    """Heads over the backbone itself, without a neck between."""
-    is_one = len(old) == 1
-    stages = (same_stride(old[0]),) if is_one else stages_of(old)
-    widths = [pyramid.width(stage) for stage in stages]
-    changes = []
-    for where, reader, key in _readers_of_one(part) if is_one else _readers_of_all(part, len(old)):
-        after = widths[0] if is_one else list(widths)
-        changes.append(width_change(where, reader[key], after, stages, key))
-        reader[key] = after
+    """Heads that read the backbone itself, without a neck between."""
+    if len(old) == 1:
+        stages: tuple[int, ...] = (old[0].pvt_stage,)
+        consumers = _consumers_of_one(model)
+    else:
+        stages = tuple(each.stage for each in old)
+        consumers = _consumers_of_all(model, len(old))
+    changes = [_set_channels(path, head, stages, channels, key) for path, head, key in consumers]
     if not changes:
-        raise UserError(
-            f"nothing beside {part.backbone_path} says by in_channels which of its maps it reads"
+        raise SwapError(
+            f"nothing beside {model.backbone_path} says by in_channels which of its maps it reads"
         )
     return stages, changes
 
 
-def _readers_of_all(part: Part, count: int) -> Iterator[tuple[str, dict, str]]:
-    """Mask classification heads: a list of the widths of all maps."""
-    for path, config in part.readers():
-        for where, inner in dicts_within(config, path):
-            widths = inner.get("in_channels")
-            if isinstance(widths, list | tuple) and len(widths) == count:
-                yield where, inner, "in_channels"
+def _consumers_of_all(model: Submodel, count: int) -> Iterator[tuple[str, dict, str]]:
+    """Mask classification heads: a list of all maps' channels."""
+    for path, config in model.consumer_dicts():
+        widths = config.get("in_channels")
+        if isinstance(widths, list | tuple) and len(widths) == count:
+            yield path, config, "in_channels"
 
 
-def _readers_of_one(part: Part) -> Iterator[tuple[str, dict, str]]:
-    """Heads of one map. The first says how wide it is; others repeat it, and so do extractors of
-    boxes, as what leaves them is as wide."""
-    parts = [each for path, config in part.readers() for each in dicts_within(config, path)]
-    widths = (inner.get("in_channels") for _, inner in parts)
+def _consumers_of_one(model: Submodel) -> list[tuple[str, dict, str]]:
+    """Heads of one map. The first gives its channels; others repeat them, and so do RoI extractors
+    as their ``out_channels``."""
+    configs = list(model.consumer_dicts())
+    widths = (config.get("in_channels") for _, config in configs)
     width = next((each for each in widths if isinstance(each, int)), None)
-    for where, inner in parts:
-        key = "out_channels" if "featmap_strides" in inner else "in_channels"
-        if width is not None and inner.get(key) == width:
-            yield where, inner, key
+    keys = (
+        "out_channels" if "featmap_strides" in config else "in_channels" for _, config in configs
+    )
+    return [
+        (path, config, key)
+        for (path, config), key in zip(configs, keys, strict=True)
+        if width is not None and config.get(key) == width
+    ]

@@ -1,4 +1,4 @@
-"""The swap itself."""
+"""The swap itself: PVT in place of a config's backbone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from mmengine.config import Config, ConfigDict
 
-from mmpvt.errors import UserError
-from mmpvt.swap.changes import Change
-from mmpvt.swap.consumers import needs_contiguous_maps, rewire
-from mmpvt.swap.parts import find_part
-from mmpvt.swap.pyramids import find_pyramid, type_name
-from mmpvt.swap.refusals import refuse_what_is_no_pyramid
+from mmpvt.errors import ConfigError, SwapError
+from mmpvt.models.archs import Variant, find_variant
+from mmpvt.swap.consumers import Change, needs_contiguous_maps, rewire
+from mmpvt.swap.feature_maps import type_name
+from mmpvt.swap.submodels import Submodel, find_submodel
 from mmpvt.swap.training import (
     drop_checkpoints,
     drop_layer_decay,
@@ -42,79 +41,104 @@ def swap_backbone(
     """Puts PVT in the place of a model's backbone.
 
     Args:
-        config (Config): of an MMDetection or MMSegmentation experiment; stays as it is.
+        config (Config): of an MMDetection or MMSegmentation experiment; not changed.
         arch (str): ``tiny`` … ``large`` (v1) or ``b0`` … ``b5``, ``b2_li`` (v2).
-        part (str | None): which backbone, where there are several, by a name on the way to it,
-            such as ``teacher``. Default: the student's, the detector's.
-        keep_optimizer (bool): leave the optimizer.
+        part (str | None): which backbone, where there are several, by a name in its path, such as
+            ``teacher``. Default: the student's, the detector's.
+        keep_optimizer (bool): leave the optimizer. Default: False.
 
     Returns:
-        Config: a new one, which differs in the backbone, in the widths of what reads its maps, in
-        the optimizer and in the weights to start from.
+        Config: a new one, which differs in the backbone, in the channels of what reads its maps,
+        in the optimizer and in the weights to start from.
 
     Raises:
-        UserError: the arch is unknown, there is no backbone to swap, it is PVT already, or the
-            model is of a kind that no other backbone fits.
+        ConfigError: the arch is unknown, or the config has no model.
+        SwapError: there is no backbone to swap, it is PVT already, or no other backbone fits the
+            model.
     """
     return swap(config, arch, part, keep_optimizer).config
 
 
 def swap(config: Config, arch: str, part: str | None = None, keep_optimizer: bool = False) -> Swap:
-    """As :func:`swap_backbone`, with what was changed.
-
-    Raises:
-        UserError: as there.
-    """
-    config = copy_config(config)
+    """As :func:`swap_backbone`, with a list of what was changed."""
+    config = Config(_copy(config.to_dict()), filename=config.filename)
     if not isinstance(config.get("model"), dict):
-        raise UserError("the config holds no model: give one of an experiment, not a part of one")
-    chosen = find_part(config.model, part)
-    detects = not any(name.endswith("decode_head") for name in chosen.config)
-    pyramid = find_pyramid(arch, detects)
-    before = chosen.backbone
-    refuse_what_is_no_pyramid(chosen)
-    stages, changes = rewire(chosen, pyramid)
+        raise ConfigError("the config holds no model: give one of an experiment, not a part of one")
+    model = find_submodel(config.model, part)
+    variant = find_variant(arch)
+    old = model.backbone
+    _check_reads_pyramid(model)
+    stages, changes = rewire(model, variant.arch.embed_dims)
 
-    backbone = ConfigDict(pyramid.config)
+    backbone = _backbone_config(variant, model.is_segmenter)
     if stages != (0, 1, 2, 3):
         backbone.out_indices = stages
-    if before.get("with_cp"):
+    if old.get("with_cp"):
         backbone.with_cp = True
-    if needs_contiguous_maps(chosen):
+    if needs_contiguous_maps(model):
         backbone.contiguous_maps = True
-    chosen.config[f"{chosen.prefix}backbone"] = backbone
+    model.config[f"{model.prefix}backbone"] = backbone
+    name = variant.full_name
     changes = [
-        Change(
-            chosen.backbone_path,
-            f"{type_name(before)} -> {pyramid.name}, with its ImageNet weights",
-        ),
+        Change(model.backbone_path, f"{type_name(old)} -> {name}, with its ImageNet weights"),
         *changes,
-        *drop_checkpoints(config, chosen),
+        *drop_checkpoints(config, model),
         *set_statistics(config),
         *drop_layer_decay(config),
     ]
     if not keep_optimizer:
-        changes += set_optimizer(config, chosen)
+        changes += set_optimizer(config, model)
     _import_mmpvt(config)
-    return Swap(config, changes, pyramid.name)
+    return Swap(config, changes, name)
 
 
-def copy_config(config: Config) -> Config:
-    """A copy no two parts of which are one object, as parts of a config that was read may be."""
+def _copy(value: object) -> object:
+    """A copy in which no two parts are one object, as parts of a config that was read may be."""
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copy(item) for item in value)
+    return value
 
-    def copied(value: object) -> object:
-        if isinstance(value, Mapping):
-            return {key: copied(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(copied(item) for item in value)
-        return value
 
-    return Config(copied(config.to_dict()), filename=config.filename)
+def _check_reads_pyramid(model: Submodel) -> None:
+    """Raises SwapError if a head is a stage of a ResNet, a neck runs a backbone of its own, or the
+    model is no detector or segmenter."""
+    if "head" in model.config:  # of a classifier; a detector's and a segmenter's are bbox_head, …
+        kind = type_name(model.config) or "the model"
+        raise SwapError(
+            f"{model.path} ({kind}) describes a whole image by one vector, as re-identification "
+            "does, and reads no pyramid: there is nothing here for PVT's maps to feed"
+        )
+    for path, config in model.consumer_dicts():
+        if type_name(config.get("shared_head") or {}) == "ResLayer":
+            raise SwapError(
+                f"{path}.shared_head is the ResNet's own last stage, run on each box: it can't "
+                "follow another backbone",
+                hint="take the model's FPN variant",
+            )
+        own = next((key for key in config if key.endswith("_backbone")), None)
+        if own:
+            raise SwapError(
+                f"{path} ({type_name(config)}) feeds its maps to a second backbone, {own}, that is "
+                "built to continue a ResNet's stages, which PVT has not"
+            )
+
+
+def _backbone_config(variant: Variant, is_segmenter: bool) -> ConfigDict:
+    config = ConfigDict(
+        type=f"mmpvt.PyramidVisionTransformer{'V2' if variant.version == 2 else ''}",
+        arch=variant.name,
+    )
+    if variant.name in ("medium", "large") and not is_segmenter:
+        config.drop_path_rate = 0.0  # as published for detectors
+    config.init_cfg = dict(type="Pretrained", checkpoint=variant.weights)
+    return config
 
 
 def _import_mmpvt(config: Config) -> None:
     imports = config.get("custom_imports") or dict(imports=[], allow_failed_imports=False)
     names = imports["imports"]
     names = [names] if isinstance(names, str) else list(names)
-    if "mmpvt" not in names:
-        config.custom_imports = dict(imports, imports=[*names, "mmpvt"])
+    if "mmpvt.setup" not in names:
+        config.custom_imports = dict(imports, imports=[*names, "mmpvt.setup"])

@@ -1,4 +1,4 @@
-"""What training wants otherwise over PVT: optimizer, image statistics, checkpoints to start at."""
+"""What a swap changes in the settings of training: optimizer, image statistics, checkpoints."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 from mmengine.config import Config, ConfigDict
 
-from mmpvt.swap.changes import Change
-from mmpvt.swap.parts import Part
-from mmpvt.swap.pyramids import as_list, type_name
+from mmpvt.errors import UserError
+from mmpvt.models.archs import IMAGENET_MEAN, IMAGENET_STD
+from mmpvt.swap.consumers import Change
+from mmpvt.swap.feature_maps import as_list, type_name
+from mmpvt.swap.submodels import Submodel
 
-# the published settings: Semantic FPN; Mask R-CNN; RetinaNet. Rate and the batch it is for
+# published settings (rate, batch) of Semantic FPN, Mask R-CNN, RetinaNet
 _RATE_SEGMENTER = (2e-4, 32)
 _RATE_TWO_STAGE = (2e-4, 16)
 _RATE_ONE_STAGE = (1e-4, 16)
@@ -20,21 +22,13 @@ _WEIGHT_DECAY = 1e-4
 # they know the layers of ConvNeXt, BEiT and ViT by name, and refuse or misjudge others
 _LAYER_DECAY = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
 
-# of the images that the published weights were trained on, RGB
-_STATISTICS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
+_STATISTICS = dict(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD), bgr_to_rgb=True)
 
 
-def set_optimizer(config: Config, part: Part) -> Iterator[Change]:
-    """Trains with AdamW at the published rate where the base trains with another optimizer.
+def set_optimizer(config: Config, model: Submodel) -> Iterator[Change]:
+    """Sets AdamW at the published rate where the base has another optimizer.
 
     The rate follows the square root of the batch, as between the published settings.
-
-    Args:
-        config (Config): changed.
-        part (Part): the part with the backbone.
-
-    Yields:
-        Change: what was changed.
     """
     wrapper = config.get("optim_wrapper")
     if not wrapper or "optimizer" not in wrapper:
@@ -43,17 +37,17 @@ def set_optimizer(config: Config, part: Part) -> Iterator[Change]:
     if type_name(before) in ("AdamW", "Adam"):
         yield Change("optim_wrapper.optimizer", f"{before.type} stays, at rate {before.get('lr')}")
         return
-    if any(name.endswith("decode_head") for name in part.config):
+    if model.is_segmenter:
         rate, batch = _RATE_SEGMENTER
     else:
-        rate, batch = _RATE_TWO_STAGE if "roi_head" in part.config else _RATE_ONE_STAGE
+        rate, batch = _RATE_TWO_STAGE if "roi_head" in model.config else _RATE_ONE_STAGE
     own_batch = (config.get("auto_scale_lr") or {}).get("base_batch_size") or batch
     rate = float(f"{rate * math.sqrt(own_batch / batch):.2g}")
     wrapper.optimizer = ConfigDict(type="AdamW", lr=rate, weight_decay=_WEIGHT_DECAY)
     yield Change(
         "optim_wrapper.optimizer",
-        f"{before.type} -> AdamW at rate {rate:g}, as published for PVT (--keep-optimizer leaves "
-        f"{before.type})",
+        f"{before.type} -> AdamW at rate {rate:g}, as published for PVT "
+        f"({UserError.name_setting('keep_optimizer', True)} leaves {before.type})",
     )
     for i, scheduler in enumerate(as_list(config.get("param_scheduler") or [])):
         floor = scheduler.get("eta_min")
@@ -66,14 +60,7 @@ def set_optimizer(config: Config, part: Part) -> Iterator[Change]:
 
 
 def drop_layer_decay(config: Config) -> Iterator[Change]:
-    """Trains all layers at one rate, where the base's rates are by the old backbone's layers.
-
-    Args:
-        config (Config): changed.
-
-    Yields:
-        Change: what was changed.
-    """
+    """Drops learning rates by the old backbone's layers."""
     wrapper = config.get("optim_wrapper") or {}
     constructor = wrapper.get("constructor")
     if constructor in _LAYER_DECAY:
@@ -85,14 +72,7 @@ def drop_layer_decay(config: Config) -> Iterator[Change]:
 
 
 def set_statistics(config: Config) -> Iterator[Change]:
-    """Normalises images as for the published weights, where the base does otherwise.
-
-    Args:
-        config (Config): changed.
-
-    Yields:
-        Change: what was changed.
-    """
+    """Normalises images as the published weights take them, where the base does otherwise."""
     for path, one in _preprocessors(config.model, "model"):
         before = {key: one.get(key) for key in _STATISTICS}
         before.update(mean=list(one["mean"]), std=list(one["std"]))
@@ -101,28 +81,22 @@ def set_statistics(config: Config) -> Iterator[Change]:
             yield Change(path, "images in RGB, of ImageNet's mean and deviation, as PVT's weights")
 
 
-def drop_checkpoints(config: Config, part: Part) -> Iterator[Change]:
-    """Starts from PVT's weights alone, where the base starts from a trained model.
-
-    Args:
-        config (Config): changed.
-        part (Part): the part with the backbone.
-
-    Yields:
-        Change: what was changed.
-    """
+def drop_checkpoints(config: Config, model: Submodel) -> Iterator[Change]:
+    """Drops a trained model's weights, where the base starts from them."""
+    if model.prefix:
+        return
     for owner, path, key in (
         (config, "", "load_from"),
-        (part.config, f"{part.path}.", "init_cfg"),
-        (part.config, f"{part.path}.", "pretrained"),
+        (model.config, f"{model.path}.", "init_cfg"),
+        (model.config, f"{model.path}.", "pretrained"),
     ):
-        if owner.get(key) and not part.prefix:
+        if owner.get(key):
             owner[key] = None
             yield Change(f"{path}{key}", "dropped: weights of the backbone that was")
 
 
 def _preprocessors(config: object, path: str) -> Iterator[tuple[str, dict]]:
-    """The dicts that say how images are normalised, but a re-identification model's."""
+    """The dicts that say how images are normalised, except a re-identification model's."""
     if not isinstance(config, dict):
         return
     for key, value in config.items():

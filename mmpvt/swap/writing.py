@@ -1,4 +1,4 @@
-"""A swapped config as the file that a person would write: its base, and the lines that change."""
+"""A swapped config as a file: its base, and the lines that differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from mmengine.config import Config
 
-from mmpvt.errors import UserError
+from mmpvt.errors import SwapError, UserError
 
 _WIDTH = 100
 _MISSING = object()
@@ -20,7 +20,7 @@ def as_text(base: Config, swapped: Config, base_name: str, title: str) -> str:
     Args:
         base (Config): as it was read.
         swapped (Config): what the file is to give.
-        base_name (str): how the file names its base: a path from where it will lie, or
+        base_name (str): how the file names its base: a path relative to its folder, or
             ``mmdet::…``.
         title (str): its first line, a comment.
 
@@ -28,37 +28,26 @@ def as_text(base: Config, swapped: Config, base_name: str, title: str) -> str:
         str: the file's content.
 
     Raises:
-        UserError: the base is written in MMEngine's new style, which such a file can't inherit.
+        SwapError: the base is written in MMEngine's new style, which such a file can't inherit.
     """
     if base.filename and Config._is_lazy_import(base.filename):
-        raise UserError(
-            f"{base.filename} is written with read_base or imports, and MMEngine lets no config of "
-            "settings inherit it: train it with tools/train.py --backbone, which takes no file"
+        raise SwapError(
+            f"{base.filename} is written with read_base or imports, which MMEngine lets no plain "
+            "config inherit",
+            hint=f"train it with tools/train.py {UserError.name_setting('backbone')}, which needs "
+            "no file",
         )
-    lines = [f"# {title}", f"_base_ = {_literal(base_name, 0)}"]
     before, after = base.to_dict(), swapped.to_dict()
-    names = [name for name in ("custom_imports", "model", *after) if name in after]
-    for name in dict.fromkeys(names):
-        old, new = before.get(name, _MISSING), after[name]
-        if old == new:
-            continue
-        if isinstance(new, Mapping) and _inherits(old, new):
-            changed, statements = _differences(old, new, f"_base_.{name}")
-            if changed:
-                lines.append(f"{name} = {_literal(changed, len(name) + 3)}")
-            lines += statements
-        elif _same_shape(old, new):
-            lines += _list_statements(old, new, f"_base_.{name}")
-        else:
-            if isinstance(new, dict) and old is not _MISSING:
-                new = dict(_delete_=True, **new)
-            lines.append(f"{name} = {_literal(new, len(name) + 3)}")
-    return "\n".join(lines) + "\n"
+    order = dict.fromkeys(name for name in ("custom_imports", "model", *after) if name in after)
+    changed, statements = _differences(before, {name: after[name] for name in order}, "_base_")
+    lines = [f"# {title}", f"_base_ = {_literal(base_name, 0)}"]
+    lines += [f"{name} = {_literal(value, len(name) + 3)}" for name, value in changed.items()]
+    return "\n".join([*lines, *statements]) + "\n"
 
 
 def _differences(old: Mapping, new: Mapping, path: str) -> tuple[dict, list[str]]:
-    """What a dict inheriting ``old`` has to say to be ``new``; and, of what lies in lists, which
-    can't be inherited piece by piece, statements."""
+    """What a dict that inherits ``old`` has to hold to become ``new``; and statements for what is
+    in lists, as MMEngine inherits them only whole."""
     changed: dict = {}
     statements: list[str] = []
     for key, value in new.items():
@@ -81,7 +70,7 @@ def _differences(old: Mapping, new: Mapping, path: str) -> tuple[dict, list[str]
 
 
 def _inherits(old: object, new: Mapping) -> bool:
-    """Whether ``new`` can be told by what differs from ``old``: entries can't be taken away."""
+    """Whether ``new`` can be written as a difference to ``old``: inheriting removes no entries."""
     is_same_kind = isinstance(old, Mapping) and old.get("type") == new.get("type")
     return is_same_kind and not set(old) - set(new)
 
@@ -111,7 +100,7 @@ def _list_statements(old: list, new: list, path: str) -> Iterator[str]:
 
 
 def _literal(value: object, column: int, indent: int = 0) -> str:
-    """``value`` as source, broken into lines where it would pass the line's end."""
+    """``value`` as source, on several lines where one would be too long."""
     if isinstance(value, Mapping) and all(_is_keyword(key) for key in value):
         opening, closing = "dict(", ")"
         items = [(f"{key}=", item) for key, item in value.items()]

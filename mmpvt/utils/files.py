@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from mmpvt.errors import UserError
+from mmpvt.errors import BadFileError
 
 MAX_BYTES = 2**30  # of an image, a label map, a log
 MAX_ANNOTATIONS = 2**33  # bytes of an annotation file: Objects365's has 5.4 GB
@@ -41,7 +41,8 @@ def read_bytes(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> bytes:
         bytes: its content.
 
     Raises:
-        UserError: it is a pipe, a device, a folder or a socket, which may never end, or too large.
+        BadFileError: it is a pipe, a device, a folder or a socket, which may never end, or too
+            large.
         OSError: it is missing or can't be read.
         ValueError: no file can have this name.
     """
@@ -54,28 +55,19 @@ def read_bytes(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def check_regular(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> None:
-    """Checks that a path is a regular file's and the file not too large, without opening it.
-
-    Args:
-        path (str | PathLike): the file.
-        max_bytes (int): the limit. Default: 1 GiB.
-
-    Raises:
-        UserError: it is not.
-        OSError: it is missing.
-        ValueError: no file can have this name.
-    """
+    """Raises what :func:`read_bytes` raises of a file's kind and size, without opening it."""
     _check_status(path, Path(path).stat(), max_bytes)
 
 
 def _check_status(path: str | os.PathLike, status: os.stat_result, max_bytes: int) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "of an unknown kind")
-        raise UserError(f"{os.fspath(path)} is not a regular file, but {kind}")
+        raise BadFileError(f"{os.fspath(path)} is not a regular file, but {kind}", where=path)
     if status.st_size > max_bytes:
-        raise UserError(
+        raise BadFileError(
             f"{os.fspath(path)} is too large: {status.st_size / 2**30:.1f} GiB, and "
-            f"{max_bytes / 2**30:g} GiB are the limit"
+            f"{max_bytes / 2**30:g} GiB are the limit",
+            where=path,
         )
 
 
@@ -84,14 +76,8 @@ def parse_json(data: bytes) -> object:
 
     msgspec takes a quarter of ``json``'s time for COCO's annotations, and less memory.
 
-    Args:
-        data (bytes): a file's content.
-
-    Returns:
-        object: dicts, lists, strings, numbers, True, False, None, nested 100 levels at most.
-
     Raises:
-        ValueError: it is no JSON, or nested deeper.
+        ValueError: it is no JSON, or nested more than 100 levels deep.
     """
     if _is_deeper(data, MAX_DEPTH):
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
@@ -138,12 +124,5 @@ def collector_off() -> Iterator[None]:
 
 
 def leaves_folder(name: str) -> bool:
-    """Whether a file's name in a list leads out of the folder that the list is for.
-
-    Args:
-        name (str): ``'part/1.jpg'``, say.
-
-    Returns:
-        bool: true for an absolute name, and one that goes upwards (``..``).
-    """
+    """Whether a relative file name leads out of its folder: it is absolute, or holds ``..``."""
     return Path(name).is_absolute() or ".." in re.split(r"[/\\]", name)

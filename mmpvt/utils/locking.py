@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmpvt.errors import UserError
+from mmpvt.errors import OutputError
 
 try:
     import fcntl
@@ -21,19 +21,19 @@ LOCK = ".mmpvt-lock"
 
 
 @contextmanager
-def locked(folder: str | os.PathLike, option: str) -> Iterator[None]:
-    """Keeps other runs out of a folder, on other machines that share it too.
+def locked(folder: str | os.PathLike, setting: str) -> Iterator[None]:
+    """Keeps other runs out of a folder, also those of other machines that share it.
 
     The lock is POSIX's, not ``flock``'s, which ``filelock`` takes: forked processes don't inherit
-    it, so that the data-loading workers of a killed run don't keep it for a while; and it works on
-    NFS. Where the file system has no locks, that is said, and the run goes on.
+    it, so that a killed run's data-loading workers don't keep it for a while; and it works on NFS.
+    Where the file system has no locks, a warning is printed.
 
     Args:
         folder (str | PathLike): it exists; a file ``.mmpvt-lock`` in it says who holds the lock.
-        option (str): of the command line, with which another folder is taken.
+        setting (str): the setting that names the folder: ``'work_dir'``.
 
     Raises:
-        UserError: another run holds it.
+        OutputError: another run holds it.
     """
     try:
         # Closing any of a process's descriptors of this file would release its lock.
@@ -50,7 +50,7 @@ def locked(folder: str | os.PathLike, option: str) -> Iterator[None]:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise UserError(_refusal(folder, option, descriptor)) from None
+                raise _refusal(folder, setting, descriptor) from None
             _warn(folder, error)
         else:
             os.ftruncate(descriptor, 0)
@@ -60,12 +60,14 @@ def locked(folder: str | os.PathLike, option: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _refusal(folder: str | os.PathLike, option: str, descriptor: int) -> str:
+def _refusal(folder: str | os.PathLike, setting: str, descriptor: int) -> OutputError:
     holder = os.read(descriptor, 1000).decode(errors="replace").split()
     by = f" on {holder[0]}, process {holder[1]}" if len(holder) == 2 else ""
-    return (
-        f"the folder {os.fspath(folder)} is in use by another run{by}: wait until it has ended, "
-        f"or pass another folder with {option}"
+    return OutputError(
+        f"the folder {os.fspath(folder)} is in use by another run{by}",
+        where=folder,
+        hint="wait until it has ended, or pass another folder with "
+        + OutputError.name_setting(setting),
     )
 
 

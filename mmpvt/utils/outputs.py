@@ -11,12 +11,12 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
 
-from mmpvt.errors import UserError
+from mmpvt.errors import OutputError
+from mmpvt.utils.atomic import atomic_write
 
 LISTING = ".mmpvt-files"
 LONGEST_NAME = 255  # bytes, of most file systems
@@ -26,7 +26,7 @@ ONE_FILES = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errn
 Listing = dict[str, set[str]]
 
 
-class CannotWriteError(UserError):
+class CannotWriteError(OutputError):
     """One file can't be written; others may be."""
 
 
@@ -39,31 +39,26 @@ class Outputs:
 
     Args:
         folder (str | PathLike): made by the first file.
-        option (str): what names it on the command line. Default: ``'--out'``.
+        setting (str): the setting that names it. Default: ``'out'``.
     """
 
-    def __init__(self, folder: str | os.PathLike, option: str = "--out") -> None:
+    def __init__(self, folder: str | os.PathLike, setting: str = "out") -> None:
         self.folder = Path(folder)
-        self.option = option
+        self.setting = setting
         self._known = read_listing(self.folder)
 
     def check_folder(self) -> None:
         """Refuses a folder that is neither new nor empty nor an earlier run's.
 
         Raises:
-            UserError: it is a file, holds what no tool wrote, or can't be read.
+            OutputError: it is a file, holds what no tool wrote, or can't be read.
         """
         self.check()
         try:
             if self._known is None and self.folder.is_dir() and any(self.folder.iterdir()):
-                raise UserError(
-                    f"{self.option} {self.folder} holds other files: name a new folder for the "
-                    "results"
-                )
+                raise self._refused("holds other files", "name a new folder for the results")
         except OSError as error:
-            raise UserError(
-                f"{self.option} {self.folder} can't be read ({error.strerror})"
-            ) from error
+            raise self._refused(f"can't be read ({error.strerror})") from error
 
     def check(self, *names: str) -> None:
         """Refuses to replace what no tool wrote.
@@ -73,22 +68,21 @@ class Outputs:
 
         Raises:
             CannotWriteError: one of them is there, and not the tools'.
-            UserError: the folder is a file.
+            OutputError: the folder is a file.
         """
         if self.folder.exists() and not self.folder.is_dir():
-            raise UserError(f"{self.option} {self.folder} is a file: name a folder for the results")
+            raise self._refused("is a file", "name a folder for the results")
+        other = f"move it, or name another folder with {OutputError.name_setting(self.setting)}"
         for name in names:
             path = self.folder / name
             if os.path.lexists(path) and not self._owns(path, name):
                 raise CannotWriteError(
-                    f"{path} is not of an earlier run and isn't overwritten: move it, or name "
-                    f"another folder with {self.option}"
+                    f"{path} is not of an earlier run and isn't overwritten", where=path, hint=other
                 )
             link = next((p for p in path.parents if p.is_symlink()), None)
             if link is not None and self.folder in link.parents:
                 raise CannotWriteError(
-                    f"{link} is a link, which isn't followed: move it, or name another folder "
-                    f"with {self.option}"
+                    f"{link} is a link, which isn't followed", where=link, hint=other
                 )
 
     def write(self, name: str, content: bytes) -> Path:
@@ -103,7 +97,7 @@ class Outputs:
 
         Raises:
             CannotWriteError: a file of that name isn't the tools', or the name can't be one.
-            UserError: nothing can be written there: the disk is full, say.
+            OutputError: nothing can be written there: the disk is full, say.
         """
         path = self.folder / name
         digest = hashlib.sha256(content).hexdigest()
@@ -113,13 +107,17 @@ class Outputs:
             self.check(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._list(name, digest)
-            place(path, content)
+            atomic_write(path, content, sync=False)
         except OSError as error:
-            kind = CannotWriteError if error.errno in ONE_FILES else UserError
-            raise kind(f"{path} can't be written ({error.strerror})") from error
+            kind = CannotWriteError if error.errno in ONE_FILES else OutputError
+            raise kind(f"{path} can't be written ({error.strerror})", where=path) from error
         except UnicodeEncodeError as error:
-            raise CannotWriteError(f"{path!r} can't be a file's name here") from error
+            raise CannotWriteError(f"{path!r} can't be a file's name", where=path) from error
         return path
+
+    def _refused(self, reason: str, hint: str | None = None) -> OutputError:
+        folder = OutputError.name_setting(self.setting, str(self.folder))
+        return OutputError(f"{folder} {reason}", where=self.folder, hint=hint)
 
     def _owns(self, path: Path, name: str) -> bool:
         if self._known is None or path.is_symlink():
@@ -132,7 +130,7 @@ class Outputs:
         if self._known is None:
             self._known = {}
         elif listing.exists() and listing.stat().st_nlink > 1:  # of a copy made of hard links
-            place(listing, listing.read_bytes())
+            atomic_write(listing, listing.read_bytes(), sync=False)
         sums = self._known.setdefault(name.casefold(), set())
         if digest not in sums or not listing.exists():
             sums.add(digest)
@@ -140,42 +138,33 @@ class Outputs:
                 file.write(json.dumps({"file": name, "sha256": digest}) + "\n")
 
 
-def check_free(path: Path, force: bool, option: str = "") -> Path:
-    """The path of a single file to write, made sure that nothing is lost by it.
+def check_free(path: Path, force: bool, setting: str | None = None) -> Path:
+    """Refuses the path of a single file to write where something would be lost by it.
 
     Args:
         path (Path): the file.
         force (bool): whether it may be replaced.
-        option (str): what names it on the command line, with a space. Default: nothing.
+        setting (str | None): the setting that names it. Default: None, for a positional argument.
+
+    Returns:
+        Path: the path.
 
     Raises:
-        UserError: it is there, unless ``force`` is given, is no regular file, or there is no folder
-            for it.
+        OutputError: it is there, unless ``force`` is given, is no regular file, or there is no
+            folder for it.
     """
+    named = OutputError.name_setting(setting, str(path)) if setting else str(path)
     if path.is_dir():
-        raise UserError(f"{option}{path} is a folder: name a file")
+        raise OutputError(f"{named} is a folder", where=path, hint="name a file")
     if not path.parent.is_dir():
-        raise UserError(f"{option}{path}: there is no folder {path.parent}")
+        raise OutputError(f"{named}: there is no folder {path.parent}", where=path)
     if path.exists() and not path.is_file():
-        raise UserError(f"{option}{path} is no regular file: name another")
+        raise OutputError(f"{named} is no regular file", where=path, hint="name another")
     if os.path.lexists(path) and not force:
-        raise UserError(f"{option}{path} exists: pass --force to overwrite it, or another name")
+        force = OutputError.name_setting("force", True)
+        hint = f"pass {force} to overwrite it, or another name"
+        raise OutputError(f"{named} exists", where=path, hint=hint)
     return path
-
-
-def place(path: Path, content: bytes) -> None:
-    """Puts a file in the place of what had its name, which another link to it keeps.
-
-    Raises:
-        OSError: it can't be written; what had the name is still there.
-    """
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_listing(folder: Path) -> Listing | None:
@@ -228,7 +217,7 @@ def is_result(path: Path, listings: dict[Path, Listing | None]) -> bool:
 
 
 def fitting(stem: str, end: str = "") -> str:
-    """A file's name without its suffix, cut where it is too long for a file's.
+    """A file's name without its suffix, cut to what file systems take.
 
     Args:
         stem (str): the name; where it is cut, a sum tells it from others that begin alike.

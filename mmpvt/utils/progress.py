@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
+from rich.filesize import decimal as size
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -77,12 +78,3 @@ class _Lines:
             if rate > 0:
                 said += f", {timedelta(seconds=round((self.total - done) / rate))} left"
         print(said, file=sys.stderr, flush=True)
-
-
-def size(count: float) -> str:
-    """Bytes for people to read: ``'19.3 GB'``."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.{0 if unit == 'bytes' else 1}f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

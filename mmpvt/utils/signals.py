@@ -1,13 +1,14 @@
 """Signal handlers of a run, which no process that it starts inherits.
 
-A forked worker that inherits a handler of Python's can't be ended by SIGTERM:
+A forked worker that inherits a Python handler can't be ended by SIGTERM, and
 ``multiprocessing.Pool``, which ends its workers that way, waits for it for ever. An executed
-program (``subprocess``, and multiprocessing's ``spawn`` and ``forkserver``) inherits no handler,
-but it does inherit blocked and ignored signals.
+program (``subprocess``; multiprocessing's ``spawn`` and ``forkserver``) inherits no handlers, but
+it does inherit blocked and ignored signals.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -25,6 +26,7 @@ def handle(number: int, handler: Callable[[int, FrameType | None], object]) -> N
         number (int): the signal's.
         handler (Callable): takes the signal's number and the interrupted frame.
     """
+    _register_at_fork()
     before = signal.signal(number, handler)
     _, before = _handled.get(number, (handler, before))
     _handled[number] = (handler, before)
@@ -47,9 +49,11 @@ def _after_fork_in_child() -> None:
     _handled.clear()
 
 
-if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )
+@functools.cache  # once a process
+def _register_at_fork() -> None:
+    if hasattr(os, "register_at_fork"):  # Windows has no fork
+        os.register_at_fork(
+            before=_before_fork,
+            after_in_parent=_after_fork_in_parent,
+            after_in_child=_after_fork_in_child,
+        )

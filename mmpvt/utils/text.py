@@ -12,6 +12,7 @@ import locale
 import logging
 import re
 import sys
+from collections.abc import Iterable
 
 # C0, DEL and C1; line and paragraph separators; marks that change the direction of text
 CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
@@ -49,6 +50,12 @@ def to_json(content: object, **options: object) -> bytes:
     """
     text = json.dumps(content, ensure_ascii=False, **options)
     return _SURROGATE.sub(lambda match: "\\" + _escaped(match), text).encode()
+
+
+def few(names: Iterable[object], most: int = 3) -> str:
+    """The first of ``names``, for a sentence."""
+    names = list(names)
+    return ", ".join(map(str, names[:most])) + (" …" if len(names) > most else "")
 
 
 def print_safely() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement, InstanceData
 
+from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.utils.text import printable
 
 SIDE = 480  # pixels: a smaller image is enlarged until its shorter side has as many
@@ -32,7 +33,6 @@ SHIFTS = [
 ]
 STRETCHED = (0.5, 99.5)  # percentiles of an image's values that become black and white
 LABELLED = 0.01  # share of an image that a class of a label map takes to be named
-IGNORED = 255  # label of pixels that count for no class
 
 
 def draw_sample(
@@ -161,7 +161,7 @@ def draw_map(
     )
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(palette)] = palette[:256]
-    shown = labels != IGNORED
+    shown = labels != IGNORE_LABEL
     canvas = canvas.copy()
     canvas[shown] = _blend(canvas[shown], table[labels[shown]], MAP_WEIGHT)
     taken: list[tuple[int, int, int, int]] = []

@@ -23,7 +23,8 @@ from mmengine.logging import HistoryBuffer
 from helpers import environment
 from mmpvt import UserError
 from mmpvt.checkpoint import load_checkpoint, unwrap
-from mmpvt.checkpoint.guard import check_file
+from mmpvt.checkpoint.loading import weights_only
+from mmpvt.checkpoint.safety import check_file
 
 HUGE = 10**12  # numbers; 4 TB
 LARGE = 5 * 10**9  # numbers; what a careless conversion would really allocate
@@ -303,7 +304,8 @@ def test_what_training_stores_passes(legacy: bool, tmp_path: Path):
     }
     path = tmp_path / "a.pth"
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-    check_file(path)
+    with weights_only():
+        check_file(path)
     loaded = load_checkpoint(path)
     assert torch.equal(loaded["state_dict"]["weight"], layer.weight)
     assert loaded["text"] == b"bytes" and loaded["arrays"][0].tolist() == [0, 1, 2]
@@ -315,7 +317,7 @@ def test_memory_of_a_fresh_process(tmp_path: Path):
         (tmp_path / craft.__name__).mkdir()
         craft(tmp_path / craft.__name__ / "hostile.pth")
     script = (
-        "import resource, sys, pathlib, mmpvt\n"
+        "import resource, sys, pathlib, mmpvt.checkpoint\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before, refused = peak(), 0\n"
         "for path in sorted(pathlib.Path(sys.argv[1]).glob('*/hostile.pth')):\n"

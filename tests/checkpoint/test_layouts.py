@@ -12,7 +12,7 @@ from mmdet.models.backbones.pvt import PyramidVisionTransformerV2 as MMDetPVTv2
 from torch.nn import functional as F
 
 from helpers import build_backbone, relative
-from mmpvt.checkpoint import convert, describe_misfit
+from mmpvt.checkpoint import convert, describe_incompatible_keys
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
 
 SMALL = dict(embed_dims=(32, 64, 160, 256), depths=(1, 2, 1, 1))
@@ -76,7 +76,7 @@ def test_published(wrapping: str, v1: PyramidVisionTransformer):
 def test_published_names_and_shapes(name: str, official_shapes: dict):
     checkpoint = {key: torch.zeros(shape) for key, shape in official_shapes[name].items()}
     target = build_backbone(name).state_dict()
-    assert describe_misfit(convert(checkpoint, target), target) is None
+    assert describe_incompatible_keys(convert(checkpoint, target), target) is None
 
 
 @pytest.mark.parametrize("name", ["pvt_v2_b0", "pvt_v2_b2_li"])
@@ -85,7 +85,7 @@ def test_timm(name: str, reference: Path):
     checkpoint = {key: torch.full(shape, float(i)) for i, (key, shape) in enumerate(shapes.items())}
     target = build_backbone(name).state_dict()
     tensors = convert(checkpoint, target)
-    assert describe_misfit(tensors, target) is None
+    assert describe_incompatible_keys(tensors, target) is None
 
     def source(ours: str) -> str:
         return list(shapes)[int(tensors[ours].flatten()[0])]

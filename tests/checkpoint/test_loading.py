@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import os
 import pickle
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +13,10 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader
 
+from faulty_server import Server, serving
 from mmpvt import UserError
-from mmpvt.checkpoint import load_checkpoint
-from mmpvt.checkpoint.download import download
+from mmpvt.checkpoint import fit_to_model, load_checkpoint
+from mmpvt.errors import CheckpointError, CheckpointMismatchError, DownloadError
 from mmpvt.models import PyramidVisionTransformerV2
 
 TINY = dict(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), mlp_ratios=(2, 2, 2, 2))
@@ -41,7 +39,7 @@ def test_what_mmengine_stores(tmp_path: Path):
     hub.update_info("iter", np.int64(7))
     hub.update_info("curve", np.arange(3.0))
     torch.save({"message_hub": hub.state_dict(), "state_dict": {}}, tmp_path / "a.pth")
-    for load in (load_checkpoint, CheckpointLoader.load_checkpoint, torch.load):
+    for load in (load_checkpoint, CheckpointLoader.load_checkpoint):
         loaded = load(str(tmp_path / "a.pth"))["message_hub"]
         history = loaded["log_scalars"]["train/loss"]
         assert isinstance(history, HistoryBuffer)
@@ -129,88 +127,67 @@ def test_pretrained_of_another_architecture(tmp_path: Path):
         other.init_weights()
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    """/good.pth whole, /cut.pth half of what it announces, /to?A redirects to A, the rest 404."""
+def test_errors_are_told_apart_by_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "a.pth"
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert caught.value.where == str(path)
+    torch.save({"a": Runs(tmp_path / "ran")}, path)
+    with pytest.raises(CheckpointError, match="is refused") as caught:
+        load_checkpoint(path)
+    assert caught.value.where == path
+    torch.save({"a": torch.ones(1)}, path)
+    with pytest.raises(CheckpointMismatchError):
+        fit_to_model(load_checkpoint(path), torch.nn.Linear(1, 1))
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    with pytest.raises(DownloadError) as caught:
+        load_checkpoint("http://127.0.0.1:9/a.pth")
+    assert caught.value.where == "http://127.0.0.1:9/a.pth"
 
-    body = b""
 
-    def do_GET(self):
-        if self.path.startswith("/to?"):
-            self.send_response(302)
-            self.send_header("Location", self.path.removeprefix("/to?"))
-            self.end_headers()
-            return
-        if self.path == "/endless.pth":
-            self.send_response(200)
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                while True:
-                    self.wfile.write(bytes(1 << 16))
-            return
-        if self.path not in ("/good.pth", "/cut.pth"):
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.body)))
-        self.end_headers()
-        self.wfile.write(
-            self.body if self.path == "/good.pth" else self.body[: len(self.body) // 2]
-        )
+def test_a_backbone_alone_and_a_whole_model(tmp_path: Path):
+    """One conversion, whatever the checkpoint and the model are."""
+    model = torch.nn.Module()
+    model.backbone = PyramidVisionTransformerV2(TINY)
+    model.head = torch.nn.Linear(1, 1)
+    alone = model.backbone.state_dict()
+    whole = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    assert fit_to_model({"state_dict": whole}, model).keys() == model.state_dict().keys()
+    filled = fit_to_model({"model": alone}, model, strict=False)
+    assert filled.keys() == {f"backbone.{name}" for name in alone}
+    assert fit_to_model({"state_dict": whole}, model.backbone).keys() == alone.keys()
 
-    def log_message(self, *args):
-        pass
+
+def test_another_package_s_pvt_keeps_its_class_token():
+    """It has the published names, but is no backbone of ours."""
+    state = {"patch_embed1.proj.weight": torch.ones(1), "cls_token": torch.ones(1)}
+    model = torch.nn.Module()
+    model.register_parameter("cls_token", torch.nn.Parameter(torch.ones(1)))
+    model.patch_embed1 = torch.nn.Module()
+    model.patch_embed1.proj = torch.nn.Module()
+    model.patch_embed1.proj.register_parameter("weight", torch.nn.Parameter(torch.ones(1)))
+    assert fit_to_model(state, model).keys() == state.keys()
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """Address of a real server on loopback."""
+def server(tmp_path: Path) -> Iterator[Server]:
     torch.save({"a": torch.ones(3)}, tmp_path / "served.pth")
-    Handler.body = (tmp_path / "served.pth").read_bytes()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
+    with serving({"/good.pth": (tmp_path / "served.pth").read_bytes()}) as server:
+        yield server
 
 
-def test_downloaded_once_and_kept(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_downloaded_once_and_kept(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     for _ in range(2):
-        assert load_checkpoint(f"{server}/good.pth")["a"].tolist() == [1, 1, 1]
-        Handler.body = b"changed"  # the second time it isn't asked
+        assert load_checkpoint(f"{server.url}/good.pth")["a"].tolist() == [1, 1, 1]
+        server.files["/good.pth"] = b"changed"  # the second time it isn't asked
     assert [path.name for path in (tmp_path / "hub" / "checkpoints").iterdir()] == ["good.pth"]
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"), [("cut.pth", r"ended after \d+ of \d+ bytes"), ("no.pth", "Not Found")]
-)
-def test_download_that_fails_leaves_nothing(server: str, name: str, reason: str, tmp_path: Path):
-    with pytest.raises(UserError, match=rf"could not download {server}/{name} \(.*{reason}"):
-        download(f"{server}/{name}", tmp_path / "to" / name)
-    assert not list((tmp_path / "to").iterdir())
-
-
-def test_redirected(server: str, tmp_path: Path):
-    download(f"{server}/to?/good.pth", tmp_path / "good.pth")
-    assert (tmp_path / "good.pth").read_bytes() == Handler.body
-
-
-@pytest.mark.parametrize(
-    "target", ["file:///etc/passwd", "ftp://127.0.0.1/a", "data:,text", "/to?/to?/no.pth"]
-)
-def test_redirected_to_what_is_no_file(target: str, server: str, tmp_path: Path):
-    with pytest.raises(UserError, match="could not download"):
-        download(f"{server}/to?{target}", tmp_path / "a.pth")
-    assert not list(tmp_path.glob("a.*"))
-
-
-def test_redirected_in_a_circle(server: str, tmp_path: Path):
-    circle = "/to?" * 2000
-    with pytest.raises(UserError, match="could not download"):
-        download(f"{server}{circle}", tmp_path / "a.pth")
-
-
-def test_download_without_an_end(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mmpvt.checkpoint.download.LIMIT", 10_000_000)
-    with pytest.raises(UserError, match="longer than 10000000 bytes"):
-        download(f"{server}/endless.pth", tmp_path / "a.pth")
-    assert not list(tmp_path.glob("a.*"))
+def test_download_that_fails_leaves_nothing(server: Server, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    url = f"{server.url}/no.pth"
+    with pytest.raises(DownloadError, match=rf"could not download {url} \(404 Not Found") as caught:
+        load_checkpoint(url)
+    assert caught.value.instead == ("pretrained", "FILE or none") and caught.value.where == url
+    assert not list((tmp_path / "hub" / "checkpoints").iterdir())

@@ -85,7 +85,7 @@ def number_in_words(checkpoint: dict) -> None:
 )
 def test_refused(harm, expected: str, runner: SimpleNamespace, checkpoint: dict):
     harm(checkpoint)
-    with pytest.raises(UserError, match=rf"no run can go on from this checkpoint: .*{expected}"):
+    with pytest.raises(UserError, match=rf"no run can resume from this checkpoint: .*{expected}"):
         check_resumable(runner, checkpoint)
 
 

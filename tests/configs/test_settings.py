@@ -270,4 +270,4 @@ def test_segmentation_is_tested_at_multiples_of_32(
 
 def test_imports(entry: Entry):
     """``custom_imports`` is all that OpenMMLab's own tools need."""
-    assert entry.config.custom_imports.imports == ["mmpvt"]
+    assert entry.config.custom_imports.imports == ["mmpvt.setup"]

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 
 import corpus
 from mmpvt import UserError
-from mmpvt.datasets.annotations import _run_lengths, usable
+from mmpvt.datasets.coco import _run_lengths, clean_annotations
 from mmpvt.datasets.samplers import EARLY, Draw, Fetch
 from mmpvt.engine.cli import ON_BAD_DATA
 
@@ -177,9 +177,9 @@ def test_annotation(item: corpus.Input, root: Path):
     content = corpus.annotations()
     item.make(content)
     before = copy.deepcopy(content)
-    cleaned, findings = usable(content, masks=True)
+    cleaned, findings = clean_annotations(content, masks=True)
     assert repr(content) == repr(before)
-    lost = [finding for finding in findings if not finding.mended]
+    lost = [finding for finding in findings if not finding.fixed]
     if item.reason:
         assert len(lost) == 1 and item.reason in lost[0].reason
     else:
@@ -196,9 +196,9 @@ def test_annotation(item: corpus.Input, root: Path):
 
 def test_whole_annotations_stay_as_they_are():
     content = corpus.annotations()
-    assert usable(content, masks=True) == (content, [])
+    assert clean_annotations(content, masks=True) == (content, [])
     content["annotations"][0]["segmentation"] = "no mask"
-    assert usable(content, masks=False) == (content, [])
+    assert clean_annotations(content, masks=False) == (content, [])
 
 
 def test_run_lengths_are_pycocotools():

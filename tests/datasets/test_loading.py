@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from mmpvt import UserError
-from mmpvt.datasets.loading import LoadImageFromFile, LoadSegAnnotations, stand_in
+from mmpvt.datasets.loading import (
+    FileProblem,
+    LoadImageFromFile,
+    LoadSegAnnotations,
+    placeholder_images,
+)
+from mmpvt.errors import BadFileError
 
 
 @pytest.fixture
@@ -76,8 +82,28 @@ def test_more_than_eight_bits(color_type: str, tmp_path: Path):
     first = image[..., 0] if image.ndim == 3 else image
     np.testing.assert_allclose(first, (stored * (255 / 4095)).clip(0, 255), rtol=1e-6)
     assert first.max() == 255 and len(np.unique(first)) == 586  # 4095 and above: 255
-    with stand_in():
+    with placeholder_images():
         assert loader(dict(img_path=path))["img"].ndim == image.ndim
+
+
+def test_problems_are_told_by_kind(results: dict):
+    """A report counts them by kind, whatever the sentence says."""
+    stored = np.full((20, 30, 3), (3, 2, 1), np.uint8)
+    cv2.imwrite(results["seg_map_path"], stored)
+    with pytest.raises(BadFileError) as caught:
+        load(results)
+    error = caught.value
+    assert error.problem is FileProblem.COLOURS and error.where == results["seg_map_path"]
+    assert "list them in the order" in error.hint and "list them" not in error.what
+    write_map(results, np.full((10, 30), 3))
+    with pytest.raises(BadFileError) as caught:
+        load(results)
+    assert caught.value.problem is FileProblem.MAP_SIZE
+    Path(results["img_path"]).unlink()
+    with pytest.raises(BadFileError) as caught:
+        load(results)
+    assert caught.value.problem is FileProblem.MISSING_IMAGE
+    assert len({problem.kind for problem in FileProblem}) == len(FileProblem)
 
 
 def test_eight_bits_where_more_are_meant(results: dict):
@@ -101,7 +127,7 @@ def test_placeholders_have_the_images_channels(tmp_path: Path):
     path = str(tmp_path / "a.png")
     cv2.imwrite(path, np.zeros((20, 30, 4), np.uint8))
     loader = LoadImageFromFile(color_type="unchanged", channels=4)
-    with stand_in():
+    with placeholder_images():
         assert loader(dict(img_path=path))["img"].shape == (64, 64, 4)
     assert LoadImageFromFile(color_type="unchanged")(dict(img_path=path))["img"].shape[2] == 4
 

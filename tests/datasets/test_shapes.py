@@ -180,7 +180,7 @@ def test_written_set_is_left_as_it_is(root, monkeypatch):
 def test_other_settings_need_force(tmp_path):
     root = shapes.generate(tmp_path / "set", **SMALL)
     before = contents(root)
-    with pytest.raises(UserError, match="--force") as error:
+    with pytest.raises(UserError, match="pass force=True") as error:
         shapes.generate(root, **SMALL, seed=1)
     assert str(root) in str(error.value)
     assert contents(root) == before
@@ -336,6 +336,6 @@ def test_tool_writes_and_says_so_and_refuses_in_a_sentence(tmp_path, monkeypatch
 
     assert run_tool(monkeypatch, *args, "--seed", 1) == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: ")
+    assert message.startswith("error: ") and "pass --force" in message
     assert len(message.splitlines()) == 1
     assert run_tool(monkeypatch, *args, "--seed", 1, "--force") == 0

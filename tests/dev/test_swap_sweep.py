@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from dev import swap_sweep
-from dev.swap_sweep import Record, Records, Shipped, Trial, batches
+from dev.swap_sweep import ConfigTrial, Record, Records, ShippedConfig, batches
 from dev.swap_sweep.checks import Problem
-from dev.swap_sweep.shipped import is_counted
-from dev.swap_sweep.trial import run_config
+from dev.swap_sweep.config_trial import run_config
+from dev.swap_sweep.shipped_configs import is_counted
 from helpers import DATA, ROOT
 from mmpvt.engine.settings import read_config
 
@@ -22,16 +22,16 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of many models
 
 # one config of each of many families, of those that take the least time
 NAMES = (DATA / "swap_families.txt").read_text().split()
-CHOSEN = [Shipped(*name.split("::")) for name in NAMES]
+CHOSEN = [ShippedConfig(*name.split("::")) for name in NAMES]
 
 
 @pytest.fixture(scope="module")
-def trial() -> Trial:
-    return Trial()
+def trial() -> ConfigTrial:
+    return ConfigTrial()
 
 
 @pytest.mark.parametrize("shipped", CHOSEN, ids=lambda shipped: shipped.family)
-def test_trains_and_predicts(shipped: Shipped, trial: Trial):
+def test_trains_and_predicts(shipped: ShippedConfig, trial: ConfigTrial):
     record, config = trial.prepare(shipped)
     assert record.verdict == "ok", record.reason
     run_config(config)
@@ -51,32 +51,32 @@ def test_what_is_shipped():
     assert not is_counted(read_config("mmdet::ssd/ssd300_coco.py"))
 
 
-def _first(group: list[Shipped]) -> str:
+def _first(group: list[ShippedConfig]) -> str:
     return group[0].path.partition("/")[2]
 
 
-def test_verdicts(trial: Trial):
+def test_verdicts(trial: ConfigTrial):
     for path, verdict, reason in (
         ("reid/reid_r50_8xb32-6e_mot15train80_test-mot15val20.py", "refused", "reads no pyramid"),
         ("ssd/ssd300_coco.py", "skipped", ""),
         ("common/ms_3x_coco.py", "skipped", ""),
     ):
-        record, config = trial.prepare(Shipped("mmdet", path))
+        record, config = trial.prepare(ShippedConfig("mmdet", path))
         assert config is None
         assert record.verdict == verdict and reason in record.reason
         assert not record.was_run
 
 
-def test_reasons_hold_no_paths_of_this_machine(trial: Trial):
+def test_reasons_hold_no_paths_of_this_machine(trial: ConfigTrial):
     path = "sort/faster-rcnn_r50_fpn_8xb2-8e_mot20train_test-mot20train.py"
-    record, _ = trial.prepare(Shipped("mmdet", path))
+    record, _ = trial.prepare(ShippedConfig("mmdet", path))
     assert record.verdict == "unreadable"
     assert 'file "mmdet::sort/faster-rcnn_r50' in record.reason
     assert "/lib/" not in (ROOT / "docs" / "swap_coverage.md").read_text()
 
 
-def test_a_model_that_does_not_train(trial: Trial):
-    shipped = Shipped("mmdet", "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py")
+def test_a_model_that_does_not_train(trial: ConfigTrial):
+    shipped = ShippedConfig("mmdet", "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py")
     record, config = trial.prepare(shipped)
     config.model.bbox_head.type = "NoSuchHead"
     failed = trial.run(shipped, record, config)

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from corpus import IMAGES, UNREADABLE, Input, picture, pillow, png
 from helpers import ROOT
 from mmpvt import UserError
-from mmpvt.engine.classes import dataset_meta
+from mmpvt.engine.class_names import dataset_meta
 from mmpvt.inference.pipeline import TestPipeline, read_image
 
 NEAR = 6  # grey levels, on average: what JPEG and conversions of colour change

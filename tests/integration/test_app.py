@@ -28,17 +28,16 @@ from PIL import Image
 import mmpvt
 from helpers import Started, wait_until
 from mmpvt.app import trial as trials
-from mmpvt.app.guard import MAX_UPLOAD, host_names
 from mmpvt.app.storage import QUOTA
+
+pytest.importorskip("gradio")
+
+from mmpvt.app.guard import MAX_UPLOAD, host_names
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-PATIENCE = 120_000  # milliseconds: the machine may be busy
-
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("gradio") is None, reason="gradio is not installed"
-)
+TIMEOUT = 120_000  # milliseconds: the machine may be busy
 
 
 def free_port() -> int:
@@ -404,7 +403,7 @@ def page(browser, app: tuple) -> Iterator:
     """The page, loaded; nothing in it may come from elsewhere."""
     _, port, _ = app
     page = browser.new_page(viewport=dict(width=1320, height=900))
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIMEOUT)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"http://127.0.0.1:{port}/")
@@ -571,7 +570,7 @@ def test_careless_options(trained: Path, tiny_config: Path, call_tool):
         port = taken.getsockname()[1]
         args = (tiny_config, trained / "epoch_2.pth")
         sentence = call_tool("app.py", *args, "--port", port).one_sentence()
-        free = re.fullmatch(rf"error: --port {port} is taken: pass --port (\d+), .*", sentence)
+        free = re.fullmatch(rf"error: --port: {port} is taken: pass --port (\d+)", sentence)
         assert free and int(free[1]) != port
     for wrong, expected in (
         (("--port", 99999), "a port is a number from 1 to 65535"),

@@ -56,7 +56,7 @@ def test_published_formula(arch: str, benchmarks):
 
 
 def test_operations(benchmarks):
-    from benchmarks.table import operations
+    from benchmarks.results_table import operations
     from benchmarks.workloads import Case
 
     forward = operations(Case("small", "forward", 800, 1216))

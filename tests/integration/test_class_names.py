@@ -10,6 +10,8 @@ import onnx
 import pytest
 import torch
 
+from mmpvt.checkpoint import load_checkpoint
+
 NAMES = ("circle", "square", "triangle", "star", "ring", "cross")
 
 
@@ -82,7 +84,7 @@ def test_prediction_and_export_name_classes_alike(
     coco = 'dict(dataset=dict(type="CocoDataset"))'
     left = config(tmp_path, tiny_config, f"test_dataloader = {coco}\n")
     bare = tmp_path / "bare.pth"
-    torch.save(dict(state_dict=torch.load(trained / "epoch_2.pth")["state_dict"]), bare)
+    torch.save(dict(state_dict=load_checkpoint(trained / "epoch_2.pth")["state_dict"]), bare)
     image = next((shapes / "val2017").iterdir())
     for case, base, checkpoint in (("left", left, trained / "epoch_2.pth"), ("bare", left, bare)):
         out = tmp_path / case
@@ -106,7 +108,7 @@ def test_starting_from_a_checkpoint_that_fits_in_part(
     args = (tiny_config, "--data-root", shapes, "--work-dir", tmp_path / "work")
     start = tmp_path / "start.pth"
     options = ("--cfg-options", "train_cfg.max_epochs=1", f"load_from={start}")
-    tensors = torch.load(trained / "epoch_2.pth")["state_dict"]
+    tensors = load_checkpoint(trained / "epoch_2.pth")["state_dict"]
 
     torch.save({"layer1.weight": torch.ones(3), "bbox_head.retina_cls.bias": torch.ones(7)}, start)
     said = call_tool("train.py", *args, *options).one_sentence()
@@ -123,7 +125,7 @@ def test_starting_from_a_checkpoint_that_fits_in_part(
     assert "1 missing: bbox_head.retina_cls.bias; 1 unexpected: extra.weight" in line
     for noise in ("do not match", "unexpected key in", "missing keys in"):
         assert noise not in ended.out
-    trained_again = torch.load(tmp_path / "work" / "epoch_1.pth")["state_dict"]
+    trained_again = load_checkpoint(tmp_path / "work" / "epoch_1.pth")["state_dict"]
     name = "backbone.patch_embed1.proj.weight"
     drift = (trained_again[name] - tensors[name]).abs().max()
     assert drift < 0.05 < tensors[name].abs().max()  # started from what was loaded

@@ -12,7 +12,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS
 
 import mmpvt
-from mmpvt.checkpoint.keeping import newest_checkpoint
+from mmpvt.checkpoint.saving import newest_checkpoint
 
 POISONED = """
 _base_ = "{base}"

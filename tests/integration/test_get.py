@@ -1,4 +1,4 @@
-"""Getting weights and data, as a user would, from a server on this machine."""
+"""Downloads of weights and data, as a user starts them, from a server on this machine."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def server(b0: bytes) -> Iterator[Server]:
 
 def test_weights(server: Server, tmp_path: Path, call_tool):
     server.faults = [faults.cut]
-    args = ("weights", "pvt_v2_b0", "--mirror", server.address, "--dir", tmp_path)
+    args = ("weights", "pvt_v2_b0", "--mirror", server.url, "--dir", tmp_path)
     ended = call_tool("get.py", *args)
     assert ended.code == 0, ended.err
     assert "it holds its model's weights" in ended.out
-    assert "pvt_v2_b0.pth: cut after" in ended.err
+    assert "pvt_v2_b0.pth: connection failed: IncompleteRead" in ended.err
     assert [path.name for path in tmp_path.iterdir()] == ["pvt_v2_b0.pth"]
     assert "patch_embed1.proj.weight" in load_checkpoint(tmp_path / "pvt_v2_b0.pth")
-    assert "pvt_v2_b0.pth is there" in call_tool("get.py", *args).out
+    assert "pvt_v2_b0.pth is complete" in call_tool("get.py", *args).out
     assert len(server.asked) == 2
 
 
 def test_where_training_looks(server: Server, tmp_path: Path, call_tool, monkeypatch):
-    """Weights that were got are those that a config's address stands for."""
+    """The downloaded weights are those that a config's URL stands for."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-    ended = call_tool("get.py", "weights", "pvt_v2_b0", "--mirror", server.address)
+    ended = call_tool("get.py", "weights", "pvt_v2_b0", "--mirror", server.url)
     assert ended.code == 0, ended.err
     loaded = load_checkpoint("https://github.com/whai362/PVT/releases/download/v2/pvt_v2_b0.pth")
     assert "head.bias" in loaded
@@ -65,7 +65,7 @@ def test_wrong_weights(name: str, server: Server, b0: bytes, tmp_path: Path, cal
         "cut file": (b0[:-20_000], "can't be read as a checkpoint"),
     }[name]
     server.files["/pvt_v2_b0.pth"] = content
-    args = ("weights", "pvt_v2_b0", "--mirror", server.address, "--dir", tmp_path)
+    args = ("weights", "pvt_v2_b0", "--mirror", server.url, "--dir", tmp_path)
     assert reason in call_tool("get.py", *args).one_sentence()
     assert not list(tmp_path.iterdir())
 
@@ -76,16 +76,20 @@ def test_mistakes(server: Server, tmp_path: Path, call_tool):
         assert not list(tmp_path.rglob("*.pth")) and not list(tmp_path.rglob("*.zip"))
         return sentence
 
-    mirror = ("--mirror", server.address, "--dir", tmp_path)
+    mirror = ("--mirror", server.url, "--dir", tmp_path)
     sentence = said("weights", "pvt_tiny", *mirror)
-    assert f"could not download {server.address}/pvt_tiny.pth (404 Not Found): check" in sentence
+    assert f"could not download {server.url}/pvt_tiny.pth (404 Not Found): check" in sentence
+    assert sentence.endswith("or pass --mirror URL")
     assert "weights has no pvt_v2_b9: take some of pvt_tiny" in said("weights", "pvt_v2_b9")
     assert "coco has no test2017: take some of val2017" in said("coco", "test2017", *mirror)
     assert "begins with https:// or http://" in said("coco", "--mirror", "ftp://x", "--dir", "x")
+    server.faults = [faults.status(503)] * 3
+    assert "; 1 times in a row" in said("weights", "pvt_v2_b0", *mirror, "--retries", 0)
+    assert "; 2 times in a row" in said("weights", "pvt_v2_b0", *mirror, "--tries", 2)  # as it was
     server.files["/val2017.zip"] = b"another"
     sentence = said("coco", "val2017", *mirror)
-    assert "is another file than val2017.zip: it has 7 bytes, not 815585330" in sentence
+    assert "val2017.zip (it has 7 bytes, not 815585330): it is damaged or another file" in sentence
     (tmp_path / "file").write_text("precious")
     sentence = said("ade20k", "--dir", tmp_path / "file")
-    assert "pass another folder with --dir" in sentence
+    assert "pass --dir another folder" in sentence
     assert (tmp_path / "file").read_text() == "precious"

@@ -36,7 +36,7 @@ def test_shape_and_options(call_tool):
         (["configs/nowhere.py"], "no config at"),
         ([CONFIGS / "_base_/mstrain_3x.py"], "holds no model"),
         ([CONFIGS / "fpn_pvt_t_ade20k_40k.py", "--shape", 16, 16], "too small"),
-        ([CONFIGS / "fpn_pvt_t_ade20k_40k.py", "--shape", 0, 512], "nothing to count"),
+        ([CONFIGS / "fpn_pvt_t_ade20k_40k.py", "--shape", 0, 512], "--shape: an image of 0x512"),
         (["mmdet::fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py"], "a FastRCNN can't be counted"),
     ],
 )

@@ -48,7 +48,7 @@ def test_names_outside_of_the_data(
 ):
     change(root, lambda content: content["images"][0].update(file_name=name))
     data = ("--data-root", root)
-    expected = f"names 1 files outside of the data's folder ({name!r}): if you trust it, pass "
+    expected = f"names 1 files outside of the data's folder ({name!r}): if you trust it, set "
     for command in (
         ("train.py", tiny_config, *data, "--work-dir", tmp_path / "work"),
         ("test.py", tiny_config, trained / "epoch_2.pth", *data, "--work-dir", tmp_path / "work"),

@@ -18,7 +18,7 @@ import torch
 
 import mmpvt
 from helpers import Started
-from mmpvt.checkpoint.keeping import is_whole, newest_checkpoint
+from mmpvt.checkpoint.saving import is_intact, newest_checkpoint
 
 EVERY_ITERATION = """
 _base_ = "{base}"
@@ -66,7 +66,7 @@ def kill_and_resume(times: int, epochs: int, work: Path, args: tuple, start_tool
         process.kill()
         within_writing += bool(list(work.glob(".*.part")))
         newest = newest_checkpoint(work)
-        assert newest and is_whole(newest)
+        assert newest and is_intact(newest)
         assert iteration(newest) >= saved(process) - 1
         assert iteration(newest) > reached
         reached = iteration(newest)

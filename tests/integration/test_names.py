@@ -185,7 +185,7 @@ def test_reproduce(odd: Odd, tmp_path: Path, run):
     maps = (f"{name}={odd.detector[0]}", f"segmenter={odd.segmenter[0]}")
     args = ("--checkpoints", folder, "--out", out, "--device", "cpu", "--map", *maps)
     text = run("reproduce.py", *args)
-    assert f"{SHOWN}: box AP" in text and f"{SHOWN} of nothing: passed over" in text
+    assert f"{SHOWN}: box AP" in text and f"{SHOWN} of nothing: skipped" in text
     for file in ("index.html", "results.md", "results.json"):
         written = (out / file).read_bytes().decode("utf-8")
         assert "\x1b" not in written and r"\xe9" in written

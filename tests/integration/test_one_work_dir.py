@@ -17,7 +17,7 @@ import pytest
 from helpers import Started
 from mmpvt import UserError
 from mmpvt.checkpoint import load_checkpoint
-from mmpvt.checkpoint.keeping import newest_checkpoint
+from mmpvt.checkpoint.saving import newest_checkpoint
 from mmpvt.utils.locking import locked
 
 
@@ -95,7 +95,7 @@ def test_workers_of_a_killed_run_keep_no_lock(tmp_path: Path, start):
 
 
 def hold(folder: Path, pipe) -> None:
-    with locked(folder, "--out"):
+    with locked(folder, "out"):
         pipe.send(os.getpid())
         pipe.recv()
 
@@ -117,10 +117,10 @@ def test_one_holder(tmp_path: Path):
     with held(tmp_path) as process:
         expected = f"in use by another run on {platform.node()}, process {process.pid}: "
         for _ in range(2):
-            with pytest.raises(UserError, match=expected), locked(tmp_path, "--out"):
+            with pytest.raises(UserError, match=expected), locked(tmp_path, "out"):
                 pass
     for _ in range(2):  # its holder was killed; and after an orderly end
-        with locked(tmp_path, "--out"):
+        with locked(tmp_path, "out"):
             assert (tmp_path / ".mmpvt-lock").read_text().split() == [
                 platform.node(),
                 str(os.getpid()),
@@ -151,6 +151,6 @@ def test_no_locks(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
-    with locked(tmp_path, "--out"):
+    with locked(tmp_path, "out"):
         (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {tmp_path} can't be locked ({os.strerror(code)}): ")

@@ -23,9 +23,9 @@ from torch import distributed, nn
 import mmpvt
 from faulty_server import Server, cut, serving
 from helpers import Started, relative
-from mmpvt.checkpoint.download import download
-from mmpvt.checkpoint.keeping import newest_checkpoint
+from mmpvt.checkpoint.saving import newest_checkpoint
 from mmpvt.engine import settings
+from mmpvt.utils.download import download
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="copies of this process, which CUDA doesn't allow"
@@ -213,7 +213,7 @@ def test_weights_are_downloaded_on_each_machine(
 ):
     homes = [tmp_path / ("home" if shared else f"home{rank}") for rank in (0, 1)]
     pair = start_pair(
-        *("--pretrained", f"{weights.address}/b0.pth", "--cfg-options", "train_cfg.max_epochs=1"),
+        *("--pretrained", f"{weights.url}/b0.pth", "--cfg-options", "train_cfg.max_epochs=1"),
         variables=[dict(TORCH_HOME=str(home)) for home in homes],
     )
     assert [process.wait(120) for process in pair] == [0, 0], pair[1].text
@@ -234,14 +234,14 @@ def test_a_failed_download_ends_all(failing: int, tmp_path: Path, weights: Serve
     cached.write_bytes(weights.files["/b0.pth"])
     began = time.monotonic()
     pair = start_pair(
-        *("--pretrained", f"{weights.address}/b0.pth"),
+        *("--pretrained", f"{weights.url}/b0.pth"),
         variables=[dict(TORCH_HOME=str(home)) for home in homes],
     )
     assert [process.wait(60) for process in pair] == [2, 2], pair[0].text
     assert time.monotonic() - began < 60
     for process in pair:
         last = process.text.rstrip().splitlines()[-1]
-        assert last.startswith(f"error: could not download {weights.address}/b0.pth (the answer")
+        assert last.startswith(f"error: could not download {weights.url}/b0.pth (connection failed")
         assert "Traceback" not in process.text
 
 
@@ -250,8 +250,10 @@ def test_machines_download_to_one_file_at_once(weights: Server, tmp_path: Path):
     weights.rate = 2 * len(weights.files["/b0.pth"])
     target = tmp_path / "to" / "b0.pth"
     context = multiprocessing.get_context("fork")
-    arguments = (f"{weights.address}/b0.pth", target)
-    processes = [context.Process(target=download, args=arguments) for _ in range(3)]
+    arguments = (f"{weights.url}/b0.pth", target)
+    processes = [
+        context.Process(target=download, args=arguments, kwargs=dict(shared=True)) for _ in range(3)
+    ]
     for process in processes:
         process.start()
     for process in processes:

@@ -169,7 +169,7 @@ def test_the_whole_chain(data, models, tmp_path: Path, start_tool, call_tool):
     ended = call_tool(*arguments(models, data, out))
     assert ended.code == 1, ended.out + ended.err
     assert "tested before, on the same" in ended.out and "[1/3]" in ended.out
-    assert "something_else: passed over, no config has such a name" in ended.out
+    assert "something_else: skipped, no config has such a name" in ended.out
     assert kept.read_bytes() == before
     found = {
         record["name"]: record
@@ -178,7 +178,7 @@ def test_the_whole_chain(data, models, tmp_path: Path, start_tool, call_tool):
     broken = found.pop("retinanet_pvt_s_fpn_1x_coco")
     assert broken["status"] == "failed"
     assert "can't be read as a checkpoint: it is truncated" in broken["error"]
-    assert found.pop("something_else")["status"] == "passed over"
+    assert found.pop("something_else")["status"] == "skipped"
     assert {record["config"] for record in found.values()} == set(KINDS)
 
     for name, record in found.items():
@@ -271,12 +271,12 @@ def test_ended_alone(data, models, number: signal.Signals, tmp_path: Path, start
     ("more", "expected"),
     [
         (("--map", "nothing=configs/retinanet_pvt_t_fpn_1x_coco.py"), "no checkpoint under"),
-        (("--map", "a"), "--map takes NAME=CONFIG, not a"),
+        (("--map", "a"), "--map: a is not NAME=CONFIG"),
         (("--map", "a=none.py"), "no config at none.py"),
         (("--logs", "none"), "--logs: there is no folder none"),
         (("--launcher", "pytorch"), "was not started by it"),
-        (("--device", "gpu"), "--device takes cpu, cuda or cuda:1, not gpu"),
-        (("--pictures", "-1"), "at least 0"),
+        (("--device", "gpu"), "--device: gpu is none of cpu, cuda, cuda:1"),
+        (("--pictures", "-1"), "--pictures: -1 is not at least 0"),
     ],
 )
 def test_mistakes(more: tuple, expected: str, tmp_path: Path, call_tool):

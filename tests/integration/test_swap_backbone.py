@@ -20,6 +20,7 @@ def test_prints_the_config(call_tool):
     assert ended.out.startswith(f'# atss_r50_fpn_1x_coco on pvt_v2_b2\n_base_ = "{ATSS}"\n')
     assert "neck=dict(in_channels=[64, 128, 320, 512])" in ended.out
     assert "model.backbone: ResNet -> pvt_v2_b2" in ended.err
+    assert "(--keep-optimizer leaves SGD)" in ended.err
 
 
 def test_writes_the_config(call_tool, tmp_path: Path):
@@ -113,11 +114,20 @@ def test_train_without_a_file_in_between(call_tool, tmp_path: Path, shapes: Path
     assert "unknown arch 'resnet50'" in ended.one_sentence()
 
 
+def imported_by(*args: str) -> set[str]:
+    """The top-level packages that a command line imports."""
+    python, *tool = command("swap_backbone.py", *args)
+    timed = [python, "-X", "importtime", *tool]
+    done = subprocess.run(timed, env=environment(), check=True, capture_output=True, text=True)
+    return {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+
+
 def test_a_swap_imports_no_more_than_it_needs():
     """Most of the time that it takes is the time of its imports."""
-    python, *tool = command("swap_backbone.py", ATSS, "--arch", "b2")
-    args = [python, "-X", "importtime", *tool]
-    done = subprocess.run(args, env=environment(), check=True, capture_output=True, text=True)
-    imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    imported = imported_by(ATSS, "--arch", "b2")
     assert {"mmpvt", "mmengine", "torch"} <= imported
-    assert not imported & {"mmdet", "mmseg", "huggingface_hub", "matplotlib", "pycocotools"}
+    assert not imported & {"mmdet", "mmseg", "matplotlib", "pycocotools"}
+
+
+def test_help_imports_nothing_heavy():
+    assert not imported_by("--help") & {"mmpvt", "mmengine", "torch", "numpy"}

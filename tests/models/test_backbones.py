@@ -118,7 +118,7 @@ def test_checkpointing_changes_nothing_but_memory(backbone):
     for with_cp in (False, True):
         model.with_cp = with_cp
         model.zero_grad()
-        torch.manual_seed(1)  # the same branches are left out
+        torch.manual_seed(1)  # the same branches are dropped
         sum(out.square().mean() for out in model(images)).backward()
         grads.append({name: p.grad.clone() for name, p in model.named_parameters()})
     assert all(torch.equal(grads[0][name], grads[1][name]) for name in grads[0])
@@ -167,8 +167,8 @@ def test_initialisation():
             dict(layers=3),
             "unknown field 'layers'; the fields are embed",
         ),
-        (PyramidVisionTransformerV2, dict(depths=(1, 2)), "depths takes 4 positive whole numbers"),
-        (PyramidVisionTransformerV2, dict(num_heads=(1, 2, 3, 8)), "320 can't be shared out to 3"),
+        (PyramidVisionTransformerV2, dict(depths=(1, 2)), "depths takes 4 positive integers"),
+        (PyramidVisionTransformerV2, dict(num_heads=(1, 2, 3, 8)), "320 can.t be divided into 3"),
         (PyramidVisionTransformer, dict(linear=True), "linear attention is PVT v2's"),
     ],
 )

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import ROOT, build_backbone
 from mmpvt.engine.settings import load_config
-from mmpvt.errors import UserError
-from mmpvt.models.complexity import Part, build_without_memory, count
+from mmpvt.errors import ConfigError
+from mmpvt.models.complexity import ModuleCost, build_without_memory, count
 from mmpvt.models.layers import SpatialReductionAttention
 
 # With the ImageNet head at 224x224, in multiply-adds: PVT, table 2, and PVT v2, table 2.
@@ -30,7 +30,7 @@ IMAGENET = {
 }
 
 
-def parts_of(config: str, **kwargs) -> dict[str, Part]:
+def parts_of(config: str, **kwargs) -> dict[str, ModuleCost]:
     """The parts of a config's model, by name."""
     model = build_without_memory(load_config(config))
     return {part.name: part for part in count(model, **kwargs)}
@@ -116,7 +116,7 @@ def test_parts_of_detr():
     own = 4 * queries * dims**2 + 2 * queries**2 * dims
     cross = 2 * (queries + tokens) * dims**2 + 2 * queries * tokens * dims
     assert parts["decoder"].macs == 6 * (own + cross + 2 * queries * dims * hidden)
-    assert parts["rest"] == Part("rest", queries * dims, 0)
+    assert parts["rest"] == ModuleCost("rest", queries * dims, 0)
 
 
 def test_parameters_add_up():
@@ -127,5 +127,5 @@ def test_parameters_add_up():
 
 
 def test_unknown_kind():
-    with pytest.raises(UserError, match="a FastRCNN can't be counted"):
+    with pytest.raises(ConfigError, match="a FastRCNN can't be counted"):
         parts_of("mmdet::fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py")

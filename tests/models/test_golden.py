@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import build_backbone, relative
+from helpers import build_backbone, golden_image, relative
 
 OUTPUTS = (
     "pvt_tiny_64x96",
@@ -34,18 +34,18 @@ PARAMS = {  # millions, without and with the ImageNet head: the papers' tables
 }
 
 
-def golden(case: str, published_weights, recipe):
+def golden(case: str, published_weights):
     """The backbone with the golden weights, and the golden input, both float64."""
     name, size = case.rsplit("_", 1)
     model = build_backbone(name).eval().double()
     model.load_state_dict(published_weights(name))
     height, width = map(int, size.split("x"))
-    return model, torch.from_numpy(recipe.image(height, width))
+    return model, torch.from_numpy(golden_image(height, width))
 
 
 @pytest.mark.parametrize("case", OUTPUTS)
-def test_outputs(case: str, reference: Path, published_weights, recipe):
-    model, images = golden(case, published_weights, recipe)
+def test_outputs(case: str, reference: Path, published_weights):
+    model, images = golden(case, published_weights)
     arrays = np.load(reference / "golden" / f"{case}.npz")
     for dtype, tolerance in ((torch.float64, 1e-5), (torch.float32, 1e-4)):
         with torch.no_grad():
@@ -57,8 +57,8 @@ def test_outputs(case: str, reference: Path, published_weights, recipe):
 
 @pytest.mark.parametrize("with_cp", [False, True])
 @pytest.mark.parametrize("case", GRADIENTS)
-def test_gradients(case: str, with_cp: bool, reference: Path, published_weights, recipe):
-    model, images = golden(case, published_weights, recipe)
+def test_gradients(case: str, with_cp: bool, reference: Path, published_weights):
+    model, images = golden(case, published_weights)
     model.with_cp = with_cp
     images.requires_grad_(True)
     sum((out**2).mean() for out in model(images)).backward()

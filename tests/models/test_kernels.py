@@ -1,4 +1,4 @@
-"""The ways that products run give what PyTorch's plain ones give, and hold no scores at large."""
+"""oneDNN's way of running the products gives what PyTorch's gives, and never holds all scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLOSE = 1e-5
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of a few tokens, so that small tensors are cut as large ones are."""
+    """Chunks of a few tokens, so that small tensors are divided as large ones are."""
     monkeypatch.setattr(kernels, "CHUNK_BYTES", 4000)
     monkeypatch.setattr(kernels, "SMALL_BYTES", 0)
     monkeypatch.setattr(kernels, "MIN_ROWS", 1)
@@ -24,11 +24,11 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch):
-    """Runs a function as on a machine where convolutions are no faster."""
+    """Runs a function with PyTorch's own kernels."""
 
     def run(function, *args):
         with monkeypatch.context() as patch:
-            patch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+            patch.setattr(kernels, "USE_ONEDNN", False)
             return function(*args)
 
     return run
@@ -87,12 +87,62 @@ def test_feed_forward(kind: type[FeedForward], height: int, small_chunks, plain)
     assert_equal(kind(8, 32), random(2, height, 7, 8), plain=plain)
 
 
+def stored_bytes(function, *inputs: torch.Tensor) -> int:
+    """How much is kept for the backward pass, whatever activation checkpointing keeps aside."""
+    sizes = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        function(*inputs)
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("use_onednn", [False, True])
+@pytest.mark.parametrize("kind", [FeedForward, ConvFeedForward])
+def test_checkpointing_in_the_feed_forward(
+    kind: type[FeedForward], use_onednn: bool, small_chunks, monkeypatch: pytest.MonkeyPatch
+):
+    """It changes what is stored, and nothing else."""
+    monkeypatch.setattr(kernels, "USE_ONEDNN", use_onednn)
+    torch.manual_seed(0)
+    mlp, x = kind(8, 32), random(2, 11, 7, 8)
+    assert mlp.with_cp
+    results, stored = with_gradients(mlp, x), stored_bytes(mlp, x)
+    mlp.with_cp = False
+    assert all(map(torch.equal, results, with_gradients(mlp, x)))
+    hidden = 2 * 11 * 7 * 32 * 4  # bytes
+    assert stored_bytes(mlp, x) - stored > (2 if use_onednn else 0.9) * hidden
+
+
+def test_backbones_choose_checkpointing_in_the_feed_forward():
+    for backbone in (PyramidVisionTransformer, PyramidVisionTransformerV2):
+        assert backbone().block2[0].mlp.with_cp
+        assert not backbone(mlp_with_cp=False).block2[0].mlp.with_cp
+
+
+def test_which_code_runs(monkeypatch: pytest.MonkeyPatch):
+    x = torch.rand(4)
+    assert kernels.uses_onednn(x)
+    assert not kernels.uses_onednn(x.double())
+    assert not kernels.uses_onednn(x.to("meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not kernels.uses_onednn(x)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not kernels.uses_onednn(x)
+    monkeypatch.setattr(kernels, "USE_ONEDNN", False)
+    assert not kernels.uses_onednn(x)
+
+
 @pytest.mark.parametrize("with_cp", [False, True])
+@pytest.mark.parametrize("mlp_with_cp", [False, True])
 @pytest.mark.parametrize("backbone", [PyramidVisionTransformer, PyramidVisionTransformerV2])
-def test_backbone(backbone, with_cp: bool, small_chunks, plain):
+def test_backbone(backbone, with_cp: bool, mlp_with_cp: bool, small_chunks, plain):
     torch.manual_seed(0)
     arch = dict(embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), mlp_ratios=(2, 2, 2, 2))
-    model = backbone(arch, with_cp=with_cp, drop_path_rate=0.0)
+    model = backbone(arch, with_cp=with_cp, mlp_with_cp=mlp_with_cp, drop_path_rate=0.0)
 
     class Flat(torch.nn.Module):
         def __init__(self) -> None:
@@ -134,8 +184,8 @@ def test_scores_are_never_held_at_once(dtype: torch.dtype, monkeypatch: pytest.M
     assert fused == (dtype != torch.float32), largest.names
 
 
-def test_graphs_are_recorded_plainly():
-    """A traced model holds linear layers and attention, whatever machine it will run on."""
+def test_exported_graphs_hold_pytorchs_operators():
+    """Linear layers and attention, whatever machine exports them."""
     model = PyramidVisionTransformerV2("b0").eval()
     names = {
         node.kind()

@@ -164,7 +164,7 @@ def test_positions():
     torch.testing.assert_close(mixer(finer), finer + resized)
 
 
-def test_memorises_an_image():
+def test_overfits_an_image():
     """Blocks of colour, a class each."""
     model = segmenter(channels=32, embed_dims=64).train()
     blocks = torch.arange(64) // 24

@@ -12,6 +12,7 @@ import mmcv.utils
 import pytest
 from mmcv.utils import ext_loader
 
+from helpers import environment
 from mmpvt.errors import UserError
 from mmpvt.ops import extension, install
 
@@ -64,7 +65,7 @@ print(mmcv.ops.RoIAlign(7).output_size, RetinaNet.__name__)
     assert result.stdout.split("\n")[-2] == "(7, 7) RetinaNet"
 
 
-def test_stands_in_where_there_is_no_extension(lite):
+def test_the_fallback_is_used_where_there_is_no_extension(lite):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert install()
@@ -72,6 +73,26 @@ def test_stands_in_where_there_is_no_extension(lite):
     assert sys.modules["mmcv._ext"] is mmcv._ext is extension
     assert importlib.import_module("mmcv._ext") is extension
     assert ext_loader.load_ext("_ext", ["nms", "anything_at_all"]) is extension
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_importing_mmpvt_supplies_it(imported):
+    """Neither mmcv nor PyTorch is imported for it; an mmcv.ops that failed before works."""
+    before = "import contextlib\nwith contextlib.suppress(ImportError): import mmcv.ops\n"
+    code = (
+        "import sys, mmpvt\n"
+        "assert imported or not {'torch', 'mmcv', 'matplotlib'} & set(sys.modules)\n"
+        "import mmcv.ops\n"
+        "from mmpvt.ops import extension, uses_fallback\n"
+        "assert sys.modules['mmcv._ext'] is mmcv._ext is extension and uses_fallback()\n"
+        "print(sum(type(finder).__module__ == 'mmpvt.ops' for finder in sys.meta_path))"
+    )
+    code = f"imported = {imported}\n" + (before if imported else "") + code
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[-1] == str(int(not imported))
 
 
 def test_leaves_mmcv_s_own_extension_alone(ship):
@@ -84,9 +105,9 @@ def test_leaves_mmcv_s_own_extension_alone(ship):
     assert sys.modules["mmcv._ext"] is not extension
 
 
-def test_stands_in_for_an_extension_that_does_not_load_and_says_why(ship):
+def test_the_fallback_replaces_an_extension_that_does_not_load_with_a_warning(ship):
     ship("raise ImportError('_ext.so: undefined symbol: _ZN2at4_ops')")
-    with pytest.warns(UserWarning, match="undefined symbol: _ZN2at4_ops.*stand in for it"):
+    with pytest.warns(UserWarning, match="undefined symbol: _ZN2at4_ops.*fallback ops are used"):
         assert install()
     assert sys.modules["mmcv._ext"] is extension
     with warnings.catch_warnings():

@@ -12,7 +12,7 @@ HOSTILE = '</script><img src=x onerror="document.title = 1">&amp;'
 
 
 def png(rng: np.random.Generator) -> str:
-    """A picture of its own, in base64."""
+    """An image of its own, in base64."""
     import base64
 
     _, data = cv2.imencode(".png", rng.integers(0, 256, (24, 32, 3), np.uint8))
@@ -21,12 +21,15 @@ def png(rng: np.random.Generator) -> str:
 
 def detector(name: str, box_ap: float, rng: np.random.Generator) -> dict:
     line = [1 - i / 100 for i in range(101)]
-    classes = [dict(name=HOSTILE, AP=0.2, AP50=0.4, truths=3), dict(name="cat", AP=None, truths=0)]
+    classes = [
+        dict(name=HOSTILE, AP=0.2, AP50=0.4, objects=3),
+        dict(name="cat", AP=None, objects=0),
+    ]
     mark = dict(name="cat", box=[2, 2, 9, 9], iou=0.1)
     entry = dict(
-        **dict(image=f"{name}.jpg", width=32, height=24, miss=0.4, alarm=0.0),
+        **dict(image=f"{name}.jpg", width=32, height=24, false_negative=0.4, false_positive=0.0),
         truth=[dict(mark, kind="missed")],
-        found=[dict(mark, kind="confused", score=0.8, instead=HOSTILE)],
+        detections=[dict(mark, kind="classification", score=0.8, true_class=HOSTILE)],
     )
     return dict(
         **dict(status="tested", family="RetinaNet", backbone="pvt_t", dataset="COCO val2017"),
@@ -45,7 +48,8 @@ def segmenter(name: str, rng: np.random.Generator) -> dict:
         **dict(scores=dict(mIoU=38.01), published=dict(mIoU=37.2)),
         classes=[dict(name="wall", IoU=0.5, share=0.7), dict(name="sky", IoU=None, share=0.0)],
         gallery=[
-            dict(entry, jpeg=png(rng), truth_map=png(rng), found_map=png(rng)) for _ in range(3)
+            dict(entry, jpeg=png(rng), truth_map=png(rng), prediction_map=png(rng))
+            for _ in range(3)
         ],
     )
 
@@ -59,7 +63,7 @@ def make_records() -> Callable[..., list[dict]]:
         measured = dict(
             **dict(gflops=None, parameters=2.3e7, images_per_second=10.0, seconds=1.0, images=5),
             **dict(memory=dict(of="RAM", MiB=600.0), versions=dict(device="CPU"), processes=1),
-            **dict(left_out=0, finished="today", config="config"),
+            **dict(skipped=0, finished="today", config="config"),
         )
         records = []
         for i in range(copies):
@@ -70,7 +74,7 @@ def make_records() -> Callable[..., list[dict]]:
             }
             records += [dict(measured, name=n, file=f"{n}.pth", **p) for n, p in parts.items()]
         records.append(dict(name="broken", status="failed", error=f"can't be read {HOSTILE}"))
-        records.append(dict(name="unknown", status="passed over", error="no config"))
+        records.append(dict(name="unknown", status="skipped", error="no config"))
         return records
 
     return make

@@ -54,7 +54,7 @@ def names(page) -> list[str]:
 def test_rows_and_what_was_not_tested(page, make_records):
     tested = [record["name"] for record in make_records() if record["status"] == "tested"]
     assert names(page) == tested
-    assert "3 of 5 checkpoints tested · 1 failed · 1 passed over" in page.inner_text("#summary")
+    assert "3 of 5 checkpoints tested · 1 failed · 1 skipped" in page.inner_text("#summary")
     assert "can't be read </script><img" in page.inner_text("#untested")
     cells = page.locator("#table tbody tr").first.inner_text()
     assert re.search(r"36\.6\s+36\.7\s+\u22120\.1", cells)
@@ -108,9 +108,9 @@ def test_gallery(page):
     widths = "all => all.map((one) => one.naturalWidth)"
     wait_until(page, lambda: images.evaluate_all(widths) == [32] * 28)
     assert page.locator(".gallery .mark.missed").count() == 14
-    page.get_by_label("Show", exact=True).select_option("alarm")
+    page.get_by_label("Show", exact=True).select_option("false_positive")
     wait_until(page, lambda: page.locator(".gallery .card").count() == 0)
-    page.get_by_label("Show", exact=True).select_option("miss")
+    page.get_by_label("Show", exact=True).select_option("false_negative")
     page.locator(".card button").first.click()
     wait_until(page, lambda: page.locator("dialog[open] .shot").count() == 2)
     page.keyboard.press("Escape")

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 import mmpvt
 from mmpvt.engine.settings import read_config
-from mmpvt.errors import UserError
+from mmpvt.errors import ConfigError, SwapError
 from mmpvt.swap import swap
 
 WIDTHS = [64, 128, 320, 512]
@@ -53,7 +53,7 @@ def test_a_detector():
     )
     assert config.model.neck == {**base.model.neck, "in_channels": WIDTHS}
     assert config.optim_wrapper.optimizer == dict(type="AdamW", lr=1e-4, weight_decay=1e-4)
-    assert config.custom_imports.imports == ["mmpvt"]
+    assert config.custom_imports.imports == ["mmpvt.setup"]
     assert config.model.bbox_head == base.model.bbox_head
     assert config.train_dataloader == base.train_dataloader
 
@@ -167,8 +167,11 @@ def test_distillation():
     assert teacher.backbone.type == "ResNet"
     assert teacher.teacher_backbone.type == "mmpvt.PyramidVisionTransformer"
     assert teacher.teacher_neck.in_channels == WIDTHS
-    with pytest.raises(UserError, match="--part x: no backbone of that name"):
+    with pytest.raises(SwapError, match="part='x': no backbone of that name, the model has model"):
         swapped(name, part="x")
+    with pytest.raises(SwapError, match=r"part: the model has several .* name one of model\.a\."):
+        both = dict(a=detector().model, b=detector().model)
+        mmpvt.swap_backbone(Config(dict(model=both)), "b0")
 
 
 def test_the_optimizer():
@@ -213,6 +216,7 @@ def test_other_backbones_that_give_a_pyramid(name: str):
 
 def test_it_says_what_changed():
     changes = dict(swap(read_config("mmdet::atss/atss_r50_fpn_1x_coco.py"), "small").changes)
+    assert "(keep_optimizer=True leaves SGD)" in changes["optim_wrapper.optimizer"]
     assert list(changes) == ["model.backbone", "model.neck.in_channels", "optim_wrapper.optimizer"]
     assert "[256, 512, 1024, 2048] -> [64, 128, 320, 512]" in changes["model.neck.in_channels"]
 
@@ -230,28 +234,30 @@ def test_it_says_what_changed():
     ],
 )
 def test_refusals(name: str, reason: str):
-    with pytest.raises(UserError, match=reason) as caught:
+    with pytest.raises(SwapError, match=reason) as caught:
         swapped(name)
     assert "\n" not in str(caught.value)
 
 
 def test_models_that_cannot_be_read():
-    with pytest.raises(UserError, match="no backbone that could be swapped"):
+    with pytest.raises(SwapError, match="no backbone that could be swapped"):
         mmpvt.swap_backbone(Config(dict(model=dict(type="FCOS"))), "b0")
-    with pytest.raises(UserError, match="holds no model"):
+    with pytest.raises(ConfigError, match="holds no model"):
         mmpvt.swap_backbone(Config(dict(a=1)), "b0")
-    with pytest.raises(UserError, match=r"takes 3 maps and model\.backbone gives 4"):
+    with pytest.raises(SwapError, match=r"takes 3 maps and model\.backbone gives 4"):
         mmpvt.swap_backbone(detector(neck=dict(type="FPN", in_channels=[1, 2, 3])), "b0")
-    with pytest.raises(UserError, match="has no in_channels"):
+    with pytest.raises(SwapError, match="has no in_channels"):
         mmpvt.swap_backbone(detector(neck=dict(type="Odd")), "b0")
-    with pytest.raises(UserError, match="says by in_channels which of its maps"):
+    with pytest.raises(SwapError, match="says by in_channels which of its maps"):
         mmpvt.swap_backbone(detector(neck=None, bbox_head=dict(type="Odd")), "b0")
 
 
 def test_arch_that_is_unknown():
-    with pytest.raises(UserError, match=r"unknown arch 'smal': did you mean small\? The archs are"):
+    with pytest.raises(
+        ConfigError, match=r"unknown arch 'smal': did you mean small\? The archs are"
+    ):
         mmpvt.swap_backbone(detector(), "smal")
-    with pytest.raises(UserError, match="take one of tiny, small, medium, large, b0, b1"):
+    with pytest.raises(ConfigError, match="take one of tiny, small, medium, large, b0, b1"):
         mmpvt.swap_backbone(detector(), "resnet")
 
 
@@ -290,7 +296,7 @@ def test_backbones_of_mmpretrain(backbone: dict, stages: tuple):
     ],
 )
 def test_maps_of_mmpretrain_that_pvt_lacks(backbone: dict):
-    with pytest.raises(UserError, match="isn't known that they have PVT's strides"):
+    with pytest.raises(SwapError, match="isn't known that they have PVT's strides"):
         mmpvt.swap_backbone(detector(backbone=backbone), "small")
 
 

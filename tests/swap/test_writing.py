@@ -13,7 +13,7 @@ from mmpvt.swap import as_text, swap
 ATSS = """\
 # title
 _base_ = "mmdet::atss/atss_r50_fpn_1x_coco.py"
-custom_imports = dict(imports=["mmpvt"], allow_failed_imports=False)
+custom_imports = dict(imports=["mmpvt.setup"], allow_failed_imports=False)
 model = dict(
     backbone=dict(
         _delete_=True,
@@ -85,7 +85,7 @@ def test_a_base_of_one_s_own(tmp_path: Path):
     path = tmp_path / "swapped.py"
     path.write_text(text)
     written = read_config(str(path))
-    assert written.custom_imports.imports == ["os", "mmpvt"]
+    assert written.custom_imports.imports == ["os", "mmpvt.setup"]
     assert without_scopes(written.to_dict()) == without_scopes(config.to_dict())
 
 

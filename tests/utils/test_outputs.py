@@ -11,7 +11,9 @@ import pytest
 
 from helpers import ROOT
 from mmpvt import UserError
-from mmpvt.utils.outputs import LISTING, CannotWriteError, Outputs, check_free, fitting, place
+from mmpvt.errors import OutputError
+from mmpvt.utils.atomic import atomic_write
+from mmpvt.utils.outputs import LISTING, CannotWriteError, Outputs, check_free, fitting
 
 
 def test_own_files_are_replaced_and_no_others(tmp_path: Path):
@@ -82,10 +84,11 @@ def test_nothing_is_written_through_links(kind: str, tmp_path: Path):
 
 def test_other_peoples_folders_are_refused(tmp_path: Path):
     (tmp_path / "photo.jpg").touch()
-    with pytest.raises(UserError, match="holds other files"):
+    with pytest.raises(OutputError, match=r"^out='.*' holds other files: name a new") as caught:
         Outputs(tmp_path).check_folder()
+    assert caught.value.where == tmp_path
     with pytest.raises(UserError, match="is a file: name a folder"):
-        Outputs(tmp_path / "photo.jpg", "--show-dir").check_folder()
+        Outputs(tmp_path / "photo.jpg", "show_dir").check_folder()
     Outputs(tmp_path).check("data.png")  # one file may lie beside others
     (tmp_path / "models").mkdir()
     with pytest.raises(UserError, match="models is not of an earlier run"):
@@ -120,8 +123,8 @@ def test_single_files(tmp_path: Path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe")
     for name, force, sentence in (
-        ("a", False, "exists: pass --force"),
-        ("link", False, "exists: pass --force"),
+        ("a", False, "exists: pass force=True"),
+        ("link", False, "exists: pass force=True"),
         ("pipe", True, "is no regular file"),
         ("", True, "is a folder"),
         ("no/a", True, "there is no folder"),
@@ -129,5 +132,5 @@ def test_single_files(tmp_path: Path):
         with pytest.raises(UserError, match=sentence):
             check_free(tmp_path / name, force)
     os.link(tmp_path / "a", tmp_path / "b")
-    place(check_free(tmp_path / "a", True), b"2")
+    atomic_write(check_free(tmp_path / "a", True), b"2")
     assert (tmp_path / "b").read_bytes() == b"1"

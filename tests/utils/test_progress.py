@@ -32,7 +32,7 @@ def test_few_lines(capsys: pytest.CaptureFixture):
 
 @pytest.mark.parametrize(
     ("count", "said"),
-    [(0, "0 bytes"), (1500, "1.5 kB"), (19_336_861_798, "19.3 GB"), (5e12, "5000.0 GB")],
+    [(0, "0 bytes"), (1500, "1.5 kB"), (19_336_861_798, "19.3 GB"), (5e12, "5.0 TB")],
 )
 def test_sizes(count: float, said: str):
     assert progress.size(count) == said

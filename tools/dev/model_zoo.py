@@ -7,14 +7,15 @@ PVT v2 (arXiv 2106.13797), and the settings that their authors released.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import yaml
 from mmengine.config import Config
 
-from mmpvt.models.complexity import Part, build_without_memory, count
-from mmpvt.reproduction.experiments import Experiment, read_experiments
+from mmpvt.models.complexity import ModuleCost, build_without_memory, count
+from mmpvt.reproduction.checkpoints import read_published
 
 COLLECTIONS = {
     "PVT": dict(
@@ -42,10 +43,10 @@ Every published experiment has a config here. AP and mIoU are what the papers re
 ([PVT](https://arxiv.org/abs/2102.12122), [PVT v2](https://arxiv.org/abs/2106.13797)): they are the
 targets of a training run of yours, not results of this project's. Parameters and GFLOPs are those
 of the config, as `tools/get_flops.py` counts them (a multiply-add once, the backbone's ImageNet
-head left out); in parentheses, where the papers give them, theirs. Detectors are counted on one
+head excluded); in parentheses, where the papers give them, theirs. Detectors are counted on one
 image of 3x1280x800, segmenters on 3x512x512.
 
-Training starts from the authors' ImageNet weights, which are fetched on first use.
+Training starts from the authors' ImageNet weights, which are downloaded on first use.
 
 This page and `model-index.yml` are written by `python tools/make_model_zoo.py`.
 """
@@ -56,14 +57,29 @@ SCORES = {
     "mIoU_released_code": "mIoU, released code",
 }
 OTHERS = """\
-## Small ones
+## Small configs
 
-Configs that stand for no published experiment, to try things with.
+Not published experiments: small enough to try things with.
 """
 
 
-class Entry(Experiment):
-    """An experiment and what its model costs."""
+@dataclass(frozen=True)
+class Entry:
+    """A config of the zoo.
+
+    Attributes:
+        path: of the config.
+        published: what the papers report of it, a record of ``docs/published_results.json``;
+            empty for a config of this project's own.
+    """
+
+    path: Path
+    published: dict
+
+    @property
+    def name(self) -> str:
+        """Of the config's file, without its ending."""
+        return self.path.stem
 
     @cached_property
     def config(self) -> Config:
@@ -71,7 +87,7 @@ class Entry(Experiment):
         return Config.fromfile(self.path)
 
     @cached_property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[ModuleCost]:
         """What the model's parts cost."""
         return count(build_without_memory(self.config))
 
@@ -99,8 +115,18 @@ class Entry(Experiment):
 
 
 def read_zoo(root: Path) -> list[Entry]:
-    """The configs of a checkout, see :func:`read_experiments`."""
-    return [Entry(one.path, one.published) for one in read_experiments(root)]
+    """The configs of a checkout: the published ones in the order of their records, then others.
+
+    Args:
+        root (Path): the folder of ``configs`` and ``docs``.
+
+    Returns:
+        list[Entry]: one a config.
+
+    Raises:
+        UserError: there are no records, or one is of a config that isn't there.
+    """
+    return [Entry(path, published) for path, published in read_published(root).values()]
 
 
 def markdown(zoo: Sequence[Entry]) -> str:

@@ -1,5 +1,5 @@
-"""Getting the data sets and the published weights: whole, or not at all."""
+"""Downloading data sets and published weights: complete and verified, or not at all."""
 
-from mmpvt.datasets.download.collecting import get_archives, get_weights
+from mmpvt.datasets.download.fetch import download_archives, download_weights
 
-__all__ = ["get_archives", "get_weights"]
+__all__ = ["download_archives", "download_weights"]

@@ -7,15 +7,16 @@ import os
 from pathlib import Path
 
 from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import LoggerHook as MMEngineLoggerHook
 from mmengine.runner import Runner
 
-from mmpvt.checkpoint.keeping import INTERRUPTED, POINTER, remove_parts, write_whole
+from mmpvt.checkpoint.resume_check import KEPT
+from mmpvt.checkpoint.saving import INTERRUPTED, POINTER, atomic_backend_args
 from mmpvt.errors import UserError
 from mmpvt.registry import HOOKS
-
-KEPT = "keep_ckpt_ids"  # MMEngine's name, so that its own checkpoints tell theirs
+from mmpvt.utils.atomic import atomic_write, remove_parts
 
 
 @HOOKS.register_module()
@@ -39,6 +40,9 @@ class CheckpointHook(MMEngineCheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Finds the folder, and clears what a killed run left in it half written."""
         super().before_train(runner)
+        is_default = not self.file_client_args and not self.backend_args
+        if is_default and type(self.file_backend) is LocalBackend:  # no other package's
+            self.backend_args = atomic_backend_args()
         if is_main_process():
             remove_parts(self.out_dir)
 
@@ -105,7 +109,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             # Python's own collector would leave lying for a dozen checkpoints.
             gc.collect()
             if is_main_process():
-                write_whole(Path(runner.work_dir) / POINTER, os.fsencode(path))
+                atomic_write(Path(runner.work_dir) / POINTER, os.fsencode(path))
         except OSError as error:
             self._failure = error
             runner.logger.error(

@@ -14,7 +14,7 @@ from mmengine.structures import BaseDataElement
 from torch.utils.data import Dataset
 
 from mmpvt.datasets.loading import LoadImageFromFile
-from mmpvt.engine.pixel_check import is_loader
+from mmpvt.datasets.pipelines import is_image_loader
 from mmpvt.errors import UserError
 from mmpvt.inference.results import write_picture
 from mmpvt.registry import HOOKS
@@ -50,7 +50,7 @@ class PicturesHook(Hook):
     def __init__(self, count: int = 6, score_thr: float = 0.4, show_dir: str | None = None) -> None:
         self.count = count
         self.score_thr = score_thr
-        self.show_dir = None if show_dir is None else Outputs(show_dir, "--show-dir")
+        self.show_dir = None if show_dir is None else Outputs(show_dir, "show_dir")
         self._names = Names()
         self._sheet: list[np.ndarray] = []
 
@@ -108,7 +108,7 @@ class PicturesHook(Hook):
     def _write(self, runner: Runner, name: str) -> None:
         if self._sheet:
             try:
-                out = Outputs(runner.work_dir, "--work-dir")
+                out = Outputs(runner.work_dir, "work_dir")
                 target = write_picture(out, f"pictures/{name}", contact_sheet(self._sheet))
                 said = printable(target)
                 runner.logger.info(f"pictures of predictions beside the truth: {said}")
@@ -124,7 +124,7 @@ def _image_reader(dataset: Dataset) -> Callable[[dict], dict]:
     while not hasattr(dataset, "pipeline") and getattr(dataset, "datasets", None):
         dataset = dataset.datasets[0]
     transforms = getattr(getattr(dataset, "pipeline", None), "transforms", ())
-    loading = (t for t in transforms if is_loader(type(t).__name__))
+    loading = (t for t in transforms if is_image_loader(type(t).__name__))
     return next(loading, LoadImageFromFile())
 
 

@@ -14,14 +14,14 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 
-from mmpvt.checkpoint.keeping import write_whole
-from mmpvt.datasets.annotations import UNKNOWN_MASK, Finding, usable
+from mmpvt.datasets.coco import UNKNOWN_MASK, Finding, clean_annotations, read_annotations
 from mmpvt.datasets.samplers import Fetch, flatten
 from mmpvt.engine import settings
-from mmpvt.engine.config_parts import dataset_kind, iter_datasets, iter_dicts
-from mmpvt.engine.data_check import is_coco, read_annotations
+from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.dataset_config import iter_dataset_configs
 from mmpvt.errors import UserError
 from mmpvt.registry import HOOKS
+from mmpvt.utils.atomic import atomic_write
 from mmpvt.utils.text import printable
 
 NAMED = 3  # of each file, in the log; the rest is in a file
@@ -44,17 +44,15 @@ def leave_out_unusable_annotations(
         on_bad_data (str): ``'stop'`` and ``'auto'`` refuse masks of no known format, which speak of
             a file that was written wrongly as a whole; ``'skip'`` skips them like all else.
         contents (dict[Path, dict] | None): what is known of files' contents already, from
-            :func:`~mmpvt.engine.data_check.check_data`; emptied. Default: None.
+            :func:`~mmpvt.engine.checks.check_data`; emptied. Default: None.
 
     Raises:
         UserError: no annotation or no image of a file can be used; or masks, as said.
     """
-    scope = config.get("default_scope", "mmengine")
     datasets = [
-        dataset
-        for split in splits
-        for dataset in iter_datasets((config.get(f"{split}_dataloader") or {}).get("dataset"))
-        if is_coco(dataset_kind(dataset, scope)) and dataset.get("backend_args") is None
+        dataset.fields
+        for _, dataset in iter_dataset_configs(config, splits)
+        if dataset.is_local and dataset.is_coco
     ]
     evaluators = [
         evaluator
@@ -66,7 +64,9 @@ def leave_out_unusable_annotations(
     copies, notes = {}, []
     for file in {_file(dataset).absolute(): None for dataset in datasets}:
         known = (contents or {}).pop(file, None)
-        content, findings = usable(known or read_annotations(file), masks=file in with_masks)
+        content, findings = clean_annotations(
+            known or read_annotations(file), masks=file in with_masks
+        )
         if on_bad_data != "skip":
             _refuse_unknown_masks(file, findings)
         if findings:
@@ -83,7 +83,7 @@ def leave_out_unusable_annotations(
 
 
 def _refuse_unknown_masks(file: Path, findings: list[Finding]) -> None:
-    ids = [str(finding.id) for finding in findings if finding.reason == UNKNOWN_MASK]
+    ids = [str(finding.id) for finding in findings if finding.problem == UNKNOWN_MASK]
     if ids:
         named = ", ".join(ids[:NAMED]) + (" …" if len(ids) > NAMED else "")
         raise UserError(
@@ -104,13 +104,13 @@ def uses_masks(part: dict) -> bool:
 
 
 def _write(copy: Path, file: Path, content: dict, findings: list[Finding]) -> str:
-    lost = [finding for finding in findings if not finding.mended]
-    first = "; ".join(f"{f.kind} {f.id} {f.reason}" for f in (lost or findings)[:NAMED])
+    lost = [finding for finding in findings if not finding.fixed]
+    first = "; ".join(map(str, (lost or findings)[:NAMED]))
     if not content["images"] or not content["annotations"]:
         raise UserError(f"nothing of {file} can be used: {first}")
     listing = copy.with_suffix(".left_out.json")
-    write_whole(copy, json.dumps(content).encode())
-    write_whole(listing, json.dumps([f._asdict() for f in findings], indent=1).encode())
+    atomic_write(copy, json.dumps(content).encode())
+    atomic_write(listing, json.dumps([f._asdict() for f in findings], indent=1).encode())
     counts = " and ".join(
         f"{sum(f.kind == kind for f in lost)} {kind}s" for kind in ("image", "annotation")
     )

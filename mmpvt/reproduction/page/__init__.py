@@ -1,4 +1,4 @@
-"""The report as one file of HTML, which asks nothing of a network."""
+"""The report as one HTML file, which makes no network requests."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpvt.reproduction.records import to_json
+from mmpvt.reproduction.result_store import to_json
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("elements.js", "charts.js", "table.js", "gallery.js", "model.js", "main.js")
-BUDGET = 16 * 2**20  # bytes of pictures in a page, in base64
+BUDGET = 16 * 2**20  # bytes of images in a page, in base64
 
 
 def render(records: Sequence[dict], budget: int = BUDGET) -> str:
@@ -19,13 +19,13 @@ def render(records: Sequence[dict], budget: int = BUDGET) -> str:
 
     Args:
         records (Sequence[dict]): one a checkpoint, of any status.
-        budget (int): bytes that all pictures together may take; where they take more, every
-            model's least bad ones are left out. Default: 16 MiB.
+        budget (int): bytes of all images together; beyond it, every model's least bad ones are
+            left out. Default: 16 MiB.
 
     Returns:
         str: HTML.
     """
-    pictures, galleries = _pick(records, budget)
+    images, galleries = _pick(records, budget)
     models = [
         dict(record, gallery=gallery) for record, gallery in zip(records, galleries, strict=True)
     ]
@@ -38,21 +38,21 @@ def render(records: Sequence[dict], budget: int = BUDGET) -> str:
         ),
         "{{style}}": (FOLDER / "page.css").read_text("utf-8"),
         "{{models}}": _embedded(models),
-        "{{pictures}}": _embedded(pictures),
+        "{{images}}": _embedded(images),
         "{{script}}": script,
     }
     page = (FOLDER / "page.html").read_text("utf-8")
     pieces = [page]
-    for name, content in parts.items():  # what is filled in is not searched again
+    for name, content in parts.items():  # what is inserted is not searched again
         head, _, tail = pieces.pop().partition(name)
         pieces += [head, content, tail]
     return "".join(pieces)
 
 
 def _pick(records: Sequence[dict], budget: int) -> tuple[list[str], list[list[dict]]]:
-    """Pictures, each once, and galleries that refer to them by number."""
+    """Images, each once, and galleries that refer to them by index."""
     numbers: dict[str, int] = {}
-    pictures: list[str] = []
+    images: list[str] = []
     galleries: list[list[dict]] = [[] for _ in records]
     longest = max((len(record.get("gallery", ())) for record in records), default=0)
     for rank in range(longest):
@@ -61,23 +61,23 @@ def _pick(records: Sequence[dict], budget: int) -> tuple[list[str], list[list[di
             if rank >= len(entries):
                 continue
             entry = dict(entries[rank])
-            keys = [key for key in ("jpeg", "truth_map", "found_map") if key in entry]
+            keys = [key for key in ("jpeg", "truth_map", "prediction_map") if key in entry]
             new = {entry[key] for key in keys} - numbers.keys()
             budget -= sum(map(len, new))
             if budget < 0:
-                return pictures, galleries
+                return images, galleries
             for key in keys:
                 data = entry[key]
                 if data not in numbers:
-                    numbers[data] = len(pictures)
+                    numbers[data] = len(images)
                     kind = "jpeg" if key == "jpeg" else "png"
-                    pictures.append(f"data:image/{kind};base64,{data}")
+                    images.append(f"data:image/{kind};base64,{data}")
                 entry[key] = numbers[data]
             gallery.append(entry)
-    return pictures, galleries
+    return images, galleries
 
 
 def _embedded(content: object) -> str:
-    """JSON that can't end the script element it stands in."""
+    """JSON that can't end the script element that holds it."""
     text = to_json(content).decode()
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

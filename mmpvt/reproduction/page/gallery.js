@@ -1,13 +1,13 @@
-// Pictures of the truth beside the prediction, the worst first.
+// The truth beside the prediction, the worst images first.
 
 const PER_PAGE = 12;
-const LABELLED = 3; // of a small picture's mistakes
-const BAD = ["duplicate", "confused", "misplaced", "nothing there"];
+const LABELLED = 3; // marks of a small image
+const FALSE_POSITIVES = ["duplicate", "classification", "localization", "background"];
 
-function gallery(model, pictures) {
+function gallery(model, images) {
   const entries = model.gallery || [];
-  if (!entries.length) return el("p", { class: "note" }, "There are no pictures of mistakes.");
-  return entries[0].truth_map === undefined ? mistakes(entries, pictures) : maps(entries, pictures);
+  if (!entries.length) return el("p", { class: "note" }, "There are no images with errors.");
+  return entries[0].truth_map === undefined ? detections(entries, images) : maps(entries, images);
 }
 
 function shelf(entries, card) {
@@ -25,28 +25,29 @@ function shelf(entries, card) {
   return { element: el("div", {}, list, el("p", {}, more)), start };
 }
 
-function mistakes(entries, pictures) {
+function detections(entries, images) {
+  const worst = (sort) => entries.filter((e) => e[sort] > 0).sort((a, b) => b[sort] - a[sort]);
   const orders = {
     all: () => entries,
-    miss: () => entries.filter((e) => e.miss > 0).sort((a, b) => b.miss - a.miss),
-    alarm: () => entries.filter((e) => e.alarm > 0).sort((a, b) => b.alarm - a.alarm),
+    false_negative: () => worst("false_negative"),
+    false_positive: () => worst("false_positive"),
   };
-  const { element, start } = shelf(entries, (entry) => card(pairOf(entry, pictures), told(entry)));
+  const { element, start } = shelf(entries, (entry) => card(pairOf(entry, images), caption(entry)));
   return el("div", {},
-    el("div", { class: "bar" }, choice("Show", [["all", "both, by turns"], ["miss", "misses, the worst first"],
-      ["alarm", "false alarms, the worst first"]], "all", (value) => start(orders[value]()))),
-    el("ul", { class: "legend key" }, [["right", "var(--right)", "found"], ["missed", "var(--missed)", "missed"],
-      ["bad", "var(--wrong)", "false alarm"]].map(([, colour, name]) =>
+    el("div", { class: "bar" }, choice("Show", [["all", "both, in turns"],
+      ["false_negative", "false negatives, the worst first"], ["false_positive", "false positives, the worst first"]], "all", (value) => start(orders[value]()))),
+    el("ul", { class: "legend key" }, [["var(--correct)", "detected"], ["var(--missed)", "missed"],
+      ["var(--wrong)", "false positive"]].map(([colour, name]) =>
       el("li", {}, el("i", { style: { borderColor: colour } }), name))),
-    el("p", { class: "note" }, "Detections with a score of at least 0.3. A miss is the worse the larger the " +
-      "object and the less of it is covered; a false alarm is as bad as its score is high."),
+    el("p", { class: "note" }, "Detections with a score of at least 0.3. A false negative is the worse the larger the " +
+      "object and the lower its best IoU; a false positive, the higher its score."),
     element);
 }
 
-function pairOf(entry, pictures) {
-  const source = pictures[entry.jpeg];
+function pairOf(entry, images) {
+  const source = images[entry.jpeg];
   return (labels) => el("div", { class: "pair" },
-    shot(source, "truth", entry, entry.truth, labels), shot(source, "detections", entry, entry.found, labels));
+    shot(source, "truth", entry, entry.truth, labels), shot(source, "detections", entry, entry.detections, labels));
 }
 
 function shot(source, title, entry, marks, labels) {
@@ -54,13 +55,13 @@ function shot(source, title, entry, marks, labels) {
   const size = Math.max(entry.width, entry.height) / 22;
   const texts = [];
   for (const mark of [...marks].reverse()) { // the worst on top
-    const kind = BAD.includes(mark.kind) ? "bad" : mark.kind;
+    const kind = FALSE_POSITIVES.includes(mark.kind) ? "false-positive" : mark.kind;
     const [x, y, width, height] = mark.box;
-    const group = svg("g", {}, svg("title", {}, said(mark)));
-    for (const piece of mark.outline || [])
+    const group = svg("g", {}, svg("title", {}, describe(mark)));
+    for (const piece of mark.polygons || [])
       group.append(svg("polygon", { class: `mark ${kind}`, points: piece.join(" ") }));
-    if (!(mark.outline || []).length) group.append(svg("rect", { class: `mark ${kind}`, x, y, width, height }));
-    if ((kind === "bad" || kind === "missed") && marks.indexOf(mark) < labels) {
+    if (!(mark.polygons || []).length) group.append(svg("rect", { class: `mark ${kind}`, x, y, width, height }));
+    if ((kind === "false-positive" || kind === "missed") && marks.indexOf(mark) < labels) {
       const text = mark.name + (isNumber(mark.score) ? ` ${mark.score.toFixed(2)}` : "");
       texts.push(svg("text", {
         x: Math.max(2, Math.min(x + 3, entry.width - text.length * size * 0.56)),
@@ -71,43 +72,43 @@ function shot(source, title, entry, marks, labels) {
   }
   overlay.append(...texts);
   return el("figure", { class: "shot" },
-    el("img", { src: source, alt: `${entry.image}, ${title}: ${marks.map(said).slice(0, 8).join("; ")}`,
+    el("img", { src: source, alt: `${entry.image}, ${title}: ${marks.map(describe).slice(0, 8).join("; ")}`,
       width: entry.width, height: entry.height }),
     overlay, el("figcaption", {}, title));
 }
 
-function said(mark) {
-  if (mark.kind === "found") return `${mark.name}, found`;
-  if (mark.kind === "crowd") return `${mark.name}, a crowd: doesn’t count`;
+function describe(mark) {
+  if (mark.kind === "detected") return `${mark.name}, detected`;
+  if (mark.kind === "crowd") return `${mark.name}, a crowd: ignored`;
   if (mark.kind === "missed") return `${mark.name}, missed (IoU ${mark.iou.toFixed(2)})`;
   const score = `${mark.name} ${mark.score.toFixed(2)}`;
-  if (mark.kind === "right") return `${score}, right (IoU ${mark.iou.toFixed(2)})`;
-  if (mark.kind === "confused") return `${score}, where there is ${mark.instead}`;
-  if (mark.kind === "duplicate") return `${score}, of an object that was found already`;
-  if (mark.kind === "misplaced") return `${score}, off its object (IoU ${mark.iou.toFixed(2)})`;
-  return `${score}, where there is nothing`;
+  if (mark.kind === "correct") return `${score}, correct (IoU ${mark.iou.toFixed(2)})`;
+  if (mark.kind === "classification") return `${score}, wrong class: ${mark.true_class}`;
+  if (mark.kind === "duplicate") return `${score}, duplicate`;
+  if (mark.kind === "localization") return `${score}, poor localization (IoU ${mark.iou.toFixed(2)})`;
+  return `${score}, background`;
 }
 
-function told(entry) {
+function caption(entry) {
   const worst = [...entry.truth.filter((m) => m.kind === "missed").slice(0, 2),
-    ...entry.found.filter((m) => BAD.includes(m.kind)).slice(0, 2)];
-  return [el("strong", {}, entry.image), " ", worst.map(said).join("; ")];
+    ...entry.detections.filter((m) => FALSE_POSITIVES.includes(m.kind)).slice(0, 2)];
+  return [el("strong", {}, entry.image), " ", worst.map(describe).join("; ")];
 }
 
-function maps(entries, pictures) {
+function maps(entries, images) {
   const pair = (entry) => () => el("div", { class: "pair" },
-    [["truth", entry.truth_map], ["prediction", entry.found_map]].map(([title, map]) =>
+    [["truth", entry.truth_map], ["prediction", entry.prediction_map]].map(([title, map]) =>
       el("figure", { class: "shot" },
-        el("img", { src: pictures[entry.jpeg], alt: `${entry.image}, ${title}` }),
-        el("img", { class: "map", src: pictures[map], alt: "" }),
+        el("img", { src: images[entry.jpeg], alt: `${entry.image}, ${title}` }),
+        el("img", { class: "map", src: images[map], alt: "" }),
         el("figcaption", {}, title))));
   const text = (entry) => [
     el("strong", {}, entry.image), ` mean IoU ${percent(entry.mean_iou)}`, el("br"),
     entry.classes.filter((c) => c.share >= 0.005).slice(0, 12).map((c) => el("span", { class: "class" },
       el("i", { class: "swatch", style: { background: c.colour } }), `${c.name} ${percent(c.iou)}`))];
   return el("div", {},
-    el("p", { class: "note" }, "The images of the lowest mean IoU first; below each, what it shows and the " +
-      "IoU in it, the worst first."),
+    el("p", { class: "note" }, "The images of the lowest mean IoU first; below each, its classes and " +
+      "their IoU, the worst first."),
     shelf(entries, (entry) => card(pair(entry), text(entry))).element);
 }
 

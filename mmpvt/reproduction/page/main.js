@@ -2,17 +2,17 @@
 
 (function start() {
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const records = read("models"), pictures = read("pictures");
+  const records = read("models"), images = read("images");
   const tested = records.filter((record) => record.status === "tested");
   const place = (id, ...children) => document.getElementById(id).replaceChildren(...children);
   const count = (status) => records.filter((record) => record.status === status).length;
   const waiting = records.filter((record) => !record.status);
 
   place("summary", [`${tested.length} of ${records.length} checkpoints tested`,
-    count("failed") && `${count("failed")} failed`, count("passed over") && `${count("passed over")} passed over`,
+    count("failed") && `${count("failed")} failed`, count("skipped") && `${count("skipped")} skipped`,
     waiting.length && `${waiting.length} not tested yet`].filter(Boolean).join(" · "));
 
-  place("untested", ...[["failed", "Failed"], ["passed over", "Passed over"]]
+  place("untested", ...[["failed", "Failed"], ["skipped", "Skipped"]]
     .map(([status, title]) => [title, records.filter((record) => record.status === status)])
     .filter(([, list]) => list.length)
     .flatMap(([title, list]) => [el("h3", {}, title), el("ul", {}, list.map((record) =>
@@ -37,7 +37,7 @@
     const model = tested.find((one) => one.name === asked) || tested[0];
     const chooser = choice("Model", tested.map((one) => [one.name, one.name]), model.name,
       (name) => { location.hash = address({ name }).slice(1); });
-    view.replaceChildren(el("div", { class: "bar" }, chooser), ...modelView(model, pictures));
+    view.replaceChildren(el("div", { class: "bar" }, chooser), ...modelView(model, images));
     table.choose(model);
     if (scroll) view.scrollIntoView({ block: "start" });
   }

@@ -1,11 +1,11 @@
-// All that is known of one model.
+// One model's scores, charts and gallery.
 
 const SIZES = ["small", "medium", "large"];
 
-function modelView(model, pictures) {
+function modelView(model, images) {
   const parts = [el("h2", {}, model.name), tiles(model), el("div", { class: "charts" },
     bySize(model), precisionRecall(model), training(model), byClass(model))];
-  parts.push(el("h3", { style: { marginTop: "28px" } }, "Mistakes, the worst first"), gallery(model, pictures), facts(model));
+  parts.push(el("h3", { style: { marginTop: "28px" } }, "Errors, the worst first"), gallery(model, images), facts(model));
   return parts;
 }
 
@@ -80,8 +80,8 @@ function byClass(model) {
     title: "AP by class", label: "class",
     heads: both ? ["box", "mask", "objects"] : ["AP", "AP50", "objects"],
     rows: first.classes.map((c, i) => ({
-      name: c.name, weight: c.truths, values: both ? [c.AP, both[i].AP] : [c.AP],
-      cells: [percent(c.AP), percent(both ? both[i].AP : c.AP50), String(c.truths)],
+      name: c.name, weight: c.objects, values: both ? [c.AP, both[i].AP] : [c.AP],
+      cells: [percent(c.AP), percent(both ? both[i].AP : c.AP50), String(c.objects)],
     })),
   });
   if (both) figure.append(legend(["box", "mask"]));
@@ -90,7 +90,7 @@ function byClass(model) {
 
 function facts(model) {
   const list = [["config", model.config], ["checkpoint", model.file], ["tested", model.finished],
-    ["images", `${model.images}` + (model.left_out ? `, ${model.left_out} of them left out` : "")],
+    ["images", `${model.images}` + (model.skipped ? `, ${model.skipped} of them skipped` : "")],
     ["took", `${fixed(model.seconds, 0)} s`], ["processes", String(model.processes)],
     ...Object.entries(model.versions)];
   return el("details", {}, el("summary", {}, "Files and versions"), el("dl", { class: "facts" },

@@ -1,15 +1,15 @@
 """Whether the shipped configs of MMDetection and MMSegmentation train and predict on PVT."""
 
+from dev.swap_sweep.config_trial import ConfigTrial
 from dev.swap_sweep.records import Record, Records
 from dev.swap_sweep.report import markdown
-from dev.swap_sweep.shipped import Shipped, by_family, shipped_configs
-from dev.swap_sweep.trial import Trial
+from dev.swap_sweep.shipped_configs import ShippedConfig, by_family, shipped_configs
 
 __all__ = [
+    "ConfigTrial",
     "Record",
     "Records",
-    "Shipped",
-    "Trial",
+    "ShippedConfig",
     "by_family",
     "markdown",
     "shipped_configs",

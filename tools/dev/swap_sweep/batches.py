@@ -1,4 +1,4 @@
-"""Small synthetic batches in the format that each kind of model takes."""
+"""Small synthetic batches, in the format that each kind of model takes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,70 @@ import numpy as np
 import torch
 from mmdet.structures import DetDataSample, TrackDataSample
 from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
+from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.utils.constants import IGNORE_LABEL
+
 SIDE = 128  # pixels: stride 128, the coarsest in use, has one position
-_IGNORED = 255
+
+
+def training_batch(config: Config) -> dict:
+    """A batch that a model's data preprocessor takes, to train on."""
+    if "semi_train_cfg" in config.model:
+        return semi_supervised(num_classes(config))
+    if _is_video(config):
+        if config.model.type == "Mask2FormerVideo":  # losses are of the whole clip
+            return video(num_classes(config), [0, 1], [])
+        return video(num_classes(config), [0], [1])
+    return _image_batch(config, 2)
+
+
+def prediction_batch(config: Config) -> dict:
+    """A batch that a model's data preprocessor takes, to predict on."""
+    if _is_video(config):
+        return video(num_classes(config), [0], [])
+    return _image_batch(config, 1)  # guided anchoring takes no more
+
+
+def num_classes(config: Config) -> int:
+    """The fewest that any part of the model has; labels below it are valid for all."""
+    counts = [
+        count
+        for part in iter_dicts(config.model)
+        for name in ("num_classes", "num_things_classes")
+        for count in _numbers(part.get(name))
+        if count
+    ]
+    return min(counts, default=80)
+
+
+def _image_batch(config: Config, count: int) -> dict:
+    if config.default_scope == "mmseg":
+        return segmentation(num_classes(config), count)
+    takes_proposals = "roi_head" in config.model and "rpn_head" not in config.model
+    return detection(num_classes(config), _stuff(config), takes_proposals, count)
+
+
+def _is_video(config: Config) -> bool:
+    preprocessor = config.model.get("data_preprocessor") or {}
+    return preprocessor.get("type") == "TrackDataPreprocessor"
+
+
+def _stuff(config: Config) -> int:
+    """The first stuff class of a panoptic model; 0 of others."""
+    if not any(key.startswith("panoptic") for key in config.model):
+        return 0
+    heads = (part for part in iter_dicts(config.model) if part.get("num_stuff_classes"))
+    return next((head.num_things_classes for head in heads), 0)
+
+
+def _numbers(value: object) -> list[int]:
+    """Of one head, or of several tasks'."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [each for each in values if isinstance(each, int)]
 
 
 def detection(num_classes: int, stuff: int = 0, proposals: bool = False, images: int = 2) -> dict:
@@ -90,7 +149,7 @@ def segmentation(num_classes: int, images: int = 2) -> dict:
     samples = []
     for _ in range(images):
         labels = rng.integers(0, num_classes, (1, 4, 4)).repeat(SIDE // 4, 1).repeat(SIDE // 4, 2)
-        labels[:, :8] = _IGNORED
+        labels[:, :8] = IGNORE_LABEL
         sample = SegDataSample(metainfo=_metainfo(0))
         sample.gt_sem_seg = PixelData(data=torch.from_numpy(labels))
         samples.append(sample)
@@ -137,7 +196,7 @@ def _detection_sample(
     sample.ignored_instances = InstanceData(
         bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
     )
-    semantic = torch.full((1, SIDE, SIDE), _IGNORED)
+    semantic = torch.full((1, SIDE, SIDE), IGNORE_LABEL)
     semantic[:, : SIDE // 2] = stuff
     sample.gt_sem_seg = PixelData(sem_seg=semantic)
     return sample

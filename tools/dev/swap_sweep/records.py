@@ -1,4 +1,4 @@
-"""What came of each config, kept line by line so that a sweep can go on where it stopped."""
+"""The result of each config, kept line by line so that a sweep can resume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OK, REFUSED, FAILED, SKIPPED, UNREADABLE = "ok", "refused", "failed", "skipped",
 
 @dataclass(frozen=True)
 class Record:
-    """What came of one config.
+    """The result of one config.
 
     Attributes:
         name: of the config.
@@ -58,7 +58,7 @@ class Records:
         return self._by_name.get(name)
 
     def add(self, record: Record) -> None:
-        """Keeps a record, at once on disk."""
+        """Adds a record, on disk too."""
         self._by_name[record.name] = record
         with self.path.open("a") as file:
             file.write(json.dumps(asdict(record)) + "\n")
@@ -71,5 +71,5 @@ class Records:
 def _parse(line: str) -> Record | None:
     try:
         return Record(**json.loads(line))
-    except (ValueError, TypeError):  # the last line of a sweep that was cut off
+    except (ValueError, TypeError):  # the truncated last line of a killed sweep
         return None

@@ -1,0 +1,185 @@
+"""From a checkpoint of any known layout to a model's state dict, or what keeps it from that."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from torch import Tensor, nn
+
+from mmpvt.checkpoint.conversion import CLASSIFIER, convert, convert_in_place, unwrap
+from mmpvt.checkpoint.loading import load_checkpoint
+from mmpvt.errors import CheckpointMismatchError
+
+NAMED = 3  # names given of each kind of incompatible keys
+FIRST = "patch_embed1.proj.weight"  # by which a backbone is found in a model
+
+
+def load_pretrained(backbone: nn.Module, source: str, prefix: str | None = None) -> None:
+    """Fills a backbone from a checkpoint of any known layout.
+
+    Args:
+        backbone (nn.Module): of our tensor names.
+        source (str): a file or URL.
+        prefix (str | None): where in the checkpoint the backbone lies, if not recognisable.
+
+    Raises:
+        UserError: the checkpoint can't be downloaded or read, carries code, or doesn't fit.
+    """
+    checkpoint = unwrap(load_checkpoint(source))
+    if prefix:
+        prefix = prefix.removesuffix(".") + "."
+        checkpoint = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in checkpoint.items()
+            if name.startswith(prefix)
+        }
+    tensors = fit_to_model(checkpoint, backbone, strict=False)
+    problem = describe_incompatible_keys(tensors, backbone.state_dict())
+    if problem:
+        raise CheckpointMismatchError(
+            f"the weights in {source} are another architecture's: {problem}", where=source
+        )
+    backbone.load_state_dict(tensors)
+    print_log(f"backbone weights loaded from {source}", logger="current")
+
+
+def fit_to_model(checkpoint: Mapping, model: nn.Module, strict: bool = True) -> dict[str, Tensor]:
+    """A checkpoint's tensors under a model's names, from any known layout.
+
+    Args:
+        checkpoint (Mapping): of a whole model, or of a backbone alone, which fills the model's.
+        model (nn.Module): to be filled.
+        strict (bool): refuse tensors that don't fill the model exactly. Default: True.
+
+    Returns:
+        dict[str, Tensor]: a state dict.
+
+    Raises:
+        CheckpointMismatchError: in strict mode, naming the tensors that don't fit.
+    """
+    target = unwrapped(model).state_dict()
+    tensors = {
+        name.removeprefix("module."): tensor
+        for name, tensor in unwrap(checkpoint).items()
+        if isinstance(name, str) and isinstance(tensor, Tensor)
+    }
+    for prefix, own in _find_backbones(target):
+        alone = convert(tensors, own)
+        has_others = not prefix or any(name.startswith(prefix) for name in tensors)
+        if not has_others and describe_incompatible_keys(alone, own) is None:
+            tensors = {prefix + name: tensor for name, tensor in alone.items()}
+        else:
+            convert_in_place(tensors, prefix, own)
+    problem = describe_incompatible_keys(tensors, target)
+    if problem and strict:
+        raise CheckpointMismatchError(
+            f"the checkpoint is another model's than the config's: {problem}"
+        )
+    return tensors
+
+
+def fill_partly(
+    model: nn.Module, tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], str | None]:
+    """A model's state dict with those of a checkpoint's tensors that fit.
+
+    Args:
+        model (nn.Module): as it was initialised.
+        tensors (Mapping[str, Tensor]): under its names, of :func:`fit_to_model`.
+
+    Returns:
+        tuple[dict[str, Tensor], str | None]: the state dict; where not all of it is the
+        checkpoint's, how many tensors of each part are, in words.
+
+    Raises:
+        CheckpointMismatchError: none fits.
+    """
+    target = unwrapped(model).state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in target and tensor.shape == target[name].shape
+    }
+    problem = describe_incompatible_keys(tensors, target)
+    if not fitting:
+        raise CheckpointMismatchError(
+            f"no tensor of the checkpoint to start from fits the model: {problem}"
+        )
+    if problem is None:
+        return dict(tensors), None
+    sizes = Counter(name.partition(".")[0] for name in target)
+    taken = Counter(name.partition(".")[0] for name in fitting)
+    parts = ", ".join(f"{part} {taken[part]} of {size}" for part, size in sizes.items())
+    return {**target, **fitting}, (
+        f"{len(fitting)} of the model's {len(target)} tensors are loaded ({parts}); {problem}"
+    )
+
+
+def describe_incompatible_keys(
+    tensors: Mapping[str, Tensor], target: Mapping[str, Tensor]
+) -> str | None:
+    """What keeps ``tensors`` from filling ``target``, or None where they fit.
+
+    Args:
+        tensors (Mapping[str, Tensor]): from a checkpoint, under our names.
+        target (Mapping[str, Tensor]): a model's state dict.
+
+    Returns:
+        str | None: counts and first names of what is missing, unexpected or of another shape.
+    """
+    missing = [name for name in target if name not in tensors and not _is_counter(name)]
+    unexpected = [name for name in tensors if name not in target and not _is_counter(name)]
+    reshaped = [
+        f"{name} ({_shape(tensor)}, not {_shape(target[name])})"
+        for name, tensor in tensors.items()
+        if name in target and tensor.shape != target[name].shape
+    ]
+    return _count(missing=missing, unexpected=unexpected, of_another_shape=reshaped)
+
+
+def describe_names(found: Iterable[str], expected: Iterable[str]) -> str | None:
+    """:func:`describe_incompatible_keys` by names alone."""
+    found, expected = list(found), set(expected)
+    return _count(
+        missing=sorted(expected.difference(found)),
+        unexpected=[name for name in found if name not in expected],
+    )
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model within wrappers for several processes or for test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def _find_backbones(target: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Tensor]]]:
+    """Where PVTs without a classifier lie in a model's state dict, and what each holds."""
+    found = []
+    for prefix in [name.removesuffix(FIRST) for name in target if name.endswith(FIRST)]:
+        own = {k.removeprefix(prefix): v for k, v in target.items() if k.startswith(prefix)}
+        if prefix[-1:] in ("", ".") and not any(re.fullmatch(CLASSIFIER, name) for name in own):
+            found.append((prefix, own))
+    return found
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")  # of batch norm; old checkpoints lack it
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _count(**kinds: list[str]) -> str | None:
+    said = []
+    for kind, names in kinds.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        if names:
+            first = ", ".join(names[:NAMED])
+            said.append(f"{len(names)} {kind.replace('_', ' ')}: {first}{more}")
+    return "; ".join(said) or None

@@ -1,0 +1,34 @@
+"""Changes to other packages, one function each: what for, for which versions, until when.
+
+=============================  ===========================================  ========================
+function                       package and what fails without it            for how long
+=============================  ===========================================  ========================
+``fix_package_lookup``         MMEngine: ``mmdet::`` needs pkg_resources     ``setup_environment``
+``keep_image_in_place``        MMEngine: drawn images shift and shrink       ``setup_environment``
+``load_checkpoints_with``      MMEngine: its checkpoints are not read        ``setup_environment``
+``map_labels_by_name``         MMDetection: labels follow a file's order     ``setup_environment``
+``switch_off_multimodal``      mmpretrain: the import fails                  ``setup_environment``
+``weights_only_globals``       PyTorch: types that a checkpoint may hold     while one is read
+=============================  ===========================================  ========================
+
+None is made by ``import mmpvt``, which supplies ``mmcv._ext`` where it is missing
+(:mod:`mmpvt.ops`) and changes nothing else. A change takes an ``ExitStack`` that undoes it.
+"""
+
+from mmpvt.compat.mmdet import map_labels_by_name
+from mmpvt.compat.mmengine import (
+    fix_package_lookup,
+    get_installed_path,
+    keep_image_in_place,
+    load_checkpoints_with,
+)
+from mmpvt.compat.mmpretrain import switch_off_multimodal
+
+__all__ = [
+    "fix_package_lookup",
+    "get_installed_path",
+    "keep_image_in_place",
+    "load_checkpoints_with",
+    "map_labels_by_name",
+    "switch_off_multimodal",
+]

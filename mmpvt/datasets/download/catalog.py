@@ -1,0 +1,114 @@
+"""What can be downloaded: URLs, sizes, checksums.
+
+Sizes and SHA-1 of the data sets' archives are those that GluonCV's ``scripts/datasets`` verifies.
+PVT's authors publish no checksums of their weights: each file is compared with its model instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from mmpvt.errors import ConfigError
+from mmpvt.models.archs import VARIANTS
+
+COCO = "http://images.cocodataset.org"
+ADE = "http://data.csail.mit.edu/places/ADEchallenge"
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file to download.
+
+    Attributes:
+        url: ``http://`` or ``https://``.
+        size: in bytes, or None where it isn't known.
+        sha1: in hexadecimal digits, or None.
+        folder: what an archive unpacks to.
+        unpacked_size: in bytes, roughly.
+        files: number of files in a folder and those below it.
+    """
+
+    url: str
+    size: int | None = None
+    sha1: str | None = None
+    folder: str = ""
+    unpacked_size: int = 0
+    files: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+
+FILES = dict(
+    coco=dict(
+        val2017=RemoteFile(
+            f"{COCO}/zips/val2017.zip",
+            size=815_585_330,
+            sha1="4950dc9d00dbe1c933ee0170f5797584351d2a41",
+            folder="val2017",
+            unpacked_size=820_000_000,
+            files={"val2017": 5_000},
+        ),
+        annotations=RemoteFile(
+            f"{COCO}/annotations/annotations_trainval2017.zip",
+            size=252_907_541,
+            sha1="8551ee4bb5860311e79dace7e79cb91e432e78b3",
+            folder="annotations",
+            unpacked_size=850_000_000,
+            files={"annotations": 6},
+        ),
+        train2017=RemoteFile(
+            f"{COCO}/zips/train2017.zip",
+            size=19_336_861_798,
+            sha1="10ad623668ab00c62c096f0ed636d6aff41faca5",
+            folder="train2017",
+            unpacked_size=19_400_000_000,
+            files={"train2017": 118_287},
+        ),
+    ),
+    ade20k=dict(
+        ADEChallengeData2016=RemoteFile(
+            f"{ADE}/ADEChallengeData2016.zip",
+            size=967_382_037,
+            sha1="219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
+            folder="ADEChallengeData2016",
+            unpacked_size=1_100_000_000,
+            files={
+                f"ADEChallengeData2016/{kind}/{split}": count
+                for kind in ("images", "annotations")
+                for split, count in (("training", 20_210), ("validation", 2_000))
+            },
+        ),
+    ),
+    weights={variant.full_name: RemoteFile(variant.weights) for variant in VARIANTS},
+)
+
+
+def choose(what: str, names: Sequence[str] = (), mirror: str | None = None) -> list[RemoteFile]:
+    """The files of a data set, or of the weights.
+
+    Args:
+        what (str): ``'coco'``, ``'ade20k'`` or ``'weights'``.
+        names (Sequence[str]): some of its files. Default: all.
+        mirror (str | None): the URL of a folder that has the files. Default: where they are
+            published.
+
+    Returns:
+        list[RemoteFile]: the files.
+
+    Raises:
+        ConfigError: a name is unknown, or the mirror is no ``http://`` or ``https://`` URL.
+    """
+    if mirror and not mirror.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{mirror} is no URL that begins with https:// or http://", setting="mirror"
+        )
+    known = FILES[what]
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"{what} has no {', '.join(unknown)}: take some of {', '.join(known)}")
+    files = [known[name] for name in dict.fromkeys(names or known)]
+    if mirror:
+        files = [replace(file, url=f"{mirror.rstrip('/')}/{file.name}") for file in files]
+    return files

@@ -1,0 +1,79 @@
+"""Which transform of a pipeline reads the images, and what becomes of their channels after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmcv.transforms import BaseTransform
+from mmengine.registry import TRANSFORMS, Registry
+
+from mmpvt.datasets.loading import LoadImageFromFile
+from mmpvt.errors import ConfigError
+
+SEVERAL_FILES = ("LoadMultiChannelImageFromFiles", "LoadMultipleRSImageFromFile")
+KNOWN = ("mmcv", "mmdet", "mmseg", "mmpvt")  # whose transforms keep an image's channels,
+CHANGING = ("RGB2Gray", "ConcatCDInput")  # except for these
+
+
+def transform_name(step: dict) -> str:
+    """A transform's name, without its scope."""
+    kind = step["type"]
+    return (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
+
+
+def is_image_loader(name: str) -> bool:
+    """Whether a transform of this name reads images, as those of the ecosystem do."""
+    return name.startswith("Load") and ("Image" in name or "File" in name)
+
+
+def loading_step(pipeline: Sequence[dict]) -> int | None:
+    """The place of the transform that reads a pipeline's images; None where there is none."""
+    return next(
+        (i for i, step in enumerate(pipeline) if is_image_loader(transform_name(step))), None
+    )
+
+
+def build_image_loader(step: dict) -> BaseTransform:
+    """Builds the transform that reads images.
+
+    In place of MMCV's ``LoadImageFromFile`` it is this project's, which says what is wrong with a
+    file.
+
+    Raises:
+        ConfigError: it can't be built; or it reads several files an image.
+    """
+    name = transform_name(step)
+    if name in SEVERAL_FILES:
+        raise ConfigError(
+            f"{name} reads several files an image: only models that read single images from files "
+            "can predict",
+            hint="join the channels in one TIFF file, for LoadImageFromFile with "
+            "color_type='unchanged'",
+        )
+    options = {key: value for key, value in step.items() if key not in ("type", "_scope_")}
+    if name in ("LoadImageFromFile", "LoadImageFromNDArray"):
+        return LoadImageFromFile(**options)
+    try:
+        return TRANSFORMS.build(dict(step))
+    except (RuntimeError, KeyError) as error:  # "gdal is not installed"
+        raise ConfigError(
+            f"{name} can't be used: {error}; LoadImageFromFile reads TIFF files of any number of "
+            "channels with color_type='unchanged', imdecode_backend='tifffile' (docs/data.md)"
+        ) from error
+
+
+def keep_channels(steps: Sequence[dict]) -> bool:
+    """Whether transforms after loading are known to leave an image's channels as they are."""
+    return all(
+        getattr(find_class(TRANSFORMS, step["type"]), "__module__", "").partition(".")[0] in KNOWN
+        and transform_name(step) not in CHANGING
+        for step in steps
+    )
+
+
+def find_class(registry: Registry, kind: str | type) -> type | None:
+    """The class of a name, as the current scope has it."""
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(None) as current:
+        return current.get(kind)

@@ -1,0 +1,207 @@
+"""Checks that the model takes the images as they are loaded: channels, and bits of a channel."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.structures import BaseDataElement
+
+from mmpvt.datasets.coco import image_files
+from mmpvt.datasets.loading import LoadImageFromFile, read_high_bit_depth
+from mmpvt.datasets.pipelines import (
+    SEVERAL_FILES,
+    build_image_loader,
+    find_class,
+    keep_channels,
+    loading_step,
+    transform_name,
+)
+from mmpvt.engine.config_parts import default_argument, iter_dicts
+from mmpvt.engine.dataset_config import DatasetConfig
+from mmpvt.errors import ConfigError, UserError
+from mmpvt.utils.files import read_bytes
+
+SAMPLED = 8  # images of a data set that are decoded
+DARK = 64  # of 255: what the brightest pixel of images cut to 8 bits reaches at least, if they fit
+PREPROCESSORS = ("DetDataPreprocessor", "SegDataPreProcessor")
+
+
+class LostBits(NamedTuple):
+    """What is lost of images of more than 8 bits a channel that are loaded as 8 bits."""
+
+    file: str  # one of them
+    low: float  # the lowest value that is stored
+    high: float  # the highest value that is stored
+    loaded: int  # the highest value as loaded
+
+    @classmethod
+    def of(cls, file: str, image: np.ndarray) -> LostBits | None:
+        """Of a file, loaded as ``image``; None if all of its bits are kept."""
+        stored = read_high_bit_depth(read_bytes(file)) if image.dtype == np.uint8 else None
+        if stored is None:
+            return None
+        return cls(file, float(stored.min()), float(stored.max()), int(image.max()))
+
+    @classmethod
+    def join(cls, several: Iterable[LostBits | None]) -> LostBits | None:
+        """Of several files, named by the first."""
+        found = [one for one in several if one is not None]
+        if not found:
+            return None
+        files, lows, highs, loaded = zip(*found, strict=True)
+        return cls(files[0], min(lows), max(highs), max(loaded))
+
+    @property
+    def is_dark(self) -> bool:
+        """Whether most of what the file tells apart is lost: 12 bits in 16 leave 16 levels."""
+        return self.loaded < DARK
+
+    def __str__(self) -> str:
+        bits = max(8, int(self.high).bit_length())
+        return (
+            f"images such as {self.file} hold values from {self.low:g} to {self.high:g} ({bits} "
+            "bits), which are cut to 8 bits as they are loaded: at most "
+            f"{self.loaded + 1} levels are left; dict(type='mmpvt.LoadImageFromFile', max_value="
+            f"{2**bits - 1}) in each pipeline keeps the others (docs/data.md)"
+        )
+
+
+def check_images(config: Config, dataset: DatasetConfig, contents: dict[Path, dict]) -> None:
+    """Loads a few images of a data set, and compares their channels with the model's.
+
+    Prints a warning where bits of them are lost, or other tools can't load such images.
+
+    Raises:
+        ConfigError: they have other channels than the model takes, or can't be loaded so.
+    """
+    place = loading_step(dataset.pipeline)
+    if place is None:
+        return
+    name = transform_name(dataset.pipeline[place])
+    is_known = dataset.is_coco or dataset.is_segmentation
+    if is_known and name in (*SEVERAL_FILES, "LoadImageFromNDArray"):
+        raise ConfigError(
+            f"{name} doesn't read the single file an image that a {dataset.fields['type']} names",
+            hint="take LoadImageFromFile, with color_type='unchanged' for images of any number of "
+            "channels (docs/data.md)",
+        )
+    if name in SEVERAL_FILES:
+        print(
+            f"warning: {name} reads several files an image: predict.py, export.py and app.py "
+            "can't be used with this model",
+            file=sys.stderr,
+        )
+        return
+    loader = build_image_loader(dataset.pipeline[place])
+    is_plain = isinstance(loader, LoadImageFromFile)
+    by_channels: dict[int, str] = {}
+    lost_bits = []
+    for file in _sample_files(dataset, contents) if is_known or is_plain else []:
+        try:
+            image = loader(dict(img_path=file))["img"]
+        except ConfigError:  # nor can the data set's other images be loaded
+            raise
+        except UserError:  # on_bad_data says what becomes of a broken file
+            continue
+        by_channels.setdefault(image.shape[2] if image.ndim == 3 else 1, file)
+        lost_bits.append(LostBits.of(file, image))
+    if lost := LostBits.join(lost_bits):
+        print(f"warning: {lost}", file=sys.stderr)
+    for reason in rejected_channels(by_channels, dataset, config):
+        raise ConfigError(reason)
+
+
+def rejected_channels(
+    by_channels: Mapping[int, str], dataset: DatasetConfig, config: Config
+) -> list[str]:
+    """Says which of a data set's images, one of each number of channels, the model doesn't take."""
+    place = loading_step(dataset.pipeline)
+    if not keep_channels(dataset.pipeline[0 if place is None else place + 1 :]):
+        return []
+    reasons = ((file, channel_mismatch(channels, config)) for channels, file in by_channels.items())
+    return [f"{file} is loaded as an image of {reason}" for file, reason in reasons if reason]
+
+
+def channel_mismatch(channels: int, config: Config, trained: bool = False) -> str | None:
+    """Why the model doesn't take images of so many channels, or None.
+
+    Args:
+        channels (int): of the image that the pipeline gives.
+        config (Config): of the experiment.
+        trained (bool): don't say how to change the model. Default: False.
+
+    Returns:
+        str | None: ``"4 channels, and the model's backbone takes 3 (in_channels)"``.
+    """
+    images = f"{channels} channel{'s' * (channels != 1)}"
+    with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmdet"):
+        part = next((d for d in iter_dicts(config.get("model")) if "backbone" in d), {})
+        preprocessor = part.get("data_preprocessor") or config.get("data_preprocessor")
+        reached = channels
+        if preprocessor and transform_name(preprocessor) in PREPROCESSORS:
+            try:
+                built = MODELS.build(dict(preprocessor))
+                blank = dict(
+                    inputs=[torch.zeros(channels, 32, 32)], data_samples=[BaseDataElement()]
+                )
+                reached = built(blank)["inputs"].shape[1]
+            except (AssertionError, RuntimeError, IndexError, TypeError):
+                values = len(preprocessor.get("mean") or ())
+                return (
+                    f"{images}, and the model's data_preprocessor has mean and std of {values} "
+                    "values: give one a channel, or a single one for all"
+                )
+        taken = _in_channels(part.get("backbone"))
+    if taken is None or taken == reached:
+        return None
+    reason = f"{images}, and the model's backbone takes {taken}"
+    if trained:
+        return reason
+    return (
+        f"{reason}: set model.backbone.in_channels={reached}, or color_type of LoadImageFromFile "
+        "in each pipeline ('color': 3 channels, 'grayscale': 1, 'unchanged': as many as the file "
+        "has)"
+    )
+
+
+def _in_channels(backbone: dict | None) -> int | None:
+    """What a backbone's config or class says it takes; None where neither does."""
+    if not isinstance(backbone, dict):
+        return None
+    said = backbone.get("in_channels")
+    if said is None:
+        default = default_argument(find_class(MODELS, backbone.get("type")), "in_channels")
+        said = default if default == 3 else None
+    return said if isinstance(said, int) else None
+
+
+def _sample_files(dataset: DatasetConfig, contents: dict[Path, dict]) -> list[str]:
+    """A few of a data set's images that are there, evenly spaced."""
+    if dataset.is_coco:
+        names = image_files(contents.get(dataset.ann_file.absolute()) or dict(images=[]))
+        sampled = (names[i] for i in evenly_spaced(len(names), SAMPLED))
+        files = [str(dataset.folder("img") / name) for name in sampled]
+    elif dataset.is_segmentation:
+        found = dataset.segmentation_files()
+        files = [found.image(found.stems[i]) for i in evenly_spaced(len(found.stems), SAMPLED)]
+    elif dataset.kind is not None and any(
+        step.get("color_type", "color") != "color" for step in dataset.pipeline
+    ):
+        built = DATASETS.build({**dataset.fields, "pipeline": []})
+        infos = (built.get_data_info(i) for i in evenly_spaced(len(built), SAMPLED))
+        files = [str(info.get("img_path")) for info in infos]
+    else:
+        files = []
+    return [file for file in files if Path(file).is_file()]
+
+
+def evenly_spaced(length: int, number: int) -> list[int]:
+    """At most ``number`` places of a sequence of ``length``, from the first to the last."""
+    return np.linspace(0, length - 1, min(number, length)).astype(int).tolist()

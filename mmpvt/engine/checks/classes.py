@@ -1,0 +1,221 @@
+"""Compares the class names of a config with those of its annotations and its model's heads."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.config import Config
+
+from mmpvt.engine.class_names import head_counts
+from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
+from mmpvt.errors import ConfigError, DatasetError
+from mmpvt.utils.text import few
+
+SIMILARITY = 0.7  # difflib's ratio from which a name may be another one misspelt
+
+
+class AnnotatedClasses(NamedTuple):
+    """The classes of a data set's config, and the names in its annotations."""
+
+    file: Path  # of the annotations
+    classes: Sequence[str]  # of the config, by label
+    names: Sequence[str]  # of the file's categories, in its order
+    used: frozenset[str]  # those that have annotations a detector learns from: no crowds
+    annotated: bool = True  # whether the file holds any annotation
+    # whether names lists all categories, as COCO's files do, or those that occur, as VOC's do
+    complete: bool = True
+
+    @classmethod
+    def of_coco(cls, file: Path, classes: Sequence[str], content: Mapping) -> AnnotatedClasses:
+        """Of an annotation file in COCO's format, with its content."""
+        by_id = {category["id"]: category["name"] for category in content["categories"]}
+        used = {
+            a["category_id"]
+            for a in content["annotations"]
+            if isinstance(a, dict)
+            and isinstance(a.get("category_id"), int | str)
+            and not (a.get("iscrowd") or a.get("ignore"))
+        }
+        names = frozenset(by_id[number] for number in used & by_id.keys())
+        return cls(file, classes, list(by_id.values()), names, bool(content["annotations"]))
+
+    @property
+    def lacking(self) -> list[str]:
+        """Classes of the config that the file has no category for."""
+        return [name for name in self.classes if name not in set(self.names)]
+
+    @property
+    def unused(self) -> list[str]:
+        """The file's categories that the config has no class for."""
+        return [name for name in dict.fromkeys(self.names) if name not in set(self.classes)]
+
+    def problem(self) -> str | None:
+        """Why the file's categories can't be mapped to the classes, in a sentence, or None."""
+        twice = [name for name, count in Counter(self.names).items() if count > 1]
+        if twice and set(twice) & set(self.classes):
+            return (
+                f"{self.file} has several categories of the name {few(twice)}: labels go by "
+                "name, so give each category a name of its own, or merge them"
+            )
+        counts = f"the config has {len(self.classes)} classes, the file {len(self.names)}"
+        pairs = ((name, nearest(name, self.unused)) for name in self.lacking)
+        misspelt = [(name, near) for name, near in pairs if near]
+        has_none = bool(self.names) and not set(self.classes) & set(self.names)
+        # of 80 classes that are all others, one is a little like another by chance
+        if misspelt and not (has_none and 2 * len(misspelt) < len(self.classes)):
+            name, near = misspelt[0]
+            more = f" (and {len(misspelt) - 1} more)" if len(misspelt) > 1 else ""
+            return (
+                f"the config's class {name!r} is not in {self.file}, which has {near!r}{more}: "
+                f"correct metainfo=dict(classes=…) in the config ({counts})"
+            )
+        if has_none:
+            return (
+                f"{self.file} holds none of the config's {len(self.classes)} classes "
+                f"({few(self.classes)}), but {len(self.names)} others ({few(self.names)}): "
+                "set metainfo=dict(classes=…) in the config"
+            )
+        return None
+
+    def note(self) -> str | None:
+        """That the classes are a subset of the file's categories, in a sentence, or None."""
+        if not self.unused:
+            return None
+        return (
+            f"{len(self.classes) - len(self.lacking)} of the {len(set(self.names))} categories of "
+            f"{self.file} are used; annotations of {few(self.unused)} are skipped, as the "
+            "config has no such class"
+        )
+
+
+def check_classes(split: str, listed: Sequence[AnnotatedClasses]) -> list[str]:
+    """Compares the classes of a split's data sets with their annotation files.
+
+    Returns:
+        list[str]: what is unusual but right, a sentence each.
+
+    Raises:
+        DatasetError: a file's categories can't be mapped to the classes, or hold nothing to learn.
+    """
+    notes = []
+    for one in listed:
+        if problem := one.problem():
+            raise DatasetError(problem)
+        notes += filter(None, [one.note()])
+        lacking = one.lacking if one.complete else []
+        if lacking and split != "train":
+            notes.append(
+                f"{one.file} has no category {few(lacking)}: the score is over the other "
+                f"{len(one.classes) - len(lacking)} of {len(one.classes)} classes"
+            )
+        if split != "train" and one.annotated and not one.used & set(one.classes):
+            notes.append(f"{one.file} has no annotation of a class to score: {_nothing(one)}")
+    if split != "train" or not listed:
+        return notes
+    names = {name for one in listed for name in one.names}
+    lacking = [name for one in listed for name in one.lacking if name not in names]
+    where = listed[0].file if len(listed) == 1 else f"any of {len(listed)} annotation files"
+    if lacking and all(one.complete for one in listed):
+        lacking = list(dict.fromkeys(lacking))
+        raise DatasetError(
+            f"{len(lacking)} of the config's {len(listed[0].classes)} classes ({few(lacking)}) "
+            f"are not in {where}, which has {len(names)} categories ({few(sorted(names))})",
+            hint="set metainfo=dict(classes=…) and the heads' num_classes to what is there, or add "
+            "the categories to the file",
+        )
+    if not any(one.used & set(one.classes) for one in listed):
+        raise DatasetError(f"there is nothing to train on in {where}: {_nothing(listed[0])}")
+    return notes
+
+
+def _nothing(listed: AnnotatedClasses) -> str:
+    if not listed.annotated:
+        return "it holds no annotations"
+    if not listed.used:
+        return "all annotations are crowds or marked to be ignored"
+    return f"its annotations are of {few(sorted(listed.used))}, which the config has no class for"
+
+
+def check_subset(dataset: DatasetConfig) -> None:
+    """Checks the classes of a segmentation data set against those its type knows.
+
+    MMSegmentation maps labels by name where a config names fewer classes than the type has.
+
+    Raises:
+        ConfigError: a name is none of the type's, or there are fewer colours than classes.
+    """
+    known = dataset.kind.METAINFO.get("classes") or ()
+    classes = dataset.classes
+    unknown = [name for name in classes if name not in known]
+    if known and unknown:
+        near = nearest(unknown[0], known)
+        raise ConfigError(
+            f"the config's class {unknown[0]!r} is none of {dataset.kind.__name__}'s {len(known)} "
+            f"classes ({few(known)})",
+            hint=(f"did you mean {near!r}? " if near else "")
+            + "label maps with classes of their own take type='BaseSegDataset'",
+        )
+    palette = (dataset.fields.get("metainfo") or {}).get("palette")
+    if palette is not None and classes and len(palette) < len(classes):
+        raise ConfigError(
+            f"metainfo has {len(palette)} colours in its palette for {len(classes)} classes "
+            f"({few(classes)})"
+        )
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of ``names`` that ``name`` may be meant for, or None."""
+    folded = {_folded(other): other for other in names}
+    close = difflib.get_close_matches(_folded(name), folded, n=1, cutoff=SIMILARITY)
+    return folded[close[0]] if close else None
+
+
+def _folded(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold())) or name
+
+
+def check_class_counts(classes: Sequence[str], model: dict) -> None:
+    """Compares a data set's classes with the model's heads.
+
+    Raises:
+        ConfigError: a head is for another number of classes.
+    """
+    for name, counts in head_counts(model).items():
+        wrong = counts - {len(classes)}
+        if classes and wrong:
+            raise ConfigError(
+                f"the model's {name} is for {wrong.pop()} classes, the data set has "
+                f"{len(classes)} ({few(classes)})",
+                hint="set num_classes in the config, or metainfo=dict(classes=…) of the data set",
+            )
+
+
+def check_same_classes(config: Config, splits: Iterable[str]) -> None:
+    """Checks that all data sets that a model is trained and scored on give labels one meaning.
+
+    Raises:
+        ConfigError: two list the same classes in another order, or, of one split, other classes.
+    """
+    if not head_counts(config.model):
+        return
+    named = [
+        (split, classes)
+        for split, dataset in iter_dataset_configs(config, splits)
+        if (classes := dataset.classes)
+    ]
+    for split, classes in named:
+        first, expected = named[0]
+        if classes == expected or (split != first and sorted(classes) != sorted(expected)):
+            continue
+        pairs = enumerate(zip_longest(expected, classes))
+        label, (one, other) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        raise ConfigError(
+            f"the config's data sets ({first}, {split}) disagree on what a label means: {label} is "
+            f"{one!r} in one and {other!r} in another",
+            hint="give all the same metainfo=dict(classes=…)",
+        )

@@ -1,0 +1,202 @@
+"""Checks a config's data sets: annotations, files, class names; then the pixels of a few images."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmdet.datasets import LVISV05Dataset, XMLDataset
+from mmengine.config import Config
+from mmengine.registry import DefaultScope, init_default_scope
+
+from mmpvt.datasets import coco, voc
+from mmpvt.datasets.listed_files import ALLOW_OUTSIDE, check_inside, check_present, read_list
+from mmpvt.engine import config_parts
+from mmpvt.engine.checks import channels, classes, evaluators, label_maps
+from mmpvt.engine.checks.classes import AnnotatedClasses
+from mmpvt.engine.class_names import log
+from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
+from mmpvt.errors import ConfigError
+
+LOADERS = ("mmpvt.LoadImageFromFile", "mmpvt.LoadSegAnnotations")
+
+
+def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
+    """Checks that each data set's annotations can be read, name its classes, and have their files.
+
+    What is unusual but right is logged: a subset of a file's categories, say.
+
+    Args:
+        config (Config): of an experiment.
+        splits (Iterable[str]): of ``'train'``, ``'val'`` and ``'test'``, those about to be used.
+
+    Returns:
+        dict[Path, dict]: what COCO's annotation files hold, by their absolute paths: they take
+            minutes to read.
+
+    Raises:
+        ConfigError: the config's parts contradict each other.
+        DatasetError: annotations or images are missing, empty or can't be read; the classes are not
+            the annotations'.
+    """
+    init_default_scope(config.get("default_scope", "mmengine"))
+    checked: dict[str, AnnotatedClasses | None] = {}
+    notes: dict[str, None] = {}
+    contents: dict[Path, dict] = {}
+    for split in splits:
+        check_arguments(config, split)
+        annotated = []
+        for _, dataset in iter_dataset_configs(config, [split]):
+            key = dataset.key("metainfo")
+            if not dataset.is_local:
+                continue
+            if key not in checked:
+                checked[key] = _check_dataset(dataset, contents)
+                classes.check_class_counts(dataset.classes, config.model)
+            if checked[key] is not None:
+                annotated.append(checked[key])
+        notes |= dict.fromkeys(classes.check_classes(split, annotated))
+        for evaluator in iter_dicts(config.get(f"{split}_evaluator")):
+            notes |= dict.fromkeys(
+                evaluators.check_evaluator(evaluator, config, split, annotated, contents)
+            )
+    classes.check_same_classes(config, splits)
+    for note in notes:
+        log.warning("%s", note)
+    return contents
+
+
+def check_pixels(
+    config: Config, splits: Iterable[str], contents: dict[Path, dict] | None = None
+) -> None:
+    """Checks that the model takes the images as they are loaded, and that label maps hold classes.
+
+    Prints a warning of what is used all the same: images of which 8 bits are kept, label maps of a
+    single class.
+
+    Args:
+        config (Config): of an experiment.
+        splits (Iterable[str]): of ``'train'``, ``'val'`` and ``'test'``, those about to be used.
+        contents (dict[Path, dict] | None): of :func:`check_data`, which has found no error.
+            Default: None.
+
+    Raises:
+        ConfigError: the images have other channels than the model takes, or the head can't tell
+            classes apart.
+        DatasetError: the label maps hold nothing that could be trained.
+    """
+    label_maps.check_heads(config)
+    checked = set()
+    with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmengine"):
+        for split, dataset in iter_dataset_configs(config, splits):
+            dataset.allow_outside = True  # as check_data has said
+            key = dataset.key("pipeline")
+            if dataset.is_local and key not in checked:
+                checked.add(key)
+                channels.check_images(config, dataset, contents or {})
+                label_maps.check_label_maps(dataset, is_trained=split == "train")
+
+
+def check_arguments(config: Config, split: str) -> None:
+    """Checks the arguments of a split's data sets for what ends in a traceback later.
+
+    Raises:
+        ConfigError: ``ann_file`` is not a single path; a ``ClassBalancedDataset`` is around one
+            that doesn't tell its images' categories.
+    """
+    loaded = config_parts.loaded_dataset(config, split)
+    for part in config_parts.iter_datasets(loaded):
+        if isinstance(part.get("ann_file"), list | tuple):
+            raise ConfigError(
+                f"ann_file is a list of {len(part['ann_file'])} files, and a data set reads one",
+                hint="join them with dataset=dict(type='ConcatDataset', datasets=[…]), a data set "
+                "a file",
+            )
+    for part in iter_dicts(loaded):
+        if not str(part.get("type")).endswith("ClassBalancedDataset"):
+            continue
+        inner = part.get("dataset") or {}
+        kind = "type" in inner and config_parts.dataset_kind(
+            inner, config.get("default_scope", "mmengine")
+        )
+        if "type" in inner and not hasattr(kind, "get_cat_ids"):
+            raise ConfigError(
+                f"ClassBalancedDataset can't balance a {inner['type']}, which has no get_cat_ids",
+                hint="of joined data sets, put it around each",
+            )
+
+
+def keep_inside(config: Config) -> None:
+    """Has the loading transforms refuse files outside of their data set's folders.
+
+    Data sets of every kind are held to it, those too whose lists :func:`check_data` doesn't read.
+
+    Args:
+        config (Config): changed, unless its ``allow_outside_files`` is set.
+    """
+    if config.get(ALLOW_OUTSIDE, False):
+        return
+    for _, dataset in config_parts.split_datasets(config):
+        root = dataset.get("data_root") or ""
+        prefixes = (dataset.get("data_prefix") or {}).values()
+        folders = [root, *(os.path.join(root, prefix or "") for prefix in prefixes)]  # noqa: PTH118
+        for step in iter_dicts(dataset.get("pipeline")):
+            if step.get("type") in LOADERS and dataset.get("backend_args") is None:
+                step["folders"] = folders
+
+
+def _check_dataset(dataset: DatasetConfig, contents: dict[Path, dict]) -> AnnotatedClasses | None:
+    """Checks a data set's files; returns its class names, where its annotations have any."""
+    dataset.check_root()
+    file = dataset.ann_file
+    if dataset.is_coco:
+        content = contents.get(file.absolute()) or coco.read_annotations(file)
+        contents[file.absolute()] = content
+        names = coco.image_files(content)
+        check_inside(file, names, dataset.allow_outside)
+        check_present(dataset.folder("img"), names, f"named in {file}", "images")
+        return AnnotatedClasses.of_coco(file, dataset.classes, content) if dataset.classes else None
+    if dataset.is_read_as(XMLDataset):
+        return _check_voc(dataset)
+    if isinstance(dataset.kind, type) and issubclass(dataset.kind, LVISV05Dataset):
+        _check_lvis(file, dataset.classes)
+    if dataset.is_segmentation:
+        classes.check_subset(dataset)
+        files = dataset.segmentation_files()
+        if files.map_folder:
+            names = [stem + files.map_suffix for stem in files.stems]
+            check_present(files.map_folder, names, f"for {files.folder}", "label maps")
+    return None
+
+
+def _check_voc(dataset: DatasetConfig) -> AnnotatedClasses:
+    file = dataset.ann_file
+    stems = read_list(file, dataset.allow_outside)
+    images, annotations = (
+        dataset.folder("sub_data_root") / dataset.argument(key)
+        for key in ("img_subdir", "ann_subdir")
+    )
+    check_present(annotations, [f"{s}.xml" for s in stems], f"named in {file}", "annotations")
+    check_present(images, [f"{s}.jpg" for s in stems], f"named in {file}", "images")
+    objects = (voc.read_object_names(annotations / f"{stem}.xml") for stem in stems)
+    names = list(dict.fromkeys(itertools.chain.from_iterable(objects)))
+    return AnnotatedClasses(
+        file, dataset.classes, names, frozenset(names), annotated=bool(names), complete=False
+    )
+
+
+def _check_lvis(file: Path, names: list[str]) -> None:
+    """MMDetection's ``LVISDataset`` numbers classes as its file does, whatever the config says."""
+    categories = [category["name"] for category in coco.read_annotations(file)["categories"]]
+    pairs = enumerate(itertools.zip_longest(categories, names))
+    unlike = next(((label, *pair) for label, pair in pairs if pair[0] != pair[1]), None)
+    if names and unlike:
+        raise ConfigError(
+            f"{file} has {len(categories)} categories, the config {len(names)} classes; number "
+            f"{unlike[0]} is {unlike[1]!r} in the file and {unlike[2]!r} in the config",
+            hint="LVIS data sets take the file's order, so set metainfo=dict(classes=…) to it, or "
+            "use type='CocoDataset'",
+        )

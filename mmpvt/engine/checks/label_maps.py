@@ -1,0 +1,180 @@
+"""Checks what label maps hold, and that a segmenter's heads can learn it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import mmcv
+import numpy as np
+from mmengine.config import Config
+
+from mmpvt.datasets.loading import FileProblem, LoadSegAnnotations
+from mmpvt.datasets.pipelines import transform_name
+from mmpvt.engine.checks.channels import evenly_spaced
+from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.dataset_config import DatasetConfig
+from mmpvt.errors import BadFileError, ConfigError, DatasetError, UserError
+from mmpvt.utils.constants import IGNORE_LABEL
+from mmpvt.utils.files import read_bytes
+
+MAX_MAPS = 500  # label maps that are read, at most, where they seem to hold a single class
+MAP_LOADERS = ("LoadAnnotations", "LoadSegAnnotations")
+
+
+def check_heads(config: Config) -> None:
+    """Checks that a segmenter's heads of one channel can learn.
+
+    Raises:
+        ConfigError: one has a loss over classes, which is 0 for a single one, or is for one class.
+    """
+    for part in iter_dicts(config.get("model")):
+        for name in ("decode_head", "auxiliary_head"):
+            heads = part.get(name)
+            for head in heads if isinstance(heads, list | tuple) else [heads]:
+                if isinstance(head, dict):
+                    _check_head(name, head)
+
+
+def _check_head(name: str, head: dict) -> None:
+    if head.get("num_classes") != 1 and head.get("out_channels") != 1:
+        return
+    way = (
+        "set num_classes=2, out_channels=1 and loss_decode.use_sigmoid=True, and two classes in "
+        "the data set's metainfo, background first (docs/data.md)"
+    )
+    if head.get("num_classes") == 1:
+        raise ConfigError(
+            f"the model's {name} is for one class, and every pixel then is of that class", hint=way
+        )
+    losses = head.get("loss_decode")
+    for loss in losses if isinstance(losses, list | tuple) else [losses]:
+        kind = (loss or {}).get("type", "CrossEntropyLoss")
+        if kind == "CrossEntropyLoss" and not (loss or {}).get("use_sigmoid"):
+            raise ConfigError(
+                f"the model's {name} gives one channel (out_channels=1), and its loss compares "
+                "channels, so that it is always 0",
+                hint=way,
+            )
+
+
+class MapProblem(NamedTuple):
+    """Why at most one class can be learned from label maps."""
+
+    sentence: str
+    is_error: bool  # whether the files need another way of reading them
+
+
+def check_label_maps(dataset: DatasetConfig, is_trained: bool) -> None:
+    """Checks that a segmentation data set's label maps hold classes.
+
+    Prints a warning where those to train on hold a single class.
+
+    Raises:
+        DatasetError: they hold nothing that could be trained.
+    """
+    if not dataset.is_segmentation:
+        return
+    files = dataset.segmentation_files()
+    if files.map_folder is None:
+        return
+    places = evenly_spaced(len(files.stems), MAX_MAPS)
+    problem = label_map_problem([files.label_map(files.stems[i]) for i in places], dataset)
+    if problem is None:
+        return
+    if problem.is_error:
+        raise DatasetError(problem.sentence)
+    if is_trained:
+        print(f"warning: {problem.sentence}", file=sys.stderr)
+
+
+def label_map_fields(dataset: DatasetConfig) -> dict:
+    """What a data set tells the loader of its label maps.
+
+    Returns:
+        dict: ``reduce_zero_label`` (bool), ``label_map`` (dict | None) from the labels of its class
+        to those of the config's choice among its classes.
+    """
+    classes = dataset.classes
+    is_choice = classes and set(classes) <= set(dataset.kind.METAINFO.get("classes") or ())
+    return dict(
+        reduce_zero_label=bool(dataset.argument("reduce_zero_label")),
+        label_map=dataset.kind.get_label_map(classes) if is_choice else None,
+    )
+
+
+def label_map_loader(dataset: DatasetConfig, num_classes: int | None = None) -> LoadSegAnnotations:
+    """What reads a data set's label maps; labels from ``num_classes`` on are refused."""
+    steps = [step for step in dataset.pipeline if transform_name(step) in MAP_LOADERS]
+    names = ("values", "imdecode_backend", "reduce_zero_label")
+    options = {key: steps[0][key] for key in names if steps and key in steps[0]}
+    return LoadSegAnnotations(num_classes=num_classes, **options)
+
+
+def label_map_problem(paths: Sequence[str], dataset: DatasetConfig) -> MapProblem | None:
+    """What is wrong with label maps, if at most one class can be learned from them.
+
+    Reads them until two classes are found.
+
+    Raises:
+        BadFileError: all that can be read hold colours.
+    """
+    loader, fields = label_map_loader(dataset), label_map_fields(dataset)
+    stored: set[int] = set()
+    labels: set[int] = set()
+    first, unusable = "", None
+    for path in paths:
+        results = dict(seg_map_path=path, img_path="", seg_fields=[], **fields)
+        try:
+            raw = mmcv.imfrombytes(
+                read_bytes(path), flag="unchanged", backend=loader.imdecode_backend
+            )
+            results["ori_shape"] = raw.shape[:2]
+            labels.update(np.unique(loader(results)["gt_seg_map"]).tolist())
+        except UserError as error:
+            unusable = unusable or error
+            continue
+        except (OSError, ValueError, AttributeError, AssertionError):
+            continue  # a broken file is the run's matter
+        if len(labels - {IGNORE_LABEL}) > 1:
+            return None
+        first = first or path
+        if raw.ndim == 2:
+            stored.update(np.unique(raw).tolist())
+    if not first:
+        if isinstance(unusable, BadFileError) and unusable.problem is FileProblem.COLOURS:
+            raise unusable
+        return None
+    place = f"the label maps in {Path(first).parent}"
+    found = " and ".join(map(str, sorted(stored)))
+    labels -= {IGNORE_LABEL}
+    is_reduced = fields["reduce_zero_label"]
+    if loader.values is None and stored == {0, IGNORE_LABEL}:
+        return MapProblem(
+            f"{place} hold only 0 and 255, and 255 is the label of pixels that are ignored, so "
+            "that no foreground is trained or scored: if 255 means the second class, write "
+            "dict(type='mmpvt.LoadSegAnnotations', values=[0, 255]) for LoadAnnotations in each "
+            f"pipeline{' and leave out reduce_zero_label' * is_reduced} (docs/data.md)",
+            is_error=True,
+        )
+    if loader.values is None and is_reduced and stored <= {0, 1, IGNORE_LABEL}:
+        return MapProblem(
+            f"{place} hold only {found}, and with reduce_zero_label=True 0 is ignored and 1 is the "
+            "first class, so that there is one class at most: set reduce_zero_label=False of the "
+            "data set",
+            is_error=True,
+        )
+    if not labels:
+        return MapProblem(
+            f"{place} hold nothing but {found}, which is ignored: there is nothing to train or "
+            "score",
+            is_error=True,
+        )
+    (label,) = labels
+    name = "".join(f" ({name})" for name in dataset.classes[label : label + 1])
+    return MapProblem(
+        f"{place} hold nothing but label {label}{name}: there is nothing to tell apart",
+        is_error=False,
+    )

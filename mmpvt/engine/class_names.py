@@ -1,0 +1,220 @@
+"""Class names: what a config says, and who decides what a trained model's labels mean."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmpvt.engine.config_parts import (
+    dataset_kind,
+    iter_datasets,
+    iter_dicts,
+    loaded_dataset,
+    split_datasets,
+)
+from mmpvt.errors import CheckpointMismatchError, ConfigError
+from mmpvt.utils.text import few
+
+CLASSIFYING = {"bbox_head", "mask_head", "decode_head", "auxiliary_head"}
+log = logging.getLogger("mmpvt")
+
+
+def read_class_lists(config: Config) -> None:
+    """Replaces every data set's ``metainfo.classes`` by a tuple of names.
+
+    MMEngine takes a string that names no file for the names themselves, a character each.
+
+    Args:
+        config (Config): changed. A string is the path of a text file with a name a line, or else
+            a single class: ``classes=("car")`` lacks its comma.
+
+    Raises:
+        ConfigError: the file is missing or empty; the names aren't strings, or one is repeated; the
+            classes stand where the data set doesn't read them.
+    """
+    lists: dict[str, tuple[str, ...]] = {}  # by what is written: said once, not for each split
+    for split, dataset in split_datasets(config):
+        where = f"{split}_dataloader's data set"
+        meta = dataset.get("metainfo")
+        for found, prefix, keys in (
+            (dataset, "", ("classes", "CLASSES")),
+            (meta or {}, "metainfo.", ("CLASSES",)),
+        ):
+            if key := next((key for key in keys if key in found), None):
+                raise ConfigError(
+                    f"the {where} has {prefix}{key}, which isn't read",
+                    hint="the class names belong in metainfo=dict(classes=(…))",
+                )
+        if isinstance(meta, dict) and meta.get("classes") is not None:
+            written = repr(meta["classes"])
+            if written not in lists:
+                lists[written] = _class_list(meta["classes"], where)
+            meta["classes"] = lists[written]
+
+
+def _class_list(classes: object, where: str) -> tuple[str, ...]:
+    if isinstance(classes, str):
+        file = Path(classes)
+        if file.is_file():
+            try:
+                lines = file.read_text(encoding="utf-8-sig").splitlines()
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    f"the file of class names {file} of the {where} can't be read as text: {error}"
+                ) from error
+            classes = [line.strip() for line in lines if line.strip()]
+            if not classes:
+                raise ConfigError(f"the file of class names {file} of the {where} is empty")
+        elif "/" in classes or "\\" in classes or file.suffix == ".txt":
+            raise ConfigError(f"the {where} names its classes in {file}: there is no such file")
+        else:
+            log.warning(
+                "the %s has metainfo.classes=%r: taken as one class; a tuple of one has a comma, "
+                "(%r,)",
+                *(where, classes, classes),
+            )
+            classes = [classes]
+    if not isinstance(classes, list | tuple) or not all(isinstance(c, str) for c in classes):
+        raise ConfigError(
+            f"the {where}'s metainfo.classes is {str(classes)[:60]!r}: it takes a tuple of names, "
+            'such as ("car", "person")'
+        )
+    repeated = [name for name, count in Counter(classes).items() if count > 1]
+    if repeated:
+        raise ConfigError(f"the {where}'s metainfo.classes names {few(repeated)} more than once")
+    return tuple(classes)
+
+
+def class_names(dataset: dict, kind: type | None) -> list[str]:
+    """The classes of a data set: those that its config names, or its type knows."""
+    known = getattr(kind, "METAINFO", {}).get("classes", ())
+    return list((dataset.get("metainfo") or {}).get("classes") or known)
+
+
+def head_counts(model: object) -> dict[str, set[int]]:
+    """The numbers of classes that a model's heads are for, by the heads' names.
+
+    In a model that compares images with text, such as Grounding DINO, ``num_classes`` counts
+    tokens: it gives none.
+    """
+    counts: dict[str, set[int]] = {}
+    if isinstance(model, dict) and "language_model" in model:
+        return counts
+    for part in iter_dicts(model):
+        for name in sorted(CLASSIFYING & part.keys()):
+            heads = part[name] if isinstance(part[name], list) else [part[name]]
+            found = {head.get("num_classes") for head in heads if isinstance(head, dict)} - {None}
+            counts.setdefault(name, set()).update(found)
+    return counts
+
+
+def dataset_meta(config: Config, split: str) -> dict:
+    """The ``classes`` and, perhaps, ``palette`` of a split's first data set; empty without one."""
+    dataset = next(iter_datasets(loaded_dataset(config, split)), None)
+    if dataset is None:
+        return {}
+    kind = dataset_kind(dataset, config.get("default_scope", "mmdet"))
+    meta = kind._load_metainfo(dict(dataset.get("metainfo") or {})) if kind else {}
+    return {key.lower(): value for key, value in meta.items()}
+
+
+def model_meta(config: Config, checkpoint: Mapping) -> dict:
+    """What a trained model's labels mean: the one place that decides.
+
+    The checkpoint says so, or else the config's own data: test, validation, training. A source
+    whose number of classes isn't the heads' comes last; any disagreement is logged.
+
+    Args:
+        config (Config): of the experiment.
+        checkpoint (Mapping): as it was read, with ``meta`` or without.
+
+    Returns:
+        dict: ``classes``, a tuple of strings, and, perhaps, ``palette``.
+    """
+    sources = {"the checkpoint": stored_meta(checkpoint)}
+    sources |= {
+        f"the config's {split} data set": dataset_meta(config, split)
+        for split in ("test", "val", "train")
+    }
+    sources = {name: meta for name, meta in sources.items() if meta.get("classes")}
+    if not sources:
+        return {}
+    counts = {count for several in head_counts(config.model).values() for count in several}
+    fitting = [
+        name for name, meta in sources.items() if not counts or len(meta["classes"]) in counts
+    ]
+    chosen = next(iter(fitting or sources))
+    meta = dict(sources[chosen], classes=tuple(map(str, sources[chosen]["classes"])))
+    others = [
+        f"{name} has {len(other['classes'])} ({few(other['classes'])})"
+        for name, other in sources.items()
+        if len(other["classes"]) != len(meta["classes"])
+    ]
+    if not fitting:
+        others.insert(0, f"the model's heads are for {' and '.join(map(str, sorted(counts)))}")
+    if others:
+        log.warning(
+            "classes are named as in %s, which has %d (%s); %s",
+            *(chosen, len(meta["classes"]), few(meta["classes"]), "; ".join(others)),
+        )
+    return meta
+
+
+def stored_meta(checkpoint: Mapping) -> dict:
+    """Classes and palette that a checkpoint carries, by lower-case name."""
+    meta = checkpoint.get("meta")
+    if not isinstance(meta, Mapping):
+        return {}
+    stored = meta.get("dataset_meta", meta)  # MMDetection 2 has CLASSES in meta itself
+    if not isinstance(stored, Mapping):
+        return {}
+    found = {key.lower(): value for key, value in stored.items() if isinstance(key, str)}
+    classes, palette = found.get("classes"), found.get("palette")
+    if not _is_list(classes) or not all(isinstance(name, str | int) for name in classes):
+        return {}
+    is_palette = _is_list(palette) and all(
+        _is_list(colour)
+        and len(colour) == 3
+        and all(isinstance(level, int) and 0 <= level <= 255 for level in colour)
+        for colour in palette
+    )
+    has_colours = is_palette and len(palette) >= len(classes)
+    return dict(classes=classes, palette=palette) if has_colours else dict(classes=classes)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def compare_with_checkpoint(classes: Sequence[str], checkpoint: Mapping) -> str | None:
+    """Compares a data set's classes with those that a checkpoint was trained with.
+
+    Args:
+        classes (Sequence[str]): the data set's.
+        checkpoint (Mapping): as it was read.
+
+    Returns:
+        str | None: in which names they differ, a sentence, or None.
+
+    Raises:
+        CheckpointMismatchError: they are the same in another order: labels would mean others.
+    """
+    stored = [str(name) for name in stored_meta(checkpoint).get("classes") or ()]
+    classes = [str(name) for name in classes]
+    if not stored or not classes or stored == classes:
+        return None
+    if sorted(stored) == sorted(classes):
+        i = next(i for i, name in enumerate(stored) if name != classes[i])
+        raise CheckpointMismatchError(
+            f"the checkpoint was trained with the config's {len(classes)} classes in another "
+            f"order: its class {i} is {stored[i]!r}, the config's is {classes[i]!r}",
+            hint="set metainfo=dict(classes=…) to the checkpoint's order",
+        )
+    return (
+        f"the checkpoint was trained on {len(stored)} classes ({few(stored)}), the data set has "
+        f"{len(classes)} ({few(classes)})"
+    )

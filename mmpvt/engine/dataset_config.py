@@ -1,0 +1,142 @@
+"""A data set as its config describes it: its class, its folders and files, its class names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config
+from mmseg.datasets import BaseSegDataset
+
+from mmpvt.datasets.listed_files import ALLOW_OUTSIDE, GET_DATA, read_list
+from mmpvt.engine.class_names import class_names
+from mmpvt.engine.config_parts import SPLITS, dataset_kind, default_argument, split_datasets
+from mmpvt.errors import DatasetError
+
+
+class SegmentationFiles(NamedTuple):
+    """The images and label maps of a segmentation data set."""
+
+    folder: Path  # of the images
+    suffix: str  # of their names
+    map_folder: Path | None  # of the label maps
+    map_suffix: str  # of their names
+    stems: list[str]  # the images' names in the folder without the suffix, sorted
+
+    def image(self, stem: str) -> str:
+        """The path of an image."""
+        return str(self.folder / (stem + self.suffix))
+
+    def label_map(self, stem: str) -> str | None:
+        """The path of an image's label map."""
+        return self.map_folder and str(self.map_folder / (stem + self.map_suffix))
+
+
+class DatasetConfig:
+    """A data set as its config describes it.
+
+    Args:
+        fields (dict): its part of the config.
+        scope (str): the experiment's ``default_scope``.
+        allow_outside (bool): whether it may name files outside of its folder. Default: False.
+    """
+
+    def __init__(self, fields: dict, scope: str, allow_outside: bool = False) -> None:
+        self.fields = fields
+        self.scope = scope
+        self.allow_outside = allow_outside
+        self.root = Path(fields.get("data_root") or "")
+        self.ann_file = self.root / (fields.get("ann_file") or "")
+        self.is_local = fields.get("backend_args") is None
+        self.pipeline: list[dict] = fields.get("pipeline") or []
+
+    @cached_property
+    def kind(self) -> type | None:
+        """The class that it names, or None where there is none of this name."""
+        return dataset_kind(self.fields, self.scope)
+
+    @property
+    def is_coco(self) -> bool:
+        """Whether it is read as MMDetection's ``CocoDataset`` reads its files."""
+        return self.is_read_as(CocoDataset)
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether it is read as MMSegmentation's ``BaseSegDataset`` reads images and label maps."""
+        return self.is_read_as(BaseSegDataset)
+
+    def is_read_as(self, known: type) -> bool:
+        """Whether its class takes the reading of files from another, which LVIS's doesn't, say."""
+        if not isinstance(self.kind, type) or not issubclass(self.kind, known):
+            return False
+        methods = ("load_data_list", "parse_data_info")
+        return all(getattr(self.kind, m, None) is getattr(known, m, None) for m in methods)
+
+    @property
+    def classes(self) -> list[str]:
+        """Its class names, by label."""
+        return class_names(self.fields, self.kind)
+
+    @property
+    def palette(self) -> object:
+        """The colours that its config or class gives its classes, or None."""
+        own = (self.fields.get("metainfo") or {}).get("palette")
+        return own or getattr(self.kind, "METAINFO", {}).get("palette")
+
+    def key(self, *more: str) -> str:
+        """What tells it from other data sets: its files, and ``more`` of its fields."""
+        fields = ("data_root", "ann_file", "data_prefix", *more)
+        return str([self.fields.get(field) for field in fields])
+
+    def argument(self, name: str) -> object:
+        """What its class is given for an argument: the config's value, or the default."""
+        value = self.fields.get(name)
+        return default_argument(self.kind, name) if value is None else value
+
+    def folder(self, prefix: str) -> Path:
+        """A folder of its ``data_prefix``."""
+        return self.root / ((self.fields.get("data_prefix") or {}).get(prefix) or "")
+
+    def check_root(self) -> None:
+        """Checks that its folder is there.
+
+        Raises:
+            DatasetError: it is not.
+        """
+        if self.fields.get("data_root") and not self.root.is_dir():
+            raise DatasetError(f"no data under {self.root}: there is no such folder", **GET_DATA)
+
+    def segmentation_files(self) -> SegmentationFiles:
+        """Lists the images and label maps of a segmentation data set.
+
+        Raises:
+            DatasetError: there are no images; the list of them is missing, no text, or names files
+                elsewhere.
+        """
+        folder, suffix = self.folder("img_path"), self.argument("img_suffix")
+        if not folder.is_dir():
+            raise DatasetError(f"no images under {folder}: there is no such folder", **GET_DATA)
+        if self.fields.get("ann_file"):
+            stems = read_list(self.ann_file, self.allow_outside)
+        else:
+            names = (str(path.relative_to(folder)) for path in folder.rglob(f"*{suffix}"))
+            stems = [name.removesuffix(suffix) for name in names]
+            if not stems:
+                what = f"no images under {folder}: no file there ends in {suffix}"
+                raise DatasetError(what, **GET_DATA)
+        maps = (self.fields.get("data_prefix") or {}).get("seg_map_path")
+        map_folder = self.root / maps if maps else None
+        map_suffix = self.argument("seg_map_suffix")
+        return SegmentationFiles(folder, suffix, map_folder, map_suffix, sorted(stems))
+
+
+def iter_dataset_configs(
+    config: Config, splits: Iterable[str] = SPLITS
+) -> Iterator[tuple[str, DatasetConfig]]:
+    """The data sets of a config's splits, each with the name of its split."""
+    scope = config.get("default_scope") or "mmengine"
+    for split, fields in split_datasets(config, splits):
+        yield split, DatasetConfig(fields, scope, config.get(ALLOW_OUTSIDE, False))

@@ -1,0 +1,98 @@
+"""Inspecting a config's data sets, each on its own and beside the others."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmpvt.engine.checks.channels import rejected_channels
+from mmpvt.engine.checks.classes import check_class_counts, check_same_classes
+from mmpvt.engine.checks.data import check_arguments
+from mmpvt.engine.checks.label_maps import check_heads
+from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
+from mmpvt.errors import ConfigError, UserError
+from mmpvt.inspection.coco import LACKING, UNANNOTATED, inspect_coco
+from mmpvt.inspection.label_maps import inspect_label_maps
+from mmpvt.inspection.report import DatasetReport
+
+
+def inspect_datasets(config: Config, splits: Sequence[str], workers: int) -> list[DatasetReport]:
+    """Inspects a config's data sets, each once.
+
+    Args:
+        config (Config): of an experiment.
+        splits (Sequence[str]): of ``'train'``, ``'val'`` and ``'test'``.
+        workers (int): processes that decode files.
+
+    Returns:
+        list[DatasetReport]: one a data set.
+
+    Raises:
+        ConfigError: there is no data set, or one that can't be inspected.
+        DatasetError: there is no data, or an annotation file can't be read as a whole.
+    """
+    init_default_scope(config.get("default_scope", "mmengine"))
+    datasets: dict[str, tuple[DatasetConfig, list[str]]] = {}
+    for split in splits:
+        check_arguments(config, split)
+        for _, dataset in iter_dataset_configs(config, [split]):
+            _, used_for = datasets.setdefault(dataset.key(), (dataset, []))
+            used_for += [split] if split not in used_for else []
+    if not datasets:
+        raise ConfigError(f"the config has no data set for {', '.join(splits)}")
+    reports = [_inspect(config, *one, workers) for one in datasets.values()]
+    _join_training([report for report in reports if "train" in report.splits])
+    try:
+        check_same_classes(config, splits)
+    except UserError as error:
+        reports[-1].errors["classes"].append(str(error))
+    return reports
+
+
+def _inspect(
+    config: Config, dataset: DatasetConfig, splits: list[str], workers: int
+) -> DatasetReport:
+    if not dataset.is_local:
+        raise ConfigError(f"the data set for {', '.join(splits)} doesn't lie on this machine")
+    if not dataset.is_coco and not dataset.is_segmentation:
+        raise ConfigError(
+            f"the data set for {', '.join(splits)} is a {dataset.fields['type']}: only COCO's and "
+            "MMSegmentation's kinds can be inspected"
+        )
+    dataset.check_root()
+    inspect_one = inspect_coco if dataset.is_coco else inspect_label_maps
+    report = inspect_one(dataset, splits, workers)
+    try:
+        check_class_counts(report.classes, config.model)
+        check_heads(config)
+    except UserError as error:
+        report.errors["classes"].append(str(error))
+    if reasons := rejected_channels(report.channels, dataset, config):
+        report.errors["channels that the model doesn't take"] += reasons
+    return report
+
+
+def _join_training(reports: Sequence[DatasetReport]) -> None:
+    """Makes a note of what one of several training data sets lacks and another has."""
+    for kind in (LACKING, UNANNOTATED):
+        found = [report.errors.pop(kind, []) for report in reports]
+        for report, said in zip(reports, found, strict=True):
+            for item in said:
+                is_everywhere = all(found) if kind == UNANNOTATED else all(item in f for f in found)
+                (report.errors if is_everywhere else report.notes)[kind].append(item)
+
+
+def compare(reports: Sequence[DatasetReport]) -> None:
+    """Adds to the later reports which images are in two data sets: a score on those says little."""
+    for one, other in itertools.combinations(reports, 2):
+        known = {digest: path for path, digest in one.digests.items()}
+        for path, digest in other.digests.items():
+            if digest in known:
+                said = f"{path} is the same as {known[digest]}"
+                other.errors[f"images that are in {one.name}, too"].append(said)
+        if shared := one.ids & other.ids:
+            said = [f"image {name}" for name in sorted(shared, key=str)]
+            other.notes[f"ids of images that {one.name} has, too"] += said

@@ -1,0 +1,93 @@
+"""A segmenter's predictions, collected for IoU by class and a gallery of the worst images."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from mmseg.evaluation import IoUMetric
+
+from mmpvt.reproduction.gallery_images import encode_label_map, thumbnail
+from mmpvt.utils.constants import IGNORE_LABEL
+from mmpvt.visualization.drawing import colours
+
+COUNTS = ("intersection", "union", "truth")  # pixels by class
+
+
+class SegmentationCollector:
+    """Collects what a report says of a segmenter, which ``runner`` is about to test."""
+
+    def __init__(self, runner: Runner) -> None:
+        meta = runner.test_dataloader.dataset.metainfo
+        self.classes = list(meta["classes"])
+        chosen = colours(meta.get("palette"), len(self.classes))
+        self.palette = np.zeros((256, 3), dtype=np.uint8)
+        self.palette[: len(chosen)] = chosen
+
+    def collect(self, sample: BaseDataElement) -> dict:
+        """What is needed of an image's prediction: pixels by class, ``intersection``, ``union``
+        and ``truth``, and both label maps as PNG files, transparent where the truth is ignored."""
+        predicted = sample.pred_sem_seg.data.squeeze().cpu()
+        truth = sample.gt_sem_seg.data.squeeze().cpu().to(predicted)
+        intersection, union, _, area = IoUMetric.intersect_and_union(
+            predicted, truth, len(self.classes), IGNORE_LABEL
+        )
+        return dict(
+            path=sample.metainfo.get("img_path"),
+            skipped="left_out" in sample.metainfo,
+            intersection=intersection.numpy(),
+            union=union.numpy(),
+            truth=area.numpy(),
+            truth_map=self._encode(truth),
+            prediction_map=self._encode(predicted.masked_fill(truth == IGNORE_LABEL, IGNORE_LABEL)),
+        )
+
+    def _encode(self, labels: torch.Tensor) -> bytes:
+        return encode_label_map(labels.numpy().astype(np.uint8), self.palette)
+
+    def summarize(self, images: list[dict], max_images: int) -> dict:
+        """``classes``, each one's IoU (NaN where neither truth nor prediction has it) and share of
+        all pixels, and a ``gallery``, the worst first."""
+        images = [image for image in images if not image["skipped"]]
+        none = np.zeros(len(self.classes))
+        intersection, union, area = (sum((i[key] for i in images), none) for key in COUNTS)
+        with np.errstate(invalid="ignore"):
+            ious = intersection / union
+        shares = area / max(1.0, area.sum())
+        classes = [
+            dict(name=name, IoU=float(iou), share=float(share))
+            for name, iou, share in zip(self.classes, ious, shares, strict=True)
+        ]
+        order = sorted((i for i in images if i["truth"].any()), key=_mean_iou)
+        return dict(classes=classes, gallery=[self._entry(i) for i in order[:max_images]])
+
+    def _entry(self, image: dict) -> dict:
+        labels = np.flatnonzero(image["union"])
+        ious = image["intersection"][labels] / image["union"][labels]
+        total = image["truth"].sum()
+        return dict(
+            image=Path(image["path"]).name,
+            jpeg=thumbnail(image["path"])[0],
+            truth_map=base64.b64encode(image["truth_map"]).decode(),
+            prediction_map=base64.b64encode(image["prediction_map"]).decode(),
+            mean_iou=round(_mean_iou(image), 4),
+            classes=[
+                dict(
+                    name=self.classes[label],
+                    colour=f"#{self.palette[label].tobytes().hex()}",
+                    iou=round(float(iou), 3),
+                    share=round(float(image["truth"][label] / total), 4),
+                )
+                for iou, label in sorted(zip(ious, labels, strict=True), key=lambda pair: pair[0])
+            ],
+        )
+
+
+def _mean_iou(image: dict) -> float:
+    """Over the classes that the truth has."""
+    present = image["truth"] > 0
+    return float((image["intersection"][present] / image["union"][present]).mean())

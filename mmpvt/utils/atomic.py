@@ -1,0 +1,69 @@
+"""Files that are written intact or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PART = ".part"
+
+
+@contextmanager
+def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
+    """Gives a temporary file's name, and renames that file to ``path`` at the end.
+
+    What ``path`` held stays until then, and for good where the block raises; another hard link to
+    it keeps it.
+
+    Args:
+        path (str | PathLike): the file to write; its folder is made.
+        sync (bool): have all of it on the disk before the old content goes, so that it is intact
+            whenever the machine stops, for some milliseconds. Default: True.
+
+    Yields:
+        Path: the temporary file, in the same folder.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{secrets.token_hex(8)}{PART}")  # of one writer among several
+    try:
+        yield part
+        if sync:
+            _sync(part)
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    if sync:
+        _sync(path.parent)  # the new name, too
+
+
+def atomic_write(path: str | os.PathLike, content: bytes, sync: bool = True) -> None:
+    """Writes bytes by :func:`replacing`, whose arguments it takes.
+
+    Raises:
+        OSError: it can't be written; what the file held is still there.
+    """
+    with replacing(path, sync) as part, part.open("xb") as file:
+        file.write(content)
+
+
+def remove_parts(folder: str | os.PathLike) -> None:
+    """Removes what writing left behind when it was killed."""
+    for part in Path(folder).glob(f".*{PART}"):
+        part.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,98 @@
+"""A run's checkpoints are written intact, and the newest intact one is found."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.fileio import get_file_backend
+
+from mmpvt.checkpoint import newest_checkpoint
+from mmpvt.checkpoint.saving import atomic_backend_args, is_intact
+from mmpvt.engine.hooks.checkpoints import CheckpointHook
+
+
+def save(path: Path, iteration: int) -> Path:
+    """A checkpoint, named as the newest."""
+    torch.save({"meta": {"iter": iteration}, "state_dict": {"a": torch.ones(500)}}, path)
+    path.with_name("last_checkpoint").write_text(str(path))
+    return path
+
+
+def test_newest(tmp_path: Path):
+    assert newest_checkpoint(tmp_path) is None
+    for i in (1, 2, 10):
+        newest = save(tmp_path / f"epoch_{i}.pth", 4 * i)
+    assert newest_checkpoint(tmp_path) == newest
+    going_back = save(tmp_path / "epoch_2.pth", 8)
+    assert newest_checkpoint(tmp_path) == going_back
+
+
+@pytest.mark.parametrize(
+    "pointer", ["", "work/epoch_", "\x00\x80", "http://host/a.pth", "gone.pth"]
+)
+def test_torn_pointer(pointer: str, tmp_path: Path):
+    for i in (9, 10):
+        newest = save(tmp_path / f"iter_{i}.pth", i)
+    (tmp_path / "last_checkpoint").write_text(pointer)
+    assert newest_checkpoint(tmp_path) == newest
+    (tmp_path / "last_checkpoint").unlink()
+    assert newest_checkpoint(tmp_path) == newest
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "flipped", "gone"])
+def test_damaged_checkpoint(harm: str, tmp_path: Path):
+    older, newest = (save(tmp_path / f"epoch_{i}.pth", 4 * i) for i in (1, 2))
+    content = bytearray(newest.read_bytes())
+    at = content.index(torch.ones(50).numpy().tobytes())
+    content[at] ^= 1
+    changed = dict(cut=content[: len(content) // 2], empty=b"", flipped=content).get(harm)
+    if changed is None:
+        newest.unlink()
+    else:
+        newest.write_bytes(changed)
+    assert newest_checkpoint(tmp_path) == older
+
+
+def test_killed_before_the_pointer_was_written(tmp_path: Path):
+    older = save(tmp_path / "iter_8.pth", 8)
+    pointer = (tmp_path / "last_checkpoint").read_bytes()
+    time.sleep(0.01)
+    newest = save(tmp_path / "interrupted.pth", 9)
+    (tmp_path / "last_checkpoint").write_bytes(pointer)
+    os.utime(tmp_path / "last_checkpoint", ns=(older.stat().st_mtime_ns,) * 2)
+    assert newest_checkpoint(tmp_path) == newest
+
+
+def test_moved_folder(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    save(tmp_path / "a" / "epoch_1.pth", 4)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert newest_checkpoint(tmp_path / "b") == tmp_path / "b" / "epoch_1.pth"
+
+
+def test_what_a_run_cannot_resume_from(tmp_path: Path):
+    torch.save({"state_dict": {}}, tmp_path / "epoch_3.pth")
+    torch.save({"meta": {"iter": 9}}, tmp_path / "best_coco_bbox_mAP_epoch_3.pth")
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_mmengine_writes_atomically(tmp_path: Path):
+    save(tmp_path / "a.pth", 1)
+    backend = get_file_backend(str(tmp_path), backend_args=atomic_backend_args())
+    with pytest.raises(TypeError):
+        backend.put(None, tmp_path / "a.pth")
+    assert is_intact(tmp_path / "a.pth") and not list(tmp_path.glob(".*"))
+
+
+def test_the_hook_writes_atomically_unless_a_backend_is_named(tmp_path: Path):
+    runner = SimpleNamespace(work_dir=str(tmp_path), logger=logging.getLogger())
+    for chosen, expected in ((None, atomic_backend_args()), ({"backend": "local"},) * 2):
+        hook = CheckpointHook(interval=1, backend_args=chosen)
+        hook.before_train(runner)
+        assert hook.backend_args == expected

@@ -1,0 +1,136 @@
+"""Each change to another package does what it is for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import mmdet
+import mmseg
+import numpy as np
+import pytest
+from mmengine.utils import get_installed_path, is_installed
+from mmengine.visualization import Visualizer
+
+from helpers import ROOT, environment
+
+WITHOUT_PKG_RESOURCES = """
+import sys
+sys.modules["pkg_resources"] = None  # what importing it is like from setuptools 82 on
+import mmpvt
+mmpvt.setup_environment()
+from mmengine.config import Config
+config = Config.fromfile(sys.argv[1])
+assert config.model.type == "RetinaNet"
+"""
+
+
+def test_bases_resolve_without_pkg_resources():
+    config = ROOT / "configs" / "retinanet_pvt_t_fpn_1x_coco.py"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PKG_RESOURCES, config],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_where_packages_lie():
+    assert get_installed_path("mmdet") == str(Path(mmdet.__file__).parent)
+    assert get_installed_path("mmsegmentation") == str(Path(mmseg.__file__).parent)
+    assert is_installed("mmsegmentation") and is_installed("mmseg")
+    assert not is_installed("no-such-package")
+    with pytest.raises(ModuleNotFoundError, match="no-such-package is not installed"):
+        get_installed_path("no-such-package")
+
+
+def test_drawing_over_an_image_leaves_it_in_place():
+    image = np.zeros((120, 160, 3), dtype=np.uint8)
+    image[40:80, 60:100] = 255
+    visualizer = Visualizer()
+    visualizer.set_image(image)
+    visualizer.draw_bboxes(np.array([[10, 10, 50, 50]]), edge_colors="r")
+    drawn = cv2.resize(visualizer.get_image(), (160, 120))
+    difference = np.abs(drawn.astype(int) - image).max(axis=2)
+    assert (difference[60:, :] > 60).mean() < 0.02  # away from the box nothing moved
+
+
+LIKE_MMPRETRAIN = {  # how mmpretrain 1.2.0 is laid out around its switch
+    "__init__.py": "from mmpretrain.utils import dependency\n",
+    "utils/__init__.py": "from .dependency import WITH_MULTIMODAL\n",
+    "utils/dependency.py": "WITH_MULTIMODAL = True\n",
+    "models/__init__.py": """
+from mmpretrain.utils.dependency import WITH_MULTIMODAL
+if WITH_MULTIMODAL:
+    try:
+        from transformers.modeling_utils import PreTrainedModel, apply_chunking_to_forward
+    except ImportError:
+        PreTrainedModel = None
+    class Bert(PreTrainedModel):
+        pass
+""",
+}
+OLD_TRANSFORMERS = """
+class PreTrainedModel:
+    pass
+apply_chunking_to_forward = find_pruneable_heads_and_indices = prune_linear_layer = print
+"""
+IMPORTS_MMPRETRAIN = """
+import sys
+import mmpvt.setup
+assert "transformers.modeling_utils" not in sys.modules and "mmpretrain" not in sys.modules
+import mmpretrain.models
+print(mmpretrain.models.WITH_MULTIMODAL)
+"""
+
+
+def run_code(code: str, *first: Path) -> str:
+    """What a process prints, with folders before all others on its path."""
+    env = environment()
+    path = os.pathsep.join([*map(str, first), env["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**env, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_mmpretrain_beside_any_transformers(tmp_path: Path):
+    """Its package is too much for these tests to install, and needs torchvision besides."""
+    pytest.importorskip("transformers", minversion="5")
+    for name, text in LIKE_MMPRETRAIN.items():
+        path = tmp_path / "new" / "mmpretrain" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert run_code(IMPORTS_MMPRETRAIN, tmp_path / "new") == "False"
+    old = tmp_path / "old" / "transformers"
+    old.mkdir(parents=True)
+    (old / "__init__.py").write_text("class Adafactor:\n    pass\n")
+    (old / "modeling_utils.py").write_text(OLD_TRANSFORMERS)
+    assert run_code(IMPORTS_MMPRETRAIN, old.parent, tmp_path / "new") == "True"
+
+
+@pytest.mark.full
+def test_the_real_mmpretrain():
+    for package in ("mmpretrain", "torchvision", "transformers"):
+        if not is_installed(package):
+            pytest.skip(f"{package} is not installed")
+    code = (
+        "import mmpvt.setup, mmseg.models, mmdet.models, mmpretrain.models as m; print(m.ConvNeXt)"
+    )
+    assert "ConvNeXt" in run_code(code)
+    code = (
+        "import mmpvt.setup; from mmpvt.engine.settings import read_config; "
+        "print(read_config('mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py')"
+        ".model.backbone.type)"
+    )
+    assert run_code(code) == "mmpretrain.ConvNeXt"

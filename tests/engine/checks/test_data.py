@@ -1,0 +1,242 @@
+"""Data is checked before a run starts: segmentation here, detection with the tools."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from mmengine.config import Config, ConfigDict
+
+from mmpvt import UserError
+from mmpvt.datasets.loading import LoadImageFromFile
+from mmpvt.datasets.shapes import generate
+from mmpvt.engine.checks import check_data, keep_inside
+from mmpvt.engine.cli import as_flag
+from mmpvt.engine.config_parts import iter_datasets
+from mmpvt.engine.dataset_config import DatasetConfig
+from mmpvt.errors import ConfigError, DatasetError
+
+ANNOTATIONS = "annotations/instances_train2017.json"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return generate(tmp_path / "shapes", num_train=2, num_val=1, size=64, progress=False)
+
+
+def config(root: Path, **changes) -> Config:
+    dataset = dict(
+        type="mmpvt.ShapesSegDataset",
+        data_root=str(root),
+        data_prefix=dict(img_path="images/training", seg_map_path="annotations/training"),
+        **changes,
+    )
+    loader = dict(dataset=dataset)
+    return Config(dict(default_scope="mmseg", model={}, train_dataloader=loader))
+
+
+def test_a_data_set_of_the_scope_named_without_it(root: Path):
+    dataset = dict(type="CocoDataset", data_root=str(root), ann_file="none.json")
+    loader = dict(dataset=dataset)
+    with pytest.raises(UserError, match=r"no annotations at .*none\.json"):
+        check_data(Config(dict(default_scope="mmdet", model={}, test_dataloader=loader)), ("test",))
+
+
+def test_whole(root: Path):
+    check_data(config(root), ("train", "val"))
+
+
+def test_label_map_missing(root: Path):
+    (root / "annotations" / "training" / "000000000002.png").unlink()
+    with pytest.raises(
+        UserError, match=r"label maps are missing under .*1 of 2 .*000000000002\.png"
+    ):
+        check_data(config(root), ("train",))
+
+
+def test_no_images(root: Path):
+    for image in (root / "images" / "training").iterdir():
+        image.unlink()
+    with pytest.raises(UserError, match=r"no images under .*no file there ends in \.jpg"):
+        check_data(config(root), ("train",))
+    (root / "images" / "training").rmdir()
+    with pytest.raises(UserError, match=r"no images under .*: there is no such folder"):
+        check_data(config(root), ("train",))
+
+
+def test_list_of_images(root: Path):
+    with pytest.raises(UserError, match="no list of images at"):
+        check_data(config(root, ann_file="train.txt"), ("train",))
+    (root / "train.txt").write_text("000000000001\n000000000009\n")
+    with pytest.raises(UserError, match=r"1 of 2 .*000000000009\.png"):
+        check_data(config(root, ann_file="train.txt"), ("train",))
+
+
+def test_wrapped_data_sets_are_found():
+    inner = dict(type="A")
+    wrapped = dict(type="Concat", datasets=[inner, dict(type="Repeat", dataset=inner)])
+    assert list(iter_datasets(ConfigDict(wrapped))) == [inner, inner]
+
+
+def detector(root: Path, num_classes: int) -> Config:
+    dataset = dict(
+        type="mmpvt.ShapesDataset",
+        data_root=str(root),
+        ann_file=ANNOTATIONS,
+        data_prefix=dict(img="train2017/"),
+    )
+    model = dict(roi_head=dict(bbox_head=[dict(num_classes=num_classes)]))
+    loader = dict(dataset=dataset)
+    return Config(dict(default_scope="mmdet", model=model, train_dataloader=loader))
+
+
+def test_head_for_another_number_of_classes(root: Path):
+    expected = r"bbox_head is for 80 classes, the data set has 6 \(circle, square, triangle …\)"
+    with pytest.raises(UserError, match=expected):
+        check_data(detector(root, num_classes=80), ("train",))
+    segmenter = config(root)
+    segmenter.model = dict(decode_head=dict(num_classes=150))
+    with pytest.raises(UserError, match="decode_head is for 150 classes, the data set has 6"):
+        check_data(segmenter, ("train",))
+
+
+def test_data_sets_named_without_a_scope(root: Path):
+    """As COCO's and ADE20K's configs name them."""
+    coco = detector(root, num_classes=6)
+    coco.train_dataloader.dataset.update(type="CocoDataset", metainfo=dict(classes=("ring",)))
+    (root / "train2017" / "000000000001.jpg").unlink()
+    with pytest.raises(UserError, match="1 of 2 files named in"):
+        check_data(coco, ("train",))
+    maps = config(root)
+    maps.train_dataloader.dataset.type = "BaseSegDataset"
+    (root / "annotations" / "training" / "000000000002.png").unlink()
+    with pytest.raises(UserError, match="label maps are missing"):
+        check_data(maps, ("train",))
+
+
+@pytest.mark.parametrize(
+    ("name", "scope", "coco", "maps"),
+    [
+        ("CocoDataset", "mmdet", True, False),
+        ("mmpvt.ShapesDataset", "mmdet", True, False),
+        ("LVISV1Dataset", "mmdet", False, False),
+        ("CocoPanopticDataset", "mmdet", False, False),
+        ("ADE20KDataset", "mmseg", False, True),
+        ("mmdet.CocoDataset", "mmseg", True, False),
+        ("NoSuchDataset", "mmdet", False, False),
+    ],
+)
+def test_kinds_that_are_looked_at(name: str, scope: str, coco: bool, maps: bool):
+    """Others keep their files elsewhere, and are left to their own code."""
+    dataset = DatasetConfig(dict(type=name), scope)
+    assert (dataset.is_coco, dataset.is_segmentation) == (coco, maps)
+
+
+VOC = """<!DOCTYPE a [{entities}]><annotation><size><width>9</width><height>9</height></size>
+<object><name>{name}</name><bndbox><xmin>{number}</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax>
+</bndbox></object></annotation>"""
+LAUGHS = '<!ENTITY l0 "ha">' + "".join(
+    f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (VOC.format(entities="", name="cat", number="1.5"), None),
+        (VOC.format(entities=LAUGHS, name="&l9;", number=1), r"a\.xml is no XML"),
+        (
+            VOC.format(entities='<!ENTITY x SYSTEM "/etc/passwd">', name="&x;", number=1),
+            r"a\.xml is no XML",
+        ),
+        (VOC.format(entities="", name="cat", number="9" * 400), r"a box's xmin is 9"),
+        (VOC.format(entities="", name="cat", number="nan"), "a box's xmin is nan"),
+        (VOC.format(entities="", name="cat", number="one"), "could not convert"),
+        ("<annotation><object/></annotation>", "an object has no name"),
+        ("<a>" * 100_000 + "</a>" * 100_000, "nothing to train on"),
+        (None, r"a\.xml is not a regular file, but a pipe"),
+    ],
+    ids=["good", "laughs", "entity", "huge", "nan", "words", "no name", "deep", "pipe"],
+)
+def test_voc_annotations(content: str | None, expected: str | None, tmp_path: Path):
+    for folder in ("JPEGImages", "Annotations"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "JPEGImages" / "a.jpg").touch()
+    if content is None:
+        os.mkfifo(tmp_path / "Annotations" / "a.xml")
+    else:
+        (tmp_path / "Annotations" / "a.xml").write_text(content)
+    (tmp_path / "train.txt").write_text("a\n")
+    assert expected_of(voc(tmp_path), expected)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../../a"])
+def test_names_outside_of_the_data(name: str, root: Path):
+    (root / "train.txt").write_text(f"000000000001\n{name}\n")
+    expected = r"names 1 files outside of the data's folder .*allow_outside_files=True"
+    for checked in (config(root, ann_file="train.txt"), voc(root)):
+        assert expected_of(checked, expected)
+        checked.allow_outside_files = True
+        assert expected_of(checked, "are missing|can't be used")
+
+
+def test_errors_have_types_and_fields(root: Path):
+    """From Python, a setting is an argument; the command lines alone name flags."""
+    checked = config(root)
+    checked.train_dataloader.dataset.data_root = str(root / "none")
+    with pytest.raises(DatasetError, match=r"no such folder: .*, or pass data_root$") as caught:
+        check_data(checked, ("train",))
+    assert caught.value.instead == ("data_root", None) and "docs/data.md" in caught.value.hint
+    with mock.patch.object(UserError, "name_setting", staticmethod(as_flag)):
+        assert str(caught.value).endswith("or pass --data-root")
+    with pytest.raises(ConfigError, match="bbox_head is for 80 classes"):
+        check_data(detector(root, num_classes=80), ("train",))
+
+
+def test_list_that_is_no_text(root: Path):
+    (root / "train.txt").write_bytes(b"\xff\xfe")
+    assert expected_of(config(root, ann_file="train.txt"), "is no text in UTF-8")
+
+
+def test_loading_transforms_keep_to_the_data(root: Path):
+    outside = root.parent / "secret.jpg"
+    outside.touch()
+    checked = voc(root)
+    keep_inside(checked)
+    (step,) = checked.train_dataloader.dataset.pipeline
+    assert {Path(folder) for folder in step.folders} == {root}
+    loader = LoadImageFromFile(**{key: step[key] for key in step if key != "type"})
+    for path in (outside, root / ".." / "secret.jpg", "/dev/zero"):
+        with pytest.raises(UserError, match="lies outside of the data's folder"):
+            loader.transform(dict(img_path=str(path)))
+    inside = root / "images" / "training" / "000000000001.jpg"
+    assert loader.transform(dict(img_path=str(inside)))["img"].shape == (64, 64, 3)
+    checked = voc(root)
+    checked.allow_outside_files = True
+    keep_inside(checked)
+    assert "folders" not in checked.train_dataloader.dataset.pipeline[0]
+
+
+def voc(root: Path) -> Config:
+    dataset = dict(
+        type="VOCDataset",
+        data_root=str(root),
+        ann_file="train.txt",
+        data_prefix=dict(sub_data_root=""),
+        metainfo=dict(classes=("cat",)),
+        pipeline=[dict(type="mmpvt.LoadImageFromFile")],
+    )
+    loader = dict(dataset=dataset)
+    return Config(dict(default_scope="mmdet", model={}, train_dataloader=loader))
+
+
+def expected_of(checked: Config, expected: str | None) -> bool:
+    """Whether a config's data is refused in the words that are expected."""
+    try:
+        check_data(checked, ("train",))
+    except UserError as error:
+        return expected is not None and re.search(expected, str(error)) is not None
+    return expected is None

@@ -1,0 +1,282 @@
+"""Channels, bits and label maps are checked before a run: what is wrong, and what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from mmpvt import UserError
+from mmpvt.engine.checks import check_data, check_pixels
+from mmpvt.engine.checks.channels import channel_mismatch
+from mmpvt.engine.settings import take_channels
+from mmpvt.errors import ConfigError
+from mmpvt.inspection import inspect_datasets
+
+SIDE = 32
+OBJECTS = np.array([[0, 1], [1, 0]], np.uint8).repeat(SIDE // 2, 0).repeat(SIDE // 2, 1)
+
+
+def noise(channels: int, dtype: type = np.uint8, high: int = 256) -> np.ndarray:
+    shape = (SIDE, SIDE, channels) if channels > 1 else (SIDE, SIDE)
+    return np.random.default_rng(channels).integers(0, high, shape).astype(dtype)
+
+
+def detector(root: Path, image: np.ndarray, suffix: str = ".tif", **loading) -> Config:
+    """A config of two images of those pixels."""
+    names = [f"{i}{suffix}" for i in range(2)]
+    for name in names:
+        cv2.imwrite(str(root / name), image)
+    sides = dict(height=image.shape[0], width=image.shape[1])
+    box = dict(bbox=[4, 4, 16, 16], area=256, iscrowd=0, category_id=1)
+    content = dict(
+        images=[dict(id=i, file_name=name, **sides) for i, name in enumerate(names)],
+        annotations=[dict(id=i + 1, image_id=i, **box) for i in range(2)],
+        categories=[dict(id=1, name="a")],
+    )
+    (root / "a.json").write_text(json.dumps(content))
+    pipeline = [
+        dict(type="LoadImageFromFile", **loading),
+        dict(type="LoadAnnotations", with_bbox=True),
+        dict(type="PackDetInputs"),
+    ]
+    dataset = dict(
+        type="CocoDataset",
+        data_root=str(root),
+        ann_file="a.json",
+        metainfo=dict(classes=("a",)),
+        pipeline=pipeline,
+    )
+    model = dict(
+        data_preprocessor=dict(
+            type="DetDataPreprocessor", mean=[1.0, 2, 3], std=[1.0, 1, 1], bgr_to_rgb=True
+        ),
+        backbone=dict(type="mmpvt.PyramidVisionTransformerV2"),
+    )
+    loader = dict(dataset=dataset)
+    return Config(dict(default_scope="mmdet", model=model, train_dataloader=loader))
+
+
+def checked(config: Config) -> None:
+    take_channels(config)
+    check_pixels(config, ("train",), check_data(config, ("train",)))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_channels(channels: int, tmp_path: Path):
+    config = detector(tmp_path, noise(channels), color_type="unchanged")
+    if channels == 4:  # MMDetection drops the fourth on its way to red first
+        checked(config)
+        config.model.data_preprocessor.bgr_to_rgb = False
+    loaded = rf"0\.tif is loaded as an image of {channels} channels?, and the model's "
+    with pytest.raises(UserError, match=loaded + "data_preprocessor has mean and std of 3 values"):
+        checked(config)
+    config.model.data_preprocessor.update(mean=[5.0], std=[9.0])
+    if channels == 4:
+        with pytest.raises(UserError, match=loaded + "backbone takes 3: set .*in_channels=4"):
+            checked(config)
+        assert (
+            channel_mismatch(4, config, trained=True)
+            == "4 channels, and the model's backbone takes 3"
+        )
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    assert len(found.shapes) == 2
+    if channels == 4:
+        assert "channels that the model doesn't take" in found.errors
+    config.model.backbone.in_channels = channels
+    checked(config)
+    config.model.data_preprocessor.update(mean=[5.0] * channels, std=[9.0] * channels)
+    checked(config)
+    assert not inspect_datasets(config, ("train",), workers=1)[0].errors.keys() & {"channels that"}
+
+
+def test_values_that_no_loader_of_colours_takes(tmp_path: Path):
+    """Said before the run, not as one bad file to skip."""
+    with pytest.raises(ConfigError, match=r"0\.tif holds float32 values, which can't be loaded"):
+        checked(detector(tmp_path, noise(1).astype(np.float32)))
+
+
+def test_a_transform_of_ones_own_may_change_channels(tmp_path: Path):
+    from mmengine.registry import TRANSFORMS
+
+    class TakeThree:
+        def __call__(self, results: dict) -> dict:
+            return {**results, "img": results["img"][..., :3]}
+
+    config = detector(tmp_path, noise(4), color_type="unchanged")
+    config.model.data_preprocessor.bgr_to_rgb = False
+    TRANSFORMS.register_module(name="TakeThree", module=TakeThree, force=True)
+    config.train_dataloader.dataset.pipeline.insert(1, dict(type="TakeThree"))
+    checked(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("LoadMultiChannelImageFromFiles", "doesn't read the single file an image"),
+        ("mmseg.LoadSingleRSImageFromFile", "gdal is not installed; LoadImageFromFile reads TIFF"),
+        ("mmseg.LoadImageFromNDArray", "doesn't read the single file an image"),
+    ],
+)
+def test_other_loaders(name: str, said: str, tmp_path: Path):
+    config = detector(tmp_path, noise(4))
+    config.train_dataloader.dataset.pipeline[0] = dict(type=name)
+    with pytest.raises(UserError, match=said):
+        checked(config)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_twelve_bits(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = detector(tmp_path, noise(1, np.uint16, 4096), suffix)
+    checked(config)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: images such as {tmp_path}/0{suffix} hold values from ")
+    assert "(12 bits), which are cut to 8 bits as they are loaded: at most 16 levels" in line
+    assert "max_value=4095" in line
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    (said,) = found.errors["data sets of images that are cut to 8 bits"]
+    assert said in line
+
+    config.train_dataloader.dataset.pipeline[0].max_value = 4095
+    checked(config)
+    assert not capsys.readouterr().err
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    assert not found.errors.keys() & {"data sets of images that are cut to 8 bits"}
+
+
+def test_sixteen_bits_and_eight(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    checked(detector(tmp_path, noise(3), ".jpg"))
+    assert not capsys.readouterr().err
+    config = detector(tmp_path, noise(3, np.uint16, 65536), ".png")
+    checked(config)
+    assert "(16 bits)" in capsys.readouterr().err
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    assert "data sets of images that are cut to 8 bits" in found.notes
+
+
+def segmenter(root: Path, labels: np.ndarray, classes: tuple = ("a", "b"), **options) -> Config:
+    for folder in ("images", "maps"):
+        (root / folder).mkdir(exist_ok=True)
+    for i in range(3):
+        cv2.imwrite(str(root / "images" / f"{i}.jpg"), noise(3) // (i + 1))
+        cv2.imwrite(str(root / "maps" / f"{i}.png"), labels)
+    steps = [
+        dict(type="LoadImageFromFile"),
+        dict(type="LoadAnnotations"),
+        dict(type="PackSegInputs"),
+    ]
+    dataset = dict(
+        type=options.pop("type", "BaseSegDataset"),
+        data_root=str(root),
+        data_prefix=dict(img_path="images", seg_map_path="maps"),
+        metainfo=dict(classes=classes),
+        pipeline=steps,
+        **options,
+    )
+    model = dict(decode_head=dict(num_classes=len(classes)))
+    return Config(dict(default_scope="mmseg", model=model, train_dataloader=dict(dataset=dataset)))
+
+
+COLOURS = np.stack([OBJECTS * 200, OBJECTS * 0, 255 - OBJECTS], axis=-1)
+ONLY = "data sets whose label maps hold no two classes"
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "said"),
+    [
+        (OBJECTS * 255, {}, r"hold only 0 and 255, and 255 is .* ignored.*values=\[0, 255\]"),
+        (
+            OBJECTS * 255,
+            dict(reduce_zero_label=True),
+            "hold only 0 and 255.*leave out reduce_zero_label",
+        ),
+        (OBJECTS, dict(reduce_zero_label=True), "hold only 0 and 1, .*reduce_zero_label=False"),
+        (OBJECTS * 0 + 255, {}, "hold nothing but 255, which is ignored"),
+        (COLOURS, {}, r"holds colours \(RGB: .*255, 0, 0.*values=\[\[R, G, B\], …\]"),
+        (np.dstack([COLOURS, OBJECTS * 9]), {}, r"holds colours \(RGBA: "),
+        (np.dstack([OBJECTS] * 3), {}, r"holds colours .*values=\[0, 1\]"),
+    ],
+    ids=["255", "255 reduced", "0 and 1 reduced", "ignored", "RGB", "RGBA", "grey as RGB"],
+)
+def test_label_maps(labels: np.ndarray, options: dict, said: str, tmp_path: Path):
+    config = segmenter(tmp_path, labels, **options)
+    with pytest.raises(UserError, match=said):
+        checked(config)
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    kind = "label maps of colours" if "colours" in said else ONLY
+    with pytest.raises(UserError, match=said):
+        raise UserError(found.errors[kind][0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "values"),
+    [
+        (OBJECTS * 255, [0, 255]),
+        (np.dstack([OBJECTS] * 3), [0, 1]),
+        (COLOURS, [[255, 0, 0], [254, 0, 200]]),
+        (np.dstack([COLOURS, OBJECTS * 9]), [[255, 0, 0], [254, 0, 200]]),
+    ],
+    ids=["255", "grey as RGB", "RGB", "RGBA"],
+)
+def test_the_way_on(labels: np.ndarray, values: list, tmp_path: Path):
+    config = segmenter(tmp_path, labels)
+    config.train_dataloader.dataset.pipeline[1] = dict(
+        type="mmpvt.LoadSegAnnotations", values=values
+    )
+    checked(config)
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    assert found.counts.tolist() == [50, 50] and not found.errors.get(ONLY)
+
+
+def test_background_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = segmenter(tmp_path, OBJECTS * 0)
+    checked(config)
+    assert "hold nothing but label 0 (a): there is nothing to tell" in capsys.readouterr().err
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    assert "nothing but label 0 (a)" in found.errors[ONLY][0]
+
+
+def test_a_map_with_two_classes_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = segmenter(tmp_path, OBJECTS * 255)
+    cv2.imwrite(str(tmp_path / "maps" / "2.png"), OBJECTS)
+    checked(config)
+    assert not capsys.readouterr().err
+
+
+def test_a_choice_of_a_data_sets_classes(tmp_path: Path):
+    """Labels of the other classes are ignored, as MMSegmentation has it; none is out of bounds."""
+    labels = OBJECTS * 149 + 1  # wall and flag, of ADE20K's 150
+    options = dict(type="ADE20KDataset", reduce_zero_label=True)
+    config = segmenter(tmp_path, labels, ("flag", "sky"), **options)
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    assert len(found.shapes) == 3 and found.counts.tolist() == [100, 0]
+    labels[0] = 3  # sky
+    config = segmenter(tmp_path, labels, ("flag", "sky"), **options)
+    checked(config)
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    assert not found.errors.get(ONLY) and (found.counts > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (dict(num_classes=1), "is for one class, .* set num_classes=2, out_channels=1"),
+        (dict(num_classes=2, out_channels=1), "gives one channel .* always 0: set"),
+        (
+            dict(num_classes=2, out_channels=1, loss_decode=[dict(type="CrossEntropyLoss")]),
+            "gives one channel",
+        ),
+    ],
+)
+def test_heads_of_one_channel(head: dict, said: str, tmp_path: Path):
+    config = segmenter(tmp_path, OBJECTS)
+    config.model.decode_head = head
+    with pytest.raises(UserError, match=said):
+        check_pixels(config, ("train",))
+    loss = dict(type="CrossEntropyLoss", use_sigmoid=True)
+    config.model.decode_head = dict(num_classes=2, out_channels=1, loss_decode=loss)
+    check_pixels(config, ("train",))
