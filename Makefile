@@ -32,6 +32,9 @@ test-full: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry .
+	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) work_dirs build dist mmpvt.egg-info mmpvt/.mim
+	rm -rf $(VENV) work_dirs build dist mmpvt.egg-info mmpvt/.mim .mypy_cache .import_linter_cache

@@ -102,6 +102,7 @@ class Started:
         output (Path): the file that takes what it prints.
         variables (dict[str, str]): set in its environment.
         copied (bool): a copy of this process, whose memory is partly this one's. Default: True.
+        errors (Path | None): takes what it prints to stderr. Default: ``output`` does, too.
     """
 
     def __init__(
@@ -111,17 +112,18 @@ class Started:
         output: Path,
         variables: dict[str, str],
         copied: bool = True,
+        errors: Path | None = None,
     ) -> None:
         self.output = output
         self.code: int | None = None
         if torch.cuda.is_available() or not copied:
-            self.pid = _spawn_tool(tool, args, output, variables)
+            self.pid = _spawn_tool(tool, args, output, variables, errors)
             return
         self.pid = os.fork()
         if not self.pid:
             gc.freeze()  # collecting would copy all of the tests' memory
             os.environ.update(variables)
-            os._exit(_run_tool(tool, args, output))
+            os._exit(_run_tool(tool, args, output, errors))
 
     @property
     def text(self) -> str:
@@ -163,19 +165,28 @@ class Started:
             self.wait()
 
 
-def _spawn_tool(tool: str, args: tuple, output: Path, variables: dict[str, str]) -> int:
+def _spawn_tool(
+    tool: str, args: tuple, output: Path, variables: dict[str, str], errors: Path | None
+) -> int:
     line = command(tool, *args)
-    actions = [(os.POSIX_SPAWN_OPEN, 1, output, os.O_CREAT | os.O_WRONLY, 0o600)]
-    actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
+    create = os.O_CREAT | os.O_WRONLY
+    actions = [(os.POSIX_SPAWN_OPEN, 1, output, create, 0o600)]
+    if errors:
+        actions.append((os.POSIX_SPAWN_OPEN, 2, errors, create, 0o600))
+    else:
+        actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
     env = {**environment(), **variables}
     return os.posix_spawn(line[0], line, env, file_actions=actions, setsid=True)
 
 
-def _run_tool(tool: str, args: tuple, output: Path) -> int:
+def _run_tool(tool: str, args: tuple, output: Path, errors: Path | None) -> int:
     os.setsid()
-    with output.open("wb", buffering=0) as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
+    for stream, path in ((1, output), (2, errors)):
+        if path:
+            with path.open("wb", buffering=0) as file:
+                os.dup2(file.fileno(), stream)
+    if not errors:
+        os.dup2(1, 2)
     sys.stdout, sys.stderr = (os.fdopen(i, "w", buffering=1) for i in (1, 2))
     forget_runs()
     sys.argv = [tool, *map(str, args)]

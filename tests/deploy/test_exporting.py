@@ -109,7 +109,7 @@ def test_what_the_file_says_of_itself(exported: Callable):
 
 def test_no_scores_of_attention_are_held(exported: Callable):
     """The backbone's attention is one operator a block, which makes them a part at a time."""
-    nodes = [n for n in ir.load(exported("retinanet", "v2").path).graph if ".attn/" in n.name]
+    nodes = [n for n in ir.load(exported("fpn", "v2").path).graph if ".attn/" in n.name]
     kinds = [node.op_type for node in nodes]
     assert kinds.count("MultiHeadAttention") == 4
     assert "Softmax" not in kinds

@@ -19,13 +19,18 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
 
 
-def test_table_and_figures(tmp_path: Path, run_tool):
+@pytest.mark.parametrize(
+    "work",
+    [("forward+backward",), pytest.param(("forward+backward", "train"), marks=pytest.mark.full)],
+    ids="+".join,
+)
+def test_table_and_figures(work: tuple[str, ...], tmp_path: Path, run_tool):
     out = tmp_path / "figures.json"
-    options = ("--work", "forward+backward", "train", "--peers", "published", "timm", "--out", out)
+    options = ("--work", *work, "--peers", "published", "timm", "--out", out)
     ended = run_tool("benchmark.py", *ARGS, *options)
     assert ended.code == 0, ended.err
     rows = [line.split("|")[1].strip() for line in ended.out.splitlines() if line.startswith("| ")]
-    assert rows == ["", "mmpvt", "published", "timm"] * 2
+    assert rows == ["", "mmpvt", "published", "timm"] * len(work)
     assert "timm has no PVT v1" in ended.out
     assert "of the rate of PyTorch's matrix product here" in ended.out
     for case in json.loads(out.read_text())["cases"]:

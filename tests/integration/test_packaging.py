@@ -134,6 +134,7 @@ def test_wheel_carries_what_is_read(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         model_index = archive.read("mmpvt/.mim/model-index.yml").decode()
+        (metadata,) = (archive.read(name).decode() for name in names if name.endswith("/METADATA"))
     for file in (*(ROOT / "configs").rglob("*.py"), *users_tools()):
         assert f"mmpvt/.mim/{file.relative_to(ROOT)}" in names
     assert not any(re.search(r"\.mim/tools/(dev|bench|sweep|make_model)", name) for name in names)
@@ -143,6 +144,11 @@ def test_wheel_carries_what_is_read(wheel: Path):
     assert "mmpvt/.mim/docs/published_results.json" in names
     assert not any(name.startswith("tests/") for name in names)
     assert "retinanet_pvt_s_fpn_1x_coco" in model_index
+    assert "mmpvt/py.typed" in names
+    for line in ("License-Expression: Apache-2.0", "Requires-Dist: torch>=2.4"):
+        assert f"\n{line}\n" in metadata
+    extras = {"lite", "full", "evaluation", "export", "app", "safetensors", "tensorboard"}
+    assert extras < set(re.findall("^Provides-Extra: (.+)$", metadata, re.MULTILINE))
 
 
 def test_every_tool_starts(installed: Installed, tmp_path: Path):

@@ -107,8 +107,7 @@ def resume_from(iterations: Iterable[int], kind: str, workers: int, train: Calla
         assert_equal(state(resumed), state(whole))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", ["epochs", "iterations"])
+@pytest.mark.parametrize(("kind", "workers"), [("epochs", 0), ("iterations", 2)])
 def test_resumed_ends_as_never_stopped(kind: str, workers: int, train):
     resume_from([3], kind, workers, train)
 

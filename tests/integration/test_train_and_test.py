@@ -70,7 +70,7 @@ def test_same_seed_same_run(
     tmp_path: Path, shapes: Path, tiny_config: Path, trained: Path, run_tool
 ):
     args = (tiny_config, "--data-root", shapes, "--work-dir", tmp_path, "--seed", 0)
-    ended = run_tool("train.py", *args)
+    ended = run_tool("train.py", *args, fresh=True)
     assert ended.code == 0, ended.out + ended.err
     ours, theirs = (
         mmpvt.checkpoint.load_checkpoint(folder / "epoch_2.pth")["state_dict"]
@@ -139,9 +139,11 @@ model = dict(
 _base_.train_pipeline[2].scale = (96, 96)
 _base_.test_pipeline[1].scale = (96, 96)
 train_dataloader = dict(
-    batch_size=8, num_workers=1, dataset=dict(pipeline=_base_.train_pipeline)
+    batch_size=8, num_workers=1, dataset=dict(pipeline=_base_.train_pipeline, indices=32)
 )
-val_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(pipeline=_base_.test_pipeline))
+val_dataloader = dict(
+    batch_size=8, num_workers=1, dataset=dict(pipeline=_base_.test_pipeline, indices=32)
+)
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=1)
 """
@@ -156,4 +158,4 @@ def test_real_images(tmp_path: Path, coco_mini: Path, coco_config: Path, run_too
     tested = run_tool("test.py", coco_config, tmp_path / "epoch_1.pth", *args)
     assert tested.code == 0, tested.out + tested.err
     for ended in (trained, tested):
-        assert re.search(r"\[22/22\] +coco/bbox_mAP: 0\.", ended.out)
+        assert re.search(r"\[4/4\] +coco/bbox_mAP: 0\.", ended.out)
