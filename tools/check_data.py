@@ -73,7 +73,7 @@ def main() -> None:
         listing = out.write(LISTING, to_json(found, indent=1))
         number = sum(len(said) for one in reports for said in one.errors.values())
         print(printable(f"summary: {picture}; all that was found: {listing}"))
-        print(f"{number:,} errors" if number else "all is well")
+        print(f"{number:,} error{'s' * (number > 1)}" if number else "all is well")
     sys.exit(FAILURE if number else 0)
 
 

@@ -20,6 +20,7 @@ from mmpvt.utils.text import printable
 DET_PREPROCESSORS = ("DetDataPreprocessor", "mmdet.DetDataPreprocessor")
 PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH
 SUFFIXES = (".py", ".json", ".yaml", ".yml")
+RENAMED = ("_memorise", "_overfit")  # in the names of configs, which may be given as they were
 RENAMED_HOOKS = {"mmpvt.LeftOutHook": "mmpvt.SkippedDataHook"}  # in configs of earlier runs
 
 
@@ -249,6 +250,8 @@ def _find(path: str) -> Path:
     package, _, name = path.rpartition("::")
     folder = config_folder(package) if package in PACKAGES else None
     file = folder / name if folder else Path(path)
+    if not file.is_file():
+        file = file.with_name(file.name.replace(*RENAMED))
     if not file.is_file():
         near = _near(path)
         hint = f"did you mean {' or '.join(near)}?" if near else "configs/ holds the project's own"

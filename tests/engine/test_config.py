@@ -39,6 +39,8 @@ def test_installed_configs():
     assert config.model.backbone.depth == 50
     ours = load_config("mmpvt::retinanet_pvt_s_fpn_1x_coco.py")
     assert ours.model.backbone.arch == "small"
+    renamed = load_config(str(ROOT / "configs/retinanet_pvt_t_fpn_memorise16_coco.py"))
+    assert renamed.filename.endswith("retinanet_pvt_t_fpn_overfit16_coco.py")
     assert load_config("mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py").model
 
 
