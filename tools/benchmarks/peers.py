@@ -1,6 +1,6 @@
 """The implementations that are compared, each built from the same row of the table of variants.
 
-A peer that isn't installed, or that lacks a variant, says so in a sentence and is left out.
+A peer that isn't installed, or that lacks a variant, says so in a sentence and is skipped.
 """
 
 from __future__ import annotations

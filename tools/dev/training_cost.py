@@ -19,7 +19,7 @@ from mmpvt.errors import UserError
 RATE = dict(float32=8e12, float16=24e12)  # assumed, FLOP/s; see docs/reproduce.md
 SHORT = 800  # pixels of an image's short side that detectors' multiply-adds are counted at
 PASSES = 3  # forward, and backward for the activations and for the weights
-IMAGES = 117_266  # of train2017, with at least one object: the others are left out
+IMAGES = 117_266  # of train2017, with at least one object: the others are skipped
 BYTES = 16  # a parameter
 
 # docs/performance.md: a training iteration of RetinaNet on v1 small, one image of 800x1216, peaks

@@ -20,7 +20,7 @@ def render(records: Sequence[dict], budget: int = BUDGET) -> str:
     Args:
         records (Sequence[dict]): one a checkpoint, of any status.
         budget (int): bytes of all images together; beyond it, every model's least bad ones are
-            left out. Default: 16 MiB.
+            dropped. Default: 16 MiB.
 
     Returns:
         str: HTML.
