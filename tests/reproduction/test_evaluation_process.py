@@ -12,8 +12,9 @@ import pytest
 from mmengine.config import Config
 
 from helpers import ROOT, environment
+from mmpvt.engine import launch
 from mmpvt.errors import ConfigError, DatasetError, UserError
-from mmpvt.reproduction import evaluation_process
+from mmpvt.reproduction import evaluation_child, evaluation_process
 from mmpvt.reproduction.checkpoints import Checkpoint
 from mmpvt.reproduction.evaluation_loop import _Entry
 from mmpvt.reproduction.evaluation_process import EvaluationError, run_evaluation
@@ -97,6 +98,20 @@ def test_the_process_that_only_lost_another_is_not_blamed(tmp_path: Path):
     for rank, error in enumerate(errors):
         (tmp_path / f"error_{rank}.json").write_text(json.dumps(error))
     assert str(evaluation_process._failure(1, tmp_path)) == "x" * 300
+
+
+def test_a_lost_process_is_told_as_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(launch, "is_distributed", lambda: True)
+    file = tmp_path / "error.json"
+    evaluation_child.write_error(file, RuntimeError("[gloo] Connection closed by peer"))
+    error = json.loads(file.read_bytes())
+    assert error["lost_another"] and error["what"].startswith("process 0 of 1 has lost another")
+    assert error["hint"].startswith("resume from")
+    evaluation_child.write_error(file, RuntimeError("no such kernel"))
+    error = json.loads(file.read_bytes())
+    assert error == dict(what="RuntimeError: no such kernel", lost_another=False)
 
 
 @pytest.mark.parametrize("setting", ["coco", None])
