@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from helpers import ROOT, environment
@@ -18,6 +19,7 @@ from mmpvt.reproduction import evaluation_child, evaluation_process
 from mmpvt.reproduction.checkpoints import Checkpoint
 from mmpvt.reproduction.evaluation_loop import _Entry
 from mmpvt.reproduction.evaluation_process import EvaluationError, run_evaluation
+from mmpvt.reproduction.reproduction_hook import versions
 
 MISTAKE = """
 from mmpvt.engine.cli import user_errors
@@ -112,6 +114,14 @@ def test_a_lost_process_is_told_as_on_the_command_line(
     evaluation_child.write_error(file, RuntimeError("no such kernel"))
     error = json.loads(file.read_bytes())
     assert error == dict(what="RuntimeError: no such kernel", lost_another=False)
+
+
+def test_versions_are_text_on_an_amd_gpu_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "MI300X")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert versions()["CUDA"] == "ROCm 6.4"  # a record with null is not read again
 
 
 @pytest.mark.parametrize("setting", ["coco", None])
