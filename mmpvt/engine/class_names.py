@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeGuard
 
 from mmengine.config import Config
 
@@ -89,7 +90,7 @@ def _class_list(classes: object, where: str) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def class_names(dataset: dict, kind: type | None) -> list[str]:
+def class_names(dataset: dict, kind: type[Any] | None) -> list[str]:
     """The classes of a data set: those that its config names, or its type knows."""
     known = getattr(kind, "METAINFO", {}).get("classes", ())
     return list((dataset.get("metainfo") or {}).get("classes") or known)
@@ -107,8 +108,8 @@ def head_counts(model: object) -> dict[str, set[int]]:
     for part in iter_dicts(model):
         for name in sorted(CLASSIFYING & part.keys()):
             heads = part[name] if isinstance(part[name], list) else [part[name]]
-            found = {head.get("num_classes") for head in heads if isinstance(head, dict)} - {None}
-            counts.setdefault(name, set()).update(found)
+            found = (head.get("num_classes") for head in heads if isinstance(head, dict))
+            counts.setdefault(name, set()).update(n for n in found if n is not None)
     return counts
 
 
@@ -176,17 +177,20 @@ def stored_meta(checkpoint: Mapping) -> dict:
     classes, palette = found.get("classes"), found.get("palette")
     if not _is_list(classes) or not all(isinstance(name, str | int) for name in classes):
         return {}
-    is_palette = _is_list(palette) and all(
-        _is_list(colour)
-        and len(colour) == 3
-        and all(isinstance(level, int) and 0 <= level <= 255 for level in colour)
-        for colour in palette
+    has_colours = (
+        _is_list(palette)
+        and len(palette) >= len(classes)
+        and all(
+            _is_list(colour)
+            and len(colour) == 3
+            and all(isinstance(level, int) and 0 <= level <= 255 for level in colour)
+            for colour in palette
+        )
     )
-    has_colours = is_palette and len(palette) >= len(classes)
     return dict(classes=classes, palette=palette) if has_colours else dict(classes=classes)
 
 
-def _is_list(value: object) -> bool:
+def _is_list(value: object) -> TypeGuard[list | tuple]:
     return isinstance(value, list | tuple)
 
 

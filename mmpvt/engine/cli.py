@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mmengine.config import DictAction
 
@@ -18,11 +18,14 @@ from mmpvt.environment import setup_environment
 from mmpvt.errors import Interrupted, UserError, as_argument
 from mmpvt.utils.text import print_safely, printable
 
+if TYPE_CHECKING:
+    from mmpvt.engine.preparation import RunOptions
+
 ON_BAD_DATA = ("auto", "stop", "skip")
 FAILURE = 1
 USER_ERROR = 2
 
-Options = TypeVar("Options")
+Options = TypeVar("Options", bound="RunOptions")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS
@@ -47,7 +48,7 @@ def split_datasets(config: Config, splits: Iterable[str] = SPLITS) -> Iterator[t
             yield split, dataset
 
 
-def dataset_kind(dataset: dict, scope: str) -> type | None:
+def dataset_kind(dataset: dict, scope: str) -> type[Any] | None:
     """The class that a data set's config names, in ``scope`` unless it says another, or None."""
     name = dataset["type"]
     if not isinstance(name, str):
@@ -58,7 +59,7 @@ def dataset_kind(dataset: dict, scope: str) -> type | None:
         return None
 
 
-def default_argument(kind: type | None, argument: str) -> object:
+def default_argument(kind: type | None, argument: str) -> Any:
     """What a class takes for ``argument`` by default, looked up through its bases."""
     for base in getattr(kind, "__mro__", ()):
         parameter = inspect.signature(base.__init__).parameters.get(argument)

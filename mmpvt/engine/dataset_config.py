@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
@@ -32,7 +32,7 @@ class SegmentationFiles(NamedTuple):
 
     def label_map(self, stem: str) -> str | None:
         """The path of an image's label map."""
-        return self.map_folder and str(self.map_folder / (stem + self.map_suffix))
+        return str(self.map_folder / (stem + self.map_suffix)) if self.map_folder else None
 
 
 class DatasetConfig:
@@ -54,7 +54,7 @@ class DatasetConfig:
         self.pipeline: list[dict] = fields.get("pipeline") or []
 
     @cached_property
-    def kind(self) -> type | None:
+    def kind(self) -> type[Any] | None:
         """The class that it names, or None where there is none of this name."""
         return dataset_kind(self.fields, self.scope)
 
@@ -81,6 +81,11 @@ class DatasetConfig:
         return class_names(self.fields, self.kind)
 
     @property
+    def known_classes(self) -> Sequence[str]:
+        """The classes that its class knows, of which the config may choose some."""
+        return getattr(self.kind, "METAINFO", {}).get("classes") or ()
+
+    @property
     def palette(self) -> object:
         """The colours that its config or class gives its classes, or None."""
         own = (self.fields.get("metainfo") or {}).get("palette")
@@ -91,7 +96,7 @@ class DatasetConfig:
         fields = ("data_root", "ann_file", "data_prefix", *more)
         return str([self.fields.get(field) for field in fields])
 
-    def argument(self, name: str) -> object:
+    def argument(self, name: str) -> Any:
         """What its class is given for an argument: the config's value, or the default."""
         value = self.fields.get(name)
         return default_argument(self.kind, name) if value is None else value

@@ -8,8 +8,10 @@ MMEngine's message hub, which every checkpoint carries.
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.dist import get_rank, get_world_size
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -18,16 +20,16 @@ from mmpvt.datasets.samplers import fault_tolerant, seed_generators
 from mmpvt.registry import LOOPS
 
 
-class ResumableLoop:
+class ResumableLoop(BaseLoop):
     """What the two loops share: a fault-tolerant data loader, and where in the data the run is."""
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
-        if isinstance(dataloader, dict):
+        loader: Any = dataloader  # whose batch sampler is one of ours
+        if isinstance(loader, dict):
             by_rank = runner._randomness_cfg.get("diff_rank_seed", False)
-            dataloader = runner.build_dataloader(dataloader, runner.seed, by_rank)
-        on_bad_data = dataloader.batch_sampler.on_bad_data
-        dataloader = fault_tolerant(dataloader, on_bad_data=on_bad_data)
-        super().__init__(runner, dataloader, *args, **kwargs)
+            loader = runner.build_dataloader(loader, runner.seed, by_rank)
+        loader = fault_tolerant(loader, on_bad_data=loader.batch_sampler.on_bad_data)
+        super().__init__(runner, loader, *args, **kwargs)
 
     def _batches_done(self, otherwise: int) -> int:
         """Batches of this epoch that a checkpoint says the run has had, else ``otherwise``.

@@ -27,7 +27,7 @@ from mmpvt.engine.config_parts import iter_datasets
 from mmpvt.errors import BadFileError, ConfigError, UserError
 from mmpvt.utils.files import check_regular
 
-MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # 179 million: from there on Pillow, too, sees an attack
+MAX_PIXELS = 2 * 89_478_485  # 179 million: from there on Pillow, too, sees an attack
 
 
 def load_model(config: Config, checkpoint: str | os.PathLike) -> nn.Module:
@@ -183,7 +183,7 @@ def read_image(
     except (OSError, ValueError) as error:
         reason = "there is no such file"
         if isinstance(error, OSError) and error.errno != errno.ENOENT:
-            reason = error.strerror  # a link to itself, say
+            reason = error.strerror or str(error)  # a link to itself, say
         raise BadFileError(f"no image at {path}: {reason}", where=path) from error
     _check_size(path, max_pixels)
     try:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
+from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -79,7 +80,7 @@ class CategorywiseCOCOeval(COCOeval):
 
     def accumulate(self) -> None:
         """Concatenates the categories' results, as ``eval``."""
-        self.eval = {
+        self.eval: dict[str, Any] = {
             name: np.concatenate([category[name] for category in self.categories], axis)
             for name, axis in CATEGORY_AXES.items()
         }

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO
@@ -103,11 +104,11 @@ class CocoMetric(MMDetCocoMetric):
             logger.info("Converting ground truth to coco format...")
             with tempfile.TemporaryDirectory() as folder:
                 prefix = self.outfile_prefix or str(Path(folder) / "results")
-                self._coco_api = COCO(self.gt_to_coco_json(truths, prefix))
+                self._coco_api: Any = COCO(self.gt_to_coco_json(truths, prefix))
         if self.cat_ids is None:
-            self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta["classes"])
+            self.cat_ids: Any = self._coco_api.get_cat_ids(cat_names=self.dataset_meta["classes"])
         if self.img_ids is None:
-            self.img_ids = self._coco_api.get_img_ids()
+            self.img_ids: Any = self._coco_api.get_img_ids()
         if self.outfile_prefix is not None:
             self.results2json(predictions, self.outfile_prefix)
         if self.format_only:
@@ -173,7 +174,7 @@ class CocoMetric(MMDetCocoMetric):
         """A table of each category's AP, and the first of its columns."""
         precision, thresholds = result.eval["precision"], np.asarray(self.iou_thrs)
         at = [np.isclose(thresholds, iou) for iou in (0.5, 0.75)]
-        rows = []
+        rows: list[list[Any]] = []
         for k, category in enumerate(result.params.catIds):
             name = printable(self._coco_api.cats[category]["name"])
             overall = precision[:, :, k, 0, -1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from mmdet.datasets import CocoDataset
@@ -22,7 +22,7 @@ def coco_categories(classes: Sequence[str]) -> list[dict]:
         list[dict]: with ``id`` and ``name``, in the order of the labels. COCO's own 80 classes
         have COCO's ids, others are counted from 1.
     """
-    ids = range(1, len(classes) + 1)
+    ids: Iterable[int] = range(1, len(classes) + 1)
     if tuple(classes) == CocoDataset.METAINFO["classes"]:
         ids = (number for number in range(1, 91) if number not in COCO_GAPS)
     return [dict(id=number, name=name) for number, name in zip(ids, classes, strict=True)]

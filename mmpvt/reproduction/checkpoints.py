@@ -120,8 +120,8 @@ def find_checkpoints(
             near = fitting or difflib.get_close_matches(path.stem, configs, n=2)
             found.append(Checkpoint(name, path, near=tuple(near)))
     if unknown := sorted(mapped.keys() - used):
-        names = ", ".join(unknown)
-        raise ConfigError(f"no checkpoint under {folder} is called {names}", setting="map")
+        called = ", ".join(unknown)
+        raise ConfigError(f"no checkpoint under {folder} is called {called}", setting="map")
     return found
 
 

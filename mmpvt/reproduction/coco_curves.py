@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+from mmdet.datasets.api_wrappers import COCO
 
 from mmpvt.evaluation.coco_metric import CocoMetric
 
@@ -25,10 +26,11 @@ def curves(metric: CocoMetric, kind: str) -> dict:
         ``'0.75'`` and averaged over all (``'mean'``); ``classes``, each class's ``name``, ``AP``
         and ``AP50`` (None without objects) and ``objects``, how many there are.
     """
+    coco: COCO = metric.coco  # there after an evaluation
     counts = Counter(
         annotation["category_id"]
         for image in metric.img_ids
-        for annotation in metric.coco.imgToAnns.get(image, ())
+        for annotation in coco.imgToAnns.get(image, ())
         if not annotation.get("iscrowd")
     )
     result = metric.evaluations.get(kind)
@@ -47,7 +49,7 @@ def curves(metric: CocoMetric, kind: str) -> dict:
     for number in metric.cat_ids:
         own = all_sizes[:, :, ids.index(number)]
         ap50 = _mean(own[by_iou["0.50"]])
-        name = metric.coco.cats[number]["name"]
+        name = coco.cats[number]["name"]
         classes.append(dict(name=name, AP=_mean(own), AP50=ap50, objects=counts[number]))
     return dict(
         AP=_mean(all_sizes),

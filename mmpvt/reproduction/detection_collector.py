@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from mmdet.datasets.api_wrappers import COCO
 from mmdet.structures.mask import encode_mask_results
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
@@ -47,28 +49,32 @@ class DetectionCollector:
     def summarize(self, images: list[dict], max_images: int) -> dict:
         """``curves`` of ``bbox`` and perhaps ``segm``, and a ``gallery``, the worst first; nothing
         without a COCO metric."""
-        if self.metric is None or self.metric.coco is None:
+        metric = self.metric
+        if metric is None or metric.coco is None:
             return {}
-        kinds = [kind for kind in self.metric.metrics if kind in ("bbox", "segm")]
+        kinds = [kind for kind in metric.metrics if kind in ("bbox", "segm")]
         return dict(
-            curves={kind: curves(self.metric, kind) for kind in kinds},
-            gallery=self._gallery(images, max_images),
+            curves={kind: curves(metric, kind) for kind in kinds},
+            gallery=_gallery(images, max_images, metric.coco, metric.cat_ids),
         )
 
-    def _gallery(self, images: list[dict], max_images: int) -> list[dict]:
-        labels = {number: label for label, number in enumerate(self.metric.cat_ids)}
-        by_id = {image["id"]: image for image in images if not image["skipped"]}
-        errors = {}
-        for number, image in by_id.items():
-            annotations = [
-                dict(annotation, label=labels[annotation["category_id"]])
-                for annotation in self.metric.coco.imgToAnns.get(number, ())
-                if annotation["category_id"] in labels
-            ]
-            errors[number] = find_errors(image, annotations)
-        names = [self.metric.coco.cats[number]["name"] for number in self.metric.cat_ids]
-        worst = worst_first(errors)[:max_images]
-        return [_entry(by_id[number], errors[number], names) for number in worst]
+
+def _gallery(
+    images: list[dict], max_images: int, coco: COCO, category_ids: Sequence[int]
+) -> list[dict]:
+    labels = {number: label for label, number in enumerate(category_ids)}
+    by_id = {image["id"]: image for image in images if not image["skipped"]}
+    errors = {}
+    for number, image in by_id.items():
+        annotations = [
+            dict(annotation, label=labels[annotation["category_id"]])
+            for annotation in coco.imgToAnns.get(number, ())
+            if annotation["category_id"] in labels
+        ]
+        errors[number] = find_errors(image, annotations)
+    names = [coco.cats[number]["name"] for number in category_ids]
+    worst = worst_first(errors)[:max_images]
+    return [_entry(by_id[number], errors[number], names) for number in worst]
 
 
 def _entry(image: dict, errors: dict, names: list[str]) -> dict:

@@ -46,7 +46,7 @@ def find_errors(image: dict, annotations: Sequence[dict]) -> dict:
     crowd = np.array([bool(a.get("iscrowd")) for a in annotations], dtype=bool)
     truth_boxes = np.array([a["bbox"] for a in annotations], dtype=float).reshape(-1, 4)
     truth_labels = np.array([a["label"] for a in annotations], dtype=int)
-    iou = np.zeros((len(boxes), len(annotations)))
+    iou: np.ndarray = np.zeros((len(boxes), len(annotations)))
     if iou.size:
         iou = np.asarray(coco_mask.iou(boxes, truth_boxes, crowd.tolist())).reshape(iou.shape)
     same_class = labels[:, None] == truth_labels[None]

@@ -28,22 +28,21 @@ def main() -> None:
 
 def write_error(file: Path, error: BaseException | None) -> None:
     """Writes an error's fields, and whether it is another process's end that caused it."""
-    from mmpvt.engine.launch import LOST, describe_failure
+    from mmpvt.engine.launch import LOST, failure_of
     from mmpvt.errors import UserError
     from mmpvt.utils.text import to_json
 
     if error is None:  # argparse has printed what is wrong
         return
+    lost_another = isinstance(error, RuntimeError) and bool(LOST.search(str(error)))
+    if isinstance(error, RuntimeError):
+        error = failure_of(error) or error
     if isinstance(error, UserError):
         fields = {key: getattr(error, key) for key in ("what", "hint", "setting", "instead")}
-        content = dict(fields, where=str(error.where) if error.where else None)
+        fields["where"] = str(error.where) if error.where else None
     else:
-        what = traceback.format_exception_only(error)[-1].split("\n")[0]
-        is_runtime = isinstance(error, RuntimeError)
-        content = dict(
-            what=(describe_failure(error) if is_runtime else None) or what,
-            lost_another=bool(is_runtime and LOST.search(str(error))),
-        )
+        fields = dict(what=traceback.format_exception_only(error)[-1].split("\n")[0])
+    content = dict(fields, lost_another=lost_another)
     file.write_bytes(to_json(content))
 
 

@@ -140,24 +140,24 @@ class _EvaluationLoop:
                 self._print(f"{checkpoint.name}: skipped, {error}")
                 continue
             try:
-                self._prepare(entry, digests)
+                self._prepare(entry, checkpoint.config, digests)
             except (UserError, OSError) as error:
                 entry.fail(error if isinstance(error, UserError) else UserError(str(error)))
                 self._print(f"{checkpoint.name}: failed, {record['error']}")
         return entries
 
-    def _prepare(self, entry: _Entry, digests: TestDigests) -> None:
+    def _prepare(self, entry: _Entry, path: str, digests: TestDigests) -> None:
         name = file_name(entry.checkpoint.name)
         self.out.check(f"{FOLDER}/{name}.json", f"{WORK}/{name}")
         overrides = _parse_cfg_options(self.options.cfg_options)
-        config = load_config(entry.checkpoint.config, overrides)
+        config = load_config(path, overrides)
         if not config.get("test_dataloader"):
-            raise ConfigError(f"{entry.checkpoint.config} has no test_dataloader")
+            raise ConfigError(f"{path} has no test_dataloader")
         stem = Path(config.filename).stem
         entry.config = config
         entry.record.update(report.describe(config, stem, self.options.published))
         entry.data_setting = _data_setting(config)
-        if data_root := self.options.roots.get(entry.data_setting):
+        if data_root := self.options.roots.get(entry.data_setting or ""):
             set_data_root(config, data_root)
         try:
             key = digests.digest(entry.checkpoint.path, config)
@@ -176,27 +176,31 @@ class _EvaluationLoop:
             self._print(f"{entry.checkpoint.name}: tested before, on the same")
 
     def run(self) -> list[dict]:
-        waiting = [entry for entry in self.entries if "status" not in entry.record]
+        waiting = [
+            (entry, entry.config)
+            for entry in self.entries
+            if entry.config is not None and "status" not in entry.record
+        ]
         self._write()
-        for number, entry in enumerate(waiting):
-            self._test(entry, number, len(waiting))
+        for number, (entry, config) in enumerate(waiting):
+            self._test(entry, config, number, len(waiting))
             self._write()
         return [entry.record for entry in self.entries]
 
-    def _test(self, entry: _Entry, number: int, total: int) -> None:
+    def _test(self, entry: _Entry, config: Config, number: int, total: int) -> None:
         options, record = self.options, entry.record
         label = f"[{number + 1}/{total}] {entry.checkpoint.name}"
-        self._print(f"{label}: {Path(entry.config.filename).name}")
+        self._print(f"{label}: {Path(config.filename).name}")
         arguments = ["--launcher", options.launcher]
         if options.cfg_options:
             arguments += ["--cfg-options", *options.cfg_options]
-        if data_root := options.roots.get(entry.data_setting):
+        if data_root := options.roots.get(entry.data_setting or ""):
             arguments += ["--data-root", data_root]
         began = time.monotonic()
         try:
             collected = run_evaluation(
                 options.tool,
-                entry.config,
+                config,
                 entry.checkpoint.path,
                 arguments,
                 options.out / WORK / file_name(entry.checkpoint.name),
@@ -237,7 +241,8 @@ def _data_setting(config: Config) -> str | None:
     """Which of the folders in ``ReproduceOptions.roots`` holds a config's data."""
     scope = config.get("default_scope", "mmengine")
     kinds = {dataset_kind(part, scope) for part in iter_datasets(config.test_dataloader.dataset)}
-    return {CocoDataset: "coco", ADE20KDataset: "ade"}.get(*kinds) if len(kinds) == 1 else None
+    known: dict[type | None, str] = {CocoDataset: "coco", ADE20KDataset: "ade"}
+    return known.get(kinds.pop()) if len(kinds) == 1 else None
 
 
 def _parse_cfg_options(options: Sequence[str]) -> dict:

@@ -25,7 +25,7 @@ def thumbnail(path: str) -> tuple[str, float]:
     scale = _scale(image)
     small = cv2.resize(image, _size(image, scale), interpolation=cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return base64.b64encode(data).decode(), scale
+    return base64.b64encode(data.tobytes()).decode(), scale
 
 
 def encode_label_map(labels: np.ndarray, palette: np.ndarray) -> bytes:

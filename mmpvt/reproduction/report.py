@@ -90,8 +90,8 @@ def markdown(records: Sequence[Mapping]) -> str:
     for status, title in ((FAILED, "Failed"), (SKIPPED, "Skipped")):
         rest = [record for record in records if record.get("status") == status]
         if rest:
-            rows = [[_text(record["name"]), _text(record["error"])] for record in rest]
-            parts.append(f"## {title}\n\n{_table(['checkpoint', 'why'], rows)}")
+            cells = [[_text(record["name"]), _text(record["error"])] for record in rest]
+            parts.append(f"## {title}\n\n{_table(['checkpoint', 'why'], cells)}")
     waiting = [_text(record["name"]) for record in records if "status" not in record]
     if waiting:
         parts.append(f"Not tested yet: {', '.join(waiting)}\n")

@@ -87,7 +87,7 @@ class ReproductionHook(Hook):
         """
         if self.parent is not None and os.getppid() != self.parent:
             raise LaunchError("the process that wanted this test is gone")
-        self.images += [self.collector.collect(sample) for sample in outputs]
+        self.images += [self.collector.collect(sample) for sample in outputs or ()]
         now, done, total = time.monotonic(), batch_idx + 1, len(runner.test_dataloader)
         if done == total:
             self.memory = _peak_memory()
@@ -152,7 +152,7 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     if torch.cuda.is_available():
-        found["CUDA"] = torch.version.cuda
+        found["CUDA"] = torch.version.cuda or f"ROCm {torch.version.hip}"
         found["device"] = torch.cuda.get_device_name()
     else:
         found["device"] = f"CPU ({platform.machine()}), threads: {torch.get_num_threads()}"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -49,7 +50,7 @@ class ResultStore:
     def get(self, name: str, key: str) -> dict | None:
         """The record of a tested checkpoint; None if there is none with this digest as ``key``."""
         try:
-            record = parse_json(read_bytes(self.out.folder / self._file(name)))
+            record: Any = parse_json(read_bytes(self.out.folder / self._file(name)))
             found = msgspec.convert(record, _TestedRecord)
         except (OSError, ValueError, msgspec.ValidationError):
             return None

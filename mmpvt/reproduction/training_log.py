@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from mmpvt.utils.files import parse_json, read_bytes
 
@@ -126,5 +127,5 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     ]
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= MAX_NUMBER

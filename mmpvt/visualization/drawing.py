@@ -95,7 +95,7 @@ def draw_instances(
     instances: InstanceData,
     scale: float,
     classes: Sequence[str],
-    palette: Sequence[tuple[int, int, int]],
+    palette: Sequence[tuple[int, ...]],
 ) -> np.ndarray:
     """Draws masks, boxes and labels, the largest first.
 
@@ -137,7 +137,7 @@ def draw_map(
     canvas: np.ndarray,
     labels: np.ndarray,
     classes: Sequence[str],
-    palette: Sequence[tuple[int, int, int]],
+    palette: Sequence[tuple[int, ...]],
 ) -> np.ndarray:
     """An RGB, uint8 image with a label map, (height, width), its larger classes named."""
     labels = cv2.resize(
@@ -164,7 +164,7 @@ def draw_label(
     canvas: np.ndarray,
     text: str,
     place: Sequence[int],
-    colour: tuple[int, int, int],
+    colour: tuple[int, ...],
     centred: bool = False,
     taken: list[tuple[int, ...]] | None = None,
 ) -> None:
@@ -174,7 +174,7 @@ def draw_label(
         canvas (np.ndarray): RGB, uint8; changed.
         text (str): in any script that OpenCV's font has.
         place (Sequence[int]): x and y of its lower left corner, or of its centre.
-        colour (tuple[int, int, int]): of the background, RGB; the text is black or white.
+        colour (tuple[int, ...]): of the background, RGB; the text is black or white.
         centred (bool): whether ``place`` is the centre. Default: False.
         taken (list | None): left, top, right and bottom of the labels drawn so far; this one's
             are added. Default: there are none.
@@ -218,7 +218,7 @@ def _overlap(box: tuple[int, ...], others: Sequence[tuple[int, ...]]) -> int:
     return sum(max(0, width) * max(0, height) for width, height in sides)
 
 
-def colours(palette: object, count: int) -> list[tuple[int, int, int]]:
+def colours(palette: object, count: int) -> list[tuple[int, ...]]:
     """A colour for each class: the palette's, or hues far from each other."""
     if isinstance(palette, list | tuple) and palette and not isinstance(palette[0], int):
         return [tuple(int(value) for value in colour) for colour in palette]

@@ -9,14 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from helpers import ROOT, environment
+from mmpvt.engine import launch
 from mmpvt.errors import ConfigError, DatasetError, UserError
-from mmpvt.reproduction import evaluation_process
+from mmpvt.reproduction import evaluation_child, evaluation_process
 from mmpvt.reproduction.checkpoints import Checkpoint
 from mmpvt.reproduction.evaluation_loop import _Entry
 from mmpvt.reproduction.evaluation_process import EvaluationError, run_evaluation
+from mmpvt.reproduction.reproduction_hook import versions
 
 MISTAKE = """
 from mmpvt.engine.cli import user_errors
@@ -97,6 +100,28 @@ def test_the_process_that_only_lost_another_is_not_blamed(tmp_path: Path):
     for rank, error in enumerate(errors):
         (tmp_path / f"error_{rank}.json").write_text(json.dumps(error))
     assert str(evaluation_process._failure(1, tmp_path)) == "x" * 300
+
+
+def test_a_lost_process_is_told_as_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(launch, "is_distributed", lambda: True)
+    file = tmp_path / "error.json"
+    evaluation_child.write_error(file, RuntimeError("[gloo] Connection closed by peer"))
+    error = json.loads(file.read_bytes())
+    assert error["lost_another"] and error["what"].startswith("process 0 of 1 has lost another")
+    assert error["hint"].startswith("resume from")
+    evaluation_child.write_error(file, RuntimeError("no such kernel"))
+    error = json.loads(file.read_bytes())
+    assert error == dict(what="RuntimeError: no such kernel", lost_another=False)
+
+
+def test_versions_are_text_on_an_amd_gpu_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "MI300X")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert versions()["CUDA"] == "ROCm 6.4"  # a record with null is not read again
 
 
 @pytest.mark.parametrize("setting", ["coco", None])

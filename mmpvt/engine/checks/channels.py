@@ -177,7 +177,8 @@ def _in_channels(backbone: dict | None) -> int | None:
         return None
     said = backbone.get("in_channels")
     if said is None:
-        default = default_argument(find_class(MODELS, backbone.get("type")), "in_channels")
+        kind = backbone.get("type")
+        default = default_argument(kind and find_class(MODELS, kind), "in_channels")
         said = default if default == 3 else None
     return said if isinstance(said, int) else None
 

@@ -102,7 +102,7 @@ def check_classes(split: str, listed: Sequence[AnnotatedClasses]) -> list[str]:
     Raises:
         DatasetError: a file's categories can't be mapped to the classes, or hold nothing to learn.
     """
-    notes = []
+    notes: list[str] = []
     for one in listed:
         if problem := one.problem():
             raise DatasetError(problem)
@@ -149,10 +149,9 @@ def check_subset(dataset: DatasetConfig) -> None:
     Raises:
         ConfigError: a name is none of the type's, or there are fewer colours than classes.
     """
-    known = dataset.kind.METAINFO.get("classes") or ()
-    classes = dataset.classes
+    known, classes = dataset.known_classes, dataset.classes
     unknown = [name for name in classes if name not in known]
-    if known and unknown:
+    if dataset.kind and known and unknown:
         near = nearest(unknown[0], known)
         raise ConfigError(
             f"the config's class {unknown[0]!r} is none of {dataset.kind.__name__}'s {len(known)} "

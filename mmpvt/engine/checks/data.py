@@ -48,7 +48,7 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
     contents: dict[Path, dict] = {}
     for split in splits:
         check_arguments(config, split)
-        annotated = []
+        annotated: list[AnnotatedClasses] = []
         for _, dataset in iter_dataset_configs(config, [split]):
             key = dataset.key("metainfo")
             if not dataset.is_local:
@@ -56,8 +56,8 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
             if key not in checked:
                 checked[key] = _check_dataset(dataset, contents)
                 classes.check_class_counts(dataset.classes, config.model)
-            if checked[key] is not None:
-                annotated.append(checked[key])
+            if (one := checked[key]) is not None:
+                annotated.append(one)
         notes |= dict.fromkeys(classes.check_classes(split, annotated))
         for evaluator in iter_dicts(config.get(f"{split}_evaluator")):
             notes |= dict.fromkeys(

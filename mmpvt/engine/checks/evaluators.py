@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -89,7 +90,7 @@ def _check_ids(files: list[Path], contents: dict[Path, dict], name: str) -> dict
     return tested
 
 
-def _check_categories(kind: str, file: Path, classes: list[str], content: dict) -> None:
+def _check_categories(kind: str, file: Path, classes: Sequence[str], content: dict) -> None:
     if problem := AnnotatedClasses.of_coco(file, classes, content).problem():
         raise DatasetError(problem)
     by_name = {category["name"]: category["id"] for category in content["categories"]}

@@ -81,7 +81,8 @@ def check_label_maps(dataset: DatasetConfig, is_trained: bool) -> None:
     if files.map_folder is None:
         return
     places = evenly_spaced(len(files.stems), MAX_MAPS)
-    problem = label_map_problem([files.label_map(files.stems[i]) for i in places], dataset)
+    maps = [path for i in places if (path := files.label_map(files.stems[i]))]
+    problem = label_map_problem(maps, dataset)
     if problem is None:
         return
     if problem.is_error:
@@ -97,11 +98,11 @@ def label_map_fields(dataset: DatasetConfig) -> dict:
         dict: ``reduce_zero_label`` (bool), ``label_map`` (dict | None) from the labels of its class
         to those of the config's choice among its classes.
     """
-    classes = dataset.classes
-    is_choice = classes and set(classes) <= set(dataset.kind.METAINFO.get("classes") or ())
+    kind, classes = dataset.kind, dataset.classes
+    is_choice = classes and set(classes) <= set(dataset.known_classes)
     return dict(
         reduce_zero_label=bool(dataset.argument("reduce_zero_label")),
-        label_map=dataset.kind.get_label_map(classes) if is_choice else None,
+        label_map=kind.get_label_map(classes) if kind and is_choice else None,
     )
 
 

@@ -42,7 +42,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         super().before_train(runner)
         is_default = not self.file_client_args and not self.backend_args
         if is_default and type(self.file_backend) is LocalBackend:  # no other package's
-            self.backend_args = atomic_backend_args()
+            self.backend_args: dict | None = atomic_backend_args()
         if is_main_process():
             remove_parts(self.out_dir)
 

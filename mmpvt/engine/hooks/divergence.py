@@ -21,7 +21,7 @@ MAX_SKIPPED = 20  # steps in a row: the weights are at fault then, not a batch
 NAMED = 5  # gradients in the log
 
 
-class GuardedSteps:
+class GuardedSteps(MMEngineOptimWrapper):
     """Asks a :class:`DivergenceHook`, where there is one, before each step of the optimizer."""
 
     guard: DivergenceHook | None = None
@@ -39,7 +39,7 @@ class GuardedSteps:
 
 
 @OPTIM_WRAPPERS.register_module()
-class OptimWrapper(GuardedSteps, MMEngineOptimWrapper):
+class OptimWrapper(GuardedSteps):
     """MMEngine's, with guarded steps."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +12,6 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
-from torch.utils.data import Dataset
 
 from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.datasets.pipelines import is_image_loader
@@ -85,7 +85,7 @@ class PicturesHook(Hook):
                 runner.logger.warning(str(error))
         self._sheet = []
 
-    def _pair(self, sample: BaseDataElement, dataset: Dataset) -> np.ndarray:
+    def _pair(self, sample: BaseDataElement, dataset: Any) -> np.ndarray:
         """Truth left, prediction right: (height, 2 * width, 3), RGB, uint8."""
         image = viewable(_image_reader(dataset)(dict(img_path=sample.img_path))["img"])
         halves = (
@@ -120,7 +120,7 @@ class LabelMapsHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: Sequence | None = None
     ) -> None:
         """Writes a batch's."""
-        for sample in outputs:
+        for sample in outputs or ():
             if "skipped" in sample.metainfo:
                 continue  # there was no image
             labels = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
@@ -134,7 +134,7 @@ class LabelMapsHook(Hook):
                 runner.logger.warning(f"no label map of {said}: {error}")
 
 
-def _image_reader(dataset: Dataset) -> Callable[[dict], dict]:
+def _image_reader(dataset: Any) -> Callable[[dict], dict]:
     """The transform that a data set's images are loaded by, else one that gives three channels."""
     while not hasattr(dataset, "pipeline") and hasattr(dataset, "dataset"):
         dataset = dataset.dataset

@@ -79,8 +79,8 @@ def skip_unusable_annotations(
             notes.append(_write(copy, file, content, findings))
             copies[file] = str(copy)
     for part in (*datasets, *evaluators):
-        if copy := copies.get(_file(part).absolute()):
-            part["ann_file"] = copy
+        if written := copies.get(_file(part).absolute()):
+            part["ann_file"] = written
     return notes
 
 
