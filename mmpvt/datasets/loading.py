@@ -100,9 +100,9 @@ class FileProblem(enum.Enum):
 
     def of(self, path: str, **values: object) -> BadFileError:
         """The error that a file has this problem, with the values that its sentence names."""
-        hint = self.hint.format(**values) if self.hint else None
+        advice = self.hint and self.hint.format(**values)
         what = self.sentence.format(path=path, **values)
-        return BadFileError(what, problem=self, hint=hint, where=path)
+        return BadFileError(what, problem=self, hint=advice, where=path)
 
 
 @contextmanager
