@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
@@ -145,7 +145,7 @@ class Guard:
             if name in self.names:
                 return True
             address = _address(name)
-            return address.is_loopback or (bool(server) and address == _address(server[0]))
+            return address.is_loopback or bool(server and address == _address(server[0]))
         except ValueError:  # no URL, or a name
             return False
 
@@ -165,7 +165,7 @@ class Guard:
         try:
             with (
                 nullcontext() if ends else self.storage.reserve(size if uploads else 0),
-                tempfile.SpooledTemporaryFile(MAX_JSON, dir=self.storage.folder) as body,
+                tempfile.SpooledTemporaryFile(MAX_JSON, dir=str(self.storage.folder)) as body,
             ):
                 try:
                     await asyncio.wait_for(_read(request, body, limit), BODY_TIMEOUT)
@@ -223,14 +223,14 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-async def _read(request: Request, body: BinaryIO, limit: int) -> None:
+async def _read(request: Request, body: IO[bytes], limit: int) -> None:
     async for chunk in request.stream():
         body.write(chunk)
         if body.tell() > limit:
             raise _too_large(limit)
 
 
-def _replay(body: BinaryIO, receive: Receive) -> Receive:
+def _replay(body: IO[bytes], receive: Receive) -> Receive:
     body.seek(0)
     more = True
 

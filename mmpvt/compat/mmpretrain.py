@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from types import ModuleType
+from typing import Any
 
 from mmpvt.compat.patching import after_import
 
@@ -23,7 +23,7 @@ def switch_off_multimodal(undo: ExitStack) -> None:
     after_import("mmpretrain.utils.dependency", _switch_off, undo)
 
 
-def _switch_off(module: ModuleType, _: ExitStack) -> None:
+def _switch_off(module: Any, _: ExitStack) -> None:
     """This isn't undone: what mmpretrain has imported by then follows from it."""
     if module.WITH_MULTIMODAL:
         from transformers import modeling_utils

@@ -51,13 +51,13 @@ class _AfterImport(MetaPathFinder, Loader):
         self.leave()
         spec = util.find_spec(name)
         if spec is not None and spec.loader is not None:
-            self.loader, spec.loader = spec.loader, self
+            self.spec, self.loader, spec.loader = spec, spec.loader, self
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__.loader = module.__loader__ = self.loader
+        self.spec.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
         self.change(module, self.undo)

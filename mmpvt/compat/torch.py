@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from torch import _weights_only_unpickler
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
-Global = type | tuple[Callable, str]  # a type, or a function and the name that files call it by
+Global = Callable | tuple[Callable, str]  # a type, or a function and the name that files call it by
 
 _lock = threading.RLock()
 
@@ -31,14 +31,16 @@ def weights_only_globals(additions: Iterable[Global]) -> Iterator[None]:
     ours = {name_of_global(added): added for added in additions}
     replaced = {name: builtin[name] for name in ours if name in builtin}
     added = [
-        known if isinstance(known, type) else _alias(*known)
+        _alias(*known) if isinstance(known, tuple) else known
         for name, known in ours.items()
         if name not in replaced
     ]
     with _lock:
         before = get_safe_globals()
         _set_safe_globals([*(g for g in before if name_of_global(g) not in ours), *added])
-        builtin.update({name: ours[name][0] for name in replaced})
+        for name in replaced:
+            known = ours[name]
+            builtin[name] = known[0] if isinstance(known, tuple) else known
         try:
             yield
         finally:

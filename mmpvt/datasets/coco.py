@@ -13,7 +13,7 @@ import re
 import reprlib
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct, defstruct
@@ -197,29 +197,29 @@ def clean_annotations(content: dict, masks: bool) -> tuple[dict, list[Finding]]:
         fixes: list[tuple[str, str, str, object]] = []  # problem, detail, field, value
         if not is_identified or ids[name] > 1:
             ids[name] -= 1
-            problem = SHARED_ID if is_identified else "has no id"
-            fixes.append((problem, "it gets a new one", "id", fresh))
+            what = SHARED_ID if is_identified else "has no id"
+            fixes.append((what, "it gets a new one", "id", fresh))
             fresh += 1
         if polygons is not None and len(polygons) < len(annotation["segmentation"]):
-            problem = "has a polygon of less than three points"
-            fixes.append((problem, "it is skipped", "segmentation", polygons))
+            what = "has a polygon of less than three points"
+            fixes.append((what, "it is skipped", "segmentation", polygons))
         if _invalid_field(annotation, _WithArea) is not None:
             area = annotation["bbox"][2] * annotation["bbox"][3]
             fixes.append(("has no area", "its box's is taken", "area", area))
         if annotation.get("iscrowd") not in (0, 1):
             fixes.append(("doesn't say iscrowd", "taken as 0", "iscrowd", 0))
-        for problem, detail, field, value in fixes:
-            findings.append(Finding("annotation", name, problem, detail, fixed=True))
+        for what, detail, field, value in fixes:
+            findings.append(Finding("annotation", name, what, detail, fixed=True))
             annotation = {**annotation, field: value}
         annotations.append(annotation)
     return {**content, "images": list(images.values()), "annotations": annotations}, findings
 
 
-def is_valid_mask(mask: object, width: int, height: int) -> bool:
+def is_valid_mask(mask: Any, width: int, height: int) -> bool:
     """Whether a mask can be decoded, all of it.
 
     Args:
-        mask (object): an annotation's ``segmentation``.
+        mask (Any): an annotation's ``segmentation``.
         width (int): of its image, in pixels.
         height (int): of its image, in pixels.
     """
@@ -229,7 +229,8 @@ def is_valid_mask(mask: object, width: int, height: int) -> bool:
 
 
 def _clean_images(images: list) -> tuple[dict, list[Finding]]:
-    findings, by_id = [], {}
+    findings: list[Finding] = []
+    by_id: dict[int | str, list[dict]] = {}
     for place, image in enumerate(images):
         if not has_id(image):
             findings.append(Finding("image", place, "has no id"))
@@ -268,7 +269,7 @@ def _image_problem(same: list[dict]) -> Problem | None:
     )
 
 
-def _problem(annotation: object, images: dict, listed: set, categories: set) -> Problem | None:
+def _problem(annotation: Any, images: dict, listed: set, categories: set) -> Problem | None:
     """Why an annotation can't be used; IMAGE_SKIPPED where its image can't, which is said there."""
     field = _invalid_field(annotation, _Annotation)
     if field == "":

@@ -5,12 +5,15 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from mmpvt.errors import DatasetError
 from mmpvt.utils.files import leaves_folder, read_bytes
 from mmpvt.utils.text import few
 
-GET_DATA = dict(hint="get the data as docs/data.md says", instead=("data_root", None))
+GET_DATA: dict[str, Any] = dict(
+    hint="get the data as docs/data.md says", instead=("data_root", None)
+)
 ALLOW_OUTSIDE = "allow_outside_files"  # a config's setting
 TRUSTED = f"if you trust it, set {ALLOW_OUTSIDE}=True in the config"
 

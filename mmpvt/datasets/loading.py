@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import cv2
 import mmcv
@@ -99,9 +100,9 @@ class FileProblem(enum.Enum):
 
     def of(self, path: str, **values: object) -> BadFileError:
         """The error that a file has this problem, with the values that its sentence names."""
-        hint = self.hint and self.hint.format(**values)
+        advice = self.hint and self.hint.format(**values)
         what = self.sentence.format(path=path, **values)
-        return BadFileError(what, problem=self, hint=hint, where=path)
+        return BadFileError(what, problem=self, hint=advice, where=path)
 
 
 @contextmanager
@@ -159,7 +160,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
                 f"LoadImageFromFile with max_value={max_value} and imdecode_backend='{backend}': "
                 "max_value is greater than 0 and takes the backend cv2 or tifffile"
             )
-        self._trailing = (channels or 3,)
+        self._trailing: tuple[int, ...] = (channels or 3,)
         if self.color_type.startswith("grayscale"):
             self._trailing = ()
 
@@ -180,7 +181,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         try:
             content = _read(path, self.backend_args, self.folders)
             image = self._decode(content, self.color_type)
-            if None not in told and image.shape[:2] != told and image.shape[1::-1] == told:
+            shape = () if image is None else image.shape[:2]
+            if None not in told and shape != told and shape[::-1] == told:
                 image = self._decode(content, f"{self.color_type}_ignore_orientation")
         except FileNotFoundError as error:
             raise FileProblem.MISSING_IMAGE.of(path) from error
@@ -311,7 +313,7 @@ class LoadSegAnnotations(LoadAnnotations):
             content = _read(path, self.backend_args, self.folders)
             image = Image.open(io.BytesIO(content))
             if self.values is not None:
-                labels, are_labels = self._by_value(path, image), True
+                labels, are_labels = _by_value(path, image, self.values), True
                 results["gt_seg_map"] = labels
                 results["seg_fields"].append("gt_seg_map")
             else:
@@ -338,32 +340,30 @@ class LoadSegAnnotations(LoadAnnotations):
                     path, value=value, classes=self.num_classes, first=shift, last=last
                 )
 
-    def _by_value(self, path: str, image: Image.Image) -> np.ndarray:
-        """The label of each pixel, (height, width), uint8."""
-        are_colours = isinstance(self.values[0], tuple)
-        stored = np.asarray(image.convert("RGB") if are_colours else image)
-        if stored.ndim == 3 and not are_colours:
-            if (stored[..., :3] != stored[..., :1]).any():
-                raise _holds_colours(path, image)
-            stored = stored[..., 0]  # grey, three times over
-        values = self.values
-        if are_colours:
-            stored = stored.astype(np.int64) @ COLOUR_CODE
-            values = [int(np.dot(value, COLOUR_CODE)) for value in values]
-        labels = np.full(stored.shape, IGNORE_LABEL, np.uint8)
-        known = np.zeros(stored.shape, bool) if are_colours else stored == IGNORE_LABEL
-        for label, value in enumerate(values):
-            here = stored == value
-            labels[here] = label
-            known |= here
-        if not known.all():
-            value = int(stored[~known][0])
-            if are_colours:
-                value = f"colour {value >> 16, value >> 8 & 255, value & 255}"
-            else:
-                value = f"value {value}"
-            raise FileProblem.UNLISTED_VALUE.of(path, value=value)
-        return labels
+
+def _by_value(path: str, image: Image.Image, values: list) -> np.ndarray:
+    """The label of each pixel, (height, width), uint8."""
+    are_colours = isinstance(values[0], tuple)
+    stored = np.asarray(image.convert("RGB") if are_colours else image)
+    if stored.ndim == 3 and not are_colours:
+        if (stored[..., :3] != stored[..., :1]).any():
+            raise _holds_colours(path, image)
+        stored = stored[..., 0]  # grey, three times over
+    if are_colours:
+        stored = stored.astype(np.int64) @ COLOUR_CODE
+        values = [int(np.dot(value, COLOUR_CODE)) for value in values]
+    labels = np.full(stored.shape, IGNORE_LABEL, np.uint8)
+    known = np.zeros(stored.shape, bool) if are_colours else stored == IGNORE_LABEL
+    for label, value in enumerate(values):
+        here = stored == value
+        labels[here] = label
+        known |= here
+    if not known.all():
+        found = int(stored[~known][0])
+        colour = found >> 16, found >> 8 & 255, found & 255
+        said = f"colour {colour}" if are_colours else f"value {found}"
+        raise FileProblem.UNLISTED_VALUE.of(path, value=said)
+    return labels
 
 
 def _codes(values: Sequence) -> list:
@@ -378,13 +378,13 @@ def _codes(values: Sequence) -> list:
 
 
 def _holds_colours(path: str, image: Image.Image) -> BadFileError:
-    found = image.convert("RGB").getcolors(maxcolors=2**24)
+    found: Any = image.convert("RGB").getcolors(maxcolors=2**24)  # RGB has no more
     named = ", ".join(str(colour) for _, colour in sorted(found, reverse=True)[:3])
     values = "[[R, G, B], …]"
     if all(red == green == blue for _, (red, green, blue) in found):
         values = str(sorted(colour[0] for _, colour in found)[:8])
-    found = f"{image.mode}: {named}{' …' * (len(found) > 3)}"
-    return FileProblem.COLOURS.of(path, found=found, values=values)
+    named = f"{image.mode}: {named}{' …' * (len(found) > 3)}"
+    return FileProblem.COLOURS.of(path, found=named, values=values)
 
 
 def _read(path: str, backend_args: dict | None, folders: Sequence[str] | None) -> bytes:
@@ -404,5 +404,5 @@ def _holds_labels(content: bytes) -> bool:
     return np.array_equal(stored, stored.astype(np.uint8))
 
 
-def _size(shape: Sequence[int]) -> str:
+def _size(shape: Sequence[object]) -> str:
     return "x".join(map(str, shape))

@@ -46,12 +46,12 @@ class SampleKey(NamedTuple):
     """One sample of a run.
 
     Attributes:
-        index: of the data set.
+        sample: its index in the data set.
         seeds: numbers that the sample's randomness is derived from: the run's seed, the process,
             the epoch, the batch, the place in the batch.
     """
 
-    index: int
+    sample: int
     seeds: tuple[int, ...]
 
 
@@ -86,6 +86,8 @@ class FaultTolerantDataset(Dataset):
             ``'skip'``.
     """
 
+    _loaded: bool
+
     def __init__(
         self, dataset: Dataset, evaluating: bool = False, on_bad_data: str = "skip"
     ) -> None:
@@ -113,10 +115,9 @@ class FaultTolerantDataset(Dataset):
             BadFileError: it can't be used, and the run is to stop then.
             DatasetError: neither can many others, or there is no placeholder for it.
         """
-        index = key
         if isinstance(key, SampleKey):
             seed_generators(*key.seeds)
-            index = key.index
+        index = key.sample if isinstance(key, SampleKey) else key
         skipped: list[tuple[str, str]] = []
         while True:
             try:
@@ -128,8 +129,9 @@ class FaultTolerantDataset(Dataset):
                 name, reason = self._name(index), _reason(error)
                 skipped.append((name, reason))
                 if self.on_bad_data == "stop" or (self.on_bad_data == "auto" and _is_early(key)):
-                    hint = error.hint if isinstance(error, UserError) else None
-                    what = _describe(name, error.what if hint else reason)
+                    told = error if isinstance(error, UserError) and error.hint else None
+                    what = _describe(name, told.what if told else reason)
+                    hint = told.hint if told else None
                     skip = ("on_bad_data", "skip")
                     raise BadFileError(what, where=name, hint=hint, instead=skip) from error
                 if self.evaluating:
@@ -261,6 +263,8 @@ class ResumableBatchSampler(BatchSampler):
             :mod:`mmpvt.engine.loops` put around the data set. Default: ``'skip'``.
     """
 
+    sampler: Any
+
     def __init__(
         self,
         sampler: Sampler,
@@ -300,7 +304,7 @@ class ResumableBatchSampler(BatchSampler):
         """
         self.place = (epoch, batch)
 
-    def __iter__(self) -> Iterator[list[SampleKey]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:  # type: ignore[override]  # PyTorch: ints only
         """Batches."""
         if self.place is None:
             return

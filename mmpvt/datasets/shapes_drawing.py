@@ -132,7 +132,7 @@ def _arrange(rng: np.random.Generator, height: int, width: int) -> tuple[list[_O
             patch, inside = _overlap(trial, thing.corner, solid)
             trial[patch][solid[inside]] = len(objects) + 1
 
-            trial_areas = [*areas, np.count_nonzero(solid)]
+            trial_areas = [*areas, int(np.count_nonzero(solid))]
             visible = np.bincount(trial.ravel(), minlength=len(trial_areas) + 1)[1:]
             if np.all(visible >= np.maximum(_MIN_VISIBLE * np.array(trial_areas), _MIN_AREA)):
                 objects.append(thing)
@@ -207,7 +207,7 @@ def _paint(
 
     blur = 0.08 * radius + 1
     margin = int(4 * blur)
-    shadow = cv2.copyMakeBorder(cover, *[margin] * 4, cv2.BORDER_CONSTANT)
+    shadow = cv2.copyMakeBorder(cover, margin, margin, margin, margin, cv2.BORDER_CONSTANT)
     shadow = 0.45 * cv2.GaussianBlur(shadow, (0, 0), blur)[..., None]
     offset = -np.rint(blur * _LIGHT).astype(int)
     patch, inside = _overlap(canvas, thing.corner + offset - margin, shadow)
@@ -302,7 +302,9 @@ def _along(height: int, width: int, angle: float) -> np.ndarray:
     return (x * np.cos(angle) + y * np.sin(angle)).astype(np.float32)
 
 
-def _noise(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
+def _noise(
+    rng: np.random.Generator, height: int, width: int, cells: int | np.integer
+) -> np.ndarray:
     """Smooth noise, about 0 to 1, with this many ups and downs from side to side."""
     grid = rng.random((cells, cells), np.float32)
     return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)

@@ -103,7 +103,7 @@ def _check_classes(report: DatasetReport, listed: AnnotatedClasses) -> None:
 
 
 def _check_boxes(report: DatasetReport, image: dict, annotations: list[dict]) -> None:
-    same = Counter()
+    same: Counter[tuple] = Counter()
     for annotation in annotations:
         x, y, width, height = annotation["bbox"]
         beyond = max(-x, -y, x + width - image["width"], y + height - image["height"])

@@ -94,5 +94,5 @@ def compare(reports: Sequence[DatasetReport]) -> None:
                 said = f"{path} is the same as {known[digest]}"
                 other.errors[f"images that are in {one.name}, too"].append(said)
         if shared := one.ids & other.ids:
-            said = [f"image {name}" for name in sorted(shared, key=str)]
-            other.notes[f"ids of images that {one.name} has, too"] += said
+            images = [f"image {name}" for name in sorted(shared, key=str)]
+            other.notes[f"ids of images that {one.name} has, too"] += images

@@ -93,7 +93,7 @@ def _draw_classes(
 def _draw_object_sizes(axes: Axes, reports: Sequence[DatasetReport]) -> None:
     sizes = [np.maximum(report.sizes, 0.5) for report in reports]
     everything = np.concatenate([*sizes, [10.0]])
-    bins = np.geomspace(everything.min() * 0.9, everything.max() * 1.1, 60)
+    bins = np.geomspace(everything.min() * 0.9, everything.max() * 1.1, 60).tolist()
     for report, size, colour in zip(reports, sizes, cycle(COLOURS), strict=False):
         if len(size):
             weights = np.full(len(size), 100 / len(size))

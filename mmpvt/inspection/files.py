@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -80,7 +80,7 @@ class SampleLoader:
         if files.shape:
             results.update(height=files.shape[0], width=files.shape[1])
         results = self._image(results)
-        if files.label_map is None:
+        if files.label_map is None or self._labels is None:
             return results["img"], None
         results["seg_map_path"] = files.label_map
         return results["img"], self._labels(results)["gt_seg_map"]
@@ -92,7 +92,7 @@ def inspect_files(
     """Decodes samples' files in several processes, and shows the progress."""
     infos = []
     with progress(what, len(samples)) as advance, ExitStack() as stack:
-        inspected = (_inspect(files, loader) for files in samples)
+        inspected: Iterator[FileInfo] = (_inspect(files, loader) for files in samples)
         if workers > 1:
             methods = multiprocessing.get_all_start_methods()
             context = multiprocessing.get_context("fork" if "fork" in methods else None)

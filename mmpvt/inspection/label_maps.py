@@ -48,7 +48,8 @@ def inspect_label_maps(dataset: DatasetConfig, splits: list[str], workers: int) 
     report.counts = 100 * total[: len(classes)] / max(1, total.sum())
     report.sizes = np.concatenate([report.sizes, *sizes])
     if sizes and np.count_nonzero(total) < 2:
-        maps = [s.label_map for s, info in zip(samples, infos, strict=True) if not info.reason]
+        good = (s for s, info in zip(samples, infos, strict=True) if not info.reason)
+        maps = [sample.label_map for sample in good if sample.label_map]
         if problem := label_map_problem(maps[:MAX_MAPS], dataset):
             group = report.errors if problem.is_error or "train" in splits else report.notes
             group["data sets whose label maps hold no two classes"].append(problem.sentence)

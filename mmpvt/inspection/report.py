@@ -6,7 +6,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from mmpvt.utils.text import printable
 
 NAMED = 3  # of each kind; the rest is in a file
 WIDTH = 110  # characters of a line
-WRAPPING = dict(subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
+WRAPPING: dict[str, Any] = dict(
+    subsequent_indent="    ", break_on_hyphens=False, break_long_words=False
+)
 
 
 class Example(NamedTuple):

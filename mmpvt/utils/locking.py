@@ -15,7 +15,7 @@ from mmpvt.errors import OutputError
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # no module there
 
 LOCK = ".mmpvt-lock"
 

@@ -161,8 +161,7 @@ def check_free(path: Path, force: bool, setting: str | None = None) -> Path:
     if path.exists() and not path.is_file():
         raise OutputError(f"{named} is no regular file", where=path, hint="name another")
     if os.path.lexists(path) and not force:
-        force = OutputError.name_setting("force", True)
-        hint = f"pass {force} to overwrite it, or another name"
+        hint = f"pass {OutputError.name_setting('force', True)} to overwrite it, or another name"
         raise OutputError(f"{named} exists", where=path, hint=hint)
     return path
 
@@ -174,7 +173,8 @@ def read_listing(folder: Path) -> Listing | None:
         dict[str, set[str]] | None: None where there is no list; what isn't there any more may
         still be listed.
     """
-    path, known = folder / LISTING, {}
+    path = folder / LISTING
+    known: Listing = {}
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             return None

@@ -15,11 +15,14 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-_handled: dict[int, tuple[object, object]] = {}  # a run's handlers, and those before, by signal
+Handler = Callable[[int, FrameType | None], object]
+
+# a run's handlers, and those before, by signal
+_handled: dict[int, tuple[Handler, Handler | int | None]] = {}
 _fork = threading.local()
 
 
-def handle(number: int, handler: Callable[[int, FrameType | None], object]) -> None:
+def handle(number: int, handler: Handler) -> None:
     """Handles a signal in this process, and in none that is forked from it.
 
     Args:

@@ -13,6 +13,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 # C0, DEL and C1; line and paragraph separators; marks that change the direction of text
 CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
@@ -41,7 +42,7 @@ def encodable(text: object) -> str:
     return _SURROGATE.sub(_escaped, str(text))
 
 
-def to_json(content: object, **options: object) -> bytes:
+def to_json(content: object, **options: Any) -> bytes:
     r"""JSON that every parser reads: no lone surrogates, but what :func:`encodable` makes of them.
 
     Args:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.runner import CheckpointLoader
+from torch import _weights_only_unpickler as unpickler
 
 import mmpvt
 from helpers import environment
@@ -179,6 +180,7 @@ def test_safe_globals_of_others_are_kept():
     try:
         add([Own])
         with weights_only_globals([Own, set, (len, "builtins.len")]):
+            assert unpickler._get_allowed_globals().get("builtins.set", set) is set
             add([OwnToo])  # in another thread, say
             assert {f"{g.__module__}.{g.__qualname__}" for g in get()} >= {"builtins.len"}
         assert set(get()) == {*before, Own, OwnToo}

@@ -119,6 +119,8 @@ def test_float_pixels(tmp_path: Path):
     cv2.imwrite(path, stored)
     with pytest.raises(UserError, match=r"holds float32 values, .* take color_type='unchanged'"):
         LoadImageFromFile()(dict(img_path=path))
+    with pytest.raises(UserError, match="holds float32 values"):  # and where its size is known
+        LoadImageFromFile()(dict(img_path=path, height=20, width=30))
     image = LoadImageFromFile(max_value=1)(dict(img_path=path))["img"]
     np.testing.assert_allclose(image, stored * 255, rtol=1e-6)
 

@@ -10,9 +10,11 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from rich.filesize import decimal as size
+
 from mmpvt.errors import DatasetError, OutputError
 from mmpvt.utils.files import leaves_folder
-from mmpvt.utils.progress import progress, size
+from mmpvt.utils.progress import progress
 
 MAX_FILES = 400_000  # COCO's largest archive holds 118,288
 MAX_DEPTH = 100  # folders in folders

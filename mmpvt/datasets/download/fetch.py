@@ -6,9 +6,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import torch
+from rich.filesize import decimal as size
 
 from mmpvt.checkpoint import convert, describe_incompatible_keys, load_checkpoint, unwrap
 from mmpvt.datasets.download.archives import unpack
@@ -18,7 +20,6 @@ from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
 from mmpvt.models.archs import find_variant
 from mmpvt.utils.download import RetryPolicy, download
 from mmpvt.utils.locking import LOCK, locked
-from mmpvt.utils.progress import size
 
 INCOMPLETE = ".download"
 RESERVE = 200_000_000  # bytes of a disk that are left free
@@ -88,7 +89,7 @@ def download_weights(
         for file in weights:
             if file in missing:
                 path = temporary / file.name
-                _download(file, path, missing, policy, lambda p, of=file: _check_weights(p, of))
+                _download(file, path, missing, policy, partial(_check_weights, file=file))
                 path.replace(folder / file.name)
             print(f"{folder / file.name} is complete")
 
