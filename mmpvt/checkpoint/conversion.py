@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,10 @@ MAX_WRAPPERS = 4  # within each other; a hostile file's can go on for ever
 PREFIXES = ("module.", "backbone.")  # of DataParallel; of a detector or segmenter
 CLASSIFIER = r"(head|classifier|norm)\..*|cls_token"  # what dense prediction has no use for
 
+_Tensors = TypeVar("_Tensors", bound=Mapping)
 
-def unwrap(checkpoint: Mapping) -> Mapping:
+
+def unwrap(checkpoint: _Tensors) -> _Tensors:
     """The tensors by name, out of the ``state_dict`` or ``model`` key that may hold them."""
     for _ in range(MAX_WRAPPERS):
         inner = (checkpoint[key] for key in WRAPPERS if isinstance(checkpoint.get(key), Mapping))

@@ -153,7 +153,7 @@ def describe_names(found: Iterable[str], expected: Iterable[str]) -> str | None:
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model within wrappers for several processes or for test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+        model = model.get_submodule("module")
     return model
 
 

@@ -111,7 +111,7 @@ def _read(path: Path, map_location: str | None) -> dict:
         return torch.load(path, map_location=map_location, weights_only=True)
 
 
-def _describe(source: str, error: Exception) -> CheckpointError:
+def _describe(source: str, error: BaseException) -> CheckpointError:
     if isinstance(error, pickle.UnpicklingError) and error.__context__ is not None:
         error = error.__context__  # without PyTorch's advice to load it unsafely
     culprit = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))

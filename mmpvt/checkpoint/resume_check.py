@@ -49,7 +49,7 @@ def _problems(runner: Runner, checkpoint: dict) -> Iterator[str]:
     meta = checkpoint.get("meta")
     if not isinstance(meta, dict) or not all(_is_count(meta.get(k)) for k in ("epoch", "iter")):
         yield "it doesn't say after which epoch and iteration it was saved"
-    hub = checkpoint.get("message_hub")
+    hub = checkpoint.get("message_hub", {})
     parts = ("log_scalars", "runtime_info", "resumed_keys")
     if not isinstance(hub, dict) or not all(isinstance(hub.get(part), dict) for part in parts):
         yield "it holds no log of a run (message_hub)"

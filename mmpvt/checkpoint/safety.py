@@ -16,7 +16,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import torch
@@ -138,11 +138,11 @@ def _refused(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"{path} is refused: {reason}", where=path)
 
 
-def _globals(file: BinaryIO) -> Iterator[str]:
+def _globals(file: IO[bytes]) -> Iterator[str]:
     """Names that a pickle refers to. Those of newer opcodes PyTorch's unpickler refuses."""
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "GLOBAL":
-            yield argument.replace("__builtin__ ", "builtins ").replace(" ", ".")
+            yield str(argument).replace("__builtin__ ", "builtins ").replace(" ", ".")
 
 
 def _walk(content: object) -> Iterator[tuple[str, object]]:

@@ -68,7 +68,7 @@ class ExportableTwoStage(nn.Module):
         check_predicts_as(model.rpn_head, RPNHead)
         check_predicts_as(roi_head.bbox_head, BBoxHead)
         self.box_features = RoIFeatures(roi_head.bbox_roi_extractor)
-        self.outputs = ("boxes", "scores", "labels")
+        self.outputs: tuple[str, ...] = ("boxes", "scores", "labels")
         self.has_masks = roi_head.with_mask
         if self.has_masks:
             check_predicts_as(roi_head.mask_head, FCNMaskHead)
@@ -204,7 +204,7 @@ class BatchedNMS(nn.Module):
 class RoIFeatures(nn.Module):
     """RoIAlign of (N, 4) boxes, each on the level of its size: (N, channels, height, width)."""
 
-    def __init__(self, extractor: nn.Module) -> None:
+    def __init__(self, extractor: SingleRoIExtractor) -> None:
         super().__init__()
         if type(extractor) is not SingleRoIExtractor:
             raise ExportError(f"{type(extractor).__name__} can't be exported")
@@ -229,7 +229,7 @@ class RoIFeatures(nn.Module):
 
 
 def topk_per_level(
-    head: nn.Module,
+    head: BaseDenseHead,
     class_maps: Sequence[Tensor],
     box_maps: Sequence[Tensor],
     factor_maps: Sequence[Tensor] | None = None,
@@ -240,7 +240,7 @@ def topk_per_level(
     """(N, 4) boxes, (N,) scores and labels of each level's ``count`` highest scores.
 
     Args:
-        head (nn.Module): whose anchors, coder and activation are used.
+        head (BaseDenseHead): whose anchors, coder and activation are used.
         class_maps (Sequence[Tensor]): (1, anchors * classes, height, width) each.
         box_maps (Sequence[Tensor]): (1, anchors * box channels, height, width) each.
         factor_maps (Sequence[Tensor] | None): (1, anchors, height, width) each, whose sigmoid

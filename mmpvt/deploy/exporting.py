@@ -16,8 +16,8 @@ import onnx_ir as ir
 import torch
 from mmdet.models.detectors import DETR, SingleStageDetector, TwoStageDetector
 from mmengine.config import Config
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmseg.models.segmentors import EncoderDecoder
-from torch import nn
 from torch.export import Dim
 
 from mmpvt.deploy.detectors import ExportableDETR, ExportableOneStage, ExportableTwoStage
@@ -47,9 +47,11 @@ MAX_SIDE = 4096  # pixels of the network's input, where sizes are dynamic
 SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch writes which module a node comes from
 CHANNEL_ORDERS = {1: "grey", 3: "RGB", 4: "RGBA"}  # of an image's channels, by their number
 
+Exportable = ExportableDETR | ExportableOneStage | ExportableTwoStage | ExportableSegmentor
+
 
 def export(
-    model: nn.Module,
+    model: BaseModel,
     config: Config,
     shape: Sequence[int] | None = None,
     report: Callable[[str], None] = print,
@@ -59,7 +61,7 @@ def export(
     The model itself is left as it was.
 
     Args:
-        model (nn.Module): MMDetection's or MMSegmentation's, its weights loaded.
+        model (BaseModel): MMDetection's or MMSegmentation's, its weights loaded.
         config (Config): its config, of which the test pipeline is read.
         shape (Sequence[int] | None): height and width, in pixels, that every image is fitted into;
             by default images have the sizes that the test pipeline gives them.
@@ -99,7 +101,7 @@ def export(
 
 
 def write(
-    model: nn.Module,
+    model: BaseModel,
     config: Config,
     out: Path,
     shape: Sequence[int] | None = None,
@@ -146,7 +148,7 @@ def write(
     return deviation
 
 
-def read_padding(data_preprocessor: nn.Module) -> tuple[int, float]:
+def read_padding(data_preprocessor: BaseDataPreprocessor) -> tuple[int, float]:
     """What sides are padded to a multiple of, and with what value."""
     if hasattr(data_preprocessor, "pad_size_divisor"):
         return data_preprocessor.pad_size_divisor, float(data_preprocessor.pad_value)
@@ -160,7 +162,7 @@ def read_padding(data_preprocessor: nn.Module) -> tuple[int, float]:
     return divisor, float(getattr(data_preprocessor, "pad_val", 0))
 
 
-def exportable(model: nn.Module) -> nn.Module:
+def exportable(model: BaseModel) -> Exportable:
     """The model in exportable form; an ExportError names the part that has none."""
     for name, part in model.named_modules():
         if type(part).__module__.startswith("mmcv.ops") and type(part).__name__ != "RoIAlign":
@@ -176,11 +178,13 @@ def exportable(model: nn.Module) -> nn.Module:
     raise ExportError(f"{type(model).__name__} can't be exported: docs/deploy.md lists what can")
 
 
-def _predicts_as(model: nn.Module, base: type) -> bool:
+def _predicts_as(model: BaseModel, base: type[BaseModel]) -> bool:
     return type(model).predict is base.predict and type(model).extract_feat is base.extract_feat
 
 
-def export_network(network: nn.Module, input_shape: Sequence[int] | None, divisor: int) -> ir.Model:
+def export_network(
+    network: Exportable, input_shape: Sequence[int] | None, divisor: int
+) -> ir.Model:
     """The network, from its normalised input on, by PyTorch's exporter."""
     height, width = input_shape or [-(-side // divisor) * divisor for side in EXAMPLE_SHAPE]
     inputs = {
@@ -223,7 +227,7 @@ def export_network(network: nn.Module, input_shape: Sequence[int] | None, diviso
             f"{type(network.model).__name__} can't be exported: PyTorch's exporter fails at it "
             f"({type(cause).__name__}: {reason})"
         ) from error
-    return program.model
+    return program.model  # type: ignore[union-attr]  # None without dynamo
 
 
 def join(preprocessing: PreprocessingGraph, exported: ir.Model) -> None:
@@ -248,7 +252,7 @@ def join(preprocessing: PreprocessingGraph, exported: ir.Model) -> None:
 
 
 def describe(
-    model: nn.Module,
+    model: BaseModel,
     config: Config,
     outputs: Sequence[str],
     resizing: Sequence[Resize | ResizeToMultiple],

@@ -6,6 +6,9 @@ that translates it to ONNX: :data:`TRANSLATIONS`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import onnx
 import torch
 import torch.nn.functional as F
@@ -143,7 +146,7 @@ def resize_argmax(
     and resized to the image, whose sides are those of ``rows`` and ``columns``. ``threshold`` is
     the probability above which the label is 1, of a single channel; negative for one a class.
     """
-    options = dict(mode="bilinear", align_corners=align_corners)
+    options: dict[str, Any] = dict(mode="bilinear", align_corners=align_corners)
     height, width = size.long().tolist()
     logits = F.interpolate(logits, x.shape[2:], **options)[..., :height, :width]
     logits = F.interpolate(logits, (len(rows), len(columns)), **options)[0]
@@ -220,7 +223,7 @@ def _join_heads(x):
     return op.Reshape(x_last, op.Constant(value_ints=[0, 0, x.shape[1] * x.shape[3]]))
 
 
-TRANSLATIONS = {
+TRANSLATIONS: dict[Callable, Callable] = {
     torch.ops.mmpvt_deploy.topk.default: _onnx_topk,
     torch.ops.mmpvt_deploy.nms.default: _onnx_nms,
     torch.ops.mmpvt_deploy.roi_align.default: _onnx_roi_align,

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from mmengine.config import Config
+from mmengine.model import BaseDataPreprocessor
 from mmseg.models import SegDataPreProcessor
 from onnx_ir.tape import Tape
-from torch import nn
 
 from mmpvt.datasets.pipelines import loading_step, transform_name
 from mmpvt.engine.pipeline import read_test_pipeline
@@ -121,7 +121,7 @@ def read_resizing(
     if shape is None:
         return steps
     keep_ratio = all(step.keep_ratio for step in steps if isinstance(step, Resize))
-    return [Resize(*shape, keep_ratio, either_orientation=False)]
+    return [Resize(shape[0], shape[1], keep_ratio, either_orientation=False)]
 
 
 def round_shape(config: Config, shape: Sequence[int] | None) -> tuple[int, int] | None:
@@ -131,7 +131,7 @@ def round_shape(config: Config, shape: Sequence[int] | None) -> tuple[int, int] 
     for step in read_resizing(config):
         if isinstance(step, ResizeToMultiple):
             shape = [-(-side // step.divisor) * step.divisor for side in shape]
-    return tuple(shape)
+    return shape[0], shape[1]
 
 
 class PreprocessingGraph:
@@ -139,7 +139,7 @@ class PreprocessingGraph:
 
     Args:
         resizing (Sequence[Resize | ResizeToMultiple]): of the test pipeline.
-        data_preprocessor (nn.Module): the model's: mean, std, order of channels.
+        data_preprocessor (BaseDataPreprocessor): the model's: mean, std, order of channels.
         divisor (int): the network's input is padded to multiples of it.
         pad_value (float): of the padding, after normalisation.
         input_shape (Sequence[int] | None): height and width to pad to, in place of ``divisor``.
@@ -159,7 +159,7 @@ class PreprocessingGraph:
     def __init__(
         self,
         resizing: Sequence[Resize | ResizeToMultiple],
-        data_preprocessor: nn.Module,
+        data_preprocessor: BaseDataPreprocessor,
         divisor: int,
         pad_value: float,
         input_shape: Sequence[int] | None,
@@ -181,15 +181,15 @@ class PreprocessingGraph:
 
         x = op.Cast(op.Transpose(x, perm=(2, 0, 1)), to=FLOAT)
         if channels > 2 and image_format.is_bgr != swaps_channels(data_preprocessor, channels):
-            x = op.Gather(x, np.int64([2, 1, 0, *range(3, channels)]), axis=0)
+            x = op.Gather(x, _int64(2, 1, 0, *range(3, channels)), axis=0)
         if data_preprocessor._enable_normalize:
             x = op.Sub(x, data_preprocessor.mean.view(-1, 1, 1).float().numpy())
             x = op.Div(x, data_preprocessor.std.view(-1, 1, 1).float().numpy())
-        x = op.Unsqueeze(x, np.int64([0]))
+        x = op.Unsqueeze(x, _int64(0))
         if input_shape is not None or divisor > 1:
             padded = [self._round_up(side, divisor) for side in sides]
             if input_shape is not None:
-                padded = [np.int64([side]) for side in input_shape]
+                padded = [_int64(side) for side in input_shape]
             missing = [op.Sub(*pair) for pair in zip(padded, sides, strict=True)]
             pads = op.Concat(np.zeros(6, np.int64), *missing, axis=0)
             x = op.Pad(x, pads, np.float32(pad_value))
@@ -214,27 +214,25 @@ class PreprocessingGraph:
         return self._op.Range(np.int64(0), self._op.Squeeze(count), np.int64(1))
 
     def _round_up(self, side: ir.Value, divisor: int) -> ir.Value:
-        quotient = self._op.Div(self._op.Add(side, np.int64([divisor - 1])), np.int64([divisor]))
-        return self._op.Mul(quotient, np.int64([divisor]))
+        quotient = self._op.Div(self._op.Add(side, _int64(divisor - 1)), _int64(divisor))
+        return self._op.Mul(quotient, _int64(divisor))
 
-    def _target(
-        self, step: Resize | ResizeToMultiple, sides: Sequence[ir.Value]
-    ) -> Sequence[ir.Value]:
+    def _target(self, step: Resize | ResizeToMultiple, sides: Sequence[ir.Value]) -> list[ir.Value]:
         """The sides after ``step``, as MMCV's ``rescale_size`` rounds them."""
         op = self._op
         if isinstance(step, ResizeToMultiple):
             return [self._round_up(side, step.divisor) for side in sides]
         if not step.keep_ratio:
-            return [op.Identity(np.int64([side])) for side in (step.height, step.width)]
+            return [op.Identity(_int64(side)) for side in (step.height, step.width)]
         measured = doubles = [op.Cast(side, to=DOUBLE) for side in sides]
         limits = [step.height, step.width]
         if step.either_orientation:
             limits = sorted(limits, reverse=True)
             measured = [op.Max(*doubles), op.Min(*doubles)]
         ratio = op.Min(
-            *(op.Div(np.float64([x]), side) for x, side in zip(limits, measured, strict=True))
+            *(op.Div(_float64(x), side) for x, side in zip(limits, measured, strict=True))
         )
-        scaled = [op.Add(op.Mul(side, ratio), np.float64([0.5])) for side in doubles]
+        scaled = [op.Add(op.Mul(side, ratio), _float64(0.5)) for side in doubles]
         return [op.Cast(op.Floor(side), to=INT64) for side in scaled]
 
     def _resize(self, x: ir.Value, old: Sequence[ir.Value], new: Sequence[ir.Value]) -> ir.Value:
@@ -251,7 +249,7 @@ class PreprocessingGraph:
         self, x: ir.Value, axis: int, old: Sequence[ir.Value], new: Sequence[ir.Value]
     ) -> list[ir.Value]:
         """Both neighbours of each new position along an axis, each times its weight."""
-        shape = np.int64((1, -1, 1) if axis else (-1, 1, 1))
+        shape = _int64(*((1, -1, 1) if axis else (-1, 1, 1)))
         return [
             self._op.Mul(self._op.Gather(x, index, axis=axis), self._op.Reshape(weight, shape))
             for index, weight in self._neighbours(old[axis], new[axis], along_x=axis == 1)
@@ -266,8 +264,8 @@ class PreprocessingGraph:
         the same; there OpenCV also drops the fraction along x, but not along y, which matters to
         rounding.
         """
-        op, half = self._op, np.float64([0.5])
-        step = op.Div(np.float64([1]), op.Div(op.Cast(new, to=DOUBLE), op.Cast(old, to=DOUBLE)))
+        op, half = self._op, _float64(0.5)
+        step = op.Div(_float64(1), op.Div(op.Cast(new, to=DOUBLE), op.Cast(old, to=DOUBLE)))
         centre = op.Mul(op.Add(op.Cast(self._range(new), to=DOUBLE), half), step)
         centre = op.Cast(op.Sub(centre, half), to=FLOAT)
         floor = op.Floor(centre)
@@ -283,6 +281,14 @@ class PreprocessingGraph:
         positions = [first, op.Add(first, np.int64(1))]
         positions = [op.Clip(position, np.int64(0), last) for position in positions]
         return list(zip(positions, weights, strict=True))
+
+
+def _int64(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def _float64(*values: float) -> np.ndarray:
+    return np.array(values, np.float64)
 
 
 class _Ops:
@@ -306,7 +312,7 @@ class _Ops:
         return record
 
 
-def swaps_channels(data_preprocessor: nn.Module, channels: int) -> bool:
+def swaps_channels(data_preprocessor: BaseDataPreprocessor, channels: int) -> bool:
     """Whether the model swaps red and blue; MMSegmentation does so for three channels only."""
     if isinstance(data_preprocessor, SegDataPreProcessor) and channels != 3:
         return False

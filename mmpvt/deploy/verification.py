@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import torch
 from mmengine.config import Config
-from torch import nn
+from mmengine.model import BaseModel
 
 from mmpvt.datasets.shapes_drawing import draw_scene
 from mmpvt.deploy.preprocessing import read_image_format
@@ -70,7 +70,7 @@ class Deviation:
         )
 
 
-def predict(model: nn.Module, config: Config, image: np.ndarray) -> dict[str, np.ndarray]:
+def predict(model: BaseModel, config: Config, image: np.ndarray) -> dict[str, np.ndarray]:
     """PyTorch's results of a uint8 image, by the names of an exported file's outputs."""
     if read_image_format(config).is_float:
         image = image.astype(np.float32)
@@ -114,7 +114,7 @@ def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray])
 
 def verify(
     path: str,
-    model: nn.Module,
+    model: BaseModel,
     config: Config,
     image: np.ndarray | None = None,
     shape: Sequence[int] | None = None,
@@ -123,7 +123,7 @@ def verify(
 
     Args:
         path (str): the file.
-        model (nn.Module): what it was exported from.
+        model (BaseModel): what it was exported from.
         config (Config): its config.
         image (ndarray | None): uint8, as the test pipeline decodes it; by default shapes are drawn.
         shape (Sequence[int] | None): the height and width of a file of fixed size: there the image

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -24,6 +25,9 @@ from mmpvt.models.backbone import PyramidBackbone
 from mmpvt.models.layers import SpatialReductionAttention
 from mmpvt.visualization.drawing import viewable
 from mmpvt.visualization.heat_maps import draw_heat, side_by_side
+
+if TYPE_CHECKING:
+    from mmpvt.inference.predictor import Predictor
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +80,8 @@ class Attention:
         height, width = self.image.shape[:2]
         y = (np.arange(height) + 0.5) / self.cells[stage][0] - 0.5
         x = (np.arange(width) + 0.5) / self.cells[stage][1] - 0.5
-        grid = (np.broadcast_to(v.astype(np.float32), (height, width)) for v in (x, y[:, None]))
-        heat = cv2.remap(weights, *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        x, y = (np.broadcast_to(v.astype(np.float32), (height, width)) for v in (x, y[:, None]))
+        heat = cv2.remap(weights, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         heat[round(extent[0]) :] = 0
         heat[:, round(extent[1]) :] = 0
         return heat
@@ -113,7 +117,7 @@ class Attention:
 
 
 def visualize_attention(
-    model: nn.Module,
+    model: nn.Module | Predictor,
     image: str | os.PathLike | np.ndarray | Tensor,
     position: Sequence[float],
 ) -> Attention:
@@ -145,11 +149,11 @@ def visualize_attention(
         >>> [w.shape for w in found.weights]  # of a 224x224 image
         [(2, 1, 7, 7), (2, 2, 7, 7), (2, 5, 7, 7), (2, 8, 7, 7)]
     """
-    model = getattr(model, "model", model)  # a Predictor's
-    backbone = next((m for m in model.modules() if isinstance(m, PyramidBackbone)), None)
+    network: Any = getattr(model, "model", model)  # a Predictor's
+    backbone = next((m for m in network.modules() if isinstance(m, PyramidBackbone)), None)
     if backbone is None:
-        raise UserError(f"{type(model).__name__} holds no PVT backbone")
-    shown, inputs, resized = _prepare(model, image)
+        raise UserError(f"{type(network).__name__} holds no PVT backbone")
+    shown, inputs, resized = _prepare(network, image)
     y, x = _checked_position(position, shown.shape[:2])
     scale = [new / old for new, old in zip(resized, shown.shape[:2], strict=True)]
     point = [(value + 0.5) * factor for value, factor in zip((y, x), scale, strict=True)]
@@ -169,7 +173,7 @@ class _Record:
     """Of one block: the query's row and column, a key's sides in input pixels, (heads, h, w)."""
 
     token: tuple[int, int]
-    cell: tuple[float, float]
+    cell: tuple[float, ...]
     weights: np.ndarray
 
 
@@ -180,7 +184,9 @@ def _recorded(backbone: PyramidBackbone, point: Sequence[float]) -> Iterator[lis
     hooks = []
     for stage, found in enumerate(records):
 
-        def record(attn: nn.Module, args: tuple, stage: int = stage, found: list = found) -> None:
+        def record(
+            attn: SpatialReductionAttention, args: tuple, stage: int = stage, found: list = found
+        ) -> None:
             found.append(_attend(attn, args[0], STRIDES[stage], point))
 
         for block in getattr(backbone, f"block{stage + 1}"):
@@ -214,7 +220,9 @@ def _attend(
     return _Record((row, column), cell, weights.cpu().numpy())
 
 
-def _prepare(model: nn.Module, image: object) -> tuple[np.ndarray, Tensor, tuple[int, int]]:
+def _prepare(
+    model: nn.Module, image: str | os.PathLike | np.ndarray | Tensor
+) -> tuple[np.ndarray, Tensor, tuple[int, ...]]:
     """The image to show, RGB; the backbone's input, (1, 3, h, w); the image's size in that."""
     if isinstance(image, Tensor):
         inputs = image.unsqueeze(0) if image.ndim == 3 else image
@@ -232,9 +240,10 @@ def _prepare(model: nn.Module, image: object) -> tuple[np.ndarray, Tensor, tuple
         image = image if image.ndim == 3 else image[..., None]
         tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         data = dict(inputs=tensor, data_samples=BaseDataElement())
-    if hasattr(model, "data_preprocessor"):
+    preprocess = getattr(model, "data_preprocessor", None)
+    if preprocess is not None:
         batch = {key: [value] for key, value in data.items()}
-        inputs = model.data_preprocessor(batch, False)["inputs"]
+        inputs = preprocess(batch, False)["inputs"]
     else:
         if len(data["inputs"]) != 3:
             raise UserError(

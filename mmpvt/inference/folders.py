@@ -35,7 +35,7 @@ class Item:
     """An image, decoded and prepared, or the reason why it is skipped."""
 
     source: Source
-    image: np.ndarray | None = None
+    image: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 3), np.uint8))
     data: dict = field(default_factory=dict)
     reason: str = ""
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from mmseg.models import BaseSegmentor
 
@@ -36,7 +38,7 @@ class Predictor:
         max_pixels (int): an image of more is refused. Default: 179 million.
 
     Attributes:
-        model (nn.Module): MMDetection's or MMSegmentation's.
+        model (BaseModel): MMDetection's or MMSegmentation's.
         classes (list[str]): by label: the checkpoint's, or else the config's data set's.
         meta (dict): ``classes`` and, perhaps, ``palette``.
         pipeline (TestPipeline): from an image to the model's input.
@@ -67,8 +69,8 @@ class Predictor:
         take_channels(config)
         self.pipeline = TestPipeline(config, max_pixels)
         self._autocast = bool((config.get("test_cfg") or {}).get("fp16"))
-        self.model = load_model(config, checkpoint).to(self.device)
-        self.meta = self.model.dataset_meta
+        self.model: BaseModel = load_model(config, checkpoint).to(self.device)
+        self.meta = cast(dict, self.model.dataset_meta)  # torch says Tensor | Module
         self.classes = list(self.meta.get("classes", ()))
 
     @property
@@ -102,9 +104,11 @@ class Predictor:
         """
         if isinstance(image, Sequence) and not isinstance(image, str):
             return [self(one) for one in image]
-        is_array = isinstance(image, np.ndarray)
-        pixels = image if is_array else self.load(image)
-        return self.predict([self.pipeline.prepare(pixels, "" if is_array else str(image))])[0]
+        if isinstance(image, np.ndarray):
+            prepared = self.pipeline.prepare(image)
+        else:
+            prepared = self.pipeline.prepare(self.load(image), str(image))
+        return self.predict([prepared])[0]
 
     @torch.no_grad()
     def predict(self, batch: Sequence[dict]) -> list[BaseDataElement]:

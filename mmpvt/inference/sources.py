@@ -61,8 +61,8 @@ def find_sources(
     others: list[Path] = []
     problems: dict[Path, str] = {}
     listings: dict = {}
-    inputs = [Path(path).expanduser() for path in inputs]
-    for path in inputs:
+    given = [Path(path).expanduser() for path in inputs]
+    for path in given:
         if path.is_dir():
             for file in _walk(path, out, problems):
                 is_image = file.suffix.lower() in SUFFIXES or file in problems
@@ -77,7 +77,7 @@ def find_sources(
         else:
             raise BadFileError(f"no image or folder at {path}: there is no such file", where=path)
     if not found:
-        named = ", ".join(map(str, inputs[:3]))
+        named = ", ".join(map(str, given[:3]))
         if any(is_result(file, listings) for file in others):
             raise DatasetError(f"no images under {named} but results of an earlier run")
         raise DatasetError(

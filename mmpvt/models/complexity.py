@@ -17,7 +17,7 @@ import torch
 from mmdet.models import DETR, SingleStageDetector, SparseRCNN, TwoStageDetector
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from mmseg.models import EncoderDecoder
 from torch import Tensor, nn
@@ -42,26 +42,26 @@ class ModuleCost:
     macs: int
 
 
-def build_without_memory(config: Config) -> nn.Module:
+def build_without_memory(config: Config) -> BaseModel:
     """The model of an experiment's config, in evaluation mode, on the ``meta`` device."""
     scope = DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine"))
     with scope, torch.device("meta"):
         return revert_sync_batchnorm(MODELS.build(copy.deepcopy(config.model))).eval()
 
 
-def default_shape(model: nn.Module) -> tuple[int, int]:
+def default_shape(model: BaseModel) -> tuple[int, int]:
     """Height and width for which the papers give a model's multiply-adds."""
     return (512, 512) if isinstance(model, EncoderDecoder) else (1280, 800)
 
 
-def count(model: nn.Module, shape: Sequence[int] | None = None) -> list[ModuleCost]:
+def count(model: BaseModel, shape: Sequence[int] | None = None) -> list[ModuleCost]:
     """What each module of a model takes for one image.
 
     Box heads are counted on the most proposals, and mask heads on the most detections, that the
     model's ``test_cfg`` allows.
 
     Args:
-        model (nn.Module): from :func:`build_without_memory`.
+        model (BaseModel): from :func:`build_without_memory`.
         shape (Sequence[int] | None): height and width of the image in pixels. Default: 1280, 800
             for a detector; 512, 512 for a segmenter.
 
@@ -104,7 +104,7 @@ def count(model: nn.Module, shape: Sequence[int] | None = None) -> list[ModuleCo
 class _Counter:
     """Runs a model's modules and keeps what each took."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BaseModel) -> None:
         self.model = model
         self.costs: list[ModuleCost] = []
 
@@ -164,7 +164,7 @@ def _every_stage(heads: nn.Module) -> Callable:
     ]
 
 
-def _rois(extractor: nn.Module | Sequence[nn.Module], number: int) -> Tensor:
+def _rois(extractor: Any, number: int) -> Tensor:
     """RoI features of that many boxes."""
     if isinstance(extractor, nn.ModuleList):
         extractor = extractor[0]

@@ -46,7 +46,7 @@ def uses_onednn(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
         and not _is_tracing()
     )
@@ -111,10 +111,10 @@ class _ChunkedRows(torch.autograd.Function):
         ctx.function, ctx.length = function, length
         ctx.random_state = torch.get_rng_state()
         ctx.save_for_backward(x, *shared)
-        out = None
         for start in range(0, len(x), length):
             chunk = function(x[start : start + length], *shared)
-            out = chunk.new_empty(len(x), chunk.shape[1]) if out is None else out
+            if start == 0:
+                out = chunk.new_empty(len(x), chunk.shape[1])
             out[start : start + length] = chunk
         return out
 
@@ -210,4 +210,5 @@ def _chunk_length(width: int, x: Tensor) -> int:
 
 
 def _is_tracing() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    # torch.jit's __all__ lacks is_tracing
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]

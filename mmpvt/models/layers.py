@@ -9,6 +9,9 @@ Sources: PVT v1, arXiv 2102.12122, section 3; PVT v2, arXiv 2106.13797, section 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
@@ -131,7 +134,8 @@ class FeedForward(nn.Module):
             The results are the same. Default: True.
     """
 
-    tiled = staticmethod(chunked)  # how tokens are divided where that is faster
+    # how tokens are divided where that is faster
+    tiled: ClassVar[Callable[..., Tensor]] = staticmethod(chunked)
 
     def __init__(
         self, embed_dims: int, hidden_dims: int, drop: float = 0.0, with_cp: bool = True

@@ -6,6 +6,7 @@ Sources: Trans2Seg, arXiv 2101.08461; on PVT's maps: PVT v1, arXiv 2102.12122, s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,7 +153,7 @@ class Trans2SegHead(BaseDecodeHead):
             init_cfg=init_cfg,
             **kwargs,
         )
-        sizes = dict(
+        sizes: dict[str, Any] = dict(
             embed_dims=embed_dims,
             num_heads=num_heads,
             mlp_ratio=mlp_ratio,

@@ -9,6 +9,7 @@ map. Numbers narrower than float32 are computed with in float32.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -180,11 +181,11 @@ def _plain_geometry(options: dict[str, int]) -> _Geometry:
 
 
 def _geometry(options: dict[str, int]) -> _Geometry:
-    pairs = (
-        (options[f"{name}_h"], options[f"{name}_w"])
-        for name in ("kernel", "stride", "pad", "dilation")
-    )
-    return _Geometry(*pairs, options["group"], options["deformable_group"])
+    def pair(name: str) -> tuple[int, int]:
+        return options[f"{name}_h"], options[f"{name}_w"]
+
+    groups = options["group"], options["deformable_group"]
+    return _Geometry(pair("kernel"), pair("stride"), pair("pad"), pair("dilation"), *groups)
 
 
 def _forward(
@@ -206,7 +207,7 @@ def _columns(
     image: Tensor,
     offset: Tensor,
     mask: Tensor | None,
-    size: tuple[int, int],
+    size: Sequence[int],
     geometry: _Geometry,
 ) -> Tensor:
     """What each tap reads, (C * kernel taps, h * w), of one image, (C, H, W), for an output of
@@ -237,8 +238,8 @@ def _sample(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
             weights.append(by_row * by_column * exists)
     # a weighted sum of four rows of the table of pixels, for each position
     table = image.flatten(1).t().contiguous()
-    indices, weights = (torch.stack(four, dim=-1).view(-1, 4) for four in (indices, weights))
-    sampled = F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
+    index, weight = (torch.stack(four, dim=-1).view(-1, 4) for four in (indices, weights))
+    sampled = F.embedding_bag(index, table, per_sample_weights=weight, mode="sum")
     return sampled.t().reshape(channels, y.size(0), -1)
 
 
@@ -280,7 +281,7 @@ def _backward_columns(
     ]
     with torch.enable_grad():
         counts = None if mask is None else inputs[2]
-        columns = _columns(*inputs[:2], counts, grad_output.shape[1:], geometry)
+        columns = _columns(inputs[0], inputs[1], counts, grad_output.shape[1:], geometry)
     results = torch.autograd.grad(columns, inputs, (kernel.mT @ grad).view_as(columns))
     for target, result in zip(grads, results, strict=True):
         target.copy_(result)

@@ -69,27 +69,27 @@ def softnms(
     """
     boxes = at_least_float32(boxes.detach())
     columns = _columns(boxes, offset)
-    scores = scores.detach().to(boxes.dtype).numpy().copy()
-    index = np.arange(len(scores), dtype=np.int64)
+    values = scores.detach().to(boxes.dtype).numpy().copy()
+    index = np.arange(len(values), dtype=np.int64)
     # arrays, of the same memory, as they are quicker to index; what they hold of a box moves as one
-    arrays = (columns.numpy(), scores, index)
-    iou_threshold, sigma, min_score = np.array([iou_threshold, sigma, min_score], scores.dtype)
-    best, count = 0, len(scores)
+    arrays = (columns.numpy(), values, index)
+    threshold, width, lowest = np.array([iou_threshold, sigma, min_score], values.dtype)
+    best, count = 0, len(values)
     while best < count:
-        winner = best + scores[best:count].argmax()
+        winner = best + values[best:count].argmax()
         for array in arrays:
             array[..., [best, winner]] = array[..., [winner, best]]
 
         rest = slice(best + 1, count)
         overlap = _iou(columns[:, best : best + 1], columns[:, rest], offset)[0].numpy()
         if method == 2:
-            scores[rest] *= np.exp(-(overlap * overlap) / sigma)
+            values[rest] *= np.exp(-(overlap * overlap) / width)
         else:
-            scores[rest] *= np.where(overlap < iou_threshold, 1, 1 - overlap if method == 1 else 0)
+            values[rest] *= np.where(overlap < threshold, 1, 1 - overlap if method == 1 else 0)
 
         # the compiled code fills each gap with the last box left; among equal scores the first is
         # the next best, so the order that this leaves decides the result
-        stays = scores[rest] >= min_score
+        stays = values[rest] >= lowest
         end = best + 1 + np.count_nonzero(stays)
         gaps = best + 1 + np.flatnonzero(~stays[: end - best - 1])
         fillers = end + np.flatnonzero(stays[end - best - 1 :])[::-1]
@@ -97,7 +97,7 @@ def softnms(
             array[..., gaps] = array[..., fillers]
         best, count = best + 1, end
     dets[:count, :4] = columns[:4, :count].t()
-    dets[:count, 4] = torch.from_numpy(scores[:count])
+    dets[:count, 4] = torch.from_numpy(values[:count])
     return torch.from_numpy(index[:count])
 
 

@@ -11,7 +11,7 @@ Numbers narrower than float32 are computed with in float32.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -69,11 +69,11 @@ def roi_align_forward(
     bins = (aligned_height, aligned_width)
     axes = _axes(rois, x.shape, bins, spatial_scale, sampling_ratio, aligned)
     if pool_mode == _MAX:
-        _maxima(x, rois, *axes, output, argmax_y, argmax_x)
+        _maxima(x, rois, axes, output, argmax_y, argmax_x)
     elif kernels := _torchvision_kernels(x.device.type):
         output.copy_(kernels[0](x, rois, spatial_scale, *bins, sampling_ratio, aligned))
     else:
-        _means(x, rois, *axes, output)
+        _means(x, rois, axes, output)
 
 
 def roi_align_backward(
@@ -113,10 +113,10 @@ def roi_align_backward(
         # zeros are zeros in any order: to declare them channels-last saves reordering a map
         _, channels, height, width = shape
         strides = (height * width * channels, 1, width * channels, channels)
-        _means_backward(grad, rois, *axes, grad_input.as_strided_(shape, strides))
+        _means_backward(grad, rois, axes, grad_input.as_strided_(shape, strides))
     else:
         total = torch.zeros_like(grad_input, dtype=grad.dtype, memory_format=torch.channels_last)
-        _means_backward(grad, rois, *axes, total)
+        _means_backward(grad, rois, axes, total)
         grad_input.copy_(total)
 
 
@@ -137,7 +137,7 @@ class _Axis(NamedTuple):
         """Where all samples of one box are, (bins, grid)."""
         device = self.start.device
         bin, sample = torch.arange(self.bins, device=device), torch.arange(grid, device=device)
-        one = _Axis(*(per_box[box] for per_box in self[:3]), self.bins, self.size)
+        one = _Axis(self.start[box], self.extent[box], self.grid[box], self.bins, self.size)
         return one.position(bin.unsqueeze(1), sample)
 
 
@@ -171,7 +171,8 @@ def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Te
     return low, (low + 1).clamp(max=size - 1), position - low, inside
 
 
-def _means(x: Tensor, rois: Tensor, rows: _Axis, columns: _Axis, output: Tensor) -> None:
+def _means(x: Tensor, rois: Tensor, axes: Iterable[_Axis], output: Tensor) -> None:
+    rows, columns = axes
     output.zero_()
     counts = _samples_of_a_bin(rows, columns)
     with torch.autocast(x.device.type, enabled=False):
@@ -181,8 +182,9 @@ def _means(x: Tensor, rois: Tensor, rows: _Axis, columns: _Axis, output: Tensor)
             output[boxes] = means.permute(0, 3, 1, 2).to(output.dtype)
 
 
-def _means_backward(grad: Tensor, rois: Tensor, rows: _Axis, columns: _Axis, total: Tensor) -> None:
+def _means_backward(grad: Tensor, rois: Tensor, axes: Iterable[_Axis], total: Tensor) -> None:
     """Adds the gradient to ``total``, (B, C, H, W), which is channels-last."""
+    rows, columns = axes
     counts = _samples_of_a_bin(rows, columns)
     with torch.autocast(grad.device.type, enabled=False):
         for boxes, window, row, column in _windows(total, rois, rows, columns):
@@ -257,12 +259,12 @@ def _sum_weights(axis: _Axis) -> tuple[Tensor, Tensor, Tensor]:
 def _maxima(
     x: Tensor,
     rois: Tensor,
-    rows: _Axis,
-    columns: _Axis,
+    axes: Iterable[_Axis],
     output: Tensor,
     argmax_y: Tensor,
     argmax_x: Tensor,
 ) -> None:
+    rows, columns = axes
     results = (output.fill_(-10000), argmax_y.fill_(-1), argmax_x.fill_(-1))
     pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
     grids = torch.cat([rois[:, :1].long(), rows.grid, columns.grid], dim=1).tolist()

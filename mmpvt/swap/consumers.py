@@ -7,7 +7,7 @@ stage; where dilation had kept that map larger than PVT's, a map of the same str
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from mmpvt.errors import SwapError
@@ -172,7 +172,7 @@ def _rewire_detection_heads(
     """Heads that read the backbone itself, without a neck between."""
     if len(old) == 1:
         stages: tuple[int, ...] = (old[0].pvt_stage,)
-        consumers = _consumers_of_one(model)
+        consumers: Iterable[tuple[str, dict, str]] = _consumers_of_one(model)
     else:
         stages = tuple(each.stage for each in old)
         consumers = _consumers_of_all(model, len(old))

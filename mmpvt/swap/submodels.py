@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mmpvt.errors import SwapError
 
@@ -36,11 +37,11 @@ class Submodel:
     def is_segmenter(self) -> bool:
         return any(name.endswith("decode_head") for name in self.config)
 
-    def get(self, name: str) -> object:
+    def get(self, name: str) -> Any:
         """The entry of a name, such as ``neck``, or None."""
         return self.config.get(self.prefix + name)
 
-    def consumers(self) -> Iterator[tuple[str, object]]:
+    def consumers(self) -> Iterator[tuple[str, Any]]:
         """Path and config of everything beside the backbone that may read its maps."""
         for key, value in self.config.items():
             own = key.startswith(self.prefix) if self.prefix else not key.startswith("teacher_")
@@ -95,7 +96,7 @@ def dicts_within(config: object, path: str) -> Iterator[tuple[str, dict]]:
 
 
 def _walk(config: object, path: str) -> Iterator[Submodel]:
-    if isinstance(config, Mapping):
+    if isinstance(config, dict):
         for key, value in config.items():
             is_backbone = key == "backbone" or key.endswith("_backbone")
             if is_backbone and isinstance(value, Mapping):

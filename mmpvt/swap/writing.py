@@ -71,8 +71,9 @@ def _differences(old: Mapping, new: Mapping, path: str) -> tuple[dict, list[str]
 
 def _inherits(old: object, new: Mapping) -> bool:
     """Whether ``new`` can be written as a difference to ``old``: inheriting removes no entries."""
-    is_same_kind = isinstance(old, Mapping) and old.get("type") == new.get("type")
-    return is_same_kind and not set(old) - set(new)
+    if not isinstance(old, Mapping) or old.get("type") != new.get("type"):
+        return False
+    return not set(old) - set(new)
 
 
 def _same_shape(old: object, new: object) -> bool:
