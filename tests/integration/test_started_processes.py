@@ -81,7 +81,8 @@ class Executes:
             if not pid:
                 try:
                     os.close(tell)
-                    time.sleep(LONG)
+                    while True:  # a signal just before a long sleep would wait for its end
+                        time.sleep(0.01)
                 finally:  # KeyboardInterrupt's, too
                     os._exit(1)
             os.close(tell)
