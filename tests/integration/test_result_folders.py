@@ -343,7 +343,7 @@ def single_files() -> Iterator[pytest.param]:
     yield pytest.param("export", ".onnx", id="export", marks=marks)
 
 
-@pytest.mark.parametrize(("tool", "suffix"), single_files())
+@pytest.mark.parametrize(("tool", "suffix"), list(single_files()))
 def test_single_files(tool: str, suffix: str, models, backbone, tmp_path: Path, call_tool):
     if suffix == ".safetensors":
         pytest.importorskip("safetensors")
