@@ -181,6 +181,7 @@ def _spawn_tool(
 
 def _run_tool(tool: str, args: tuple, output: Path, errors: Path | None) -> int:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     for stream, path in ((1, output), (2, errors)):
         if path:
             with path.open("wb", buffering=0) as file:
