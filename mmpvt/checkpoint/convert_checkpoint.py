@@ -29,6 +29,7 @@ from mmpvt.checkpoint.layouts import (
     Layout,
     recognise,
 )
+from mmpvt.checkpoint.loading import missing_safetensors
 from mmpvt.checkpoint.mmdet2 import downgrade
 from mmpvt.errors import CheckpointError, OutputError
 from mmpvt.utils.atomic import atomic_write
@@ -149,9 +150,7 @@ def save_checkpoint(done: ConvertedCheckpoint, path: Path) -> None:
         try:
             from safetensors.torch import save
         except ImportError as error:
-            raise CheckpointError(
-                f"{path} is in safetensors' format", where=path, hint="pip install safetensors"
-            ) from error
+            raise missing_safetensors(path) from error
         content = save(done.tensors, metadata={"format": "pt"})
     else:
         buffer = io.BytesIO()

@@ -97,14 +97,19 @@ def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu")
     return checkpoint
 
 
+def missing_safetensors(path: Path) -> CheckpointError:
+    """The error where a file's format takes a package that isn't installed."""
+    return CheckpointError(
+        f"{path} is in safetensors' format", where=path, hint="pip install safetensors"
+    )
+
+
 def _read(path: Path, map_location: str | None) -> dict:
     if path.suffix == ".safetensors":
         try:
             from safetensors.torch import load_file
         except ImportError as error:
-            raise CheckpointError(
-                f"{path} is in safetensors' format", where=path, hint="pip install safetensors"
-            ) from error
+            raise missing_safetensors(path) from error
         return load_file(path, device=map_location or "cpu")
     with weights_only():
         safety.check_file(path)

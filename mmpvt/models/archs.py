@@ -18,10 +18,6 @@ STRIDES = (4, 8, 16, 32)  # of each stage's map, in pixels of the image
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
-# of the images that the published weights were trained on: RGB, 0 to 255
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
-
 
 @dataclass(frozen=True)
 class Arch:
