@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmpvt.ops.precision import at_least_float32
+from mmpvt.ops.arithmetic import at_least_float32
 
 
 def carafe_forward(
     features: Tensor,
     masks: Tensor,
     rfeatures: Tensor,
-    routput: Tensor,
-    rmasks: Tensor,
+    _routput: Tensor,
+    _rmasks: Tensor,
     output: Tensor,
     kernel_size: int,
     group_size: int,
@@ -27,8 +27,6 @@ def carafe_forward(
         masks (Tensor): (B, group_size * kernel_size ** 2, H * scale_factor, W * scale_factor), the
             kernel of each position of the output, for each group of channels.
         rfeatures (Tensor): as ``features``; set to them, as the backward pass gets it instead.
-        routput (Tensor): unused.
-        rmasks (Tensor): unused.
         output (Tensor): (B, C, H * scale_factor, W * scale_factor), set to the result.
         kernel_size (int): side of the window that is weighted, centred on a position's source.
         group_size (int): groups of channels.
@@ -45,10 +43,10 @@ def carafe_backward(
     grad_output: Tensor,
     rfeatures: Tensor,
     masks: Tensor,
-    rgrad_output: Tensor,
-    rgrad_input_hs: Tensor,
-    rgrad_input: Tensor,
-    rgrad_masks: Tensor,
+    _rgrad_output: Tensor,
+    _rgrad_input_hs: Tensor,
+    _rgrad_input: Tensor,
+    _rgrad_masks: Tensor,
     grad_input: Tensor,
     grad_masks: Tensor,
     kernel_size: int,
@@ -61,10 +59,6 @@ def carafe_backward(
 
     Args:
         grad_output (Tensor): as the forward's ``output``, the gradient by it.
-        rgrad_output (Tensor): unused, as the next three.
-        rgrad_input_hs (Tensor): unused.
-        rgrad_input (Tensor): unused.
-        rgrad_masks (Tensor): unused.
         grad_input (Tensor): as ``features``, set to their gradient.
         grad_masks (Tensor): as ``masks``, set to their gradient.
     """

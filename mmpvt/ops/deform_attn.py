@@ -6,8 +6,9 @@ hand it the same code there.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from mmpvt.ops.arithmetic import differentiate
 
 
 def ms_deform_attn_forward(
@@ -60,13 +61,12 @@ def ms_deform_attn_backward(
         grad_value (Tensor): as ``value``, set to its gradient.
         grad_sampling_loc (Tensor): as ``sampling_locations``, likewise.
         grad_attn_weight (Tensor): as ``attention_weights``, likewise.
-        im2col_step (int): unused.
     """
-    inputs = [x.detach().requires_grad_() for x in (value, sampling_locations, attention_weights)]
-    with torch.enable_grad():
-        output = ms_deform_attn_forward(
-            inputs[0], spatial_shapes, level_start_index, inputs[1], inputs[2], im2col_step
+
+    def attend(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        return ms_deform_attn_forward(
+            value, spatial_shapes, level_start_index, locations, weights, im2col_step
         )
-    grads = torch.autograd.grad(output, inputs, grad_output)
-    for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
-        target.copy_(grad)
+
+    inputs = (value, sampling_locations, attention_weights)
+    differentiate(attend, inputs, grad_output, (grad_value, grad_sampling_loc, grad_attn_weight))

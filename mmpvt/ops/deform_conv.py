@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmpvt.ops.precision import at_least_float32
+from mmpvt.ops.arithmetic import at_least_float32, differentiate
 
 
 class _Geometry(NamedTuple):
@@ -46,7 +46,7 @@ def deform_conv_forward(
             deformable_group``: kernel, stride, padding, dilation and groups; ``im2col_step`` is
             unused.
     """
-    _forward(input, weight, offset, None, output, _plain_geometry(options))
+    _forward(input, weight, offset, None, output, _geometry(options))
 
 
 def deform_conv_backward_input(
@@ -69,10 +69,10 @@ def deform_conv_backward_input(
         grad_offset (Tensor): as ``offset``, set to its gradient.
         *_buffers (Tensor): unused.
     """
-    geometry = _plain_geometry(options)
+    geometry = _geometry(options)
     for i, grad in enumerate(grad_output):
         grads = (grad_input[i], grad_offset[i])
-        _backward_columns(input[i], offset[i], None, weight, grad, geometry, *grads)
+        _backward_columns((input[i], offset[i]), weight, grad, geometry, grads)
 
 
 def deform_conv_backward_parameters(
@@ -94,7 +94,7 @@ def deform_conv_backward_parameters(
         *_buffers (Tensor): unused.
         scale (float): factor of what is added.
     """
-    geometry = _plain_geometry(options)
+    geometry = _geometry(options)
     for i, grad in enumerate(grad_output):
         columns = _columns(input[i], offset[i], None, grad.shape[1:], geometry)
         grad_weight.add_(_weight_gradient(columns, grad, geometry).view_as(grad_weight) * scale)
@@ -163,29 +163,24 @@ def modulated_deform_conv_backward(
     geometry = _geometry(options)
     total = torch.zeros_like(at_least_float32(grad_weight))
     for i, grad in enumerate(grad_output):
+        inputs = (input[i], offset[i], mask[i])
         grads = (grad_input[i], grad_offset[i], grad_mask[i])
-        columns = _backward_columns(input[i], offset[i], mask[i], weight, grad, geometry, *grads)
+        columns = _backward_columns(inputs, weight, grad, geometry, grads)
         total.add_(_weight_gradient(columns, grad, geometry).view_as(total))
     grad_weight.copy_(total)
     if with_bias:
         grad_bias.copy_(at_least_float32(grad_output).sum((0, 2, 3)))
 
 
-def _plain_geometry(options: dict[str, int]) -> _Geometry:
-    def pair(name: str) -> tuple[int, int]:
-        return options[f"{name}H"], options[f"{name}W"]
-
-    groups = options["group"], options["deformable_group"]
-    kernel = options["kH"], options["kW"]
-    return _Geometry(kernel, pair("d"), pair("pad"), pair("dilation"), *groups)
-
-
 def _geometry(options: dict[str, int]) -> _Geometry:
-    def pair(name: str) -> tuple[int, int]:
-        return options[f"{name}_h"], options[f"{name}_w"]
-
+    """Of either function's options."""
+    names, axes = ("kernel_", "stride_", "pad_", "dilation_"), "hw"
+    if "kH" in options:
+        names, axes = ("k", "d", "pad", "dilation"), "HW"
+    pairs = [(options[name + axes[0]], options[name + axes[1]]) for name in names]
+    kernel, stride, padding, dilation = pairs
     groups = options["group"], options["deformable_group"]
-    return _Geometry(pair("kernel"), pair("stride"), pair("pad"), pair("dilation"), *groups)
+    return _Geometry(kernel, stride, padding, dilation, *groups)
 
 
 def _forward(
@@ -263,29 +258,20 @@ def _places(axis: int, size: int, like: Tensor, geometry: _Geometry) -> Tensor:
 
 
 def _backward_columns(
-    image: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
+    inputs: Sequence[Tensor],
     weight: Tensor,
     grad_output: Tensor,
     geometry: _Geometry,
-    *grads: Tensor,
+    grads: Sequence[Tensor],
 ) -> Tensor:
-    """Sets ``grads`` to the gradients by image, offset and mask; returns the columns."""
+    """The columns of image, offset and perhaps mask; sets ``grads`` to the gradients by these."""
+
+    def columns(image: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+        return _columns(image, offset, mask, grad_output.shape[1:], geometry)
+
     kernel = at_least_float32(weight).view(geometry.groups, -1, weight[0].numel())
     grad = at_least_float32(grad_output).view(geometry.groups, kernel.size(1), -1)
-    inputs = [
-        at_least_float32(x).detach().requires_grad_()
-        for x in (image, offset, mask)
-        if x is not None
-    ]
-    with torch.enable_grad():
-        counts = None if mask is None else inputs[2]
-        columns = _columns(inputs[0], inputs[1], counts, grad_output.shape[1:], geometry)
-    results = torch.autograd.grad(columns, inputs, (kernel.mT @ grad).view_as(columns))
-    for target, result in zip(grads, results, strict=True):
-        target.copy_(result)
-    return columns.detach()
+    return differentiate(columns, map(at_least_float32, inputs), kernel.mT @ grad, grads)
 
 
 def _weight_gradient(columns: Tensor, grad_output: Tensor, geometry: _Geometry) -> Tensor:

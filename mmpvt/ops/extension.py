@@ -5,65 +5,27 @@ imported. So every name is answered here: the operators below by PyTorch code, o
 that ``mmcv.ops`` calls, any other by a function that says, once called, what it would take.
 """
 
+from inspect import isfunction, ismodule
+
 from mmcv.version import __version__ as _mmcv_version
 
 from mmpvt.errors import UserError
-from mmpvt.ops.carafe import carafe_backward, carafe_forward
-from mmpvt.ops.deform_attn import ms_deform_attn_backward, ms_deform_attn_forward
-from mmpvt.ops.deform_conv import (
-    deform_conv_backward_input,
-    deform_conv_backward_parameters,
-    deform_conv_forward,
-    modulated_deform_conv_backward,
-    modulated_deform_conv_forward,
-)
-from mmpvt.ops.focal_loss import (
-    sigmoid_focal_loss_backward,
-    sigmoid_focal_loss_forward,
-    softmax_focal_loss_backward,
-    softmax_focal_loss_forward,
-)
-from mmpvt.ops.masked_conv import masked_col2im_forward, masked_im2col_forward
-from mmpvt.ops.nms import nms, nms_match, softnms
-from mmpvt.ops.psa_mask import psamask_backward, psamask_forward
-from mmpvt.ops.roi_align import roi_align_backward, roi_align_forward
-from mmpvt.ops.roi_pool import (
-    deform_roi_pool_backward,
-    deform_roi_pool_forward,
-    roi_pool_backward,
-    roi_pool_forward,
+from mmpvt.ops import (  # noqa: F401
+    carafe,
+    deform_attn,
+    deform_conv,
+    focal_loss,
+    masked_conv,
+    nms,
+    psa_mask,
+    roi_align,
+    roi_pool,
 )
 
-__all__ = [
-    "carafe_backward",
-    "carafe_forward",
-    "deform_conv_backward_input",
-    "deform_conv_backward_parameters",
-    "deform_conv_forward",
-    "deform_roi_pool_backward",
-    "deform_roi_pool_forward",
-    "get_compiler_version",
-    "get_compiling_cuda_version",
-    "masked_col2im_forward",
-    "masked_im2col_forward",
-    "modulated_deform_conv_backward",
-    "modulated_deform_conv_forward",
-    "ms_deform_attn_backward",
-    "ms_deform_attn_forward",
-    "nms",
-    "nms_match",
-    "psamask_backward",
-    "psamask_forward",
-    "roi_align_backward",
-    "roi_align_forward",
-    "roi_pool_backward",
-    "roi_pool_forward",
-    "sigmoid_focal_loss_backward",
-    "sigmoid_focal_loss_forward",
-    "softmax_focal_loss_backward",
-    "softmax_focal_loss_forward",
-    "softnms",
-]
+for _module in list(filter(ismodule, globals().values())):  # those above
+    for _name, _function in vars(_module).items():
+        if isfunction(_function) and _function.__module__ == _module.__name__:
+            globals()[_name] = _function
 
 
 def get_compiler_version() -> str:

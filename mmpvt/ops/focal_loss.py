@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmpvt.ops.precision import at_least_float32
+from mmpvt.ops.arithmetic import at_least_float32
 
 _TINY = torch.finfo(torch.float32).tiny
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmpvt.ops.precision import at_least_float32
+from mmpvt.ops.arithmetic import at_least_float32
 
 _MAX = 0  # pool_mode; 1 is the mean
 _PROMPT_DEVICES = {"cpu"}  # where it costs little to start an operation, so small ones do

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmpvt.ops.precision import at_least_float32
+from mmpvt.ops.arithmetic import at_least_float32, differentiate
 
 
 def roi_pool_forward(
@@ -52,9 +53,7 @@ def roi_pool_backward(
     rois: Tensor,
     argmax: Tensor,
     grad_input: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
+    **_options: Any,
 ) -> None:
     """The gradient of :func:`roi_pool_forward` by its map.
 
@@ -75,15 +74,7 @@ def roi_pool_backward(
 
 
 def deform_roi_pool_forward(
-    input: Tensor,
-    rois: Tensor,
-    offset: Tensor,
-    output: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    gamma: float,
+    input: Tensor, rois: Tensor, offset: Tensor, output: Tensor, **options: Any
 ) -> None:
     """The means of a map over bins of boxes, each bin moved by an offset.
 
@@ -93,18 +84,12 @@ def deform_roi_pool_forward(
         offset (Tensor): (R, 2, pooled_height, pooled_width), how far right, then down, a bin is
             moved, in units of ``gamma`` times the box's size; or empty.
         output (Tensor): (R, C, pooled_height, pooled_width), set to the means.
-        pooled_height (int): bins from top to bottom.
-        pooled_width (int): bins from left to right.
-        spatial_scale (float): pixels of the map to one unit of the boxes.
-        sampling_ratio (int): rows and columns of samples in a bin; 0 for as few as are a pixel or
-            less apart.
-        gamma (float): scale of the offsets.
+        **options: ``pooled_height, pooled_width, spatial_scale``, as of
+            :func:`roi_pool_forward`; ``sampling_ratio``, rows and columns of samples in a bin, 0
+            for as few as are a pixel or less apart; ``gamma``, the scale of the offsets.
     """
-    bins = (pooled_height, pooled_width)
     for i, out in enumerate(output):
-        moved = offset[i] if offset.numel() else None
-        means = _deformed(input, rois[i], moved, bins, spatial_scale, sampling_ratio, gamma)
-        out.copy_(means)
+        out.copy_(_deformed(input, rois[i], offset[i] if offset.numel() else None, **options))
 
 
 def deform_roi_pool_backward(
@@ -114,11 +99,7 @@ def deform_roi_pool_backward(
     offset: Tensor,
     grad_input: Tensor,
     grad_offset: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    gamma: float,
+    **options: Any,
 ) -> None:
     """The gradients of :func:`deform_roi_pool_forward` by its map and its offsets.
 
@@ -129,23 +110,18 @@ def deform_roi_pool_backward(
         grad_input (Tensor): (B, C, H, W), zeros, set to its gradient.
         grad_offset (Tensor): as ``offset``, zeros, set to its gradient.
     """
-    x = at_least_float32(input).detach().requires_grad_()
-    moved = at_least_float32(offset).detach().requires_grad_()
-    bins = (pooled_height, pooled_width)
     if not len(rois):
         return
-    options = (bins, spatial_scale, sampling_ratio, gamma)
-    with torch.enable_grad():
-        means = torch.stack(
-            [
-                _deformed(x, roi, moved[i] if moved.numel() else None, *options)
-                for i, roi in enumerate(rois)
-            ]
-        )
-    inputs = [x, moved] if moved.numel() else [x]
-    grads = torch.autograd.grad(means, inputs, at_least_float32(grad_output))
-    for target, grad in zip((grad_input, grad_offset), grads, strict=False):
-        target.copy_(grad)
+
+    def pool(x: Tensor, offset: Tensor | None = None) -> Tensor:
+        offsets = [None] * len(rois) if offset is None else offset
+        pairs = zip(rois, offsets, strict=True)
+        return torch.stack([_deformed(x, roi, moved, **options) for roi, moved in pairs])
+
+    inputs, grads = [input], [grad_input]
+    if offset.numel():
+        inputs, grads = [input, offset], [grad_input, grad_offset]
+    differentiate(pool, map(at_least_float32, inputs), at_least_float32(grad_output), grads)
 
 
 def _bins(
@@ -176,14 +152,17 @@ def _deformed(
     input: Tensor,
     roi: Tensor,
     offset: Tensor | None,
-    bins: tuple[int, int],
-    scale: float,
+    *,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
     sampling_ratio: int,
     gamma: float,
 ) -> Tensor:
     """(C, bins) of one box; differentiable by ``input`` and ``offset``."""
     image = at_least_float32(input[int(roi[0])])
-    x1, y1, x2, y2 = at_least_float32(roi[1:]) * scale - 0.5
+    x1, y1, x2, y2 = at_least_float32(roi[1:]) * spatial_scale - 0.5
+    bins = (pooled_height, pooled_width)
     positions = []
     for axis, (start, end) in enumerate(((y1, y2), (x1, x2))):
         extent = (end - start) / bins[axis]
