@@ -3,8 +3,7 @@
 from typing import Any
 
 from mmpvt.models.archs import PVT_ARCHS, PVT_V2_ARCHS, Arch
-from mmpvt.models.pvt import PyramidVisionTransformer
-from mmpvt.models.pvt_v2 import PyramidVisionTransformerV2
+from mmpvt.models.pvt import PyramidVisionTransformer, PyramidVisionTransformerV2
 
 __all__ = [
     "PVT_ARCHS",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from mmpvt.errors import ConfigError
 
@@ -87,21 +87,16 @@ def resolve_arch(arch: str | Mapping | Arch, table: Mapping[str, Arch]) -> Arch:
     """
     if isinstance(arch, Arch):
         return arch
+    known = [field.name for field in fields(Arch)]
+    names = ", ".join(known)
     if isinstance(arch, Mapping):
-        known = [field.name for field in fields(Arch)]
-        unknown = sorted(set(arch) - set(known))
+        unknown = ", ".join(map(repr, sorted(set(arch) - set(known))))
         if unknown:
-            raise ConfigError(
-                f"arch: unknown field {', '.join(map(repr, unknown))}; "
-                f"the fields are {', '.join(known)}"
-            )
-        return replace(Arch(), **arch)
+            raise ConfigError(f"arch: unknown field {unknown}; the fields are {names}")
+        return Arch(**arch)
     if arch not in table:
-        raise ConfigError(
-            f"unknown arch {arch!r}",
-            hint=f"take one of {', '.join(table)}, "
-            f"or a dict of {', '.join(field.name for field in fields(Arch))}",
-        )
+        hint = f"take one of {', '.join(table)}, or a dict of {names}"
+        raise ConfigError(f"unknown arch {arch!r}", hint=hint)
     return table[arch]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -72,7 +71,12 @@ class PyramidBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.arch = arch = resolve_arch(arch, self.archs)
-        self.out_indices = self._checked_indices(out_indices)
+        indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+        if not indices or list(indices) != sorted(set(indices) & set(range(NUM_STAGES))):
+            raise ConfigError(
+                f"out_indices takes rising stage numbers from 0 to {NUM_STAGES - 1}, not {indices}"
+            )
+        self.out_indices = indices
         self.num_stages = self.out_indices[-1] + 1
         if not -1 <= frozen_stages <= NUM_STAGES:
             raise ConfigError(f"frozen_stages takes -1 to {NUM_STAGES}, not {frozen_stages}")
@@ -171,30 +175,16 @@ class PyramidBackbone(BaseModule):
     def freeze_stages(self) -> None:
         """Turns off gradients and dropout of the first ``frozen_stages`` stages."""
         for i in range(1, self.frozen_stages + 1):
-            for name in self.stage_parts(i):
-                part = getattr(self, name)
-                part.requires_grad_(False)
+            for name in ("patch_embed", "pos_embed", "block", "norm"):
+                part = getattr(self, f"{name}{i}", None)
+                if part is not None:
+                    part.requires_grad_(False)
                 if isinstance(part, nn.Module):
                     part.eval()
-
-    def stage_parts(self, number: int) -> list[str]:
-        """Names of the modules and parameters of stage ``number``, counted from 1."""
-        parts = (f"{part}{number}" for part in ("patch_embed", "pos_embed", "block", "norm"))
-        return [name for name in parts if hasattr(self, name)]
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         convert_in_place(state_dict, prefix, self.state_dict())
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    @staticmethod
-    def _checked_indices(out_indices: Sequence[int] | int) -> tuple[int, ...]:
-        indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-        rising = all(low < high for low, high in pairwise(indices))
-        if not indices or not rising or indices[0] < 0 or indices[-1] >= NUM_STAGES:
-            raise ConfigError(
-                f"out_indices takes rising stage numbers from 0 to {NUM_STAGES - 1}, not {indices}"
-            )
-        return indices
 
 
 def init_linear(module: nn.Module) -> None:

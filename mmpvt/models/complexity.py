@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmdet.models import DETR, SingleStageDetector, SparseRCNN, TwoStageDetector
@@ -27,19 +26,12 @@ from mmpvt.errors import ConfigError
 from mmpvt.models.data_preprocessor import input_channels
 
 
-@dataclass(frozen=True)
-class ModuleCost:
-    """What a module of a model takes.
+class ModuleCost(NamedTuple):
+    """What a module of a model takes."""
 
-    Attributes:
-        name: of the module: ``'backbone'``, ``'roi_head.bbox_head'``.
-        parameters: how many.
-        macs: multiply-adds for one image.
-    """
-
-    name: str
+    name: str  # of the module: "backbone", "roi_head.bbox_head"
     parameters: int
-    macs: int
+    macs: int  # multiply-adds for one image
 
 
 def build_without_memory(config: Config) -> BaseModel:
@@ -98,7 +90,8 @@ def count(model: BaseModel, shape: Sequence[int] | None = None) -> list[ModuleCo
                 f"a {type(model).__name__} can't be counted: only single-stage and two-stage "
                 "detectors, Sparse R-CNN, DETR and encoder-decoder segmenters can"
             )
-    return counter.finish()
+    rest = _parameters(model) - sum(cost.parameters for cost in counter.costs)
+    return counter.costs + [ModuleCost("rest", rest, 0)] * bool(rest)
 
 
 class _Counter:
@@ -116,11 +109,6 @@ class _Counter:
         macs = counted.get_total_flops() // 2  # it counts multiplication and addition
         self.costs.append(ModuleCost(name, _parameters(module), macs))
         return out
-
-    def finish(self) -> list[ModuleCost]:
-        """The costs, and the parameters that are in none of the modules."""
-        rest = _parameters(self.model) - sum(cost.parameters for cost in self.costs)
-        return [*self.costs, *([ModuleCost("rest", rest, 0)] if rest else [])]
 
 
 def _parameters(module: nn.Module) -> int:
@@ -159,9 +147,8 @@ def _count_detr(
 
 def _every_stage(heads: nn.Module) -> Callable:
     """Runs each of a cascade's heads on inputs like the first one's."""
-    return lambda *inputs: [
-        head(*inputs) for head in (heads if isinstance(heads, nn.ModuleList) else [heads])
-    ]
+    stages = heads if isinstance(heads, nn.ModuleList) else [heads]
+    return lambda *inputs: [head(*inputs) for head in stages]
 
 
 def _rois(extractor: Any, number: int) -> Tensor:

@@ -5,7 +5,7 @@ Sources: Trans2Seg, arXiv 2101.08461; on PVT's maps: PVT v1, arXiv 2102.12122, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,24 +115,7 @@ class Trans2SegHead(BaseDecodeHead):
         init_cfg: dict | None = None,
         **kwargs,
     ) -> None:
-        _check_pair("in_channels", in_channels)
-        _check_pair("in_index", in_index)
-        _check_sizes(
-            in_channels=min(in_channels),
-            channels=channels,
-            num_classes=num_classes,
-            embed_dims=embed_dims,
-            num_heads=num_heads,
-            encoder_depth=encoder_depth,
-            decoder_depth=decoder_depth,
-            grid_size=grid_size,
-        )
-        _check_rates(
-            drop_rate=drop_rate,
-            attn_drop_rate=attn_drop_rate,
-            drop_path_rate=drop_path_rate,
-            dropout_ratio=dropout_ratio,
-        )
+        _check_numbers(locals())
         if input_transform != "multiple_select":
             raise ConfigError(
                 "input_transform takes 'multiple_select' only, as the head reads two maps of "
@@ -140,8 +123,6 @@ class Trans2SegHead(BaseDecodeHead):
             )
         if embed_dims % num_heads:
             raise ConfigError(f"embed_dims {embed_dims} can't be divided into {num_heads} heads")
-        if not _is_number(mlp_ratio) or mlp_ratio <= 0:
-            raise ConfigError(f"mlp_ratio takes a positive number, not {mlp_ratio!r}")
         super().__init__(
             list(in_channels),
             channels,
@@ -377,28 +358,27 @@ def concatenate(tokens: Tensor, maps: Tensor) -> Tensor:
     return torch.cat([tokens, maps.permute(0, 2, 3, 4, 1)], dim=-1).flatten(0, 1)
 
 
-def _check_pair(name: str, values: Sequence[int]) -> None:
-    if not isinstance(values, Sequence) or len(values) != 2 or not all(map(_is_int, values)):
-        raise ConfigError(
-            f"{name} takes two integers, the finest map's and the coarsest's, not {values!r}"
-        )
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError where an argument of Trans2SegHead, by its name, is out of range."""
+    for name in ("in_channels", "in_index"):
+        pair = given[name]
+        if not isinstance(pair, Sequence) or [_is_number(x, int) for x in pair] != [True, True]:
+            raise ConfigError(
+                f"{name} takes two integers, the finest map's and the coarsest's, not {pair!r}"
+            )
+    sizes = dict(given, in_channels=min(given["in_channels"]))
+    for name in (
+        *("in_channels", "channels", "num_classes", "embed_dims", "num_heads"),
+        *("encoder_depth", "decoder_depth", "grid_size"),
+    ):
+        if not _is_number(sizes[name], int) or sizes[name] < 1:
+            raise ConfigError(f"{name} takes a positive integer, not {sizes[name]!r}")
+    for name in ("drop_rate", "attn_drop_rate", "drop_path_rate", "dropout_ratio"):
+        if not _is_number(given[name]) or not 0 <= given[name] < 1:
+            raise ConfigError(f"{name} takes a number from 0 to below 1, not {given[name]!r}")
+    if not _is_number(given["mlp_ratio"]) or given["mlp_ratio"] <= 0:
+        raise ConfigError(f"mlp_ratio takes a positive number, not {given['mlp_ratio']!r}")
 
 
-def _check_sizes(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if not _is_int(value) or value < 1:
-            raise ConfigError(f"{name} takes a positive integer, not {value!r}")
-
-
-def _check_rates(**rates: float) -> None:
-    for name, value in rates.items():
-        if not _is_number(value) or not 0 <= value < 1:
-            raise ConfigError(f"{name} takes a number from 0 to below 1, not {value!r}")
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number(value: object, kinds: Any = (int, float)) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
