@@ -15,14 +15,14 @@ None is made by ``import mmpvt``, which supplies ``mmcv._ext`` where it is missi
 (:mod:`mmpvt.ops`) and changes nothing else. A change takes an ``ExitStack`` that undoes it.
 """
 
-from mmpvt.compat.mmdet import map_labels_by_name
-from mmpvt.compat.mmengine import (
+from mmpvt.compat.openmmlab import (
     fix_package_lookup,
     get_installed_path,
     keep_image_in_place,
     load_checkpoints_with,
+    map_labels_by_name,
+    switch_off_multimodal,
 )
-from mmpvt.compat.mmpretrain import switch_off_multimodal
 
 __all__ = [
     "fix_package_lookup",

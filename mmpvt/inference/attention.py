@@ -7,10 +7,10 @@ forward hook; the layers themselves are not changed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -76,14 +76,13 @@ class Attention:
             raise UserError(f"head {head}: stage {stage} has {num_heads}, from 0")
         heads = self.weights[stage][block]
         weights = heads.mean(0) if head is None else heads[head]
-        extent = [side * cell for side, cell in zip(weights.shape, self.cells[stage], strict=True)]
-        height, width = self.image.shape[:2]
-        y = (np.arange(height) + 0.5) / self.cells[stage][0] - 0.5
-        x = (np.arange(width) + 0.5) / self.cells[stage][1] - 0.5
-        x, y = (np.broadcast_to(v.astype(np.float32), (height, width)) for v in (x, y[:, None]))
+        (rows, columns), (tall, wide) = weights.shape, self.cells[stage]
+        height, width = size = self.image.shape[:2]
+        y, x = (np.arange(height) + 0.5) / tall - 0.5, (np.arange(width) + 0.5) / wide - 0.5
+        x, y = (np.broadcast_to(v.astype(np.float32), size) for v in (x, y[:, None]))
         heat = cv2.remap(weights, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        heat[round(extent[0]) :] = 0
-        heat[:, round(extent[1]) :] = 0
+        heat[round(rows * tall) :] = 0
+        heat[:, round(columns * wide) :] = 0
         return heat
 
     def picture(self, block: int = -1, head: int | None = None) -> np.ndarray:
@@ -157,7 +156,15 @@ def visualize_attention(
     y, x = _checked_position(position, shown.shape[:2])
     scale = [new / old for new, old in zip(resized, shown.shape[:2], strict=True)]
     point = [(value + 0.5) * factor for value, factor in zip((y, x), scale, strict=True)]
-    with _recorded(backbone, point) as records, torch.no_grad(), evaluating(backbone):
+    records: list[list[_Record]] = [[] for _ in range(backbone.num_stages)]
+    with ExitStack() as hooks, torch.no_grad(), evaluating(backbone):
+        for stage, found in enumerate(records):
+
+            def record(attn: nn.Module, args: tuple, stride=STRIDES[stage], found=found) -> None:
+                found.append(_attend(attn, args[0], stride, point))
+
+            for block in getattr(backbone, f"block{stage + 1}"):
+                hooks.enter_context(block.attn.register_forward_pre_hook(record))
         backbone(inputs.to(next(backbone.parameters())))
     return Attention(
         image=shown,
@@ -168,34 +175,12 @@ def visualize_attention(
     )
 
 
-@dataclass
-class _Record:
+class _Record(NamedTuple):
     """Of one block: the query's row and column, a key's sides in input pixels, (heads, h, w)."""
 
     token: tuple[int, int]
     cell: tuple[float, ...]
     weights: np.ndarray
-
-
-@contextmanager
-def _recorded(backbone: PyramidBackbone, point: Sequence[float]) -> Iterator[list[list[_Record]]]:
-    """While the backbone runs, collects each stage's records of ``point``, in input pixels."""
-    records: list[list[_Record]] = [[] for _ in range(backbone.num_stages)]
-    hooks = []
-    for stage, found in enumerate(records):
-
-        def record(
-            attn: SpatialReductionAttention, args: tuple, stage: int = stage, found: list = found
-        ) -> None:
-            found.append(_attend(attn, args[0], STRIDES[stage], point))
-
-        for block in getattr(backbone, f"block{stage + 1}"):
-            hooks.append(block.attn.register_forward_pre_hook(record))
-    try:
-        yield records
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _attend(

@@ -42,17 +42,11 @@ class Item:
 
 @dataclass
 class Summary:
-    """Counts of a run.
+    """Counts of a run."""
 
-    Attributes:
-        images (int): how many were predicted on.
-        instances (int | None): how many are drawn in all of them; None for label maps.
-        skipped (dict[Path, str]): the reason, by file.
-    """
-
-    images: int = 0
-    instances: int | None = None
-    skipped: dict[Path, str] = field(default_factory=dict)
+    images: int = 0  # that were predicted on
+    instances: int | None = None  # that are drawn in all of them; None for label maps
+    skipped: dict[Path, str] = field(default_factory=dict)  # the reason, by file
 
 
 def predict_folder(
@@ -91,7 +85,7 @@ def predict_folder(
             for batch in _batches(predictor, sources, batch_size):
                 for item, sample in _predict(predictor, batch):
                     if sample is not None:
-                        item.reason = _write(writer, item, sample)
+                        item.reason = writer.write(item, sample)
                     if item.reason:
                         summary.skipped[item.source.path] = item.reason
                         print(f"skipped: {printable(item.reason)}", file=sys.stderr)
@@ -172,18 +166,6 @@ def _predict(
     yield batch[0], None
 
 
-def _write(writer: _ResultsWriter, item: Item, sample: BaseDataElement) -> str:
-    """Writes a prediction; the reason if that can't be done, and it is the image's fault."""
-    try:
-        writer.write(item, sample)
-    except CannotWriteError as error:
-        return f"{item.source.path}: {error}"
-    except (cv2.error, MemoryError):  # it can be predicted on, but not be drawn
-        height, width = item.image.shape[:2]
-        return f"{item.source.path}: a picture of {width}x{height} pixels can't be drawn"
-    return ""
-
-
 class _ResultsWriter:
     """Writes each image's files as it comes, and those of all at the end."""
 
@@ -197,7 +179,18 @@ class _ResultsWriter:
         self.predictions: dict[Path, list[dict]] = {}
         self.thumbnails: dict[Path, tuple[np.ndarray, str]] = {}
 
-    def write(self, item: Item, sample: BaseDataElement) -> None:
+    def write(self, item: Item, sample: BaseDataElement) -> str:
+        """Writes a prediction; the reason if that can't be done, and it is the image's fault."""
+        try:
+            self._write(item, sample)
+        except CannotWriteError as error:
+            return f"{item.source.path}: {error}"
+        except (cv2.error, MemoryError):  # it can be predicted on, but not be drawn
+            height, width = item.image.shape[:2]
+            return f"{item.source.path}: a picture of {width}x{height} pixels can't be drawn"
+        return ""
+
+    def _write(self, item: Item, sample: BaseDataElement) -> None:
         source = item.source
         picture = self.predictor.draw(item.image, sample, self.score)
         saving.write_picture(self.out, f"pictures/{source.name}", picture)

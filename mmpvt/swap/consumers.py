@@ -7,7 +7,7 @@ stage; where dilation had kept that map larger than PVT's, a map of the same str
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mmpvt.errors import SwapError
@@ -19,15 +19,10 @@ _VIEW_MAPS = ("DMHead", "CenterNetHead")  # heads that merge axes of a map by Te
 
 
 class Change(NamedTuple):
-    """A change of a config, for people.
+    """A change of a config, for people."""
 
-    Attributes:
-        where: dotted path in the config.
-        what: from what to what, and why.
-    """
-
-    where: str
-    what: str
+    where: str  # dotted path in the config
+    what: str  # from what to what, and why
 
 
 def needs_contiguous_maps(model: Submodel) -> bool:
@@ -170,13 +165,13 @@ def _rewire_detection_heads(
     model: Submodel, old: list[FeatureMap], channels: Sequence[int]
 ) -> tuple[tuple[int, ...], list[Change]]:
     """Heads that read the backbone itself, without a neck between."""
+    stages = tuple(each.stage for each in old)
     if len(old) == 1:
-        stages: tuple[int, ...] = (old[0].pvt_stage,)
-        consumers: Iterable[tuple[str, dict, str]] = _consumers_of_one(model)
-    else:
-        stages = tuple(each.stage for each in old)
-        consumers = _consumers_of_all(model, len(old))
-    changes = [_set_channels(path, head, stages, channels, key) for path, head, key in consumers]
+        stages = (old[0].pvt_stage,)
+    changes = [
+        _set_channels(path, head, stages, channels, key)
+        for path, head, key in _detection_heads(model, len(old))
+    ]
     if not changes:
         raise SwapError(
             f"nothing beside {model.backbone_path} says by in_channels which of its maps it reads"
@@ -184,20 +179,22 @@ def _rewire_detection_heads(
     return stages, changes
 
 
-def _consumers_of_all(model: Submodel, count: int) -> Iterator[tuple[str, dict, str]]:
-    """Mask classification heads: a list of all maps' channels."""
-    for path, config in model.consumer_dicts():
-        widths = config.get("in_channels")
-        if isinstance(widths, list | tuple) and len(widths) == count:
-            yield path, config, "in_channels"
+def _detection_heads(model: Submodel, count: int) -> list[tuple[str, dict, str]]:
+    """Path and config of what reads ``count`` maps, and the key of the channels that it reads.
 
-
-def _consumers_of_one(model: Submodel) -> list[tuple[str, dict, str]]:
-    """Heads of one map. The first gives its channels; others repeat them, and so do RoI extractors
-    as their ``out_channels``."""
+    Mask classification heads list all maps' channels. Of one map the first head gives the channels;
+    others repeat them, and so do RoI extractors as their ``out_channels``.
+    """
     configs = list(model.consumer_dicts())
-    widths = (config.get("in_channels") for _, config in configs)
-    width = next((each for each in widths if isinstance(each, int)), None)
+    if count > 1:
+        return [
+            (path, config, "in_channels")
+            for path, config in configs
+            if isinstance(widths := config.get("in_channels"), list | tuple)
+            and len(widths) == count
+        ]
+    numbers = (config.get("in_channels") for _, config in configs)
+    width = next((each for each in numbers if isinstance(each, int)), None)
     keys = (
         "out_channels" if "featmap_strides" in config else "in_channels" for _, config in configs
     )

@@ -68,7 +68,7 @@ def find_submodel(model: Mapping, wanted: str | None = None) -> Submodel:
     Raises:
         SwapError: there is no backbone, or none or several of the wanted name.
     """
-    submodels = list(_walk(model, "model"))
+    submodels = list(_submodels(model))
     names = ", ".join(each.backbone_path for each in submodels)
     if not submodels:
         raise SwapError("the config's model has no backbone that could be swapped")
@@ -95,18 +95,14 @@ def dicts_within(config: object, path: str) -> Iterator[tuple[str, dict]]:
             yield from dicts_within(value, f"{path}[{i}]")
 
 
-def _walk(config: object, path: str) -> Iterator[Submodel]:
-    if isinstance(config, dict):
+def _submodels(model: Mapping) -> Iterator[Submodel]:
+    for path, config in dicts_within(model, "model"):
+        # with in_channels beside it, it is a neck's own, such as RFP's
+        if "in_channels" in config or "backbone" in path:
+            continue
         for key, value in config.items():
-            is_backbone = key == "backbone" or key.endswith("_backbone")
-            if is_backbone and isinstance(value, Mapping):
-                if "in_channels" not in config:  # else it is a neck's own, such as RFP's
-                    yield Submodel(path, config, key.removesuffix("backbone"))
-            else:
-                yield from _walk(value, f"{path}.{key}")
-    elif isinstance(config, list | tuple):
-        for i, value in enumerate(config):
-            yield from _walk(value, f"{path}[{i}]")
+            if f"_{key}".endswith("_backbone") and isinstance(value, Mapping):
+                yield Submodel(path, config, key.removesuffix("backbone"))
 
 
 def _is_named(model: Submodel, *names: str) -> bool:

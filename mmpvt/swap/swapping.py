@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mmengine.config import Config, ConfigDict
 
@@ -20,19 +20,12 @@ from mmpvt.swap.training import (
 )
 
 
-@dataclass(frozen=True)
-class Swap:
-    """A config with PVT in it.
-
-    Attributes:
-        config: the config.
-        changes: what differs from the base.
-        name: of the backbone, such as ``pvt_small``.
-    """
+class Swap(NamedTuple):
+    """A config with PVT in it."""
 
     config: Config
-    changes: list[Change]
-    name: str
+    changes: list[Change]  # what differs from the base
+    name: str  # of the backbone, such as pvt_small
 
 
 def swap_backbone(

@@ -11,13 +11,7 @@ from mmpvt.errors import UserError
 from mmpvt.models.archs import IMAGENET_MEAN, IMAGENET_STD
 from mmpvt.swap.consumers import Change
 from mmpvt.swap.feature_maps import as_list, type_name
-from mmpvt.swap.submodels import Submodel
-
-# published settings (rate, batch) of Semantic FPN, Mask R-CNN, RetinaNet
-_RATE_SEGMENTER = (2e-4, 32)
-_RATE_TWO_STAGE = (2e-4, 16)
-_RATE_ONE_STAGE = (1e-4, 16)
-_WEIGHT_DECAY = 1e-4
+from mmpvt.swap.submodels import Submodel, dicts_within
 
 # they know the layers of ConvNeXt, BEiT and ViT by name, and refuse or misjudge others
 _LAYER_DECAY = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
@@ -37,13 +31,12 @@ def set_optimizer(config: Config, model: Submodel) -> Iterator[Change]:
     if type_name(before) in ("AdamW", "Adam"):
         yield Change("optim_wrapper.optimizer", f"{before.type} stays, at rate {before.get('lr')}")
         return
-    if model.is_segmenter:
-        rate, batch = _RATE_SEGMENTER
-    else:
-        rate, batch = _RATE_TWO_STAGE if "roi_head" in model.config else _RATE_ONE_STAGE
+    # published settings of Semantic FPN, Mask R-CNN, RetinaNet
+    rate = 2e-4 if model.is_segmenter or "roi_head" in model.config else 1e-4
+    batch = 32 if model.is_segmenter else 16
     own_batch = (config.get("auto_scale_lr") or {}).get("base_batch_size") or batch
     rate = float(f"{rate * math.sqrt(own_batch / batch):.2g}")
-    wrapper.optimizer = ConfigDict(type="AdamW", lr=rate, weight_decay=_WEIGHT_DECAY)
+    wrapper.optimizer = ConfigDict(type="AdamW", lr=rate, weight_decay=1e-4)
     yield Change(
         "optim_wrapper.optimizer",
         f"{before.type} -> AdamW at rate {rate:g}, as published for PVT "
@@ -73,7 +66,10 @@ def drop_layer_decay(config: Config) -> Iterator[Change]:
 
 def set_statistics(config: Config) -> Iterator[Change]:
     """Normalises images as the published weights take them, where the base does otherwise."""
-    for path, one in _preprocessors(config.model, "model"):
+    for path, one in dicts_within(config.model, "model"):
+        named = path.endswith(".data_preprocessor") and ".reid." not in path
+        if not named or not len(one.get("mean") or ()):
+            continue
         before = {key: one.get(key) for key in _STATISTICS}
         before.update(mean=list(one["mean"]), std=list(one["std"]))
         if before != _STATISTICS:
@@ -93,14 +89,3 @@ def drop_checkpoints(config: Config, model: Submodel) -> Iterator[Change]:
         if owner.get(key):
             owner[key] = None
             yield Change(f"{path}{key}", "dropped: weights of the backbone that was")
-
-
-def _preprocessors(config: object, path: str) -> Iterator[tuple[str, dict]]:
-    """The dicts that say how images are normalised, except a re-identification model's."""
-    if not isinstance(config, dict):
-        return
-    for key, value in config.items():
-        if key == "data_preprocessor" and isinstance(value, dict) and len(value.get("mean") or ()):
-            yield f"{path}.{key}", value
-        elif key != "reid":
-            yield from _preprocessors(value, f"{path}.{key}")

@@ -1,9 +1,10 @@
-"""Changes to MMEngine."""
+"""Changes to MMEngine, MMDetection and mmpretrain."""
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib import metadata, util
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from mmengine.utils import package_utils
 
 from mmpvt.compat.patching import after_import, replace_attribute
+from mmpvt.errors import DatasetError
 
 
 def fix_package_lookup(undo: ExitStack) -> None:
@@ -102,22 +104,79 @@ def load_checkpoints_with(load: Callable[[str, str | None], dict], undo: ExitSta
     """
 
     def register(module: ModuleType, undo: ExitStack) -> None:
-        def load_from_local(filename: str, map_location: str | None = None) -> dict:
+        def read(filename: str, map_location: str | None = None, **_) -> dict:
             return load(filename, map_location)
 
-        def load_from_http(filename: str, map_location: str | None = None, **_) -> dict:
-            return load(filename, map_location)
-
-        def restore(scheme: str, before: Callable, ours: Callable) -> None:
-            if loader._schemes.get(scheme) is ours:
+        def restore(scheme: str, before: Callable) -> None:
+            if loader._schemes.get(scheme) is read:
                 loader.register_scheme(scheme, before, force=True)
 
         loader = module.CheckpointLoader
-        ours = {"": load_from_local, "http://": load_from_http, "https://": load_from_http}
-        for scheme, function in ours.items():
+        for scheme in ("", "http://", "https://"):
             before = loader._schemes[scheme]
             if before.__module__ == module.__name__:  # MMEngine's own
-                loader.register_scheme(scheme, function, force=True)
-                undo.callback(restore, scheme, before, function)
+                loader.register_scheme(scheme, read, force=True)
+                undo.callback(restore, scheme, before)
 
     after_import("mmengine.runner.checkpoint", register, undo)
+
+
+def map_labels_by_name(undo: ExitStack) -> None:
+    """Has MMDetection's COCO data sets and metrics number classes as the config lists them.
+
+    MMDetection 3.3, the last release, numbers them in the order of each annotation file's
+    ``categories``, without those that the file lacks: two files of the same categories in another
+    order give other labels (mmdetection#10675, #8305, #6875). All of its COCO-like data sets and
+    metrics ask ``COCO.get_cat_ids(cat_names=classes)``, so that function alone is changed. It can
+    go once MMDetection maps categories by name itself.
+    """
+    after_import("mmdet.datasets.api_wrappers.coco_api", _map_categories_by_name, undo)
+
+
+def _map_categories_by_name(module: ModuleType, undo: ExitStack) -> None:
+    original = module.COCO.get_cat_ids
+
+    @functools.wraps(original)
+    def get_cat_ids(
+        self, cat_names: Sequence[str] = (), sup_names: Sequence[str] = (), cat_ids: Sequence = ()
+    ) -> list:
+        if not cat_names or isinstance(cat_names, str) or sup_names or cat_ids:
+            return original(self, cat_names, sup_names, cat_ids)
+        by_name: dict[str, object] = {}
+        for number, category in self.cats.items():
+            name = category["name"]
+            if by_name.setdefault(name, number) != number and name in cat_names:
+                raise DatasetError(
+                    f"an annotation file has several categories of the name {name!r}"
+                )
+        for name in cat_names:
+            if name not in by_name:  # it has no annotations, but a label all the same
+                fresh = 1 + max((n for n in self.cats if isinstance(n, int)), default=0)
+                by_name[name], self.cats[fresh] = fresh, dict(id=fresh, name=name)
+        return [by_name[name] for name in cat_names]
+
+    replace_attribute(module.COCO, "get_cat_ids", get_cat_ids, undo)
+
+
+def switch_off_multimodal(undo: ExitStack) -> None:
+    """Lets mmpretrain be imported beside a transformers that its language models can't use.
+
+    mmpretrain 1.2.0, the last release, imports its multimodal models wherever transformers 4.28 or
+    newer is installed. They need names of ``transformers.modeling_utils`` that are gone since
+    4.57 (4.53 has them): ``import mmpretrain.models`` ends in ``TypeError: NoneType takes no
+    arguments``, and with it ``import mmdet.models``, ``import mmseg.models`` and the configs that
+    import mmpretrain. Where the names are gone, mmpretrain is told what it is told where
+    transformers is missing; its other models don't change. Nothing is imported before mmpretrain
+    is. No upstream report is known; this can go once a release of mmpretrain imports beside
+    transformers 5.
+    """
+    after_import("mmpretrain.utils.dependency", _switch_off, undo)
+
+
+def _switch_off(module: Any, _: ExitStack) -> None:
+    """This isn't undone: what mmpretrain has imported by then follows from it."""
+    if module.WITH_MULTIMODAL:
+        from transformers import modeling_utils
+
+        names = ("apply_chunking_to_forward", "find_pruneable_heads_and_indices")
+        module.WITH_MULTIMODAL = all(hasattr(modeling_utils, name) for name in names)
