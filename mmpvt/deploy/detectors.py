@@ -197,7 +197,7 @@ class BatchedNMS(nn.Module):
             valid = torch.where((scores > 0)[:, None], boxes, 0.0)
             edge = torch.cat([valid.flatten(), valid.new_zeros(1)]).amax(0)
             apart = boxes + (groups * (edge + 1))[:, None]
-        kept = operators.nms(apart, scores, self.iou_threshold, 0.0, self.count)
+        kept = operators.nms(apart, scores, self.iou_threshold, self.count)
         return boxes[kept], scores[kept], groups[kept]
 
 

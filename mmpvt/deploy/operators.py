@@ -39,31 +39,29 @@ def _onnx_topk(scores, count: int):
 
 
 @custom_op("mmpvt_deploy::nms", mutates_args=())
-def nms(
-    boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, count: int
-) -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, count: int) -> Tensor:
     """Greedy NMS of (N, 4) boxes and (N,) scores: (K,) int64, kept indices by falling score.
 
-    Boxes of a score no higher than ``score_threshold`` are dropped; at most ``count`` are kept.
+    Boxes of a score no higher than 0 are dropped; at most ``count`` are kept.
     """
-    (valid,) = torch.where(scores > score_threshold)
+    (valid,) = torch.where(scores > 0)
     _, kept = ops.nms(boxes[valid], scores[valid], iou_threshold)
     return valid[kept][:count]
 
 
 @nms.register_fake
-def _(boxes: Tensor, scores: Tensor, iou_threshold, score_threshold, count: int) -> Tensor:
+def _(boxes: Tensor, scores: Tensor, iou_threshold: float, count: int) -> Tensor:
     kept = get_ctx().new_dynamic_size(max=count)
     return scores.new_empty(kept, dtype=torch.int64)
 
 
-def _onnx_nms(boxes, scores, iou_threshold: float, score_threshold: float, count: int):
+def _onnx_nms(boxes, scores, iou_threshold: float, count: int):
     chosen = op.NonMaxSuppression(
         op.Unsqueeze(boxes, op.Constant(value_ints=[0])),
         op.Unsqueeze(scores, op.Constant(value_ints=[0, 1])),
         op.Constant(value_ints=[count]),
         op.Constant(value_floats=[iou_threshold]),
-        op.Constant(value_floats=[score_threshold]),
+        op.Constant(value_floats=[0.0]),  # of scores
     )
     return op.Gather(chosen, op.Constant(value_int=2), axis=1)
 
@@ -180,26 +178,25 @@ def _onnx_resize(x, height, width, mode: str):
     return op.Resize(x, None, None, shape, mode="linear", coordinate_transformation_mode=mode)
 
 
-def _multi_head_attention() -> Op:
-    """onnxruntime's MultiHeadAttention, which the ``onnx`` package has no schema of."""
-    name, domain, version = "MultiHeadAttention", "com.microsoft", 1
-    OpSchema, FormalParameter = onnx.defs.OpSchema, onnx.defs.OpSchema.FormalParameter
-    schema = OpSchema(
-        name,
-        domain,
-        version,
-        inputs=[FormalParameter(kind, "T") for kind in ("query", "key", "value")],
-        outputs=[FormalParameter("output", "T")],
+_OpSchema, _Parameter = onnx.defs.OpSchema, onnx.defs.OpSchema.FormalParameter
+_NAME, _DOMAIN, _VERSION = "MultiHeadAttention", "com.microsoft", 1
+# onnxruntime's operator, which the onnx package has no schema of
+multi_head_attention = Op(
+    Opset(_DOMAIN, _VERSION),
+    _NAME,
+    _OpSchema(
+        _NAME,
+        _DOMAIN,
+        _VERSION,
+        inputs=[_Parameter(kind, "T") for kind in ("query", "key", "value")],
+        outputs=[_Parameter("output", "T")],
         type_constraints=[("T", ["tensor(float)"], "")],
         attributes=[
-            OpSchema.Attribute("num_heads", OpSchema.AttrType.INT),
-            OpSchema.Attribute("scale", OpSchema.AttrType.FLOAT),
+            _OpSchema.Attribute("num_heads", _OpSchema.AttrType.INT),
+            _OpSchema.Attribute("scale", _OpSchema.AttrType.FLOAT),
         ],
-    )
-    return Op(Opset(domain, version), name, schema)
-
-
-multi_head_attention = _multi_head_attention()
+    ),
+)
 
 
 def _onnx_attention(
@@ -211,16 +208,13 @@ def _onnx_attention(
     heads, channels = query.shape[1], value.shape[3]
     if scale is None:
         scale = query.shape[3] ** -0.5
-    joined = [_join_heads(x) for x in (query, key, value)]
+    joined = []
+    for x in (query, key, value):  # (batch, heads, tokens, channels)
+        shape = op.Constant(value_ints=[0, 0, heads * x.shape[3]])
+        joined.append(op.Reshape(op.Transpose(x, perm=[0, 2, 1, 3]), shape))
     out = multi_head_attention(*joined, num_heads=heads, scale=float(scale))
     out = op.Reshape(out, op.Constant(value_ints=[0, 0, heads, channels]))
     return op.Transpose(out, perm=[0, 2, 1, 3])
-
-
-def _join_heads(x):
-    """(batch, heads, tokens, channels) to (batch, tokens, heads x channels)."""
-    x_last = op.Transpose(x, perm=[0, 2, 1, 3])
-    return op.Reshape(x_last, op.Constant(value_ints=[0, 0, x.shape[1] * x.shape[3]]))
 
 
 TRANSLATIONS: dict[Callable, Callable] = {

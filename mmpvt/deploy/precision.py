@@ -107,11 +107,8 @@ def takes_int8(node: ir.Node, weights: Mapping[str, ir.Value]) -> bool:
     if weight is None:
         return False
     shape = weight.shape.numpy()
-    is_linear = node.op_type == "MatMul" or (
-        node.op_type == "Gemm"
-        and not ("transB" in node.attributes and node.attributes["transB"].as_int() == 1)
-    )
-    outputs, inputs = shape[1::-1] if is_linear else shape[:2]
+    is_transposed = node.op_type == "Conv" or node.attributes.get_int("transB", 0)
+    outputs, inputs = shape[:2] if is_transposed else shape[1::-1]
     is_last = all(user.name.startswith(FLOAT32_NODES) for user in node.outputs[0].consumers())
     return not (is_last and outputs < inputs)
 
@@ -122,11 +119,10 @@ class _CalibrationImages(quantization.CalibrationDataReader):
         self.total, self.report = len(images), report
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        number, image = next(self.images, (0, None))
-        if image is None:
-            return None
-        self.report(f"calibrating: image {number} of {self.total}")
-        return {"image": image}
+        for number, image in self.images:
+            self.report(f"calibrating: image {number} of {self.total}")
+            return {"image": image}
+        return None
 
 
 def _with_metadata(proto: onnx.ModelProto, original: ir.Model, precision: str) -> ir.Model:
@@ -139,14 +135,11 @@ def _with_metadata(proto: onnx.ModelProto, original: ir.Model, precision: str) -
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silences the exporter's warnings, which are about itself."""
-    loggers = [logging.getLogger(name) for name in ("root", "torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

@@ -180,7 +180,11 @@ class PreprocessingGraph:
             x = self._resize(x, self._sides(x), sides)
 
         x = op.Cast(op.Transpose(x, perm=(2, 0, 1)), to=FLOAT)
-        if channels > 2 and image_format.is_bgr != swaps_channels(data_preprocessor, channels):
+        names = ("_channel_conversion", "channel_conversion")
+        swaps = any(getattr(data_preprocessor, name, False) for name in names)
+        if channels != 3 and isinstance(data_preprocessor, SegDataPreProcessor):
+            swaps = False  # MMSegmentation does so for three channels only
+        if channels > 2 and image_format.is_bgr != swaps:
             x = op.Gather(x, _int64(2, 1, 0, *range(3, channels)), axis=0)
         if data_preprocessor._enable_normalize:
             x = op.Sub(x, data_preprocessor.mean.view(-1, 1, 1).float().numpy())
@@ -310,11 +314,3 @@ class _Ops:
             return self.tape.op(op_type, values, attributes)
 
         return record
-
-
-def swaps_channels(data_preprocessor: BaseDataPreprocessor, channels: int) -> bool:
-    """Whether the model swaps red and blue; MMSegmentation does so for three channels only."""
-    if isinstance(data_preprocessor, SegDataPreProcessor) and channels != 3:
-        return False
-    names = ("_channel_conversion", "channel_conversion")
-    return any(getattr(data_preprocessor, name, False) for name in names)

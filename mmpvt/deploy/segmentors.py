@@ -13,6 +13,7 @@ from mmseg.models.segmentors import EncoderDecoder
 from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 
+from mmpvt.deploy.detectors import check_predicts_as
 from mmpvt.deploy.operators import resize_argmax
 from mmpvt.errors import ExportError
 
@@ -30,13 +31,7 @@ class ExportableSegmentor(nn.Module):
         if mode != "whole":
             raise ExportError(f"test_cfg's mode {mode!r} can't be exported: 'whole' can")
         head = model.decode_head
-        if not isinstance(head, nn.Module) or any(
-            getattr(type(head), name) is not getattr(BaseDecodeHead, name)
-            for name in ("predict", "predict_by_feat")
-        ):
-            raise ExportError(
-                f"{type(head).__name__} can't be exported: it has a predict of its own"
-            )
+        check_predicts_as(head, BaseDecodeHead)
         for part in _upsampling(head):
             if not isinstance(part.scale_factor, float) or part.scale_factor % 1:
                 raise ExportError(

@@ -131,19 +131,17 @@ def verify(
     """
     image_format = read_image_format(config)
     if image is None:
-        image = example_image(image_format.channels or input_channels(model.backbone))
+        scene = draw_scene(np.random.default_rng(0), (min(EXAMPLE_SIZE), max(EXAMPLE_SIZE)))
+        image = cv2.resize(scene.image, EXAMPLE_SIZE[::-1])
+        channels = image_format.channels or input_channels(model.backbone)
+        image = image[..., 0] if channels == 1 else image[..., np.arange(channels) % 3]
     if shape is not None:
         image = cv2.resize(image, (shape[1], shape[0]))
-        config = with_scale(config, shape)
+        config = Config(config.to_dict())
+        resize = next(t for t in read_test_pipeline(config) if t["type"].endswith("Resize"))
+        resize.update(scale=(shape[1], shape[0]), keep_ratio=False)
     found = onnx_predictor(path, is_bgr=image_format.is_bgr)(image)
     return compare(found, predict(model, config, image))
-
-
-def example_image(channels: int) -> np.ndarray:
-    """Shapes, uint8, (height, width, channels) or, of one channel, (height, width)."""
-    image = draw_scene(np.random.default_rng(0), (min(EXAMPLE_SIZE), max(EXAMPLE_SIZE))).image
-    image = cv2.resize(image, EXAMPLE_SIZE[::-1])
-    return image[..., 0] if channels == 1 else image[..., np.arange(channels) % 3]
 
 
 def to_rgb(image: np.ndarray, is_bgr: bool = True) -> np.ndarray:
@@ -178,11 +176,3 @@ def onnx_predictor(
         return dict(zip(names, session.run(None, inputs), strict=True))
 
     return run
-
-
-def with_scale(config: Config, shape: Sequence[int]) -> Config:
-    """A copy of the config whose test pipeline resizes to ``shape``, height and width."""
-    config = Config(config.to_dict())
-    resize = next(t for t in read_test_pipeline(config) if t["type"].endswith("Resize"))
-    resize.update(scale=(shape[1], shape[0]), keep_ratio=False)
-    return config
