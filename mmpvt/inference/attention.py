@@ -160,7 +160,7 @@ def visualize_attention(
     with ExitStack() as hooks, torch.no_grad(), evaluating(backbone):
         for stage, found in enumerate(records):
 
-            def record(attn: nn.Module, args: tuple, stride=STRIDES[stage], found=found) -> None:
+            def record(attn: Any, args: tuple, stride=STRIDES[stage], found=found) -> None:
                 found.append(_attend(attn, args[0], stride, point))
 
             for block in getattr(backbone, f"block{stage + 1}"):

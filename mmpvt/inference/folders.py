@@ -84,11 +84,10 @@ def predict_folder(
             done = 0
             for batch in _batches(predictor, sources, batch_size):
                 for item, sample in _predict(predictor, batch):
-                    if sample is not None:
-                        item.reason = writer.write(item, sample)
-                    if item.reason:
-                        summary.skipped[item.source.path] = item.reason
-                        print(f"skipped: {printable(item.reason)}", file=sys.stderr)
+                    reason = item.reason if sample is None else writer.write(item, sample)
+                    if reason:
+                        summary.skipped[item.source.path] = reason
+                        print(f"skipped: {printable(reason)}", file=sys.stderr)
                     else:
                         summary.images += 1
                 done += len(batch)

@@ -17,22 +17,14 @@ SUFFIXES |= {".pbm", ".pgm", ".ppm", ".pnm"}
 
 @dataclass(frozen=True)
 class Source:
-    """An image file.
-
-    Attributes:
-        path (Path): the file.
-        name (str): of its results, without a suffix: its path below the folder given.
-        file_name (str): the same with its suffix, as an annotation file would name it.
-        image_id (int): the number in its name where all files are named by different numbers;
-            otherwise its index in the order, from 1.
-        problem (str): why it is skipped, where it is a folder that can't be read.
-    """
+    """An image file."""
 
     path: Path
-    name: str
-    file_name: str
+    name: str  # of its results, without a suffix: its path below the folder given
+    file_name: str  # the same with its suffix, as an annotation file would name it
+    # the number in its name where all files are named by different ones; else its index, from 1
     image_id: int
-    problem: str = ""
+    problem: str = ""  # why it is skipped, where it is a folder that can't be read
 
 
 def find_sources(

@@ -177,21 +177,18 @@ def row_tiled(
     rows = max(_chunk_length(width, x) // x.shape[2], MIN_ROWS)
     if len(x) * x.shape[1] <= rows:
         return function(x, slice(None))
-    return torch.cat([_tile_image(function, image, rows, with_cp) for image in x.split(1)])
-
-
-def _tile_image(
-    function: Callable[[Tensor, slice], Tensor], image: Tensor, rows: int, with_cp: bool
-) -> Tensor:
-    tiles = image.split(rows, dim=1)  # not slices, each of which has a gradient of full size
-    outs = []
-    for i, tile in enumerate(tiles):
-        above = [t[:, -1:] for t in tiles[max(i - 1, 0) : i]]
-        below = [t[:, :1] for t in tiles[i + 1 : i + 2]]
-        keep = slice(len(above), len(above) + tile.shape[1])
-        padded = torch.cat([*above, tile, *below], dim=1)
-        outs.append(maybe_checkpoint(function, padded, keep, with_cp=with_cp))
-    return torch.cat(outs, dim=1)
+    images = []
+    for image in x.split(1):
+        tiles = image.split(rows, dim=1)  # not slices, each of which has a gradient of full size
+        outs = []
+        for i, tile in enumerate(tiles):
+            above = [t[:, -1:] for t in tiles[max(i - 1, 0) : i]]
+            below = [t[:, :1] for t in tiles[i + 1 : i + 2]]
+            keep = slice(len(above), len(above) + tile.shape[1])
+            padded = torch.cat([*above, tile, *below], dim=1)
+            outs.append(maybe_checkpoint(function, padded, keep, with_cp=with_cp))
+        images.append(torch.cat(outs, dim=1))
+    return torch.cat(images)
 
 
 def maybe_checkpoint(function: Callable[..., Tensor], *args: object, with_cp: bool) -> Tensor:

@@ -169,7 +169,9 @@ class Trans2SegHead(BaseDecodeHead):
         """
         fine, coarse = self._transform_inputs(inputs)
         tokens = self.encoder(to_tokens(coarse))
-        x = self.join(to_map(concatenate(tokens, self.decoder(tokens))))
+        maps = self.decoder(tokens).permute(0, 2, 3, 4, 1)
+        tokens = tokens.unsqueeze(1).expand(-1, maps.shape[1], -1, -1, -1)
+        x = self.join(to_map(torch.cat([tokens, maps], dim=-1).flatten(0, 1)))
         x = resize(x, fine.shape[2:], mode="bilinear", align_corners=self.align_corners)
         x = x.unflatten(0, (len(fine), -1)) + self.fine(fine).unsqueeze(1)
         masks = self.cls_seg(self.refine(x.flatten(0, 1)))
@@ -349,13 +351,6 @@ def resize_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
         return maps
     resized = F.interpolate(maps.flatten(0, 1), size=tuple(size), mode="bilinear")
     return resized.unflatten(0, maps.shape[:2])
-
-
-def concatenate(tokens: Tensor, maps: Tensor) -> Tensor:
-    """Each class's attention maps, (batch, num_heads, num_classes, height, width), with the image's
-    tokens: (batch * num_classes, height, width, embed_dims + num_heads)."""
-    tokens = tokens.unsqueeze(1).expand(-1, maps.shape[2], -1, -1, -1)
-    return torch.cat([tokens, maps.permute(0, 2, 3, 4, 1)], dim=-1).flatten(0, 1)
 
 
 def _check_numbers(given: Mapping[str, Any]) -> None:

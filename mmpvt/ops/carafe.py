@@ -53,14 +53,11 @@ def carafe_backward(
     group_size: int,
     scale_factor: int,
 ) -> None:
-    """The gradients of :func:`carafe_forward`.
-
-    Arguments that are not listed are the forward function's.
+    """The gradients of :func:`carafe_forward`; unlisted arguments are that function's.
 
     Args:
         grad_output (Tensor): as the forward's ``output``, the gradient by it.
-        grad_input (Tensor): as ``features``, set to their gradient.
-        grad_masks (Tensor): as ``masks``, set to their gradient.
+        grad_input, grad_masks (Tensor): as ``features`` and ``masks``, set to their gradients.
     """
     for i, image in enumerate(rfeatures):
         channels, height, width = image.shape

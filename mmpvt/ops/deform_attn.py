@@ -24,10 +24,9 @@ def ms_deform_attn_forward(
     Args:
         value (Tensor): (B, keys, heads, channels), the maps' positions one after the other.
         spatial_shapes (Tensor): (levels, 2), height and width of each map.
-        level_start_index (Tensor): (levels,); unused, as the shapes say it.
         sampling_locations (Tensor): (B, queries, heads, levels, points, 2), (x, y) in [0, 1].
         attention_weights (Tensor): (B, queries, heads, levels, points).
-        im2col_step (int): unused.
+        level_start_index, im2col_step: unused.
 
     Returns:
         Tensor: (B, queries, heads * channels).
@@ -52,15 +51,12 @@ def ms_deform_attn_backward(
     grad_attn_weight: Tensor,
     im2col_step: int,
 ) -> None:
-    """The gradients of :func:`ms_deform_attn_forward`.
-
-    Arguments that are not listed are the forward function's.
+    """The gradients of :func:`ms_deform_attn_forward`; unlisted arguments are that function's.
 
     Args:
         grad_output (Tensor): (B, queries, heads * channels), the gradient by what it returned.
-        grad_value (Tensor): as ``value``, set to its gradient.
-        grad_sampling_loc (Tensor): as ``sampling_locations``, likewise.
-        grad_attn_weight (Tensor): as ``attention_weights``, likewise.
+        grad_value, grad_sampling_loc, grad_attn_weight (Tensor): as ``value``,
+            ``sampling_locations`` and ``attention_weights``, set to their gradients.
     """
 
     def attend(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:

@@ -59,15 +59,12 @@ def deform_conv_backward_input(
     *_buffers: Tensor,
     **options: int,
 ) -> None:
-    """The gradients of :func:`deform_conv_forward` by its map and its offsets.
-
-    Arguments that are not listed are the forward function's.
+    """The gradients of :func:`deform_conv_forward` by its map and its offsets; unlisted arguments
+    are that function's.
 
     Args:
         grad_output (Tensor): (B, O, h, w), the gradient by ``output``.
-        grad_input (Tensor): as ``input``, set to its gradient.
-        grad_offset (Tensor): as ``offset``, set to its gradient.
-        *_buffers (Tensor): unused.
+        grad_input, grad_offset (Tensor): as ``input`` and ``offset``, set to their gradients.
     """
     geometry = _geometry(options)
     for i, grad in enumerate(grad_output):
@@ -84,14 +81,12 @@ def deform_conv_backward_parameters(
     scale: float = 1,
     **options: int,
 ) -> None:
-    """Adds the gradient of :func:`deform_conv_forward` by its weight.
-
-    Arguments that are not listed are the forward function's.
+    """Adds the gradient of :func:`deform_conv_forward` by its weight; unlisted arguments are that
+    function's.
 
     Args:
         grad_output (Tensor): (B, O, h, w), the gradient by ``output``.
         grad_weight (Tensor): as ``weight``, added to.
-        *_buffers (Tensor): unused.
         scale (float): factor of what is added.
     """
     geometry = _geometry(options)
@@ -148,16 +143,12 @@ def modulated_deform_conv_backward(
     with_bias: bool = False,
     **options: int,
 ) -> None:
-    """The gradients of :func:`modulated_deform_conv_forward`.
-
-    Arguments that are not listed are the forward function's.
+    """The gradients of :func:`modulated_deform_conv_forward`; unlisted arguments are that
+    function's.
 
     Args:
-        grad_input (Tensor): as ``input``, set to its gradient.
-        grad_weight (Tensor): as ``weight``, zeros, set to its gradient.
-        grad_bias (Tensor): as ``bias``, set to its gradient if there is one.
-        grad_offset (Tensor): as ``offset``, set to its gradient.
-        grad_mask (Tensor): as ``mask``, set to its gradient.
+        grad_input, grad_weight, grad_bias, grad_offset, grad_mask (Tensor): as the arguments of
+            these names, set to their gradients; ``grad_bias`` if there is a bias.
         grad_output (Tensor): (B, O, h, w), the gradient by ``output``.
     """
     geometry = _geometry(options)

@@ -24,7 +24,8 @@ from mmpvt.ops import (  # noqa: F401
 
 for _module in list(filter(ismodule, globals().values())):  # those above
     for _name, _function in vars(_module).items():
-        if isfunction(_function) and _function.__module__ == _module.__name__:
+        is_own = isfunction(_function) and _function.__module__ == _module.__name__
+        if is_own and not _name.startswith("_"):
             globals()[_name] = _function
 
 

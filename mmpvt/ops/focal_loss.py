@@ -37,9 +37,8 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """The derivative of each loss of :func:`sigmoid_focal_loss_forward` by its logit.
-
-    Arguments that are not listed are the forward function's.
+    """The derivative of each loss of :func:`sigmoid_focal_loss_forward` by its logit; unlisted
+    arguments are that function's.
 
     Args:
         grad_input (Tensor): (N, C), set to the derivatives.
@@ -77,9 +76,8 @@ def softmax_focal_loss_backward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """The derivative of each loss of :func:`softmax_focal_loss_forward` by its sample's logits.
-
-    Arguments that are not listed are the forward function's.
+    """The derivative of each loss of :func:`softmax_focal_loss_forward` by its sample's logits;
+    unlisted arguments are that function's.
 
     Args:
         buff (Tensor): (N,), set to the derivatives by the logarithm of the right class's

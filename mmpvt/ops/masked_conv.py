@@ -20,13 +20,10 @@ def masked_im2col_forward(
 
     Args:
         im (Tensor): (1, C, H, W).
-        mask_h_idx (Tensor): (N,) int64, rows of the positions.
-        mask_w_idx (Tensor): (N,) int64, their columns.
+        mask_h_idx, mask_w_idx (Tensor): (N,) int64, rows and columns of the positions.
         col (Tensor): (C * kernel_h * kernel_w, N), set to what is read; 0 outside the map.
-        kernel_h (int): rows of the kernel.
-        kernel_w (int): its columns.
-        pad_h (int): rows that the kernel starts above the position.
-        pad_w (int): columns that it starts left of it.
+        kernel_h, kernel_w (int): rows and columns of the kernel.
+        pad_h, pad_w (int): rows that it starts above the position, and columns left of it.
     """
     # a window that starts at a position may reach beyond what the padding covers
     padded = F.pad(
@@ -49,11 +46,8 @@ def masked_col2im_forward(
 
     Args:
         col (Tensor): (channels, N).
-        mask_h_idx (Tensor): (N,) int64, rows of the positions.
-        mask_w_idx (Tensor): (N,) int64, their columns.
+        mask_h_idx, mask_w_idx (Tensor): (N,) int64, rows and columns of the positions.
         im (Tensor): (1, channels, height, width), set at the positions.
-        height (int): rows of the map.
-        width (int): its columns.
-        channels (int): its channels.
+        height, width, channels (int): of the map.
     """
     im[0, :, mask_h_idx, mask_w_idx] = col.view(channels, -1)

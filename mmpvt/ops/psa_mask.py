@@ -29,9 +29,7 @@ def psamask_forward(input: Tensor, output: Tensor, **options: int) -> None:
 
 
 def psamask_backward(grad_output: Tensor, grad_input: Tensor, **options: int) -> None:
-    """The gradient of :func:`psamask_forward`.
-
-    Arguments that are not listed are the forward function's.
+    """The gradient of :func:`psamask_forward`; unlisted arguments are that function's.
 
     Args:
         grad_output (Tensor): as the forward's ``output``, the gradient by it.

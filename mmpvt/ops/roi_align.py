@@ -50,11 +50,9 @@ def roi_align_forward(
         input (Tensor): (B, C, H, W); channels-last in memory is quickest.
         rois (Tensor): (R, 5), boxes (index into B, x1, y1, x2, y2).
         output (Tensor): (R, C, aligned_height, aligned_width), set to the values of the bins.
-        argmax_y (Tensor): shaped as ``output``, set to the row of the sample that is the maximum,
-            -1 if there is none. Unused for means.
-        argmax_x (Tensor): likewise, the column.
-        aligned_height (int): bins from top to bottom.
-        aligned_width (int): bins from left to right.
+        argmax_y, argmax_x (Tensor): shaped as ``output``, set to row and column of the sample that
+            is the maximum, -1 if there is none. Unused for means.
+        aligned_height, aligned_width (int): bins from top to bottom, and from left to right.
         spatial_scale (float): pixels of the map to one unit of the boxes.
         sampling_ratio (int): a bin has this number of rows and of columns of samples; 0 for as few
             as are a pixel or less apart.
@@ -89,9 +87,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """The gradient of :func:`roi_align_forward` by its map.
-
-    Arguments that are not listed are the forward function's.
+    """The gradient of :func:`roi_align_forward` by its map; unlisted arguments are that function's.
 
     Args:
         grad_output (Tensor): (R, C, aligned_height, aligned_width), the gradient by ``output``.

@@ -29,8 +29,7 @@ def roi_pool_forward(
         output (Tensor): (R, C, pooled_height, pooled_width), set to the maxima; 0 of an empty bin.
         argmax (Tensor): likewise, int32, set to where in the map they are, row by row; -1 of an
             empty bin.
-        pooled_height (int): bins from top to bottom.
-        pooled_width (int): bins from left to right.
+        pooled_height, pooled_width (int): bins from top to bottom, and from left to right.
         spatial_scale (float): pixels of the map to one unit of the boxes.
     """
     width = input.size(3)
@@ -55,9 +54,7 @@ def roi_pool_backward(
     grad_input: Tensor,
     **_options: Any,
 ) -> None:
-    """The gradient of :func:`roi_pool_forward` by its map.
-
-    Arguments that are not listed are the forward function's.
+    """The gradient of :func:`roi_pool_forward` by its map; unlisted arguments are that function's.
 
     Args:
         grad_output (Tensor): (R, C, pooled_height, pooled_width), the gradient by ``output``.
@@ -101,14 +98,12 @@ def deform_roi_pool_backward(
     grad_offset: Tensor,
     **options: Any,
 ) -> None:
-    """The gradients of :func:`deform_roi_pool_forward` by its map and its offsets.
-
-    Arguments that are not listed are the forward function's.
+    """The gradients of :func:`deform_roi_pool_forward` by its map and its offsets; unlisted
+    arguments are that function's.
 
     Args:
         grad_output (Tensor): (R, C, pooled_height, pooled_width), the gradient by ``output``.
-        grad_input (Tensor): (B, C, H, W), zeros, set to its gradient.
-        grad_offset (Tensor): as ``offset``, zeros, set to its gradient.
+        grad_input, grad_offset (Tensor): as ``input`` and ``offset``, set to their gradients.
     """
     if not len(rois):
         return

@@ -15,7 +15,6 @@ from mmpvt.swap.feature_maps import FeatureMap, as_list, feature_maps, type_name
 from mmpvt.swap.submodels import Submodel, dicts_within
 
 _PASS_MAPS_ON = ("JPU",)  # necks that give all maps but the last to the heads as they came
-_VIEW_MAPS = ("DMHead", "CenterNetHead")  # heads that merge axes of a map by Tensor.view
 
 
 class Change(NamedTuple):
@@ -23,11 +22,6 @@ class Change(NamedTuple):
 
     where: str  # dotted path in the config
     what: str  # from what to what, and why
-
-
-def needs_contiguous_maps(model: Submodel) -> bool:
-    """Whether a head works on maps in NCHW memory order only."""
-    return any(type_name(config) in _VIEW_MAPS for _, config in model.consumer_dicts())
 
 
 def rewire(model: Submodel, channels: Sequence[int]) -> tuple[tuple[int, ...], list[Change]]:

@@ -13,17 +13,11 @@ _AUXILIARY = ("teacher", "reid")  # models beside the one that is trained or eva
 
 @dataclass(frozen=True)
 class Submodel:
-    """A model with a backbone, which may itself be a part of another model.
+    """A model with a backbone, which may itself be a part of another model."""
 
-    Attributes:
-        path: where it is in the config: ``model``, ``model.detector``.
-        config: its entries, which a swap reads and changes.
-        prefix: of its entries' names: ``teacher_`` of ``teacher_backbone``.
-    """
-
-    path: str
-    config: dict
-    prefix: str = ""
+    path: str  # where it is in the config: "model", "model.detector"
+    config: dict  # its entries, which a swap reads and changes
+    prefix: str = ""  # of its entries' names: "teacher_" of teacher_backbone
 
     @property
     def backbone_path(self) -> str:

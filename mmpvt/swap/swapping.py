@@ -8,8 +8,8 @@ from typing import NamedTuple
 from mmengine.config import Config, ConfigDict
 
 from mmpvt.errors import ConfigError, SwapError
-from mmpvt.models.archs import Variant, find_variant
-from mmpvt.swap.consumers import Change, needs_contiguous_maps, rewire
+from mmpvt.models.archs import find_variant
+from mmpvt.swap.consumers import Change, rewire
 from mmpvt.swap.feature_maps import type_name
 from mmpvt.swap.submodels import Submodel, find_submodel
 from mmpvt.swap.training import (
@@ -18,6 +18,8 @@ from mmpvt.swap.training import (
     set_optimizer,
     set_statistics,
 )
+
+_VIEW_MAPS = ("DMHead", "CenterNetHead")  # heads that merge axes of a map by Tensor.view
 
 
 class Swap(NamedTuple):
@@ -63,12 +65,16 @@ def swap(config: Config, arch: str, part: str | None = None, keep_optimizer: boo
     _check_reads_pyramid(model)
     stages, changes = rewire(model, variant.arch.embed_dims)
 
-    backbone = _backbone_config(variant, model.is_segmenter)
+    kind = "PyramidVisionTransformer" + ("V2" if variant.version == 2 else "")
+    backbone = ConfigDict(type=f"mmpvt.{kind}", arch=variant.name)
+    if variant.name in ("medium", "large") and not model.is_segmenter:
+        backbone.drop_path_rate = 0.0  # as published for detectors
+    backbone.init_cfg = dict(type="Pretrained", checkpoint=variant.weights)
     if stages != (0, 1, 2, 3):
         backbone.out_indices = stages
     if old.get("with_cp"):
         backbone.with_cp = True
-    if needs_contiguous_maps(model):
+    if any(type_name(consumer) in _VIEW_MAPS for _, consumer in model.consumer_dicts()):
         backbone.contiguous_maps = True
     model.config[f"{model.prefix}backbone"] = backbone
     name = variant.full_name
@@ -116,17 +122,6 @@ def _check_reads_pyramid(model: Submodel) -> None:
                 f"{path} ({type_name(config)}) feeds its maps to a second backbone, {own}, that is "
                 "built to continue a ResNet's stages, which PVT has not"
             )
-
-
-def _backbone_config(variant: Variant, is_segmenter: bool) -> ConfigDict:
-    config = ConfigDict(
-        type=f"mmpvt.PyramidVisionTransformer{'V2' if variant.version == 2 else ''}",
-        arch=variant.name,
-    )
-    if variant.name in ("medium", "large") and not is_segmenter:
-        config.drop_path_rate = 0.0  # as published for detectors
-    config.init_cfg = dict(type="Pretrained", checkpoint=variant.weights)
-    return config
 
 
 def _import_mmpvt(config: Config) -> None:

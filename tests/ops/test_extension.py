@@ -144,8 +144,9 @@ def test_python_s_own_questions_get_python_s_own_answers():
         assert not hasattr(extension, name)
 
 
-def test_the_table_of_operators_is_complete():
-    assert all(callable(vars(extension)[name]) for name in extension.__all__)
+@pytest.mark.parametrize("name", ["nms", "softnms", "roi_align_forward", "carafe_backward"])
+def test_operators_are_found_in_their_files(name: str):
+    assert vars(extension)[name].__module__.startswith("mmpvt.ops.")
 
 
 def test_environment_report(monkeypatch):
