@@ -32,22 +32,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Attention:
-    """One position's attention in every block of a backbone.
+    """One position's attention in every block of a backbone."""
 
-    Attributes:
-        image (np.ndarray): RGB, (height, width, 3), uint8.
-        position (tuple[int, int]): y and x, in the image's pixels.
-        tokens (list[tuple[int, int]]): row and column of the position's token in each stage.
-        weights (list[np.ndarray]): of each stage, (blocks, heads, h, w) over its map of keys,
-            float32; each head's sum is 1.
-        cells (list[tuple[float, float]]): height and width of a key's cell, in the image's pixels.
-    """
-
-    image: np.ndarray
-    position: tuple[int, int]
-    tokens: list[tuple[int, int]]
+    image: np.ndarray  # RGB, (height, width, 3), uint8
+    position: tuple[int, int]  # y and x, in the image's pixels
+    tokens: list[tuple[int, int]]  # row and column of the position's token in each stage
+    # of each stage, (blocks, heads, h, w) over its map of keys, float32; each head's sum is 1
     weights: list[np.ndarray]
-    cells: list[tuple[float, float]]
+    cells: list[tuple[float, float]]  # height and width of a key's cell, in the image's pixels
 
     def heat_map(self, stage: int, block: int = -1, head: int | None = None) -> np.ndarray:
         """A block's attention over the image.

@@ -6,7 +6,7 @@ Sources: Trans2Seg, arXiv 2101.08461; on PVT's maps: PVT v1, arXiv 2102.12122, s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -134,20 +134,13 @@ class Trans2SegHead(BaseDecodeHead):
             init_cfg=init_cfg,
             **kwargs,
         )
-        sizes: dict[str, Any] = dict(
-            embed_dims=embed_dims,
-            num_heads=num_heads,
-            mlp_ratio=mlp_ratio,
-            grid_size=grid_size,
-            drop=drop_rate,
-            attn_drop=attn_drop_rate,
-        )
+        sizes = Sizes(embed_dims, num_heads, mlp_ratio, grid_size, drop_rate, attn_drop_rate)
         drop_paths = [
             np.linspace(0, drop_path_rate, depth).tolist()
             for depth in (encoder_depth, decoder_depth)
         ]
-        self.encoder = TokenEncoder(in_channels[1], drop_paths=drop_paths[0], **sizes)
-        self.decoder = ClassDecoder(self.out_channels, drop_paths=drop_paths[1], **sizes)
+        self.encoder = TokenEncoder(in_channels[1], drop_paths[0], sizes)
+        self.decoder = ClassDecoder(self.out_channels, drop_paths[1], sizes)
         convs = dict(norm_cfg=norm_cfg, act_cfg=self.act_cfg)
         self.join = nn.Sequential(
             DepthwiseSeparableConvModule(embed_dims + num_heads, channels, 3, padding=1, **convs),
@@ -178,25 +171,26 @@ class Trans2SegHead(BaseDecodeHead):
         return masks.reshape(len(fine), -1, *fine.shape[2:])
 
 
+class Sizes(NamedTuple):
+    """What encoder and decoder have in common, of Trans2SegHead's arguments."""
+
+    embed_dims: int
+    num_heads: int
+    mlp_ratio: float
+    grid_size: int
+    drop: float
+    attn_drop: float
+
+
 class TokenEncoder(nn.Module):
     """Trans2Seg's encoder: embeds a map's positions as tokens, each of which attends to all.
 
-    ``drop_paths`` has one rate a block; the other arguments are Trans2SegHead's.
+    ``drop_paths`` has one rate a block.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        embed_dims: int,
-        num_heads: int,
-        *,
-        drop_paths: Sequence[float],
-        mlp_ratio: float,
-        grid_size: int,
-        drop: float,
-        attn_drop: float,
-    ) -> None:
+    def __init__(self, in_channels: int, drop_paths: Sequence[float], sizes: Sizes) -> None:
         super().__init__()
+        embed_dims, num_heads, mlp_ratio, grid_size, drop, attn_drop = sizes
         self.embed = nn.Linear(in_channels, embed_dims)
         self.pos_embed = nn.Parameter(torch.empty(1, grid_size**2, embed_dims))
         self.pos_drop = nn.Dropout(drop)
@@ -221,22 +215,12 @@ class TokenEncoder(nn.Module):
 class ClassDecoder(nn.Module):
     """Trans2Seg's decoder: a learned query a class, and where it matches the tokens.
 
-    ``drop_paths`` has one rate a block; the other arguments are Trans2SegHead's.
+    ``drop_paths`` has one rate a block.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        embed_dims: int,
-        num_heads: int,
-        *,
-        drop_paths: Sequence[float],
-        mlp_ratio: float,
-        grid_size: int,
-        drop: float,
-        attn_drop: float,
-    ) -> None:
+    def __init__(self, num_classes: int, drop_paths: Sequence[float], sizes: Sizes) -> None:
         super().__init__()
+        embed_dims, num_heads, mlp_ratio, grid_size, drop, attn_drop = sizes
         self.class_embed = nn.Parameter(torch.empty(1, num_classes, embed_dims))
         hidden_dims = int(embed_dims * mlp_ratio)
         self.scores = nn.ModuleList(ClassScores(embed_dims, num_heads) for _ in drop_paths)
