@@ -27,7 +27,10 @@ def weights_only_globals(additions: Iterable[Global]) -> Iterator[None]:
         additions (Iterable[Global]): types, and functions with the name that they answer to; they
             come before PyTorch's own and others' of the same name.
     """
-    builtin = _builtin_globals()
+    try:
+        builtin = _weights_only_unpickler._get_allowed_globals()
+    except AttributeError:  # another PyTorch may keep it elsewhere
+        builtin = {}
     ours = {name_of_global(added): added for added in additions}
     replaced = {name: builtin[name] for name in ours if name in builtin}
     added = [
@@ -52,13 +55,6 @@ def weights_only_globals(additions: Iterable[Global]) -> Iterator[None]:
 def name_of_global(known: Global) -> str:
     """The name under which files refer to what is on PyTorch's list of safe globals."""
     return known[1] if isinstance(known, tuple) else f"{known.__module__}.{known.__qualname__}"
-
-
-def _builtin_globals() -> dict[str, Callable]:
-    try:
-        return _weights_only_unpickler._get_allowed_globals()
-    except AttributeError:  # another PyTorch may keep it elsewhere
-        return {}
 
 
 def _set_safe_globals(known: list) -> None:
