@@ -34,13 +34,7 @@ def masked_im2col_forward(
 
 
 def masked_col2im_forward(
-    col: Tensor,
-    mask_h_idx: Tensor,
-    mask_w_idx: Tensor,
-    im: Tensor,
-    height: int,
-    width: int,
-    channels: int,
+    col: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor, im: Tensor, **_size: int
 ) -> None:
     """Puts values at some positions of a map.
 
@@ -48,6 +42,5 @@ def masked_col2im_forward(
         col (Tensor): (channels, N).
         mask_h_idx, mask_w_idx (Tensor): (N,) int64, rows and columns of the positions.
         im (Tensor): (1, channels, height, width), set at the positions.
-        height, width, channels (int): of the map.
     """
-    im[0, :, mask_h_idx, mask_w_idx] = col.view(channels, -1)
+    im[0, :, mask_h_idx, mask_w_idx] = col.view(im.size(1), -1)
