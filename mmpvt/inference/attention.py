@@ -6,6 +6,7 @@ forward hook; the layers themselves are not changed.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -149,14 +150,15 @@ def visualize_attention(
     scale = [new / old for new, old in zip(resized, shown.shape[:2], strict=True)]
     point = [(value + 0.5) * factor for value, factor in zip((y, x), scale, strict=True)]
     records: list[list[_Record]] = [[] for _ in range(backbone.num_stages)]
+
+    def record(stage: int, attn: Any, args: tuple) -> None:
+        records[stage].append(_attend(attn, args[0], STRIDES[stage], point))
+
     with ExitStack() as hooks, torch.no_grad(), evaluating(backbone):
-        for stage, found in enumerate(records):
-
-            def record(attn: Any, args: tuple, stride=STRIDES[stage], found=found) -> None:
-                found.append(_attend(attn, args[0], stride, point))
-
+        for stage in range(backbone.num_stages):
             for block in getattr(backbone, f"block{stage + 1}"):
-                hooks.enter_context(block.attn.register_forward_pre_hook(record))
+                hook = functools.partial(record, stage)
+                hooks.enter_context(block.attn.register_forward_pre_hook(hook))
         backbone(inputs.to(next(backbone.parameters())))
     return Attention(
         image=shown,
