@@ -48,10 +48,9 @@ class ExportableOneStage(nn.Module):
         """
         head = self.model.bbox_head
         maps = [list(level) for level in head(self.model.extract_feat(x))]
-        levels = topk_per_level(
+        boxes, scores, labels, _ = topk_per_level(
             head, *maps, count=self.cfg.get("nms_pre", -1), threshold=self.cfg.get("score_thr", 0)
         )
-        boxes, scores, labels = (torch.cat(parts) for parts in zip(*levels, strict=True))
         boxes = clip_boxes(boxes, size) * scale
         return self.nms(boxes, drop_small_boxes(boxes, scores, self.cfg), labels)
 
@@ -97,12 +96,10 @@ class ExportableTwoStage(nn.Module):
     def propose(self, maps: tuple[Tensor, ...], size: Tensor) -> Tensor:
         """(N, 4) proposals, in the network's pixels."""
         head = self.model.rpn_head
-        levels = topk_per_level(head, *head(maps), count=self.rpn_cfg.get("nms_pre", -1))
-        numbers = [torch.full_like(labels, i) for i, (_, _, labels) in enumerate(levels)]
-        boxes = clip_boxes(torch.cat([boxes for boxes, _, _ in levels]), size)
-        scores = torch.cat([scores for _, scores, _ in levels])
-        scores = drop_small_boxes(boxes, scores, self.rpn_cfg)
-        return self.rpn_nms(boxes, scores, torch.cat(numbers))[0]
+        count = self.rpn_cfg.get("nms_pre", -1)
+        boxes, scores, _, levels = topk_per_level(head, *head(maps), count=count)
+        boxes = clip_boxes(boxes, size)
+        return self.rpn_nms(boxes, drop_small_boxes(boxes, scores, self.rpn_cfg), levels)[0]
 
     def classify(
         self, maps: tuple[Tensor, ...], proposals: Tensor, size: Tensor, scale: Tensor
@@ -154,7 +151,12 @@ class ExportableDETR(nn.Module):
         """As of one stage."""
         model, head = self.model, self.model.bbox_head
         feature_map = model.extract_feat(x)[-1]
-        feature_map = operators.crop(feature_map, *unpadded_sides(feature_map, x, size))
+        sides = []  # rows and columns that aren't in the padding
+        for i in (2, 3):
+            length, padded = feature_map.shape[i], x.shape[i]
+            pixel = torch.arange(length) * padded // length
+            sides.append((pixel < size[i - 2]).sum(0, keepdim=True))
+        feature_map = operators.crop(feature_map, *sides)
         no_padding = feature_map.new_zeros(1, *feature_map.shape[2:], dtype=torch.bool)
         positions = model.positional_encoding(no_padding).flatten(2).transpose(1, 2)
         tokens = feature_map.flatten(2).transpose(1, 2)
@@ -236,8 +238,8 @@ def topk_per_level(
     *,
     count: int,
     threshold: float = 0.0,
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(N, 4) boxes, (N,) scores and labels of each level's ``count`` highest scores.
+) -> tuple[Tensor, ...]:
+    """(N, 4) boxes, (N,) scores, labels and levels of each level's ``count`` highest scores.
 
     Args:
         head (BaseDenseHead): whose anchors, coder and activation are used.
@@ -269,8 +271,9 @@ def topk_per_level(
             deltas = head.integral(deltas) * head.prior_generator.strides[i][0]
             anchors = head.anchor_center(anchors)
         boxes = head.bbox_coder.decode(anchors, deltas)
-        levels.append((boxes, scores, index % classes.shape[1]))
-    return levels
+        labels = index % classes.shape[1]
+        levels.append((boxes, scores, labels, torch.full_like(labels, i)))
+    return tuple(torch.cat(parts) for parts in zip(*levels, strict=True))
 
 
 def flatten_map(feature_map: Tensor, channels: int) -> Tensor:
@@ -290,16 +293,6 @@ def drop_small_boxes(boxes: Tensor, scores: Tensor, cfg: Mapping) -> Tensor:
         return scores
     is_large = (boxes[:, 2:] - boxes[:, :2] > smallest).all(1)
     return torch.where(is_large, scores, -1.0)
-
-
-def unpadded_sides(feature_map: Tensor, x: Tensor, size: Tensor) -> list[Tensor]:
-    """(1,) int64 each: rows and columns of a map that aren't in ``x``'s padding."""
-    counts = []
-    for i in (0, 1):
-        length, padded = feature_map.shape[2 + i], x.shape[2 + i]
-        pixel = torch.arange(length) * padded // length
-        counts.append((pixel < size[i]).sum(0, keepdim=True))
-    return counts
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

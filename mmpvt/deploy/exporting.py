@@ -169,17 +169,16 @@ def exportable(model: BaseModel) -> Exportable:
             raise ExportError(f"{type(part).__name__} (the model's {name}) can't be exported")
     if type(model) is DETR:
         return ExportableDETR(model)
-    if isinstance(model, TwoStageDetector) and _predicts_as(model, TwoStageDetector):
-        return ExportableTwoStage(model)
-    if isinstance(model, SingleStageDetector) and _predicts_as(model, SingleStageDetector):
-        return ExportableOneStage(model)
-    if isinstance(model, EncoderDecoder) and _predicts_as(model, EncoderDecoder):
-        return ExportableSegmentor(model)
-    raise ExportError(f"{type(model).__name__} can't be exported: docs/deploy.md lists what can")
-
-
-def _predicts_as(model: BaseModel, base: type[BaseModel]) -> bool:
-    return type(model).predict is base.predict and type(model).extract_feat is base.extract_feat
+    own = type(model)
+    for base, form in (
+        (TwoStageDetector, ExportableTwoStage),
+        (SingleStageDetector, ExportableOneStage),
+        (EncoderDecoder, ExportableSegmentor),
+    ):
+        predicts_alike = issubclass(own, base) and own.predict is base.predict
+        if predicts_alike and own.extract_feat is base.extract_feat:
+            return form(model)
+    raise ExportError(f"{own.__name__} can't be exported: docs/deploy.md lists what can")
 
 
 def export_network(
@@ -262,11 +261,7 @@ def describe(
     """The file's ``metadata_props``: text, or JSON where a value has parts."""
     meta = getattr(model, "dataset_meta", None) or {}
     classes = [encodable(name) for name in meta.get("classes", ())]
-    task = "detection"
-    if "masks" in outputs:
-        task = "instance segmentation"
-    elif "label_map" in outputs:
-        task = "semantic segmentation"
+    tasks = dict(masks="instance segmentation", label_map="semantic segmentation")
     mean, std = (
         [round(x, 4) for x in getattr(model.data_preprocessor, name).flatten().tolist()]
         if model.data_preprocessor._enable_normalize
@@ -275,7 +270,7 @@ def describe(
     )
     order = CHANNEL_ORDERS.get(channels, "as in the file")
     facts = {
-        "task": task,
+        "task": tasks.get(outputs[-1], "detection"),
         "model": type(model).__name__,
         "backbone": type(model.backbone).__name__,
         "config": encodable(config.filename or ""),

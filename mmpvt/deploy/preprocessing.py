@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -30,18 +29,12 @@ INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
 
 @dataclass(frozen=True)
 class Resize:
-    """MMCV's transform of that name.
-
-    Attributes:
-        height, width (int): in pixels.
-        keep_ratio (bool): as large as fits into them.
-        either_orientation (bool): with ``keep_ratio``, the larger of them is for the image's longer
-            side, as in MMCV; otherwise height is for height.
-    """
+    """MMCV's transform of that name, to height and width in pixels."""
 
     height: int
     width: int
-    keep_ratio: bool = True
+    keep_ratio: bool = True  # as large as fits into them
+    # with keep_ratio, the larger of them is for the image's longer side, as in MMCV
     either_orientation: bool = True
 
 
@@ -54,17 +47,11 @@ class ResizeToMultiple:
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """How an image of 8 bits is decoded.
+    """How an image of 8 bits is decoded."""
 
-    Attributes:
-        channels (int | None): None for those that the file has.
-        is_bgr (bool): blue first; otherwise in the file's order.
-        is_float (bool): converted to float32 before it is resized.
-    """
-
-    channels: int | None = 3
-    is_bgr: bool = True
-    is_float: bool = False
+    channels: int | None = 3  # None for those that the file has
+    is_bgr: bool = True  # blue first; otherwise in the file's order
+    is_float: bool = False  # converted to float32 before it is resized
 
 
 def read_image_format(config: Config) -> ImageFormat:
@@ -200,11 +187,10 @@ class PreprocessingGraph:
 
         size = op.Concat(*sides, axis=0)
         ratio = op.Div(op.Cast(op.Concat(*original, axis=0), to=DOUBLE), op.Cast(size, to=DOUBLE))
-        height, width = op.Split(op.Cast(ratio, to=FLOAT), num_outputs=2, axis=0, outputs=2)
         self.outputs = {
             "x": x,
             "size": op.Cast(size, to=FLOAT),
-            "scale": op.Concat(width, height, width, height, axis=0),
+            "scale": op.Gather(op.Cast(ratio, to=FLOAT), _int64(1, 0, 1, 0)),
             "rows": op.Add(op.Cast(self._range(original[0]), to=FLOAT), np.float32(0.5)),
             "columns": op.Add(op.Cast(self._range(original[1]), to=FLOAT), np.float32(0.5)),
         }
@@ -234,9 +220,9 @@ class PreprocessingGraph:
             limits = sorted(limits, reverse=True)
             measured = [op.Max(*doubles), op.Min(*doubles)]
         ratio = op.Min(
-            *(op.Div(_float64(x), side) for x, side in zip(limits, measured, strict=True))
+            *(op.Div(np.float64(x), side) for x, side in zip(limits, measured, strict=True))
         )
-        scaled = [op.Add(op.Mul(side, ratio), _float64(0.5)) for side in doubles]
+        scaled = [op.Add(op.Mul(side, ratio), np.float64(0.5)) for side in doubles]
         return [op.Cast(op.Floor(side), to=INT64) for side in scaled]
 
     def _resize(self, x: ir.Value, old: Sequence[ir.Value], new: Sequence[ir.Value]) -> ir.Value:
@@ -268,8 +254,8 @@ class PreprocessingGraph:
         the same; there OpenCV also drops the fraction along x, but not along y, which matters to
         rounding.
         """
-        op, half = self._op, _float64(0.5)
-        step = op.Div(_float64(1), op.Div(op.Cast(new, to=DOUBLE), op.Cast(old, to=DOUBLE)))
+        op, half = self._op, np.float64(0.5)
+        step = op.Div(np.float64(1), op.Div(op.Cast(new, to=DOUBLE), op.Cast(old, to=DOUBLE)))
         centre = op.Mul(op.Add(op.Cast(self._range(new), to=DOUBLE), half), step)
         centre = op.Cast(op.Sub(centre, half), to=FLOAT)
         floor = op.Floor(centre)
@@ -291,26 +277,20 @@ def _int64(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def _float64(*values: float) -> np.ndarray:
-    return np.array(values, np.float64)
-
-
 class _Ops:
     """ONNX operators, recorded in order: ``op.Add(x, np.int64(1))``; arrays become constants."""
 
     def __init__(self) -> None:
         self.tape = Tape()
 
-    def __getattr__(self, op_type: str) -> Callable[..., Any]:
-        def record(*inputs: ir.Value | np.ndarray, outputs: int = 1, **attributes: object) -> Any:
+    def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
+        def record(*inputs: ir.Value | np.ndarray, **attributes: object) -> ir.Value:
             values = [
                 x
                 if isinstance(x, ir.Value)
                 else self.tape.op("Constant", [], {"value": ir.tensor(np.asarray(x))})
                 for x in inputs
             ]
-            if outputs > 1:
-                return self.tape.op_multi_out(op_type, values, attributes, num_outputs=outputs)
             return self.tape.op(op_type, values, attributes)
 
         return record

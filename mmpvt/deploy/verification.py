@@ -28,23 +28,14 @@ EXAMPLE_SIZE = (480, 640)  # pixels of the image drawn where none is given
 
 @dataclass
 class Deviation:
-    """How far two results of an image, or of several, are apart.
+    """How far two results of an image, or of several, are apart."""
 
-    Attributes:
-        compared (int): PyTorch's detections, or pixels of its label map.
-        unmatched (int): of those, without a match in the file's results; pixels of another label.
-        box (float): largest distance of a box's side, in pixels.
-        score (float): largest difference of a score.
-        mask (float): largest share of a mask's pixels that differ.
-        unit (str): what is compared.
-    """
-
-    compared: int = 0
-    unmatched: int = 0
-    box: float = 0.0
-    score: float = 0.0
-    mask: float = 0.0
-    unit: str = "detections"
+    compared: int = 0  # PyTorch's detections, or pixels of its label map
+    unmatched: int = 0  # of those, without a match in the file's results, or of another label
+    box: float = 0.0  # largest distance of a box's side, in pixels
+    score: float = 0.0  # largest difference of a score
+    mask: float = 0.0  # largest share of a mask's pixels that differ
+    unit: str = "detections"  # what is compared
 
     @property
     def is_small(self) -> bool:
