@@ -53,7 +53,6 @@ HOOKS = Registry(
         *(
             f"mmpvt.engine.hooks.{name}"
             for name in (
-                "checkpoint_fit",
                 "checkpoints",
                 "compile",
                 "divergence",
