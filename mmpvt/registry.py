@@ -25,7 +25,6 @@ OPTIM_WRAPPERS = _child(parents.OPTIM_WRAPPERS, "engine.hooks.divergence")
 LOOPS = _child(parents.LOOPS, "engine.loops")
 HOOKS = _child(
     parents.HOOKS,
-    "engine.hooks.checkpoint_fit",
     "engine.hooks.checkpoints",
     "engine.hooks.compile",
     "engine.hooks.divergence",

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
 
 from mmengine.config import Config
 
-from mmpvt.engine.config_parts import (
-    dataset_kind,
-    iter_datasets,
-    iter_dicts,
-    loaded_dataset,
-    split_datasets,
-)
+from mmpvt.engine.config_parts import dataset_kind, iter_dicts, split_datasets
 from mmpvt.errors import CheckpointMismatchError, ConfigError
 from mmpvt.utils.text import few
 
@@ -41,15 +34,12 @@ def read_class_lists(config: Config) -> None:
     for split, dataset in split_datasets(config):
         where = f"{split}_dataloader's data set"
         meta = dataset.get("metainfo")
-        for found, prefix, keys in (
-            (dataset, "", ("classes", "CLASSES")),
-            (meta or {}, "metainfo.", ("CLASSES",)),
-        ):
-            if key := next((key for key in keys if key in found), None):
-                raise ConfigError(
-                    f"the {where} has {prefix}{key}, which isn't read",
-                    hint="the class names belong in metainfo=dict(classes=(…))",
-                )
+        unread = [key for key in ("classes", "CLASSES") if key in dataset]
+        if unread or "CLASSES" in (meta or {}):
+            raise ConfigError(
+                f"the {where} has {(*unread, 'metainfo.CLASSES')[0]}, which isn't read",
+                hint="the class names belong in metainfo=dict(classes=(…))",
+            )
         if isinstance(meta, dict) and meta.get("classes") is not None:
             written = repr(meta["classes"])
             if written not in lists:
@@ -90,10 +80,12 @@ def _class_list(classes: object, where: str) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def class_names(dataset: dict, kind: type[Any] | None) -> list[str]:
-    """The classes of a data set: those that its config names, or its type knows."""
-    known = getattr(kind, "METAINFO", {}).get("classes", ())
-    return list((dataset.get("metainfo") or {}).get("classes") or known)
+def iter_heads(model: object) -> Iterator[tuple[str, dict]]:
+    """The heads of a model's config that tell classes apart, each with its name."""
+    for part in iter_dicts(model):
+        for name in sorted(CLASSIFYING & part.keys()):
+            heads = part[name] if isinstance(part[name], list | tuple) else [part[name]]
+            yield from ((name, head) for head in heads if isinstance(head, dict))
 
 
 def head_counts(model: object) -> dict[str, set[int]]:
@@ -105,17 +97,15 @@ def head_counts(model: object) -> dict[str, set[int]]:
     counts: dict[str, set[int]] = {}
     if isinstance(model, dict) and "language_model" in model:
         return counts
-    for part in iter_dicts(model):
-        for name in sorted(CLASSIFYING & part.keys()):
-            heads = part[name] if isinstance(part[name], list) else [part[name]]
-            found = (head.get("num_classes") for head in heads if isinstance(head, dict))
-            counts.setdefault(name, set()).update(n for n in found if n is not None)
+    for name, head in iter_heads(model):
+        number = head.get("num_classes")
+        counts.setdefault(name, set()).update([] if number is None else [number])
     return counts
 
 
 def dataset_meta(config: Config, split: str) -> dict:
     """The ``classes`` and, perhaps, ``palette`` of a split's first data set; empty without one."""
-    dataset = next(iter_datasets(loaded_dataset(config, split)), None)
+    dataset = next((dataset for _, dataset in split_datasets(config, [split])), None)
     if dataset is None:
         return {}
     kind = dataset_kind(dataset, config.get("default_scope", "mmdet"))
@@ -137,14 +127,12 @@ def model_meta(config: Config, checkpoint: Mapping) -> dict:
         dict: ``classes``, a tuple of strings, and, perhaps, ``palette``.
     """
     sources = {"the checkpoint": stored_meta(checkpoint)}
-    sources |= {
-        f"the config's {split} data set": dataset_meta(config, split)
-        for split in ("test", "val", "train")
-    }
+    for split in ("test", "val", "train"):
+        sources[f"the config's {split} data set"] = dataset_meta(config, split)
     sources = {name: meta for name, meta in sources.items() if meta.get("classes")}
     if not sources:
         return {}
-    counts = {count for several in head_counts(config.model).values() for count in several}
+    counts = set().union(*head_counts(config.model).values())
     fitting = [
         name for name, meta in sources.items() if not counts or len(meta["classes"]) in counts
     ]
@@ -175,23 +163,20 @@ def stored_meta(checkpoint: Mapping) -> dict:
         return {}
     found = {key.lower(): value for key, value in stored.items() if isinstance(key, str)}
     classes, palette = found.get("classes"), found.get("palette")
-    if not _is_list(classes) or not all(isinstance(name, str | int) for name in classes):
+    listed = (list, tuple)
+    if not isinstance(classes, listed) or not all(isinstance(c, str | int) for c in classes):
         return {}
     has_colours = (
-        _is_list(palette)
+        isinstance(palette, listed)
         and len(palette) >= len(classes)
         and all(
-            _is_list(colour)
+            isinstance(colour, listed)
             and len(colour) == 3
             and all(isinstance(level, int) and 0 <= level <= 255 for level in colour)
             for colour in palette
         )
     )
     return dict(classes=classes, palette=palette) if has_colours else dict(classes=classes)
-
-
-def _is_list(value: object) -> TypeGuard[list | tuple]:
-    return isinstance(value, list | tuple)
 
 
 def compare_with_checkpoint(classes: Sequence[str], checkpoint: Mapping) -> str | None:

@@ -74,7 +74,13 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
     except UserError as error:
         _leave(f"error: {error}", USER_ERROR)
     except Interrupted as interrupt:
-        _leave(describe_interrupt(interrupt), interrupt.code)
+        said = str(interrupt)
+        if interrupt.iteration is not None:
+            saved = "could not be saved: --resume resumes from the checkpoint before"
+            if interrupt.saved:
+                saved = f"is saved in {interrupt.saved}: --resume resumes from there"
+            said = f"{interrupt} after iteration {interrupt.iteration}, which {saved}"
+        _leave(said, interrupt.code)
     except RuntimeError as error:
         failure = failure_of(error)
         if failure is None:
@@ -90,17 +96,6 @@ def as_flag(name: str, value: object = None) -> str:
     """A setting as a command line writes it: ``--on-bad-data skip``."""
     flag = f"--{name.replace('_', '-')}"
     return flag if value is None or value is True else f"{flag} {value}"
-
-
-def describe_interrupt(interrupt: Interrupted) -> str:
-    """What a signal ended, and where to resume."""
-    if interrupt.iteration is None:
-        return str(interrupt)
-    if interrupt.saved:
-        saved = f"which is saved in {interrupt.saved}: --resume resumes from there"
-    else:
-        saved = "which could not be saved: --resume resumes from the checkpoint before"
-    return f"{interrupt} after iteration {interrupt.iteration}, {saved}"
 
 
 def _leave(sentence: str, code: int) -> None:

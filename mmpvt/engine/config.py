@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmpvt.checkpoint.saving import newest_checkpoint
 from mmpvt.compat import fix_package_lookup, get_installed_path
 from mmpvt.engine.class_names import read_class_lists
-from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.config_parts import SPLITS, iter_dicts
 from mmpvt.errors import CheckpointError, ConfigError, OutputError, UserError
 from mmpvt.swap import swap
 from mmpvt.utils.text import printable
@@ -108,13 +108,9 @@ def set_data_root(config: Config, root: str) -> None:
     Raises:
         ConfigError: the config names no data root.
     """
-    loaders = [config.get(f"{split}_dataloader") or {} for split in ("train", "val", "test")]
-    olds = {
-        d["data_root"].rstrip("/")
-        for loader in loaders
-        for d in iter_dicts(loader)
-        if isinstance(d.get("data_root"), str)
-    }
+    loaders = [config.get(f"{split}_dataloader") for split in SPLITS]
+    roots = (d.get("data_root") for d in iter_dicts(loaders))
+    olds = {old.rstrip("/") for old in roots if isinstance(old, str)}
     if not olds:
         raise ConfigError("the config names no data_root to replace", setting="data_root")
     root = root.rstrip("/") or "/"
@@ -125,11 +121,8 @@ def set_data_root(config: Config, root: str) -> None:
                 return root + value[len(old) :]
         return value
 
-    for part in (*loaders, config.get("val_evaluator"), config.get("test_evaluator")):
-        for d in iter_dicts(part):
-            for key, value in d.items():
-                if isinstance(value, str):
-                    d[key] = moved(value)
+    for d in iter_dicts((loaders, config.get("val_evaluator"), config.get("test_evaluator"))):
+        d.update({key: moved(value) for key, value in d.items() if isinstance(value, str)})
 
 
 def set_pretrained(config: Config, source: str) -> None:
@@ -150,9 +143,8 @@ def set_pretrained(config: Config, source: str) -> None:
         raise ConfigError("the config's model has no backbone", setting="pretrained")
     for backbone in backbones:
         backbone.pop("pretrained", None)
-        backbone["init_cfg"] = (
-            None if source == "none" else dict(type="Pretrained", checkpoint=source)
-        )
+        weights = dict(type="Pretrained", checkpoint=source)
+        backbone["init_cfg"] = None if source == "none" else weights
 
 
 def set_resume(config: Config, checkpoint: str) -> None:
@@ -267,13 +259,13 @@ def _near(path: str) -> list[str]:
     beside = {
         file.stem: str(file)
         for folder in {Path(path).parent, Path("configs")}
-        if "::" not in path and folder.is_dir()
+        if "::" not in path
         for file in folder.glob("*.py")
     }
     installed = {
         file.stem: f"{package}::{file.relative_to(folder)}"
         for package in PACKAGES
-        if (folder := config_folder(package)) and folder.is_dir()
+        if (folder := config_folder(package))
         for file in folder.rglob("*.py")
         if "_base_" not in file.parts
     }

@@ -36,16 +36,11 @@ def iter_datasets(dataset: dict | None) -> Iterator[dict]:
         yield dataset
 
 
-def loaded_dataset(config: Config, split: str) -> dict | None:
-    """What a split's data loader loads, with its wrappers."""
-    return (config.get(f"{split}_dataloader") or {}).get("dataset")
-
-
 def split_datasets(config: Config, splits: Iterable[str] = SPLITS) -> Iterator[tuple[str, dict]]:
     """The data sets of a config's splits, each with the name of its split."""
     for split in splits:
-        for dataset in iter_datasets(loaded_dataset(config, split)):
-            yield split, dataset
+        loader = config.get(f"{split}_dataloader") or {}
+        yield from ((split, dataset) for dataset in iter_datasets(loader.get("dataset")))
 
 
 def dataset_kind(dataset: dict, scope: str) -> type[Any] | None:

@@ -12,7 +12,6 @@ from mmengine.config import Config
 from mmseg.datasets import BaseSegDataset
 
 from mmpvt.datasets.listed_files import ALLOW_OUTSIDE, GET_DATA, read_list
-from mmpvt.engine.class_names import class_names
 from mmpvt.engine.config_parts import SPLITS, dataset_kind, default_argument, split_datasets
 from mmpvt.errors import DatasetError
 
@@ -77,8 +76,8 @@ class DatasetConfig:
 
     @property
     def classes(self) -> list[str]:
-        """Its class names, by label."""
-        return class_names(self.fields, self.kind)
+        """Its class names, by label: those that its config names, or its class knows."""
+        return list((self.fields.get("metainfo") or {}).get("classes") or self.known_classes)
 
     @property
     def known_classes(self) -> Sequence[str]:
@@ -106,11 +105,7 @@ class DatasetConfig:
         return self.root / ((self.fields.get("data_prefix") or {}).get(prefix) or "")
 
     def check_root(self) -> None:
-        """Checks that its folder is there.
-
-        Raises:
-            DatasetError: it is not.
-        """
+        """Raises a DatasetError if its folder isn't there."""
         if self.fields.get("data_root") and not self.root.is_dir():
             raise DatasetError(f"no data under {self.root}: there is no such folder", **GET_DATA)
 

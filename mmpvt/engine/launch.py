@@ -40,7 +40,14 @@ def prepare_launcher(config: Config, launcher: str, trains: bool = True) -> None
         config.launcher = launcher = "pytorch"
     if torch.cuda.is_available():
         return
-    replace_sync_bn(config, trains)
+    norms = [part for part in iter_dicts(config.get("model")) if part.get("type") == "SyncBN"]
+    if norms and trains:
+        raise LaunchError(
+            "the model has SyncBN, which several processes can train with on GPUs only",
+            hint="start one process, without a launcher, or change the config's norm_cfg",
+        )
+    for norm in norms:  # in a test both give the same
+        norm["type"] = "BN"
     config.setdefault("env_cfg", {})
     config.env_cfg.dist_cfg = dict(backend="gloo")
     config.setdefault(
@@ -57,28 +64,8 @@ def prepare_launcher(config: Config, launcher: str, trains: bool = True) -> None
         torch.distributed.init_process_group("gloo")
 
 
-def replace_sync_bn(config: Config, trains: bool) -> None:
-    """Puts BN in SyncBN's place, which PyTorch has for GPUs only; in a test both give the same.
-
-    Raises:
-        LaunchError: the model is to be trained, where they don't.
-    """
-    norms = [part for part in iter_dicts(config.get("model")) if part.get("type") == "SyncBN"]
-    if norms and trains:
-        raise LaunchError(
-            "the model has SyncBN, which several processes can train with on GPUs only",
-            hint="start one process, without a launcher, or change the config's norm_cfg",
-        )
-    for norm in norms:
-        norm["type"] = "BN"
-
-
 def check_launcher(launcher: str) -> None:
-    """Checks that this process was started by the launcher.
-
-    Raises:
-        LaunchError: it was not.
-    """
+    """Raises a LaunchError if this process was not started by the launcher."""
     if launcher != "none" and VARIABLES[launcher] not in os.environ:
         raise LaunchError(
             f"{launcher}: this process was not started by it ({VARIABLES[launcher]} is not set)",
@@ -92,9 +79,6 @@ def translate_slurm() -> None:
 
     They meet on the job's first node, at a port of the job's own: two jobs may share a node.
     ``MASTER_ADDR`` and ``MASTER_PORT`` stay where they are set.
-
-    Raises:
-        LaunchError: SLURM's variables are missing, or its first node's name is not known.
     """
     names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_JOB_ID")
     missing = [name for name in names if not os.environ.get(name, "").isdecimal()]
@@ -110,17 +94,14 @@ def translate_slurm() -> None:
     os.environ["LOCAL_RANK"] = str(local_rank % visible if visible else local_rank)
     first, count = PORTS
     os.environ.setdefault("MASTER_PORT", str(first + job % count))
-    if "MASTER_ADDR" not in os.environ:
-        os.environ["MASTER_ADDR"] = _first_node()
-
-
-def _first_node() -> str:
+    if "MASTER_ADDR" in os.environ:
+        return
     nodes = os.environ.get("SLURM_JOB_NODELIST") or os.environ.get("SLURM_NODELIST") or ""
     try:
         told = subprocess.run(
             ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True
         )
-        return told.stdout.split()[0]
+        os.environ["MASTER_ADDR"] = told.stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise LaunchError(
             f"slurm: scontrol doesn't say which is the first of the nodes {nodes!r}",

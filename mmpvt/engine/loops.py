@@ -21,7 +21,14 @@ from mmpvt.registry import LOOPS
 
 
 class ResumableLoop(BaseLoop):
-    """What the two loops share: a fault-tolerant data loader, and where in the data the run is."""
+    """What the two loops share: a fault-tolerant data loader, and where in the data the run is.
+
+    Args:
+        runner (Runner): the runner.
+        dataloader (DataLoader | dict): with a
+            :class:`~mmpvt.datasets.samplers.ResumableBatchSampler`, endless for :class:`IterLoop`.
+        **kwargs: of MMEngine's loop.
+    """
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
         loader: Any = dataloader  # whose batch sampler is one of ours
@@ -56,14 +63,7 @@ class ResumableLoop(BaseLoop):
 
 @LOOPS.register_module()
 class EpochLoop(ResumableLoop, EpochBasedTrainLoop):
-    """MMEngine's epoch-based loop, resumed at the right sample.
-
-    Args:
-        runner (Runner): the runner.
-        dataloader (DataLoader | dict): with a
-            :class:`~mmpvt.datasets.samplers.ResumableBatchSampler`.
-        **kwargs: of ``EpochBasedTrainLoop``.
-    """
+    """MMEngine's epoch-based loop, resumed at the right sample."""
 
     def run(self) -> nn.Module:
         """Trains."""
@@ -87,14 +87,7 @@ class EpochLoop(ResumableLoop, EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class IterLoop(ResumableLoop, IterBasedTrainLoop):
-    """MMEngine's iteration-based loop, resumed without loading the samples it has had.
-
-    Args:
-        runner (Runner): the runner.
-        dataloader (DataLoader | dict): with an endless
-            :class:`~mmpvt.datasets.samplers.ResumableBatchSampler`.
-        **kwargs: of ``IterBasedTrainLoop``.
-    """
+    """MMEngine's iteration-based loop, resumed without loading the samples it has had."""
 
     def run(self) -> nn.Module:
         """Trains."""
@@ -111,12 +104,9 @@ class IterLoop(ResumableLoop, IterBasedTrainLoop):
             self._seed_iteration()
             self.run_iter(data_batch)
             self._decide_current_val_interval()
-            if self._validates():
+            due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+            if self.runner.val_loop is not None and self._iter >= self.val_begin and due:
                 self.runner.val_loop.run()
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model
-
-    def _validates(self) -> bool:
-        due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
-        return self.runner.val_loop is not None and self._iter >= self.val_begin and due

@@ -23,7 +23,7 @@ from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.datasets.pipelines import build_image_loader, loading_step, transform_name
 from mmpvt.engine.checks.channels import channel_mismatch
 from mmpvt.engine.class_names import model_meta
-from mmpvt.engine.config_parts import iter_datasets
+from mmpvt.engine.config_parts import split_datasets
 from mmpvt.errors import BadFileError, ConfigError, UserError
 from mmpvt.utils.files import check_regular
 
@@ -68,11 +68,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def read_test_pipeline(config: Config) -> list[dict]:
     """The transforms of the (first) data set that a test is of; else of validation's."""
-    loader = config.get("test_dataloader") or config.get("val_dataloader") or {}
-    dataset = next(iter_datasets(loader.get("dataset")), None)
-    if dataset is None:
-        raise ConfigError("the config has no test_dataloader, which says how images are prepared")
-    return dataset.get("pipeline", [])
+    for _, dataset in split_datasets(config, ("test", "val")):
+        return dataset.get("pipeline", [])
+    raise ConfigError("the config has no test_dataloader, which says how images are prepared")
 
 
 class TestPipeline:

@@ -23,7 +23,7 @@ from mmpvt.engine.config import (
     set_pretrained,
     set_resume,
 )
-from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.config_parts import SPLITS, iter_dicts
 from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher
 from mmpvt.errors import ConfigError, LaunchError, OutputError
@@ -159,8 +159,7 @@ def prepare_training(
 
     # Training
     fall_back_to_float32(config)
-    _fuse_optimizer(config)
-    _guard_steps(config)
+    _use_own_optim_wrapper(config)
     _make_resumable(config, options.on_bad_data)
     _use_own_checkpoint_hooks(config)
     _ignore_signals_in_workers(config)
@@ -320,27 +319,23 @@ def _set_tta(config: Config) -> None:
     if "tta_model" not in config or "tta_pipeline" not in config:
         if config.get("default_scope") == "mmseg":
             raise ConfigError("the config holds no tta_model and tta_pipeline", setting="tta")
-        config.tta_model, config.tta_pipeline = _flip_tta(dataset.pipeline)
+        keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+        flips = [ConfigDict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
+        pack = ConfigDict(type="PackDetInputs", meta_keys=(*keys, "flip", "flip_direction"))
+        tta = ConfigDict(type="TestTimeAug", transforms=[flips, [pack]])
+        nms = dict(type="nms", iou_threshold=0.5)
+        config.tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
+        config.tta_pipeline = [*dataset.pipeline[:-1], tta]
     if config.model.get("type") != config.tta_model.type:
         config.model = ConfigDict(**config.tta_model, module=config.model)
     dataset.pipeline = config.tta_pipeline
-
-
-def _flip_tta(pipeline: list[dict]) -> tuple[ConfigDict, list[ConfigDict]]:
-    keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
-    flips = [ConfigDict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
-    pack = ConfigDict(type="PackDetInputs", meta_keys=(*keys, "flip", "flip_direction"))
-    tta = ConfigDict(type="TestTimeAug", transforms=[flips, [pack]])
-    nms = dict(type="nms", iou_threshold=0.5)
-    model = ConfigDict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
-    return model, [*pipeline[:-1], tta]
 
 
 def _name_broken_files(config: Config) -> None:
     """Has every pipeline name the image or label map that can't be used."""
     heads = (d["decode_head"] for d in iter_dicts(config.model) if "decode_head" in d)
     head = next((head for head in heads if isinstance(head, dict)), {})
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         for d in iter_dicts(config.get(f"{split}_dataloader")):
             if d.get("type") in ("LoadImageFromFile", "mmpvt.LoadImageFromFile"):
                 d["type"] = "mmpvt.LoadImageFromFile"
@@ -375,19 +370,13 @@ def fall_back_to_float32(config: Config) -> None:
             wrapper.pop(key, None)
 
 
-def _fuse_optimizer(config: Config) -> None:
-    """Updates all parameters in one kernel, where PyTorch has one and the config doesn't choose."""
-    optimizer = (config.get("optim_wrapper") or {}).get("optimizer") or {}
+def _use_own_optim_wrapper(config: Config) -> None:
+    """Takes a fused kernel, and has :class:`~mmpvt.engine.hooks.divergence.DivergenceHook` guard
+    the steps, unless the config chooses otherwise or has several optimizers."""
+    wrapper = config.optim_wrapper
+    optimizer = wrapper.get("optimizer") or {}
     if optimizer.get("type") in FUSED and not {"fused", "foreach"} & set(optimizer):
         optimizer["fused"] = True
-
-
-def _guard_steps(config: Config) -> None:
-    """Takes optimizer wrappers that :class:`~mmpvt.engine.hooks.divergence.DivergenceHook` guards.
-
-    A config with several optimizers, or a wrapper of its own, keeps them.
-    """
-    wrapper = config.optim_wrapper
     if "optimizer" in wrapper and wrapper.get("type") in (None, "OptimWrapper", "AmpOptimWrapper"):
         wrapper["type"] = f"mmpvt.{wrapper.get('type') or 'OptimWrapper'}"
 
@@ -426,9 +415,8 @@ def _use_own_checkpoint_hooks(config: Config) -> None:
 def _ignore_signals_in_workers(config: Config) -> None:
     """Has loading processes ignore a signal that is sent to all, so that the main one can save."""
     atexit.register(kill_workers)
-    for split in ("train", "val", "test"):
-        loader = config.get(f"{split}_dataloader")
-        if loader:
+    for split in SPLITS:
+        if loader := config.get(f"{split}_dataloader"):
             loader.pop("disable_subprocess_warning", None)
             loader.worker_init_fn = ConfigDict(type="mmpvt.init_worker")
 

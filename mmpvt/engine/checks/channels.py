@@ -74,12 +74,9 @@ class LostBits(NamedTuple):
 
 
 def check_images(config: Config, dataset: DatasetConfig, contents: dict[Path, dict]) -> None:
-    """Loads a few images of a data set, and compares their channels with the model's.
+    """Raises a ConfigError if a data set's images have other channels than the model takes.
 
     Prints a warning where bits of them are lost, or other tools can't load such images.
-
-    Raises:
-        ConfigError: they have other channels than the model takes, or can't be loaded so.
     """
     place = loading_step(dataset.pipeline)
     if place is None:
@@ -158,8 +155,12 @@ def channel_mismatch(channels: int, config: Config, trained: bool = False) -> st
                     f"{images}, and the model's data_preprocessor has mean and std of {values} "
                     "values: give one a channel, or a single one for all"
                 )
-        taken = _in_channels(part.get("backbone"))
-    if taken is None or taken == reached:
+        backbone = part.get("backbone") or {}
+        taken = backbone.get("in_channels")
+        if taken is None and (kind := backbone.get("type")):
+            taken = default_argument(find_class(MODELS, kind), "in_channels")
+            taken = taken if taken == 3 else None
+    if not isinstance(taken, int) or taken == reached:
         return None
     reason = f"{images}, and the model's backbone takes {taken}"
     if trained:
@@ -169,18 +170,6 @@ def channel_mismatch(channels: int, config: Config, trained: bool = False) -> st
         "in each pipeline ('color': 3 channels, 'grayscale': 1, 'unchanged': as many as the file "
         "has)"
     )
-
-
-def _in_channels(backbone: dict | None) -> int | None:
-    """What a backbone's config or class says it takes; None where neither does."""
-    if not isinstance(backbone, dict):
-        return None
-    said = backbone.get("in_channels")
-    if said is None:
-        kind = backbone.get("type")
-        default = default_argument(kind and find_class(MODELS, kind), "in_channels")
-        said = default if default == 3 else None
-    return said if isinstance(said, int) else None
 
 
 def _sample_files(dataset: DatasetConfig, contents: dict[Path, dict]) -> list[str]:

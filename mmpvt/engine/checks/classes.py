@@ -1,4 +1,4 @@
-"""Compares the class names of a config with those of its annotations and its model's heads."""
+"""Compares a config's classes with those of its annotations, evaluators and model's heads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
+from mmpvt.datasets.coco import files_by_id, read_annotations
 from mmpvt.engine.class_names import head_counts
+from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import ConfigError, DatasetError
 from mmpvt.utils.text import few
 
 SIMILARITY = 0.7  # difflib's ratio from which a name may be another one misspelt
+BY_ID = ("OVCocoMetric", "CocoOccludedSeparatedMetric")  # they name class APs by id
 
 
 class AnnotatedClasses(NamedTuple):
@@ -34,14 +37,14 @@ class AnnotatedClasses(NamedTuple):
     def of_coco(cls, file: Path, classes: Sequence[str], content: Mapping) -> AnnotatedClasses:
         """Of an annotation file in COCO's format, with its content."""
         by_id = {category["id"]: category["name"] for category in content["categories"]}
-        used = {
-            a["category_id"]
+        names = frozenset(
+            by_id[a["category_id"]]
             for a in content["annotations"]
             if isinstance(a, dict)
             and isinstance(a.get("category_id"), int | str)
+            and a["category_id"] in by_id
             and not (a.get("iscrowd") or a.get("ignore"))
-        }
-        names = frozenset(by_id[number] for number in used & by_id.keys())
+        )
         return cls(file, classes, list(by_id.values()), names, bool(content["annotations"]))
 
     @property
@@ -82,16 +85,6 @@ class AnnotatedClasses(NamedTuple):
             )
         return None
 
-    def note(self) -> str | None:
-        """That the classes are a subset of the file's categories, in a sentence, or None."""
-        if not self.unused:
-            return None
-        return (
-            f"{len(self.classes) - len(self.lacking)} of the {len(set(self.names))} categories of "
-            f"{self.file} are used; annotations of {few(self.unused)} are skipped, as the "
-            "config has no such class"
-        )
-
 
 def check_classes(split: str, listed: Sequence[AnnotatedClasses]) -> list[str]:
     """Compares the classes of a split's data sets with their annotation files.
@@ -106,7 +99,12 @@ def check_classes(split: str, listed: Sequence[AnnotatedClasses]) -> list[str]:
     for one in listed:
         if problem := one.problem():
             raise DatasetError(problem)
-        notes += filter(None, [one.note()])
+        if one.unused:
+            notes.append(
+                f"{len(one.classes) - len(one.lacking)} of the {len(set(one.names))} categories of "
+                f"{one.file} are used; annotations of {few(one.unused)} are skipped, as the config "
+                "has no such class"
+            )
         lacking = one.lacking if one.complete else []
         if lacking and split != "train":
             notes.append(
@@ -142,12 +140,9 @@ def _nothing(listed: AnnotatedClasses) -> str:
 
 
 def check_subset(dataset: DatasetConfig) -> None:
-    """Checks the classes of a segmentation data set against those its type knows.
+    """Raises a ConfigError if a segmentation data set's config has a class that its type lacks.
 
     MMSegmentation maps labels by name where a config names fewer classes than the type has.
-
-    Raises:
-        ConfigError: a name is none of the type's, or there are fewer colours than classes.
     """
     known, classes = dataset.known_classes, dataset.classes
     unknown = [name for name in classes if name not in known]
@@ -169,21 +164,17 @@ def check_subset(dataset: DatasetConfig) -> None:
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The one of ``names`` that ``name`` may be meant for, or None."""
-    folded = {_folded(other): other for other in names}
-    close = difflib.get_close_matches(_folded(name), folded, n=1, cutoff=SIMILARITY)
-    return folded[close[0]] if close else None
 
+    def folded(text: str) -> str:
+        return "".join(filter(str.isalnum, text.casefold())) or text
 
-def _folded(name: str) -> str:
-    return "".join(filter(str.isalnum, name.casefold())) or name
+    known = {folded(other): other for other in names}
+    close = difflib.get_close_matches(folded(name), known, n=1, cutoff=SIMILARITY)
+    return known[close[0]] if close else None
 
 
 def check_class_counts(classes: Sequence[str], model: dict) -> None:
-    """Compares a data set's classes with the model's heads.
-
-    Raises:
-        ConfigError: a head is for another number of classes.
-    """
+    """Raises a ConfigError if a head is for another number of classes than a data set's."""
     for name, counts in head_counts(model).items():
         wrong = counts - {len(classes)}
         if classes and wrong:
@@ -195,18 +186,11 @@ def check_class_counts(classes: Sequence[str], model: dict) -> None:
 
 
 def check_same_classes(config: Config, splits: Iterable[str]) -> None:
-    """Checks that all data sets that a model is trained and scored on give labels one meaning.
-
-    Raises:
-        ConfigError: two list the same classes in another order, or, of one split, other classes.
-    """
+    """Raises a ConfigError if data sets that a model is trained and scored on don't give labels one
+    meaning: the same classes in another order, or, of one split, other classes."""
     if not head_counts(config.model):
         return
-    named = [
-        (split, classes)
-        for split, dataset in iter_dataset_configs(config, splits)
-        if (classes := dataset.classes)
-    ]
+    named = [(s, d.classes) for s, d in iter_dataset_configs(config, splits) if d.classes]
     for split, classes in named:
         first, expected = named[0]
         if classes == expected or (split != first and sorted(classes) != sorted(expected)):
@@ -218,3 +202,76 @@ def check_same_classes(config: Config, splits: Iterable[str]) -> None:
             f"{one!r} in one and {other!r} in another",
             hint="give all the same metainfo=dict(classes=…)",
         )
+
+
+def check_evaluator(
+    evaluator: dict,
+    config: Config,
+    split: str,
+    annotated: list[AnnotatedClasses],
+    contents: dict[Path, dict],
+) -> list[str]:
+    """Compares an evaluator of COCO's scores with the data sets of its split.
+
+    Returns sentences, and raises, as :func:`check_classes` does.
+    """
+    kind = str(evaluator.get("type")).rpartition(".")[2]
+    if not kind.startswith(("Coco", "OVCoco")) or evaluator.get("backend_args") is not None:
+        return []
+    name = f"{split}_evaluator"
+    if isinstance(evaluator.get("ann_file"), list | tuple):
+        raise ConfigError(
+            f"{name}.ann_file is a list, and an evaluator reads one file",
+            hint="join the files into one, each image with an id of its own",
+        )
+    if not annotated:
+        return []
+    files = [one.file.absolute() for one in annotated]
+    tested: dict[int | str, Path] = {}  # all that an evaluator knows of an image is its id
+    for file in files:
+        ids = files_by_id(contents.get(file))
+        for number in filter(tested.__contains__, ids):
+            raise DatasetError(
+                f"the image id {number} is in {tested[number]} and in {file}, and {name} tells "
+                "images apart by their ids",
+                hint="give each image of the joined files its own",
+            )
+        tested |= dict.fromkeys(ids, file)
+    if not evaluator.get("ann_file"):
+        pipelines = iter_dicts(config.get(f"{split}_dataloader"))
+        if not any("instances" in (step.get("meta_keys") or ()) for step in pipelines):
+            raise ConfigError(
+                f"{name} has no ann_file", hint=f"set it to the data set's, {annotated[0].file}"
+            )
+        return []
+    file = Path(evaluator["ann_file"]).absolute()
+    if file not in contents:
+        contents[file] = read_annotations(file)
+    scored = files_by_id(contents[file])
+    for one in set(files) & contents.keys() - {file}:
+        images = files_by_id(contents[one])
+        lacking = [image for number, image in images.items() if number not in scored]
+        if lacking:
+            raise ConfigError(
+                f"{name}.ann_file is {file}, which lacks {len(lacking)} of the {len(images)} "
+                f"images of the data set's {one}, such as {lacking[0]}",
+                hint="name the same file in both",
+            )
+    classes = annotated[0].classes
+    if problem := AnnotatedClasses.of_coco(file, classes, contents[file]).problem():
+        raise DatasetError(problem)
+    by_name = {category["name"]: category["id"] for category in contents[file]["categories"]}
+    numbers = [by_name[name] for name in classes if name in by_name]
+    if kind in BY_ID and numbers != sorted(numbers):
+        raise ConfigError(
+            f"{kind} lists single classes by the ids of their categories, which in {file} have "
+            "another order than the config's classes",
+            hint="sort metainfo=dict(classes=…) by these ids",
+        )
+    extra = len(scored.keys() - tested.keys())
+    if tested and extra:
+        return [
+            f"{name}.ann_file is {file}, and {extra} of its {len(scored)} images are not in the "
+            "data set: their objects count as false negatives"
+        ]
+    return []

@@ -13,11 +13,10 @@ from mmengine.registry import DefaultScope, init_default_scope
 
 from mmpvt.datasets import coco, voc
 from mmpvt.datasets.listed_files import ALLOW_OUTSIDE, check_inside, check_present, read_list
-from mmpvt.engine import config_parts
-from mmpvt.engine.checks import channels, classes, evaluators, label_maps
+from mmpvt.engine.checks import channels, classes, label_maps
 from mmpvt.engine.checks.classes import AnnotatedClasses
 from mmpvt.engine.class_names import log
-from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.config_parts import dataset_kind, iter_dicts, split_datasets
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import ConfigError
 
@@ -61,7 +60,7 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
         notes |= dict.fromkeys(classes.check_classes(split, annotated))
         for evaluator in iter_dicts(config.get(f"{split}_evaluator")):
             notes |= dict.fromkeys(
-                evaluators.check_evaluator(evaluator, config, split, annotated, contents)
+                classes.check_evaluator(evaluator, config, split, annotated, contents)
             )
     classes.check_same_classes(config, splits)
     for note in notes:
@@ -79,9 +78,8 @@ def check_pixels(
 
     Args:
         config (Config): of an experiment.
-        splits (Iterable[str]): of ``'train'``, ``'val'`` and ``'test'``, those about to be used.
-        contents (dict[Path, dict] | None): of :func:`check_data`, which has found no error.
-            Default: None.
+        splits (Iterable[str]): as for :func:`check_data`.
+        contents (dict[Path, dict] | None): what that found no error in. Default: None.
 
     Raises:
         ConfigError: the images have other channels than the model takes, or the head can't tell
@@ -107,22 +105,19 @@ def check_arguments(config: Config, split: str) -> None:
         ConfigError: ``ann_file`` is not a single path; a ``ClassBalancedDataset`` is around one
             that doesn't tell its images' categories.
     """
-    loaded = config_parts.loaded_dataset(config, split)
-    for part in config_parts.iter_datasets(loaded):
+    for _, part in split_datasets(config, [split]):
         if isinstance(part.get("ann_file"), list | tuple):
             raise ConfigError(
                 f"ann_file is a list of {len(part['ann_file'])} files, and a data set reads one",
                 hint="join them with dataset=dict(type='ConcatDataset', datasets=[…]), a data set "
                 "a file",
             )
-    for part in iter_dicts(loaded):
-        if not str(part.get("type")).endswith("ClassBalancedDataset"):
-            continue
+    for part in iter_dicts(config.get(f"{split}_dataloader")):
         inner = part.get("dataset") or {}
-        kind = "type" in inner and config_parts.dataset_kind(
-            inner, config.get("default_scope", "mmengine")
-        )
-        if "type" in inner and not hasattr(kind, "get_cat_ids"):
+        if "type" not in inner or not str(part.get("type")).endswith("ClassBalancedDataset"):
+            continue
+        kind = dataset_kind(inner, config.get("default_scope", "mmengine"))
+        if not hasattr(kind, "get_cat_ids"):
             raise ConfigError(
                 f"ClassBalancedDataset can't balance a {inner['type']}, which has no get_cat_ids",
                 hint="of joined data sets, put it around each",
@@ -139,7 +134,7 @@ def keep_inside(config: Config) -> None:
     """
     if config.get(ALLOW_OUTSIDE, False):
         return
-    for _, dataset in config_parts.split_datasets(config):
+    for _, dataset in split_datasets(config):
         root = dataset.get("data_root") or ""
         prefixes = (dataset.get("data_prefix") or {}).values()
         folders = [root, *(os.path.join(root, prefix or "") for prefix in prefixes)]  # noqa: PTH118

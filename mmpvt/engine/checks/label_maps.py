@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmpvt.datasets.loading import FileProblem, LoadSegAnnotations
 from mmpvt.datasets.pipelines import transform_name
 from mmpvt.engine.checks.channels import evenly_spaced
-from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.class_names import iter_heads
 from mmpvt.engine.dataset_config import DatasetConfig
 from mmpvt.errors import BadFileError, ConfigError, DatasetError, UserError
 from mmpvt.utils.constants import IGNORE_LABEL
@@ -30,34 +30,27 @@ def check_heads(config: Config) -> None:
     Raises:
         ConfigError: one has a loss over classes, which is 0 for a single one, or is for one class.
     """
-    for part in iter_dicts(config.get("model")):
-        for name in ("decode_head", "auxiliary_head"):
-            heads = part.get(name)
-            for head in heads if isinstance(heads, list | tuple) else [heads]:
-                if isinstance(head, dict):
-                    _check_head(name, head)
-
-
-def _check_head(name: str, head: dict) -> None:
-    if head.get("num_classes") != 1 and head.get("out_channels") != 1:
-        return
     way = (
         "set num_classes=2, out_channels=1 and loss_decode.use_sigmoid=True, and two classes in "
         "the data set's metainfo, background first (docs/data.md)"
     )
-    if head.get("num_classes") == 1:
-        raise ConfigError(
-            f"the model's {name} is for one class, and every pixel then is of that class", hint=way
-        )
-    losses = head.get("loss_decode")
-    for loss in losses if isinstance(losses, list | tuple) else [losses]:
-        kind = (loss or {}).get("type", "CrossEntropyLoss")
-        if kind == "CrossEntropyLoss" and not (loss or {}).get("use_sigmoid"):
+    for name, head in iter_heads(config.get("model")):
+        if name not in ("decode_head", "auxiliary_head"):
+            continue
+        if head.get("num_classes") == 1:
             raise ConfigError(
-                f"the model's {name} gives one channel (out_channels=1), and its loss compares "
-                "channels, so that it is always 0",
+                f"the model's {name} is for one class, and every pixel then is of that class",
                 hint=way,
             )
+        losses = head.get("loss_decode")
+        for loss in losses if isinstance(losses, list | tuple) else [losses or {}]:
+            compares = loss.get("type", "CrossEntropyLoss") == "CrossEntropyLoss"
+            if head.get("out_channels") == 1 and compares and not loss.get("use_sigmoid"):
+                raise ConfigError(
+                    f"the model's {name} gives one channel (out_channels=1), and its loss compares "
+                    "channels, so that it is always 0",
+                    hint=way,
+                )
 
 
 class MapProblem(NamedTuple):
@@ -68,26 +61,19 @@ class MapProblem(NamedTuple):
 
 
 def check_label_maps(dataset: DatasetConfig, is_trained: bool) -> None:
-    """Checks that a segmentation data set's label maps hold classes.
+    """Raises a DatasetError if a segmentation data set's label maps hold nothing to train on.
 
     Prints a warning where those to train on hold a single class.
-
-    Raises:
-        DatasetError: they hold nothing that could be trained.
     """
     if not dataset.is_segmentation:
         return
     files = dataset.segmentation_files()
-    if files.map_folder is None:
-        return
     places = evenly_spaced(len(files.stems), MAX_MAPS)
     maps = [path for i in places if (path := files.label_map(files.stems[i]))]
     problem = label_map_problem(maps, dataset)
-    if problem is None:
-        return
-    if problem.is_error:
+    if problem and problem.is_error:
         raise DatasetError(problem.sentence)
-    if is_trained:
+    if problem and is_trained:
         print(f"warning: {problem.sentence}", file=sys.stderr)
 
 
@@ -95,8 +81,8 @@ def label_map_fields(dataset: DatasetConfig) -> dict:
     """What a data set tells the loader of its label maps.
 
     Returns:
-        dict: ``reduce_zero_label`` (bool), ``label_map`` (dict | None) from the labels of its class
-        to those of the config's choice among its classes.
+        dict: ``reduce_zero_label`` (bool); ``label_map`` (dict | None), from its class' labels to
+        the config's.
     """
     kind, classes = dataset.kind, dataset.classes
     is_choice = classes and set(classes) <= set(dataset.known_classes)

@@ -1,4 +1,4 @@
-"""Checkpoints: old ones are kept until the new one is intact, and a full disk ends no run."""
+"""Checkpoints: written so that a full disk ends no run, and refused where they can't fit."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.hooks import Hook
 from mmengine.hooks import LoggerHook as MMEngineLoggerHook
 from mmengine.runner import Runner
 
-from mmpvt.checkpoint.resume_check import KEPT
+from mmpvt.checkpoint.fitting import fill_partly, fit_to_model
+from mmpvt.checkpoint.resume_check import KEPT, check_resumable
 from mmpvt.checkpoint.saving import INTERRUPTED, POINTER, atomic_backend_args
+from mmpvt.engine.class_names import compare_with_checkpoint, dataset_meta, stored_meta
 from mmpvt.errors import OutputError
 from mmpvt.registry import HOOKS
 from mmpvt.utils.atomic import atomic_write, remove_parts
+from mmpvt.utils.text import few
 
 
 @HOOKS.register_module()
@@ -63,11 +67,6 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def save_interrupted(self, runner: Runner, epoch: int, iteration: int) -> str | None:
         """Saves between two regular checkpoints, unless the run was just saved.
-
-        Args:
-            runner (Runner): the runner.
-            epoch (int): complete epochs.
-            iteration (int): complete iterations.
 
         Returns:
             str | None: the file to resume from, or None where it couldn't be written.
@@ -147,3 +146,48 @@ class LoggerHook(MMEngineLoggerHook):
             log(runner, *args, **kwargs)
         except OSError as error:
             runner.logger.error(f"the scalars could not be written ({error.strerror})")
+
+
+@HOOKS.register_module()
+class CheckpointFitHook(Hook):
+    """Says before a run what MMEngine would only warn of: that a checkpoint is another model's.
+
+    A checkpoint that holds a backbone alone fills the model's backbone.
+
+    Args:
+        strict (bool): refuse a checkpoint that doesn't fill the model exactly, as testing and
+            resuming must; fine-tuning takes the tensors that fit. Default: True.
+        resume (bool): refuse a checkpoint that a run can't go on from. Default: False.
+    """
+
+    def __init__(self, strict: bool = True, resume: bool = False) -> None:
+        self.strict = strict
+        self.resume = resume
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Adapts ``checkpoint['state_dict']`` to the runner's model.
+
+        Raises:
+            UserError: in strict mode, naming the tensors that don't fit; on resuming, what else
+                is missing; otherwise, where nothing fits. The checkpoint's classes are the data
+                set's in another order.
+        """
+        tensors = fit_to_model(checkpoint, runner.model, self.strict)
+        split = "train" if self.resume or not self.strict else "test"
+        classes = dataset_meta(runner.cfg, split).get("classes", ())
+        if self.resume:
+            check_resumable(runner, checkpoint)
+        if self.strict:
+            said = compare_with_checkpoint(classes, checkpoint)
+        else:
+            tensors, said = fill_partly(runner.model, tensors)
+            stored = list(stored_meta(checkpoint).get("classes", ()))
+            if said is None and stored and stored != list(classes):
+                said = (
+                    f"the heads start from its classes ({few(stored)}), the data set has "
+                    f"{few(classes)}"
+                )
+            said = said and f"{runner.cfg.load_from}: {said}"
+        if said:
+            runner.logger.warning(said)
+        checkpoint["state_dict"] = tensors

@@ -21,7 +21,7 @@ from mmpvt.engine.dataset_config import iter_dataset_configs
 from mmpvt.errors import DatasetError
 from mmpvt.registry import HOOKS
 from mmpvt.utils.atomic import atomic_write
-from mmpvt.utils.text import printable
+from mmpvt.utils.text import few, printable
 
 NAMED = 3  # of each file, in the log; the rest is in a file
 
@@ -69,8 +69,15 @@ def skip_unusable_annotations(
         content, findings = clean_annotations(
             known or read_annotations(file), masks=file in with_masks
         )
-        if on_bad_data != "skip":
-            _refuse_unknown_masks(file, findings)
+        masks = [finding.id for finding in findings if finding.problem == UNKNOWN_MASK]
+        if masks and on_bad_data != "skip":
+            raise DatasetError(
+                f"{len(masks)} annotations in {file} (id {few(masks)}) have a segmentation that is "
+                "neither polygons nor run-length encoded",
+                where=file,
+                hint="fix or remove them",
+                instead=("on_bad_data", "skip"),
+            )
         if findings:
             # A test in the folder of a training that runs writes the same content to this name.
             key = hashlib.sha256(f"{file} {file in with_masks}".encode("utf8", "surrogateescape"))
@@ -82,19 +89,6 @@ def skip_unusable_annotations(
         if written := copies.get(_file(part).absolute()):
             part["ann_file"] = written
     return notes
-
-
-def _refuse_unknown_masks(file: Path, findings: list[Finding]) -> None:
-    ids = [str(finding.id) for finding in findings if finding.problem == UNKNOWN_MASK]
-    if ids:
-        named = ", ".join(ids[:NAMED]) + (" …" if len(ids) > NAMED else "")
-        raise DatasetError(
-            f"{len(ids)} annotations in {file} (id {named}) have a segmentation that is neither "
-            "polygons nor run-length encoded",
-            where=file,
-            hint="fix or remove them",
-            instead=("on_bad_data", "skip"),
-        )
 
 
 def _file(part: dict) -> Path:
