@@ -166,6 +166,34 @@ HUGGING_FACE_V2 = Layout(
     attention="q k v",
 )
 
+_DETR = "bbox_head.transformer.{half}"
+# MMDetection 3 moved the transformer and the queries out of the head, the projection before them
+# into a neck: mmdet/models/dense_heads/detr_head.py and mmcv/cnn/bricks/transformer.py; the second
+# of two names is that of before 2.9
+MMDET2_DETR = Layout(
+    "MMDetection 2's DETR",
+    mark=r"bbox_head\.input_proj\.weight",
+    rules=(
+        *(
+            (
+                f"{_DETR}.layers.{{layer}}.{old}.{{rest}}",
+                f"{{half}}.layers.{{layer}}.{new}.{{rest}}",
+            )
+            for olds, new in (
+                (("attentions.0", "self_attn"), "self_attn"),
+                (("attentions.1", "multihead_attn"), "cross_attn"),
+                (("ffns.0", "ffn"), "ffn"),
+                (("norms",), "norms"),
+            )
+            for old in olds
+        ),
+        (f"{_DETR}.post_norm.{{rest}}", "{half}.post_norm.{rest}"),
+        (f"{_DETR}.norm.{{rest}}", "{half}.post_norm.{rest}"),
+        ("bbox_head.input_proj.{rest}", "neck.convs.0.conv.{rest}"),
+        ("bbox_head.query_embedding.{rest}", "query_embedding.{rest}"),
+    ),
+)
+
 LAYOUTS = (PUBLISHED, TIMM, MMDET_V1, MMDET_V2, HUGGING_FACE_V1, HUGGING_FACE_V2)
 
 

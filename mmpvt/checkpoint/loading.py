@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from mmengine.dist import all_gather_object, get_rank
 from mmengine.logging import HistoryBuffer, print_log
 
 from mmpvt.checkpoint import safety
-from mmpvt.checkpoint.mmdet2 import upgrade
+from mmpvt.checkpoint.conversion import upgrade
 from mmpvt.compat.torch import Global, weights_only_globals
 from mmpvt.errors import CheckpointError, DownloadError, UserError
 
@@ -97,20 +98,20 @@ def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu")
     return checkpoint
 
 
-def missing_safetensors(path: Path) -> CheckpointError:
-    """The error where a file's format takes a package that isn't installed."""
-    return CheckpointError(
-        f"{path} is in safetensors' format", where=path, hint="pip install safetensors"
-    )
+def import_safetensors(path: Path) -> ModuleType:
+    """``safetensors.torch``, an optional package that a file's format takes."""
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path} is in safetensors' format", where=path, hint="pip install safetensors"
+        ) from error
+    return safetensors.torch
 
 
 def _read(path: Path, map_location: str | None) -> dict:
     if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise missing_safetensors(path) from error
-        return load_file(path, device=map_location or "cpu")
+        return import_safetensors(path).load_file(path, device=map_location or "cpu")
     with weights_only():
         safety.check_file(path)
         return torch.load(path, map_location=map_location, weights_only=True)

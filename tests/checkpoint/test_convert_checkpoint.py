@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from helpers import ROOT, build_backbone, relative
 from mmpvt import UserError
+from mmpvt.checkpoint.conversion import upgrade
 from mmpvt.checkpoint.convert_checkpoint import TARGETS, convert_checkpoint
-from mmpvt.checkpoint.mmdet2 import upgrade
 from mmpvt.engine.config import load_config, set_pretrained
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
 
