@@ -118,11 +118,9 @@ def _assign(class_iou: np.ndarray, crowd: np.ndarray) -> list[int | None]:
     assigned: list[int | None] = []
     for row in class_iou:
         candidates = np.where(free, row, 0)
-        best = int(candidates.argmax()) if len(row) else -1
-        if best < 0 or candidates[best] < FOREGROUND_IOU:
-            assigned.append(None)
-            continue
-        free[best] = crowd[best]
+        best = int(candidates.argmax()) if candidates.max(initial=0) >= FOREGROUND_IOU else None
+        if best is not None:
+            free[best] = crowd[best]
         assigned.append(best)
     return assigned
 

@@ -10,6 +10,8 @@ import sys
 import traceback
 from pathlib import Path
 
+FIELDS = ("what", "where", "hint", "setting", "instead")  # of a UserError
+
 
 def main() -> None:
     file, tool, *arguments = sys.argv[1:]
@@ -38,12 +40,10 @@ def write_error(file: Path, error: BaseException | None) -> None:
     if isinstance(error, RuntimeError):
         error = failure_of(error) or error
     if isinstance(error, UserError):
-        fields = {key: getattr(error, key) for key in ("what", "hint", "setting", "instead")}
-        fields["where"] = str(error.where) if error.where else None
+        fields = {name: getattr(error, name) for name in FIELDS}
     else:
         fields = dict(what=traceback.format_exception_only(error)[-1].split("\n")[0])
-    content = dict(fields, lost_another=lost_another)
-    file.write_bytes(to_json(content))
+    file.write_bytes(to_json(dict(fields, lost_another=lost_another), default=str))
 
 
 if __name__ == "__main__":

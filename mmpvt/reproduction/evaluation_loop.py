@@ -27,7 +27,7 @@ from mmpvt.reproduction.result_store import (
     SKIPPED,
     TESTED,
     ResultStore,
-    TestDigests,
+    digest_of_test,
     file_name,
 )
 from mmpvt.reproduction.training_log import find_log, read_log
@@ -112,7 +112,8 @@ class _Entry:
             error.setting = self.data_setting
         if error.instead and error.instead[0] == "data_root":
             error.instead = (self.data_setting, None) if self.data_setting else None
-        self.record.update(status=FAILED, error=str(error))
+        status = FAILED if self.checkpoint.config else SKIPPED
+        self.record.update(status=status, error=str(error))
 
 
 class _EvaluationLoop:
@@ -120,39 +121,28 @@ class _EvaluationLoop:
         self.options = options
         self.out = Outputs(options.out)
         self.store = ResultStore(self.out)
-        self.entries = self._prepare_all(checkpoints)
+        self.entries = [_Entry(c, dict(name=c.name, file=str(c.path))) for c in checkpoints]
         self.seconds: list[float] = []
-
-    def _prepare_all(self, checkpoints: Sequence[Checkpoint]) -> list[_Entry]:
-        """Finds out what to test, on all processes, before any has changed something."""
-        digests = TestDigests()
-        entries = []
-        for checkpoint in checkpoints:
-            record = dict(name=checkpoint.name, file=str(checkpoint.path))
-            entry = _Entry(checkpoint, record)
-            entries.append(entry)
-            if checkpoint.config is None:
-                near = f" (near: {', '.join(checkpoint.near)})" if checkpoint.near else ""
-                error = ConfigError(
-                    f"no config has such a name{near}", instead=("map", "NAME=CONFIG")
-                )
-                record.update(status=SKIPPED, error=str(error))
-                self._print(f"{checkpoint.name}: skipped, {error}")
-                continue
+        digests: dict[str, str] = {}
+        for entry in self.entries:  # on all processes, before any has changed something
             try:
-                self._prepare(entry, checkpoint.config, digests)
+                self._prepare(entry, digests)
             except (UserError, OSError) as error:
                 entry.fail(error if isinstance(error, UserError) else UserError(str(error)))
-                self._print(f"{checkpoint.name}: failed, {record['error']}")
-        return entries
+                self._print("{name}: {status}, {error}".format(**entry.record))
 
-    def _prepare(self, entry: _Entry, path: str, digests: TestDigests) -> None:
-        name = file_name(entry.checkpoint.name)
+    def _prepare(self, entry: _Entry, digests: dict[str, str]) -> None:
+        """Finds out what to test."""
+        checkpoint = entry.checkpoint
+        if checkpoint.config is None:
+            near = f" (near: {', '.join(checkpoint.near)})" if checkpoint.near else ""
+            raise ConfigError(f"no config has such a name{near}", instead=("map", "NAME=CONFIG"))
+        name = file_name(checkpoint.name)
         self.out.check(f"{FOLDER}/{name}.json", f"{WORK}/{name}")
         overrides = _parse_cfg_options(self.options.cfg_options)
-        config = load_config(path, overrides)
+        config = load_config(checkpoint.config, overrides)
         if not config.get("test_dataloader"):
-            raise ConfigError(f"{path} has no test_dataloader")
+            raise ConfigError(f"{checkpoint.config} has no test_dataloader")
         stem = Path(config.filename).stem
         entry.config = config
         entry.record.update(report.describe(config, stem, self.options.published))
@@ -160,20 +150,19 @@ class _EvaluationLoop:
         if data_root := self.options.roots.get(entry.data_setting or ""):
             set_data_root(config, data_root)
         try:
-            key = digests.digest(entry.checkpoint.path, config)
+            entry.record["key"] = digest_of_test(checkpoint.path, config, digests)
         except OSError:
             check_data(config, ("test",))  # says what is missing
             raise
-        entry.record["key"] = key
         if self.options.logs is not None:
-            log = find_log(self.options.logs, entry.checkpoint.name, stem, self.options.out)
+            log = find_log(self.options.logs, checkpoint.name, stem, self.options.out)
             try:
                 entry.record["training"] = read_log(log) if log else None
             except UserError as error:
-                self._print(f"{entry.checkpoint.name}: no curves of its training, {error}")
-        if known := self.store.get(entry.checkpoint.name, key):
+                self._print(f"{checkpoint.name}: no curves of its training, {error}")
+        if known := self.store.get(checkpoint.name, entry.record["key"]):
             entry.record = dict(known, **entry.record)
-            self._print(f"{entry.checkpoint.name}: tested before, on the same")
+            self._print(f"{checkpoint.name}: tested before, on the same")
 
     def run(self) -> list[dict]:
         waiting = [

@@ -29,19 +29,6 @@ DEFAULT_PORT = 29500  # MMEngine's
 MAX_ERROR = 300  # characters
 POLL_INTERVAL = 2.0  # seconds
 HOOK_MODULE = "mmpvt.reproduction.reproduction_hook"
-CONFIG = """\
-_base_ = {base!a}
-custom_imports = dict(imports={imports!a})
-default_hooks = dict(
-    reproduction=dict(
-        type="mmpvt.ReproductionHook",
-        out={out!a},
-        progress={progress!a},
-        max_images={max_images},
-        parent={parent},
-    )
-)
-"""
 
 
 class EvaluationError(UserError):
@@ -85,16 +72,16 @@ def run_evaluation(
     for file in (error, out, progress) if is_first_process() else (error,):
         file.unlink(missing_ok=True)
     imports = (config.get("custom_imports") or {}).get("imports", [])
-    text = CONFIG.format(  # in ASCII, whatever a path holds
-        base=str(Path(config.filename).absolute()),
-        imports=[*([imports] if isinstance(imports, str) else imports), HOOK_MODULE],
-        out=str(out),
-        progress=str(progress),
-        max_images=max_images,
-        parent=os.getpid(),
+    imports = [*([imports] if isinstance(imports, str) else imports), HOOK_MODULE]
+    hook = dict(out=str(out), progress=str(progress), max_images=max_images, parent=os.getpid())
+    settings = dict(
+        _base_=str(Path(config.filename).absolute()),
+        custom_imports=dict(imports=imports),
+        default_hooks=dict(reproduction=dict(type="mmpvt.ReproductionHook", **hook)),
     )
     file = folder / f"config_{rank}.py"
-    atomic_write(file, text.encode())
+    lines = (f"{key} = {value!a}\n" for key, value in settings.items())
+    atomic_write(file, "".join(lines).encode("ascii"))  # whatever a path holds
     command = [sys.executable, evaluation_child.__file__, str(error), str(tool), str(file)]
     command += [str(checkpoint.absolute()), "--work-dir", str(folder), *arguments]
     code = _run(command, environment, folder / f"log_{rank}.txt", progress, report)

@@ -23,15 +23,14 @@ def thumbnail(path: str) -> tuple[str, float]:
     """An image file as a small JPEG file in base64, and its pixels a pixel of the image."""
     image = mmcv.imread(path)
     scale = _scale(image)
-    small = cv2.resize(image, _size(image, scale), interpolation=cv2.INTER_AREA)
+    small = _resize(image, scale, cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return base64.b64encode(data.tobytes()).decode(), scale
 
 
 def encode_label_map(labels: np.ndarray, palette: np.ndarray) -> bytes:
     """A label map (height, width) as a small PNG file in a palette (256, 3); 255 is transparent."""
-    size = _size(labels, _scale(labels))
-    small = Image.fromarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), "P")
+    small = Image.fromarray(_resize(labels, _scale(labels), cv2.INTER_NEAREST), "P")
     small.putpalette(palette.tobytes())
     file = io.BytesIO()
     small.save(file, "PNG", transparency=IGNORE_LABEL, optimize=True)
@@ -54,9 +53,8 @@ def mask_polygons(mask: dict | list, size: tuple[int, int], scale: float) -> lis
         mask = coco_mask.merge(coco_mask.frPyObjects(mask, height, width))
     elif isinstance(mask["counts"], list):
         mask = coco_mask.frPyObjects(mask, height, width)
-    pixels = coco_mask.decode(mask)
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    pixels = cv2.resize(pixels, _size(pixels, scale), interpolation=interpolation)
+    pixels = _resize(coco_mask.decode(mask), scale, interpolation)
     contours, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     contours = [contour for contour in contours if cv2.contourArea(contour) >= MIN_AREA]
     return [cv2.approxPolyDP(c, TOLERANCE, True).reshape(-1).tolist() for c in contours]
@@ -66,7 +64,6 @@ def _scale(image: np.ndarray) -> float:
     return min(1.0, MAX_SIDE / max(image.shape[:2]))
 
 
-def _size(image: np.ndarray, scale: float) -> tuple[int, int]:
-    """Width and height, at least 1."""
-    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-    return width, height
+def _resize(image: np.ndarray, scale: float, interpolation: int) -> np.ndarray:
+    width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
+    return cv2.resize(image, (width, height), interpolation=interpolation)

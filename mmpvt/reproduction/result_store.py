@@ -86,42 +86,40 @@ def _finite(content: object) -> object:
     return content
 
 
-class TestDigests:
-    """Digests of what checkpoints are tested on; data are read once."""
+def digest_of_test(checkpoint: Path, config: Config, known: dict[str, str]) -> str:
+    """A digest that differs where a test's result might.
 
-    __test__ = False  # not pytest's
+    What counts is the checkpoint's content, the config but for its data's folder, the content of
+    annotations and label maps, and the names and sizes of images.
 
-    def __init__(self) -> None:
-        self._data: dict[str, str] = {}
+    Args:
+        checkpoint (Path): the file.
+        config (Config): of the test.
+        known (dict[str, str]): digests of data that were read before; added to.
+    """
+    settings = config.to_dict()
+    settings.pop("work_dir", None)
+    data = [_digest_data(d, known) for d in iter_datasets(config.test_dataloader.dataset)]
+    parts = [FORMAT, _digest_file(checkpoint, MAX_CHECKPOINT), _without_roots(settings), data]
+    text = json.dumps(parts, sort_keys=True, default=_type_name)
+    return hashlib.sha256(text.encode()).hexdigest()
 
-    def digest(self, checkpoint: Path, config: Config) -> str:
-        """A digest that differs where a test's result might.
 
-        What counts is the checkpoint's content, the config but for its data's folder, the content
-        of annotations and label maps, and the names and sizes of images.
-        """
-        settings = config.to_dict()
-        settings.pop("work_dir", None)
-        data = [self._digest_data(d) for d in iter_datasets(config.test_dataloader.dataset)]
-        parts = [FORMAT, _digest_file(checkpoint, MAX_CHECKPOINT), _without_roots(settings), data]
-        text = json.dumps(parts, sort_keys=True, default=_type_name)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def _digest_data(self, dataset: dict) -> str:
-        root = Path(dataset.get("data_root") or "")
-        ann_file = dataset.get("ann_file")
-        prefix = dataset.get("data_prefix") or {}
-        place = repr((root, ann_file, prefix))
-        if place not in self._data:
-            listing = [[_digest_file(root / ann_file, MAX_ANNOTATIONS)]] if ann_file else []
-            for kind, folder in sorted(prefix.items()):
-                files = (p for p in sorted((root / folder).rglob("*")) if p.is_file())
-                if "seg" in kind:
-                    listing += [[path.name, _digest_file(path, MAX_BYTES)] for path in files]
-                else:
-                    listing += [[path.name, path.stat().st_size] for path in files]
-            self._data[place] = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-        return self._data[place]
+def _digest_data(dataset: dict, known: dict[str, str]) -> str:
+    root = Path(dataset.get("data_root") or "")
+    ann_file = dataset.get("ann_file")
+    prefix = dataset.get("data_prefix") or {}
+    place = repr((root, ann_file, prefix))
+    if place not in known:
+        listing = [[_digest_file(root / ann_file, MAX_ANNOTATIONS)]] if ann_file else []
+        for kind, folder in sorted(prefix.items()):
+            files = (p for p in sorted((root / folder).rglob("*")) if p.is_file())
+            if "seg" in kind:
+                listing += [[path.name, _digest_file(path, MAX_BYTES)] for path in files]
+            else:
+                listing += [[path.name, path.stat().st_size] for path in files]
+        known[place] = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    return known[place]
 
 
 def _digest_file(path: Path, max_bytes: int) -> str:

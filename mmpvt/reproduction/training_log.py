@@ -14,8 +14,8 @@ POINTS = 300  # of a curve at most
 MAX_NUMBER = 1e15  # float64 holds it with its digits
 TRAIN = re.compile(r"(?:Epoch|Iter)(?:\(train\))?\s*(?:\[\d+\])?\[\s*(\d+)/\d+\]")
 LOSS = re.compile(r"\bloss: (\d+\.?\d*(?:e[+-]?\d+)?)")
-SCORE = re.compile(r"\b(bbox_mAP|segm_mAP|mIoU): (\d+\.?\d*)")
 SCORES = ("bbox_mAP", "segm_mAP", "mIoU")
+SCORE = re.compile(rf"\b({'|'.join(SCORES)}): (\d+\.?\d*)")
 
 
 def find_log(folder: Path, name: str, config: str, out: Path | None = None) -> Path | None:
@@ -94,12 +94,12 @@ def _text_rows(lines: Iterable[str]) -> Iterator[dict]:
     for line in lines:
         place, loss = TRAIN.search(line), LOSS.search(line)
         if place and loss:
-            row = dict(step=float(place[1]), loss=float(loss[1]))
-            if all(map(_is_number, row.values())):
-                yield dict(row, step=int(row["step"]))
+            step, value = float(place[1]), float(loss[1])
+            if _is_number(step) and _is_number(value):
+                yield dict(step=int(step), loss=value)
         elif scores := SCORE.findall(line):
-            found = {name: float(value) for name, value in scores}
-            yield {n: _share(n, value) for n, value in found.items() if _is_number(value)}
+            found = ((name, float(value)) for name, value in scores)
+            yield {name: _share(name, value) for name, value in found if _is_number(value)}
 
 
 def _count_through(rows: Iterable[dict]) -> Iterator[dict]:

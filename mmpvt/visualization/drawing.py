@@ -110,7 +110,9 @@ def draw_instances(
     boxes = torch.as_tensor(getattr(instances.bboxes, "tensor", instances.bboxes)).float() * scale
     corners = boxes.round().int().tolist()
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    masks = _to_array(instances.masks) if "masks" in instances else None
+    masks = instances.get("masks")
+    if masks is not None:
+        masks = np.asarray(masks.to_ndarray() if hasattr(masks, "to_ndarray") else masks)
     order = areas.argsort(descending=True).tolist()
     for i in order:
         colour = palette[int(instances.labels[i]) % len(palette)]
@@ -230,7 +232,3 @@ def colours(palette: object, count: int) -> list[tuple[int, ...]]:
 
 def _blend(pixels: np.ndarray, colour: object, weight: float) -> np.ndarray:
     return ((1 - weight) * pixels + weight * np.asarray(colour)).astype(np.uint8)
-
-
-def _to_array(masks: object) -> np.ndarray:
-    return masks.to_ndarray() if hasattr(masks, "to_ndarray") else torch.as_tensor(masks).numpy()

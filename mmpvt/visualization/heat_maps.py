@@ -40,21 +40,16 @@ def draw_heat(
     width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
     canvas = np.full((CAPTION + height, COLUMN, 3), 255, np.uint8)
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    canvas[CAPTION:, :width] = overlay(resized, cv2.resize(heat, (width, height)), vmax)
+    share = np.clip(cv2.resize(heat, (width, height)) / vmax, 0, 1).astype(np.float32)
+    colours = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    weight = ALPHA * share[..., None]
+    canvas[CAPTION:, :width] = (1 - weight) * DIM * resized + weight * colours
     centre = tuple(int((value + 0.5) * scale) for value in position[::-1])
     for colour, thickness in (((0, 0, 0), 4), ((0, 255, 255), 2)):  # seen on any background
         cv2.circle(canvas[CAPTION:, :width], centre, RADIUS, colour, thickness, cv2.LINE_AA)
     cv2.putText(canvas, caption[0], (0, 22), FONT, 0.7, (20, 20, 20), 2, cv2.LINE_AA)
     cv2.putText(canvas, caption[1], (0, 46), FONT, 0.5, (90, 90, 90), 1, cv2.LINE_AA)
     return canvas
-
-
-def overlay(image: np.ndarray, heat: np.ndarray, vmax: float) -> np.ndarray:
-    """A heat map, (height, width), over an RGB, uint8 image of its size; the same."""
-    share = np.clip(heat / vmax, 0, 1).astype(np.float32)
-    colours = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    weight = ALPHA * share[..., None]
-    return ((1 - weight) * DIM * image + weight * colours).astype(np.uint8)
 
 
 def side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -25,9 +25,8 @@ def label_map(sample: BaseDataElement) -> np.ndarray:
 def colour_map(labels: np.ndarray, meta: dict) -> np.ndarray:
     """A label map, (height, width), in its classes' colours: RGB, uint8."""
     count = max(len(meta.get("classes") or ()), int(labels.max()) + 1)
-    table = colours(meta.get("palette"), count)
-    table = [table[i % len(table)] for i in range(count)]
-    return np.asarray(table, dtype=np.uint8)[labels]
+    table = np.asarray(colours(meta.get("palette"), count), dtype=np.uint8)
+    return table[labels % len(table)]
 
 
 def write_picture(

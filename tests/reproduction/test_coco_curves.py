@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmpvt.evaluation import CocoMetric
-from mmpvt.reproduction.coco_curves import curves
+from mmpvt.reproduction.detection_collector import curves
 
 CLASSES = ["cat", "dog", "bird"]
 NUMBERS = {"cat": 9, "dog": 4, "bird": 7}  # not in the order of the classes
