@@ -8,6 +8,8 @@ from pathlib import Path
 FORMATS = ("coco", "voc", "yolo", "labelme", "cvat", "masks")
 ALL = "all"  # the one split of a data set that isn't split
 
+Colour = tuple[int, int, int]  # RGB
+
 
 @dataclass(slots=True)
 class Instance:
@@ -30,3 +32,4 @@ class ImageRecord:
     height: int
     instances: list[Instance] = field(default_factory=list)
     label_map: Path | None = None  # of semantic data
+    labels: tuple[int, ...] = ()  # that are in it
