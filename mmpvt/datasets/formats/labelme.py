@@ -67,8 +67,9 @@ def read_labelme(reading: Reading, names: list[str]) -> Content:
             reading.problem(name, f"{image} has another annotation file")
             continue
         used.add(image)
-        sides = file.imageWidth, file.imageHeight
-        stated = None if None in sides else sides
+        stated = None
+        if file.imageWidth is not None and file.imageHeight is not None:
+            stated = file.imageWidth, file.imageHeight
         record = reading.record(reading.root / image, stated)
         if record is not None:
             read.append((name, record, file))
@@ -92,7 +93,7 @@ def read_labelme(reading: Reading, names: list[str]) -> Content:
         join_groups(record, parts, name, reading)
         splits[split_of_path(name)].append(record)
     for image in others if take else ():
-        record = reading.record(reading.root / image)  # type: ignore[assignment]
+        record = reading.record(reading.root / image)
         if record is not None:
             splits[split_of_path(image)].append(record)
     return Content(classes, dict(splits))
@@ -104,9 +105,9 @@ def _image(reading: Reading, name: str, file: _File, by_stem: dict[str, str]) ->
     if file.imagePath:
         path = file.imagePath.replace("\\", "/")
         beside = os.path.normpath(f"{near}/{path}").replace(os.sep, "/")
-        if beside in reading.files.images[:0] or stem(beside) in by_stem:
-            found = by_stem[stem(beside)] if by_stem[stem(beside)] == beside else None
-        found = found or reading.files.find_image(path, "" if near == "." else near)
+        if by_stem.get(stem(beside)) == beside:
+            return beside
+        found = reading.files.find_image(path, "" if near == "." else near)
     return found or by_stem.get(stem(name))
 
 
@@ -191,6 +192,6 @@ def pasted(
         return None
     target[...] = source
     encoded: Any = rle.encode(full)
-    box = tuple(float(v) for v in rle.toBbox(encoded))
+    x, y, w, h = (float(value) for value in rle.toBbox(encoded))
     mask = dict(size=list(full.shape), counts=encoded["counts"].decode())
-    return Instance(label, box, rle=mask)
+    return Instance(label, (x, y, w, h), rle=mask)

@@ -55,6 +55,7 @@ def find_pairs(files: Files) -> Pairs:
     Raises:
         DatasetError: two images, or two label maps, have one name.
     """
+    present = set(files.images)
     images: dict[str, list[str]] = defaultdict(list)
     maps: dict[str, list[str]] = defaultdict(list)
     for name in files.images:
@@ -71,7 +72,7 @@ def find_pairs(files: Files) -> Pairs:
         last = path.stem
         if match := _MAP_STEM.fullmatch(last):
             if not is_map and path.suffix.lower() == ".png":
-                is_map = any(f"{stem(name)[: -len(last)]}{match[1]}{s}" in files.names
+                is_map = any(f"{stem(name)[: -len(last)]}{match[1]}{s}" in present
                              for s in (".jpg", ".jpeg", ".png"))  # fmt: skip
             last = match[1] if is_map else last
         (maps if is_map else images)["/".join((*folders, last))].append(name)

@@ -221,6 +221,10 @@ class Reading:
         """The data set's folder."""
         return self.files.root
 
+    def name_of(self, path: Path) -> str:
+        """A file's path from the root, where it lies there."""
+        return str(path).removeprefix(f"{self.root}{os.sep}")
+
     def problem(self, where: str, what: str) -> None:
         """Something that can't be used: it is skipped, or ends the reading by :meth:`finish`."""
         self._problems.append(f"{where}: {what}")
@@ -238,7 +242,7 @@ class Reading:
         """
         number = len(self._problems)
         if number:
-            what = f"{number:,} thing{'s' * (number > 1)} in {self.source} can't be used"
+            what = f"{number:,} error{'s' * (number > 1)} in {self.source}"
             found = "; ".join(self._problems[:3]) + " …" * (number > 3)
             if not self.skip:
                 raise DatasetError(
@@ -247,7 +251,7 @@ class Reading:
                     hint="correct them",
                     instead=("on_bad_data", "skip"),
                 )
-            self.notes.append(f"{what} and {'are' if number > 1 else 'is'} skipped: {found}")
+            self.notes.append(f"{what}, skipped: {found}")
         for what, many in self._counts.items():
             self.notes.append(f"{many:,} {what} (the first: {self._firsts[what]})")
 
@@ -274,7 +278,7 @@ class Reading:
             stated (tuple[int, int] | None): the width and height that its annotations say.
             name (str | None): it has in messages. Default: None, its path from the root.
         """
-        name = name or os.path.relpath(path, self.root)
+        name = name or self.name_of(path)
         try:
             check_regular(path)
             size, stored = image_size(path)

@@ -19,14 +19,14 @@ from mmpvt.datasets.formats.reading import (
     split_of_path,
     with_progress,
 )
-from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance
+from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.errors import DatasetError
 from mmpvt.utils.files import leaves_folder
 from mmpvt.utils.text import few
 
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
 _KEYS = dict(train="train", val="val", valid="val", validation="val", test="test")
-DIGITS = 3  # of a pixel: six decimals of a relative coordinate are no finer from 1,000 pixels on
+DIGITS = 3  # of a pixel: six decimals of a relative coordinate are hardly finer
 
 
 def parse_yaml(text: str) -> dict | None:
@@ -180,7 +180,8 @@ def _find(entry: str, bases: list[Path], here: Path) -> Path | None:
 
 
 def _check_within(reading: Reading, place: Path) -> None:
-    inside = os.path.abspath(place).startswith(os.path.abspath(reading.root))  # noqa: PTH100
+    root, at = (os.path.join(os.path.abspath(p), "") for p in (reading.root, place))  # noqa: PTH100, PTH118
+    inside = at.startswith(root)
     if not inside and reading.within:
         raise DatasetError(f"{reading.source} names {place}, outside of it", where=place)
     if not inside:
@@ -233,7 +234,7 @@ def _check_images(reading: Reading, images: dict[str, list[Path]]) -> None:
 def _read_labels(
     reading: Reading, record: ImageRecord, file: Path, classes: list[str], keypoints: bool
 ) -> None:
-    name = os.path.relpath(file, reading.root)
+    name = reading.name_of(file)
     try:
         text = reading.read_text(file)
     except DatasetError as error:
@@ -301,6 +302,3 @@ def holds_labels(file: Path) -> bool:
         return not words or (len(words) >= 5 and all(float(w) > -1e9 for w in words))
     except (OSError, ValueError):
         return False
-
-
-__all__ = ["ALL", "CLASS_FILES", "holds_labels", "parse_yaml", "read_yolo"]
