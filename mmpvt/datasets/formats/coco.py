@@ -134,7 +134,9 @@ def _read(
     near = str(PurePosixPath(name).parent)
     records, missing = [], []
     for image in with_progress(content["images"], f"reading images of {Path(name).name}"):
-        found = reading.files.find_image(image["file_name"], "" if near == "." else near, split)
+        found = reading.files.find_image(
+            image["file_name"], "" if near == "." else near, split, PurePosixPath(name).stem
+        )
         if found is None:
             missing.append(image["file_name"])
             continue

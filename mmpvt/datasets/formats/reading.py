@@ -139,7 +139,9 @@ class Files:
             found[name.rsplit("/", 1)[-1]].append(name)
         return found
 
-    def find_image(self, file_name: str, near: str = "", split: str | None = None) -> str | None:
+    def find_image(
+        self, file_name: str, near: str = "", split: str | None = None, of: str = ""
+    ) -> str | None:
         """The image that an annotation means, which may name its folders or not.
 
         Args:
@@ -147,6 +149,7 @@ class Files:
                 with folders of the machine that it was written on.
             near (str): the folder of the annotation's file, which is looked at first.
             split (str | None): that the annotation is of, whose folders are looked at then.
+            of (str): the annotation file's stem, ``instances_train2017``, which may name a folder.
 
         Returns:
             str | None: an image of :attr:`images`; None where there is none.
@@ -161,6 +164,8 @@ class Files:
             if near and f"{near}/{tail}" in found:
                 return f"{near}/{tail}"
             fit = [name for name in found if name == tail or name.endswith(f"/{tail}")]
+            if len(fit) > 1 and of:
+                fit = [n for n in fit if any(part in of for part in n.split("/")[:-1])] or fit
             if len(fit) > 1 and split is not None:
                 fit = [name for name in fit if split_of_path(name) == split] or fit
             if len(fit) > 1 and tail in fit:
