@@ -5,7 +5,7 @@ all in 8 s and 150 MB, globox 2.9 in 8 s and 84 MB, datumaro 1.13 in 7 s and 152
 supervision makes bit masks of polygons (rounded to pixels, a byte a pixel and object) and wants a
 call a split; globox knows no polygons and stops at them; datumaro needs pandas, pyarrow, shapely
 and opencv-python-headless (which replaces opencv-python's files), and finds COCO only under
-``annotations/``. None reports a label of no class with its file and line.
+``annotations/``. These readers take 5 s and 400 MB.
 """
 
 from __future__ import annotations

@@ -354,8 +354,8 @@ class Reading:
 def image_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     """An image's width and height as OpenCV loads it, and as it is stored.
 
-    OpenCV heeds the EXIF orientation of JPEG, PNG and WebP files. Only the header is read: 20,000
-    take 3 s, and imagesize 2.0 is no faster and knows no orientation.
+    OpenCV heeds the EXIF orientation of JPEG, PNG and WebP files. Only the header is read:
+    20,000 JPEG files take 0.6 s; imagesize 2.0 takes 0.4 s, without their orientation.
     """
     with Image.open(path) as image:
         stored = image.size

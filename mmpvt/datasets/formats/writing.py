@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import shutil
 from collections import Counter
@@ -26,6 +27,8 @@ from mmpvt.utils.text import to_json
 
 if TYPE_CHECKING:
     from mmpvt.datasets.formats.opened import OpenedDataset
+
+log = logging.getLogger("mmpvt")
 
 BACKGROUND = "background"  # pixels of no object, in label maps made of objects
 TARGETS = ("coco", "voc", "yolo", "masks")
@@ -216,11 +219,27 @@ def write(opened: OpenedDataset, folder: Path, to: str) -> Path:
         if folder.is_dir():
             folder.rmdir()
         part.rename(folder)
+        for loss in _losses(opened, to):
+            log.warning("%s: %s", folder, loss)
     except OSError as error:
         raise OutputError(f"{folder} can't be written ({error.strerror})", where=folder) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def _losses(opened: OpenedDataset, to: str) -> list[str]:
+    """What a format can't hold of the data, a sentence each."""
+    instances = [one for same in opened.splits.values() for r in same for one in r.instances]
+    crowds = sum(one.ignored for one in instances)
+    losses = []
+    if to == "voc" and opened.has_masks:
+        losses.append("VOC's files hold boxes, not outlines, which aren't written")
+    if to == "voc" and any(value != round(value) for one in instances for value in one.box):
+        losses.append("VOC's boxes are of whole pixels: they are rounded")
+    if to == "yolo" and crowds:
+        losses.append(f"YOLO has no ignored objects: {crowds:,} aren't written")
+    return losses
 
 
 Names = dict[str, list[tuple[ImageRecord, str]]]
@@ -267,7 +286,9 @@ def _write_masks(opened: OpenedDataset, folder: Path, names: Names) -> None:
         masks.mkdir(parents=True)
         for record, name in pairs:
             (masks / f"{stem(name)}.png").write_bytes(_label_map(opened, record))
-    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in _map_classes(opened)[0]))
+    (folder / "classes.txt").write_text(
+        "".join(f"{name}\n" for name in _map_classes(opened)[0]), encoding="utf-8"
+    )
 
 
 def _write_yolo(opened: OpenedDataset, folder: Path, names: Names) -> None:
@@ -279,11 +300,7 @@ def _write_yolo(opened: OpenedDataset, folder: Path, names: Names) -> None:
         for record, name in pairs:
             lines = [_yolo_line(record, one) for one in record.instances if not one.ignored]
             (labels / f"{stem(name)}.txt").write_text("".join(filter(None, lines)))
-            skipped = sum(one.ignored for one in record.instances)
-            if skipped:
-                opened.notes.append(f"{name}: YOLO has no ignored objects: {skipped} are skipped")
         content["train" if split == "all" else split] = f"images/{split}"
-    content.setdefault("val", content.get("train"))
     content["names"] = list(opened.classes)
     (folder / "data.yaml").write_text(
         yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8"
