@@ -215,9 +215,16 @@ def is_valid_mask(mask: Any, width: int, height: int) -> bool:
         width (int): of its image, in pixels.
         height (int): of its image, in pixels.
     """
+    return mask_problem(mask, width, height) is None
+
+
+def mask_problem(mask: Any, width: int, height: int) -> Problem | None:
+    """What keeps a mask from being decoded, all of it; takes what :func:`is_valid_mask` takes."""
     polygons = _polygons(mask)
     problem = _mask_problem(mask, polygons, dict(width=width, height=height))
-    return problem is None and (polygons is None or len(polygons) == len(mask))
+    if problem is None and polygons is not None and len(polygons) < len(mask):
+        return "has a polygon of less than three points", ""
+    return problem
 
 
 def _clean_images(images: list) -> tuple[dict, list[Finding]]:

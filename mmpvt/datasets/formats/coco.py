@@ -1,0 +1,186 @@
+"""COCO's JSON: a file, or one a split, with images in folders or beside it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pycocotools import mask as rle
+
+from mmpvt.datasets.coco import clean_annotations, mask_problem, read_annotations
+from mmpvt.datasets.formats.reading import Content, Reading, split_of, split_of_path, with_progress
+from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord, Instance
+from mmpvt.errors import DatasetError
+from mmpvt.utils.text import few
+
+
+def read_coco(reading: Reading, names: list[str]) -> Content:
+    """Reads annotation files, a split each.
+
+    Raises:
+        DatasetError: a file can't be read, or two are of one split.
+    """
+    contents = {split: (name, _content(reading, name)) for split, name in _splits(names).items()}
+    order = [split for split in ("train", ALL, "val", "test") if split in contents]
+    categories = [c for split in order for c in _by_id(contents[split][1])]
+    used = {
+        next(c["name"] for c in content["categories"] if c["id"] == a["category_id"])
+        for _, content in contents.values()
+        for a in _unlike_categories(content)
+    }
+    parents = {c.get("supercategory") for c in categories}
+    classes: list[str] = []
+    colours: dict[str, Colour] = {}
+    for category in categories:
+        name = category["name"]
+        # Roboflow's first category is the project, which all others are of
+        if name in parents and name not in used and len(parents) > 1:
+            if f"the category {name!r} is of no object and is skipped" not in reading.notes:
+                reading.notes.append(f"the category {name!r} is of no object and is skipped")
+            continue
+        if name not in classes:
+            classes.append(name)
+        colour = category.get("color")
+        if isinstance(colour, (list, tuple)) and len(colour) == 3:
+            colours.setdefault(name, tuple(int(c) for c in colour))  # type: ignore[arg-type]
+    labels = {name: label for label, name in enumerate(classes)}
+    splits: dict[str, list[ImageRecord]] = {}
+    used_images: set[str] = set()
+    for split in order:
+        name, content = contents[split]
+        if len(order) > 1 and not content["annotations"]:
+            reading.notes.append(
+                f"{name} has no annotations: its {len(content['images']):,} images aren't used"
+            )
+            continue
+        splits[split] = _read(reading, name, split, content, labels, used_images)
+    _unlisted(reading, used_images)
+    return Content(classes, splits, colours)
+
+
+def _unlisted(reading: Reading, used: set[str]) -> None:
+    others = [name for name in reading.files.images if name not in used]
+    if others:
+        reading.notes.append(
+            f"{len(others):,} images are in no annotation file and aren't used (the first: "
+            f"{others[0]})"
+        )
+
+
+def _splits(names: list[str]) -> dict[str, str]:
+    """The annotation file of each split."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        split = split_of(PurePosixPath(name).stem) or split_of_path(name)
+        found[split].append(name)
+    chosen = {}
+    for split, same in found.items():
+        if len(same) > 1:
+            same = [name for name in same if "instances" in PurePosixPath(name).name] or same
+        if len(same) > 1:
+            what = "unsplit" if split == ALL else f"for {split}"
+            raise DatasetError(
+                f"{len(same)} annotation files are {what}: {few(same)}", hint="give one's path"
+            )
+        chosen[split] = same[0]
+    if ALL in chosen and len(chosen) > 1:
+        raise DatasetError(
+            f"{chosen[ALL]} is of no split, and others are: {few(chosen.values())}",
+            hint="give one's path",
+        )
+    return chosen
+
+
+def _content(reading: Reading, name: str) -> dict:
+    content = read_annotations(reading.root / name)
+    names = [category["name"] for category in content["categories"]]
+    twice = sorted({str(one) for one in names if names.count(one) > 1})
+    if twice:
+        raise DatasetError(f"two categories of {name} have the name {twice[0]!r}")
+    content, findings = clean_annotations(content, masks=False)
+    for finding in findings:
+        if finding.fixed:
+            reading.count(f"{finding.kind}s {finding.reason}", f"{name}, {finding.id}")
+        else:
+            reading.problem(name, str(finding))
+    return content
+
+
+def _by_id(content: dict) -> list[dict]:
+    ids = [category["id"] for category in content["categories"]]
+    if all(isinstance(i, int) for i in ids):
+        return sorted(content["categories"], key=lambda category: category["id"])
+    return content["categories"]
+
+
+def _unlike_categories(content: dict) -> list[dict]:
+    """An annotation of each category that has one."""
+    return list({a["category_id"]: a for a in content["annotations"]}.values())
+
+
+def _read(
+    reading: Reading,
+    name: str,
+    split: str,
+    content: dict,
+    labels: dict[str, int],
+    used: set[str],
+) -> list[ImageRecord]:
+    by_id = {c["id"]: labels.get(c["name"]) for c in content["categories"]}
+    by_image: dict[object, list[dict]] = defaultdict(list)
+    for annotation in content["annotations"]:
+        by_image[annotation["image_id"]].append(annotation)
+    near = str(PurePosixPath(name).parent)
+    records, missing = [], []
+    for image in with_progress(content["images"], f"reading images of {Path(name).name}"):
+        found = reading.files.find_image(
+            image["file_name"], "" if near == "." else near, split, PurePosixPath(name).stem
+        )
+        if found is None:
+            missing.append(image["file_name"])
+            continue
+        used.add(found)
+        record = reading.record(
+            reading.root / found, (image["width"], image["height"]), image["file_name"]
+        )
+        if record is None:
+            continue
+        for annotation in by_image[image["id"]]:
+            label = by_id[annotation["category_id"]]
+            instance = None
+            if label is not None:
+                instance = _instance(reading, name, annotation, label, image)
+            if instance is not None:
+                record.instances.append(instance)
+        records.append(record)
+    if missing:
+        total = len(content["images"])
+        reading.problem(
+            name, f"{len(missing):,} of its {total:,} images are missing ({few(missing)})"
+        )
+    return records
+
+
+def _instance(
+    reading: Reading, name: str, annotation: dict, label: int, image: dict
+) -> Instance | None:
+    box = tuple(map(float, annotation["bbox"]))
+    mask: Any = annotation.get("segmentation")
+    polygons = encoded = None
+    if mask:
+        problem = mask_problem(mask, image["width"], image["height"])
+        if problem is not None:
+            reason = ": ".join(filter(None, problem))
+            reading.problem(name, f"annotation {annotation['id']} {reason}")
+            return None
+        if isinstance(mask, list):
+            polygons = [list(map(float, polygon)) for polygon in mask]
+        elif isinstance(mask["counts"], str):
+            encoded = dict(size=list(mask["size"]), counts=mask["counts"])
+        else:
+            packed: Any = rle.frPyObjects(mask, *mask["size"])
+            encoded = dict(size=list(mask["size"]), counts=packed["counts"].decode())
+    ignored = bool(annotation["iscrowd"] or annotation.get("ignore"))
+    area = float(annotation["area"])
+    return Instance(label, box, polygons, encoded, ignored, area)  # type: ignore[arg-type]

@@ -1,0 +1,369 @@
+"""Writing a data set in other formats."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import yaml
+from PIL import Image
+from pycocotools import mask as rle
+
+from mmpvt.datasets.formats.masks import map_values
+from mmpvt.datasets.formats.reading import stem, with_progress
+from mmpvt.datasets.formats.records import ImageRecord, Instance
+from mmpvt.errors import ConfigError, DatasetError, OutputError
+from mmpvt.utils.constants import IGNORE_LABEL
+from mmpvt.utils.outputs import Outputs
+from mmpvt.utils.text import to_json
+
+if TYPE_CHECKING:
+    from mmpvt.datasets.formats.opened import OpenedDataset
+
+log = logging.getLogger("mmpvt")
+
+BACKGROUND = "background"  # pixels of no object, in label maps made of objects
+TARGETS = ("coco", "voc", "yolo", "masks")
+
+
+class LabelMaps(NamedTuple):
+    """Images and label maps as the arguments of MMSegmentation's ``BaseSegDataset``."""
+
+    lists: dict[str, Path]  # ann_file, by split
+    img_path: Path  # of data_prefix
+    seg_map_path: Path  # of data_prefix
+    img_suffix: str
+    seg_map_suffix: str
+    classes: tuple[str, ...]
+    palette: list[tuple[int, int, int]]
+
+
+def write_coco(opened: OpenedDataset, folder: Path) -> dict[str, Path]:
+    """:meth:`OpenedDataset.write_coco`."""
+    out = Outputs(folder)
+    names = [f"{split}.json" for split in opened.splits]
+    out.check(*names)
+    written = {}
+    for split, records in opened.splits.items():
+        content = _coco(opened, records, [opened.name_of(record) for record in records])
+        written[split] = out.write(f"{split}.json", content)
+    return written
+
+
+def _coco(opened: OpenedDataset, records: list[ImageRecord], names: list[str]) -> bytes:
+    if opened.is_semantic:
+        raise DatasetError(f"{opened.path} holds label maps, which have no objects")
+    colours = map(list, opened.palette)
+    categories = [
+        dict(id=label, name=name, color=colour)
+        for label, (name, colour) in enumerate(zip(opened.classes, colours, strict=True), 1)
+    ]
+    images: list[dict] = []
+    annotations: list[dict] = []
+    for i, (record, name) in enumerate(zip(records, names, strict=True), 1):
+        images.append(dict(id=i, file_name=name, width=record.width, height=record.height))
+        for one in record.instances:
+            annotation = dict(
+                id=len(annotations) + 1,
+                image_id=i,
+                category_id=one.label + 1,
+                bbox=list(one.box),
+                area=_area(one),
+                iscrowd=int(one.ignored),
+            )
+            if one.polygons or one.rle:
+                annotation["segmentation"] = one.rle or one.polygons
+            annotations.append(annotation)
+    content = dict(images=images, annotations=annotations, categories=categories)
+    return to_json(content, separators=(",", ":"))
+
+
+def _area(one: Instance) -> float:
+    if one.area is not None:
+        return one.area
+    if one.rle is not None:
+        return float(rle.area(one.rle))
+    if one.polygons is None:
+        return one.box[2] * one.box[3]
+    total = 0.0
+    for polygon in one.polygons:
+        xs, ys = np.array(polygon[::2]), np.array(polygon[1::2])
+        total += abs(float(xs @ np.roll(ys, -1) - ys @ np.roll(xs, -1))) / 2
+    return total
+
+
+def write_label_maps(opened: OpenedDataset, folder: Path) -> LabelMaps:
+    """:meth:`OpenedDataset.write_label_maps`."""
+    _check_paintable(opened)
+    out = Outputs(folder)
+    out.check(*(f"{split}.txt" for split in opened.splits), "label_maps")
+    own = _own_maps(opened)
+    lists, everything = {}, [r for records in opened.splits.values() for r in records]
+    suffix = "" if own is None else own[1]
+    if own is None:
+        for record in with_progress(everything, "writing label maps"):
+            out.write(f"label_maps/{opened.name_of(record)}.png", _label_map(opened, record))
+    for split, records in opened.splits.items():
+        names = [opened.name_of(record) for record in records]
+        lines = [name.removesuffix(suffix) if suffix else name for name in names]
+        text = "".join(f"{line}\n" for line in lines)
+        lists[split] = out.write(f"{split}.txt", os.fsencode(text))
+    root, map_suffix = (folder / "label_maps", ".png") if own is None else (own[0], own[2])
+    return LabelMaps(lists, opened.image_root, root, suffix, map_suffix, *_map_classes(opened))
+
+
+def _map_classes(opened: OpenedDataset) -> tuple[tuple[str, ...], list[tuple[int, int, int]]]:
+    if opened.is_semantic:
+        return opened.classes, opened.palette
+    return (BACKGROUND, *opened.classes), [(0, 0, 0), *opened.palette]
+
+
+def _check_paintable(opened: OpenedDataset) -> None:
+    if not opened.is_semantic and not opened.has_masks:
+        raise DatasetError(
+            f"{opened.path} holds boxes only, and label maps take outlines", where=opened.path
+        )
+
+
+def _own_maps(opened: OpenedDataset) -> tuple[Path, str, str] | None:
+    """The folder of the user's label maps, the suffix of images' and maps' names, where
+    MMSegmentation can read them as they are."""
+    if not opened.is_semantic or opened.label_values is not None:
+        return None
+    records = [record for same in opened.splits.values() for record in same]
+    maps = [record.label_map for record in records]
+    root = Path(os.path.commonpath({os.path.abspath(m.parent) for m in maps if m}))  # noqa: PTH100
+    first_image, first_map = opened.name_of(records[0]), os.path.relpath(maps[0] or "", root)
+    suffix = first_image[len(stem(first_image)) :]
+    map_suffix = first_map.replace(os.sep, "/").removeprefix(stem(first_image))
+    for record, label_map in zip(records, maps, strict=True):
+        name = opened.name_of(record)
+        fits = name.removesuffix(suffix) + map_suffix
+        if label_map is None or label_map != root / fits or not name.endswith(suffix):
+            return None
+        with Image.open(label_map) as image:
+            if image.mode not in ("L", "P"):
+                return None
+    return root, suffix, map_suffix
+
+
+def _label_map(opened: OpenedDataset, record: ImageRecord) -> bytes:
+    """A PNG of labels, in the classes' colours where a viewer shows it."""
+    labels = _labels(opened, record) if opened.is_semantic else _painted(record)
+    image = Image.fromarray(labels)
+    palette = _map_classes(opened)[1]
+    image.putpalette([value for colour in palette[:256] for value in colour])
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
+
+
+def _labels(opened: OpenedDataset, record: ImageRecord) -> np.ndarray:
+    assert record.label_map is not None
+    values: list = list(opened.label_values or range(len(opened.classes)))
+    with Image.open(record.label_map) as image:
+        if isinstance(values[0], tuple):
+            codes = np.array((1 << 16, 1 << 8, 1))
+            stored = np.asarray(image.convert("RGB")).astype(np.int64) @ codes
+            values = [int(np.dot(value, codes)) for value in values]
+        else:
+            stored = np.asarray(map_values(image))
+    labels = np.full(stored.shape, IGNORE_LABEL, np.uint8)
+    for label, value in enumerate(values):
+        labels[stored == value] = label
+    return labels
+
+
+def decoded(one: Instance, height: int, width: int) -> np.ndarray:
+    """An object's mask, (height, width), uint8."""
+    if one.rle is not None:
+        return rle.decode(one.rle)
+    return rle.decode(rle.merge(rle.frPyObjects(one.polygons, height, width)))
+
+
+def _painted(record: ImageRecord) -> np.ndarray:
+    """The labels of an image's objects, plus one; smaller objects over larger ones."""
+    labels = np.zeros((record.height, record.width), np.uint8)
+    for one in sorted(record.instances, key=_area, reverse=True):
+        mask = decoded(one, record.height, record.width).astype(bool)
+        labels[mask] = IGNORE_LABEL if one.ignored else one.label + 1
+    return labels
+
+
+def write(opened: OpenedDataset, folder: Path, to: str) -> Path:
+    """:meth:`OpenedDataset.write`."""
+    if to not in TARGETS:
+        raise ConfigError(f"{to!r} is none of {', '.join(TARGETS)}", setting="to")
+    if opened.is_semantic and to != "masks":
+        raise DatasetError(f"{opened.path} holds label maps, which have no objects", setting="to")
+    if to == "masks":
+        _check_paintable(opened)
+        if len(opened.classes) > IGNORE_LABEL - 1:
+            raise DatasetError(f"label maps hold 254 classes, not {len(opened.classes)}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists", where=folder, hint="name a new folder")
+    part = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        writers = dict(coco=_write_coco, voc=_write_voc, yolo=_write_yolo, masks=_write_masks)
+        writers[to](opened, part, _output_names(opened))
+        if folder.is_dir():
+            folder.rmdir()
+        part.rename(folder)
+        for loss in _losses(opened, to):
+            log.warning("%s: %s", folder, loss)
+    except OSError as error:
+        raise OutputError(f"{folder} can't be written ({error.strerror})", where=folder) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _losses(opened: OpenedDataset, to: str) -> list[str]:
+    """What a format can't hold of the data, a sentence each."""
+    instances = [one for same in opened.splits.values() for r in same for one in r.instances]
+    crowds = sum(one.ignored for one in instances)
+    losses = []
+    if to == "voc" and opened.has_masks:
+        losses.append("VOC's files hold boxes, not outlines, which aren't written")
+    if to == "voc" and any(value != round(value) for one in instances for value in one.box):
+        losses.append("VOC's boxes are of whole pixels: they are rounded")
+    if to == "yolo" and crowds:
+        losses.append(f"YOLO has no ignored objects: {crowds:,} aren't written")
+    return losses
+
+
+Names = dict[str, list[tuple[ImageRecord, str]]]
+
+
+def _output_names(opened: OpenedDataset) -> Names:
+    """A file name for each image, by split, of which no two have one stem."""
+    records = [record for same in opened.splits.values() for record in same]
+    ends = Counter(record.path.stem.casefold() for record in {id(r): r for r in records}.values())
+    taken: dict[str, int] = {}
+    made: Names = {}
+    for split, same in opened.splits.items():
+        made[split] = []
+        for record in same:
+            name = record.path.name
+            if ends[record.path.stem.casefold()] > 1:
+                name = opened.name_of(record).replace("/", "__")
+            first, number = stem(name), 1
+            while taken.setdefault(stem(name).casefold(), id(record)) != id(record):
+                number += 1
+                name = f"{first}_{number}{record.path.suffix}"
+            made[split].append((record, name))
+    return made
+
+
+def _copy(pairs: list[tuple[ImageRecord, str]], folder: Path, what: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for record, name in with_progress(pairs, f"copying {what}"):
+        shutil.copyfile(record.path, folder / name)
+
+
+def _write_coco(opened: OpenedDataset, folder: Path, names: Names) -> None:
+    (folder / "annotations").mkdir()
+    for split, pairs in names.items():
+        content = _coco(opened, [r for r, _ in pairs], [f"{split}/{name}" for _, name in pairs])
+        (folder / "annotations" / f"instances_{split}.json").write_bytes(content)
+        _copy(pairs, folder / split, split)
+
+
+def _write_masks(opened: OpenedDataset, folder: Path, names: Names) -> None:
+    for split, pairs in names.items():
+        _copy(pairs, folder / "images" / split, split)
+        masks = folder / "masks" / split
+        masks.mkdir(parents=True)
+        for record, name in pairs:
+            (masks / f"{stem(name)}.png").write_bytes(_label_map(opened, record))
+    (folder / "classes.txt").write_text(
+        "".join(f"{name}\n" for name in _map_classes(opened)[0]), encoding="utf-8"
+    )
+
+
+def _write_yolo(opened: OpenedDataset, folder: Path, names: Names) -> None:
+    content: dict[str, Any] = dict(path=".")
+    for split, pairs in names.items():
+        _copy(pairs, folder / "images" / split, split)
+        labels = folder / "labels" / split
+        labels.mkdir(parents=True)
+        for record, name in pairs:
+            lines = [_yolo_line(record, one) for one in record.instances if not one.ignored]
+            (labels / f"{stem(name)}.txt").write_text("".join(filter(None, lines)))
+        content["train" if split == "all" else split] = f"images/{split}"
+    content["names"] = list(opened.classes)
+    (folder / "data.yaml").write_text(
+        yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+
+
+def _yolo_line(record: ImageRecord, one: Instance) -> str:
+    polygons = one.polygons
+    if one.rle is not None:
+        found, _ = cv2.findContours(
+            decoded(one, record.height, record.width), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+        )
+        polygons = [c.astype(float).ravel().tolist() for c in found if len(c) > 2]
+        if not polygons:
+            return ""
+    if polygons:
+        # one outline an object: the parts, each closed, with seams of no width between them
+        outline = list(polygons[0])
+        for part in polygons[1:]:
+            outline += [*polygons[0][:2], *part, *part[:2], *polygons[0][:2]]
+    else:
+        x, y, width, height = one.box
+        outline = [x + width / 2, y + height / 2, width, height]
+    sides = (record.width, record.height) * (len(outline) // 2)
+    values = [v / side for v, side in zip(outline, sides, strict=True)]
+    return f"{one.label} {' '.join(f'{min(max(v, 0), 1):.9g}' for v in values)}\n"
+
+
+def _write_voc(opened: OpenedDataset, folder: Path, names: Names) -> None:
+    (folder / "Annotations").mkdir()
+    sets = folder / "ImageSets" / "Main"
+    sets.mkdir(parents=True)
+    for split, pairs in names.items():
+        _copy(pairs, folder / "JPEGImages", split)
+        for record, name in pairs:
+            (folder / "Annotations" / f"{stem(name)}.xml").write_bytes(_voc(opened, record, name))
+        which = "default" if split == "all" else split
+        (sets / f"{which}.txt").write_text("".join(f"{stem(name)}\n" for _, name in pairs))
+    lines = ["# label:color_rgb:parts:actions"]
+    for name, colour in zip(opened.classes, opened.palette, strict=True):
+        lines.append(f"{name}:{','.join(map(str, colour))}::")
+    (folder / "labelmap.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _voc(opened: OpenedDataset, record: ImageRecord, name: str) -> bytes:
+    root = ElementTree.Element("annotation")
+
+    def add(parent: ElementTree.Element, tag: str, text: object) -> None:
+        ElementTree.SubElement(parent, tag).text = str(text)
+
+    add(root, "filename", name)
+    size = ElementTree.SubElement(root, "size")
+    for tag, side in (("width", record.width), ("height", record.height), ("depth", 3)):
+        add(size, tag, side)
+    for one in record.instances:
+        element = ElementTree.SubElement(root, "object")
+        add(element, "name", opened.classes[one.label])
+        add(element, "difficult", int(one.ignored))
+        x, y, width, height = one.box
+        low = [round(x) + 1, round(y) + 1]  # pixels count from 1, the last ones included
+        high = [max(low[0], round(x + width)), max(low[1], round(y + height))]
+        box = ElementTree.SubElement(element, "bndbox")
+        for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), (*low, *high), strict=True):
+            add(box, tag, value)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="utf-8")

@@ -1,0 +1,304 @@
+"""YOLO: a text file an image, with a line an object; ``data.yaml`` or ``classes.txt`` beside."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from mmpvt.datasets.formats.reading import (
+    IMAGES,
+    TOLERANCE,
+    Content,
+    Files,
+    Reading,
+    outline_box,
+    split_of_path,
+    with_progress,
+)
+from mmpvt.datasets.formats.records import ImageRecord, Instance
+from mmpvt.errors import DatasetError
+from mmpvt.utils.files import leaves_folder
+from mmpvt.utils.text import few
+
+CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
+_KEYS = dict(train="train", val="val", valid="val", validation="val", test="test")
+DIGITS = 3  # of a pixel: six decimals of a relative coordinate are hardly finer
+
+
+def parse_yaml(text: str) -> dict | None:
+    """A ``data.yaml``; None of other content.
+
+    Every value is text, so that a class named ``no`` or ``1`` keeps its name; nothing else can be
+    made by such a file.
+    """
+    try:
+        content = yaml.load(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return None
+    is_data = isinstance(content, dict) and (
+        "names" in content or ("train" in content and "nc" in content)
+    )
+    return content if is_data else None
+
+
+def read_yolo(reading: Reading, config: Path | None) -> Content:
+    """Reads images and labels.
+
+    Args:
+        reading (Reading): the data set.
+        config (Path | None): its ``data.yaml``, or None where it has none.
+
+    Raises:
+        DatasetError: classes have no names; a folder or list that ``data.yaml`` names is missing.
+    """
+    keypoints = 0
+    if config is not None:
+        content = parse_yaml(reading.read_text(config))
+        if content is None:
+            raise DatasetError(f"{config} is no data.yaml: it has no names", where=config)
+        classes = _names(content, config)
+        images = _from_yaml(reading, content, config)
+        if isinstance(content.get("kpt_shape"), list):
+            keypoints = 1
+            reading.notes.append("keypoints are skipped")
+    else:
+        classes = _class_file(reading)
+        images = defaultdict(list)
+        for name in reading.files.images:
+            images[split_of_path(name)].append(reading.root / name)
+    _check_stems(images)
+    splits: dict[str, list[ImageRecord]] = {}
+    for split, paths in images.items():
+        labels = [(path, _label_file(path)) for path in paths]
+        missing = [str(path) for path, label in labels if label is None]
+        if len(missing) == len(paths) and len(images) > 1 and not reading.keep_empty:
+            reading.notes.append(f"{split}: {len(paths):,} images without labels aren't used")
+            continue
+        take = reading.lacking(missing, len(paths))
+        splits[split] = []
+        for path, label in with_progress(labels, f"reading {split}"):
+            if label is None and not take:
+                continue
+            record = reading.record(path)
+            if record is None:
+                continue
+            if label is not None:
+                _read_labels(reading, record, label, classes, bool(keypoints))
+            splits[split].append(record)
+    _check_images(reading, images)
+    return Content(classes, splits)
+
+
+def _names(content: dict, config: Path) -> list[str]:
+    names = content.get("names")
+    if isinstance(names, dict):
+        try:
+            by_index = {int(index): name for index, name in names.items()}
+        except (ValueError, TypeError):
+            by_index = {}
+        if sorted(by_index) != list(range(len(names))):
+            raise DatasetError(
+                f"{config}: names don't count from 0: {reprlib.repr(list(names))}", where=config
+            )
+        names = [by_index[index] for index in range(len(by_index))]
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise DatasetError(f"{config}: names is neither a list nor a dict of names", where=config)
+    count = content.get("nc")
+    if count is not None and str(count) != str(len(names)):
+        raise DatasetError(
+            f"{config}: nc is {reprlib.repr(count)}, and there are {len(names)} names", where=config
+        )
+    return names
+
+
+def _class_file(reading: Reading) -> list[str]:
+    """Names of a file of classes, a line each, or those that the user gave."""
+    found = [n for n in reading.files.of(".txt", ".names", ".labels")
+             if PurePosixPath(n).name in CLASS_FILES]  # fmt: skip
+    lists = {
+        tuple(x.strip() for x in reading.read_text(reading.root / name).splitlines() if x.strip())
+        for name in found
+    }
+    if len(lists) > 1:
+        raise DatasetError(f"{few(found)} name different classes", hint="keep one of them")
+    if lists:
+        return list(lists.pop())
+    if reading.classes:
+        return list(reading.classes)
+    raise DatasetError(
+        f"nothing names the classes of the YOLO labels in {reading.source}: there is no data.yaml "
+        "and no classes.txt",
+        instead=("classes", None),
+    )
+
+
+def _from_yaml(reading: Reading, content: dict, config: Path) -> dict[str, list[Path]]:
+    """The images of each split that ``data.yaml`` names."""
+    here = config.parent
+    base = content.get("path")
+    bases = [here / base, here.parent / base, here] if isinstance(base, str) and base else [here]
+    images: dict[str, list[Path]] = {}
+    for key, split in _KEYS.items():
+        entries = content.get(key)
+        if not entries:
+            continue
+        entries = entries if isinstance(entries, list) else [entries]
+        found: list[Path] = []
+        for entry in map(str, entries):
+            place = _find(entry, bases, here)
+            if place is None:
+                if split != "train":
+                    reading.notes.append(f"{config.name} names {entry} for {key}: it isn't there")
+                    continue
+                raise DatasetError(f"{config}: {key} is {entry}, which isn't there", where=config)
+            _check_within(reading, place)
+            if place.is_dir():
+                found.extend(place / name for name in Files(place).images)
+            else:
+                found.extend(_image_list(reading, place, bases))
+        if found:
+            images[split] = list(dict.fromkeys(found))
+    if not images:
+        raise DatasetError(f"{config} names no images: train is missing or empty", where=config)
+    if images.get("train") and images.get("train") == images.get("val"):
+        reading.notes.append("train and val are the same images: the scores won't say much")
+    return images
+
+
+def _find(entry: str, bases: list[Path], here: Path) -> Path | None:
+    """A file or folder that ``data.yaml`` names; Roboflow's leads one folder too far up, and
+    absolute ones are often of another machine."""
+    entry = entry.replace("\\", "/")
+    parts = [part for part in PurePosixPath(entry).parts if part not in ("/", ".", "..")]
+    tails = [here.joinpath(*parts[i:]) for i in range(len(parts))]
+    places = [*(base / entry for base in bases), *tails]
+    return next((Path(os.path.normpath(p)) for p in places if p.exists()), None)
+
+
+def _check_within(reading: Reading, place: Path) -> None:
+    root, at = (os.path.join(os.path.abspath(p), "") for p in (reading.root, place))  # noqa: PTH100, PTH118
+    inside = at.startswith(root)
+    if not inside and reading.within:
+        raise DatasetError(f"{reading.source} names {place}, outside of it", where=place)
+    if not inside:
+        reading.notes.append(f"{place} lies outside of {reading.root}")
+
+
+def _image_list(reading: Reading, file: Path, bases: list[Path]) -> list[Path]:
+    if file.suffix != ".txt":
+        raise DatasetError(f"{file} is neither a folder nor a list (.txt) of images", where=file)
+    found, missing = [], []
+    for line in filter(None, map(str.strip, reading.read_text(file).splitlines())):
+        if reading.within and leaves_folder(line):
+            raise DatasetError(f"{file} names {line!r}, outside of the folder", where=file)
+        path = _find(line, [file.parent, *bases], file.parent)
+        if path is None or path.suffix.lower() not in IMAGES:
+            missing.append(line)
+        else:
+            found.append(path)
+    if missing:
+        reading.problem(str(file), f"{len(missing):,} of its images are missing ({few(missing)})")
+    return found
+
+
+def _check_stems(images: dict[str, list[Path]]) -> None:
+    """Refuses two images that one label file would be of."""
+    seen: dict[str, Path] = {}
+    for path in (path for paths in images.values() for path in paths):
+        key = os.path.splitext(path)[0]  # noqa: PTH122
+        if seen.setdefault(key, path) != path:
+            raise DatasetError(f"{seen[key]} and {path} would share one label file", where=path)
+
+
+def _label_file(image: Path) -> Path | None:
+    text = str(image.with_suffix(".txt"))
+    before, folder, after = text.rpartition(f"{os.sep}images{os.sep}")
+    places = [f"{before}{os.sep}labels{os.sep}{after}"] if folder else []
+    places += [text, str(image.parent.parent / "labels" / image.with_suffix(".txt").name)]
+    return next((Path(place) for place in places if os.path.exists(place)), None)  # noqa: PTH110
+
+
+def _check_images(reading: Reading, images: dict[str, list[Path]]) -> None:
+    """Label files of no image, in folders of labels."""
+    known = {str(path.with_suffix("").name) for paths in images.values() for path in paths}
+    for name in reading.files.of(".txt"):
+        path = PurePosixPath(name)
+        if "labels" in path.parts[:-1] and path.stem not in known and path.name not in CLASS_FILES:
+            reading.problem(name, "there is no image of its name")
+
+
+def _read_labels(
+    reading: Reading, record: ImageRecord, file: Path, classes: list[str], keypoints: bool
+) -> None:
+    name = reading.name_of(file)
+    try:
+        text = reading.read_text(file)
+    except DatasetError as error:
+        reading.problem(name, error.what)
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        where = f"{name}, line {number}"
+        try:
+            values = [float(word) for word in words]
+        except ValueError:
+            reading.problem(where, f"it isn't of numbers: {reprlib.repr(line)}")
+            continue
+        label, *places = values
+        if keypoints:
+            places = places[:4]
+        if not (label.is_integer() and label >= 0):
+            reading.problem(where, f"the class is {words[0]}, which is no index")
+        elif label >= len(classes):
+            what = f"the class is {int(label)}, and the names end at {len(classes) - 1}"
+            reading.problem(where, what)
+        elif len(places) != 4 and (len(places) % 2 or len(places) < 6):
+            what = "a polygon of less than three points" if len(places) == 2 else (
+                f"{len(values)} numbers, neither a box (5) nor a polygon (7, 9, …)")  # fmt: skip
+            reading.problem(where, f"it holds {what}")
+        elif not all(-TOLERANCE <= value <= 1 + TOLERANCE for value in places):
+            worst = max(places, key=lambda value: abs(value - 0.5))
+            reading.problem(where, f"a coordinate is {worst:g}, and they go from 0 to 1")
+        else:
+            _add(reading, record, int(label), places, where)
+
+
+def _add(
+    reading: Reading, record: ImageRecord, label: int, places: list[float], where: str
+) -> None:
+    width, height = record.width, record.height
+    if any(not 0 <= value <= 1 for value in places):
+        reading.count("objects have coordinates a little beyond their images: clipped", where)
+        places = [min(max(value, 0.0), 1.0) for value in places]
+    if len(places) > 4:
+        sides = [width, height] * (len(places) // 2)
+        polygon = [round(v * side, DIGITS) for v, side in zip(places, sides, strict=True)]
+        box = reading.clip_box(record, *outline_box([polygon]), where)
+        if box is not None:
+            record.instances.append(Instance(label, _rounded(box), [polygon]))
+        return
+    x, y, w, h = (v * side for v, side in zip(places, [width, height] * 2, strict=True))
+    box = reading.clip_box(record, x - w / 2, y - h / 2, x + w / 2, y + h / 2, where)
+    if box is not None:
+        record.instances.append(Instance(label, _rounded(box)))
+
+
+def _rounded(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    x, y, width, height = (round(value, DIGITS) for value in box)
+    return x, y, width, height
+
+
+def holds_labels(file: Path) -> bool:
+    """Whether a text file looks like an image's labels; an empty one may be."""
+    try:
+        with file.open(encoding="utf-8", errors="strict") as lines:
+            words = lines.readline(2**16).split()
+        return not words or (len(words) >= 5 and all(float(w) > -1e9 for w in words))
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,524 @@
+"""The same data in six formats is the same data; what can't be used is said in one sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmcv.transforms import LoadImageFromFile
+from PIL import Image
+from pycocotools import mask as rle
+
+from mmpvt.datasets.formats import open_dataset
+from mmpvt.datasets.formats.splitting import original_stem
+from mmpvt.errors import ConfigError, DatasetError, OutputError
+
+CLASSES = ("ant", "bee", "cow")  # sorted, as formats without an order have them
+COLOURS = ((10, 20, 30), (200, 0, 0), (0, 99, 250))
+WIDTH, HEIGHT = 64, 48
+Boxes = list[tuple[int, int, int, int, int]]  # label, x, y, width, height
+
+
+def objects(i: int) -> Boxes:
+    """An image's objects; none of them in its third."""
+    rng = np.random.default_rng(i)
+    if i % 8 == 3:
+        return []
+    made = []
+    for k in range(1 + i % 3):
+        w, h = (int(v) for v in rng.integers(4, 20, 2))
+        x, y = int(rng.integers(0, WIDTH - w + 1)), int(rng.integers(0, HEIGHT - h + 1))
+        made.append(((i + k) % 3, x, y, w, h))
+    return made
+
+
+DATA: dict[str, Boxes] = {f"img_{i:02d}": objects(i) for i in range(24)}
+
+
+def image(path: Path, value: int = 0, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((HEIGHT, WIDTH, 3), value, np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def images(folder: Path) -> None:
+    for value, name in enumerate(DATA):
+        image(folder / f"{name}.jpg", value)
+
+
+def coco_content(data: dict[str, Boxes]) -> dict:
+    ids = (3, 5, 9)
+    annotations = [
+        dict(id=0, image_id=i + 7, category_id=ids[c], bbox=[x, y, w, h], area=w * h, iscrowd=0)
+        for i, boxes in enumerate(data.values())
+        for c, x, y, w, h in boxes
+    ]
+    for number, annotation in enumerate(annotations):
+        annotation["id"] = number
+    return dict(
+        images=[
+            dict(id=i + 7, file_name=f"{name}.jpg", width=WIDTH, height=HEIGHT)
+            for i, name in enumerate(data)
+        ],
+        annotations=annotations,
+        categories=[dict(id=i, name=n) for i, n in reversed(list(zip(ids, CLASSES, strict=True)))],
+    )
+
+
+def coco(root: Path) -> None:
+    images(root / "images")
+    (root / "labels.json").write_text(json.dumps(coco_content(DATA)))
+
+
+def voc(root: Path) -> None:
+    images(root / "JPEGImages")
+    (root / "Annotations").mkdir()
+    for name, boxes in DATA.items():
+        text = "".join(
+            f"<object><name>{CLASSES[c]}</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin>"
+            f"<xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
+            for c, x, y, w, h in boxes
+        )
+        size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
+        (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{text}</annotation>")
+
+
+def yolo(root: Path) -> None:
+    images(root / "images")
+    (root / "labels").mkdir()
+    for name, boxes in DATA.items():
+        lines = [
+            f"{c} {(x + w / 2) / WIDTH:.6f} {(y + h / 2) / HEIGHT:.6f} {w / WIDTH:.6f} "
+            f"{h / HEIGHT:.6f}\n"
+            for c, x, y, w, h in boxes
+        ]
+        (root / "labels" / f"{name}.txt").write_text("".join(lines))
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+
+
+def labelme(root: Path) -> None:
+    images(root)
+    for name, boxes in DATA.items():
+        shapes = [
+            dict(label=CLASSES[c], points=[[x + w, y], [x, y + h]], shape_type="rectangle")
+            for c, x, y, w, h in boxes
+        ]
+        content = dict(imageData="AAAA" * 99, shapes=shapes, imagePath=f"{name}.jpg")
+        content.update(imageWidth=WIDTH, imageHeight=HEIGHT)
+        (root / f"{name}.json").write_text(json.dumps(content))
+
+
+def cvat(root: Path, shape: str = "") -> None:
+    images(root / "images")
+    labels = "".join(
+        f"<label><name>{name}</name><color>#{bytes(colour).hex()}</color></label>"
+        for name, colour in zip(CLASSES, COLOURS, strict=True)
+    )
+    text = "".join(
+        f'<image id="{i}" name="{name}.jpg" width="{WIDTH}" height="{HEIGHT}">'
+        + "".join(
+            f'<box label="{CLASSES[c]}" xtl="{x}" ytl="{y}" xbr="{x + w}" ybr="{y + h}"/>'
+            for c, x, y, w, h in boxes
+        )
+        + (shape if i == 0 else "")
+        + "</image>"
+        for i, (name, boxes) in enumerate(DATA.items())
+    )
+    (root / "annotations.xml").write_text(
+        f"<annotations><meta><task><labels>{labels}</labels></task></meta>{text}</annotations>"
+    )
+
+
+def masks(root: Path) -> None:
+    images(root / "images")
+    (root / "masks").mkdir()
+    table = [(0, 0, 0), *COLOURS]
+    for name, labels in label_maps().items():
+        pixels = np.array(table, np.uint8)[labels]
+        Image.fromarray(pixels).save(root / "masks" / f"{name}.png")
+    lines = [
+        f"{name}:{','.join(map(str, colour))}::"
+        for name, colour in zip(("background", *CLASSES), table, strict=True)
+    ]
+    (root / "labelmap.txt").write_text("\n".join(("# label:color_rgb:parts:actions", *lines)))
+
+
+def label_maps() -> dict[str, np.ndarray]:
+    """The boxes painted: 0 is the background."""
+    made = {}
+    for name, boxes in DATA.items():
+        made[name] = np.zeros((HEIGHT, WIDTH), np.uint8)
+        for c, x, y, w, h in boxes:
+            made[name][y : y + h, x : x + w] = c + 1
+    return made
+
+
+FORMATS: dict[str, Callable[[Path], None]] = dict(
+    coco=coco, voc=voc, yolo=yolo, labelme=labelme, cvat=cvat
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    path = tmp_path / "data"
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_equal_data_gives_equal_bytes(kind: str, root: Path, tmp_path: Path):
+    FORMATS[kind](root)
+    opened = open_dataset(root)
+    assert (opened.format, opened.classes) == (kind, CLASSES)
+    assert list(opened.splits) == ["all"] and not opened.has_masks and not opened.notes
+    found = {r.path.stem: [(o.label, *o.box) for o in r.instances] for r in opened.splits["all"]}
+    assert found == DATA
+    assert "24 images, 42 objects with boxes, 3 classes (ant, bee, cow); not split" in (
+        opened.describe()
+    )
+    opened.palette = list(COLOURS)  # which CVAT's file has, and others don't
+    written = json.loads(opened.write_coco(tmp_path / "out")["all"].read_text())
+    expected = tmp_path / "expected"
+    expected.mkdir()
+    coco(expected)
+    reference = open_dataset(expected)
+    reference.palette = list(COLOURS)
+    again = reference.write_coco(tmp_path / "again")["all"]
+    assert (tmp_path / "out" / "all.json").read_bytes() == again.read_bytes()
+    assert [c["name"] for c in written["categories"]] == list(CLASSES)
+
+
+def test_label_maps_of_colours(root: Path, tmp_path: Path):
+    masks(root)
+    opened = open_dataset(root)
+    assert (opened.format, opened.is_semantic) == ("masks", True)
+    assert opened.classes == ("background", *CLASSES) and opened.palette[1:] == list(COLOURS)
+    made = opened.write_label_maps(tmp_path / "out")
+    for line in made.lists["all"].read_text().splitlines():
+        assert (made.img_path / f"{line}{made.img_suffix}").is_file()
+        found = np.asarray(Image.open(made.seg_map_path / f"{line}{made.seg_map_suffix}"))
+        np.testing.assert_array_equal(found, label_maps()[Path(line).stem])
+
+
+def test_label_maps_of_labels_are_read_as_they_are(root: Path, tmp_path: Path):
+    images(root / "images")
+    (root / "masks").mkdir()
+    for name, labels in label_maps().items():
+        Image.fromarray(labels).save(root / "masks" / f"{name}.png")
+    with pytest.raises(DatasetError, match=r"nothing names the classes.*0, 1, 2, 3: .*classes"):
+        open_dataset(root)
+    with pytest.raises(DatasetError, match=r"hold 4 values .* there are 3 classes"):
+        open_dataset(root, classes=CLASSES)
+    opened = open_dataset(root, classes=("none", *CLASSES))
+    made = opened.write_label_maps(tmp_path / "out")
+    assert (made.seg_map_path, made.img_suffix, made.seg_map_suffix) == (
+        root / "masks",
+        ".jpg",
+        ".png",
+    )
+    assert made.lists["all"].read_text().split() == list(DATA)
+    assert not (tmp_path / "out" / "label_maps").exists()
+
+
+def test_black_and_white_masks(root: Path, tmp_path: Path):
+    image(root / "a.jpg")
+    Image.fromarray(np.eye(HEIGHT, WIDTH, dtype=np.uint8) * 255).save(root / "a_mask.png")
+    opened = open_dataset(root, classes=("off", "on"))
+    made = opened.write_label_maps(tmp_path / "out")
+    found = np.asarray(Image.open(made.seg_map_path / f"a.jpg{made.seg_map_suffix}"))
+    np.testing.assert_array_equal(found, np.eye(HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize("to", ["coco", "voc", "yolo"])
+def test_round_trip(to: str, root: Path, tmp_path: Path):
+    cvat(root)
+    opened = open_dataset(root).split(val_fraction=0.25, seed=1)
+    again = open_dataset(opened.write(tmp_path / "out", to))
+    assert again.classes == CLASSES and list(again.splits) == ["train", "val"]
+    for split, records in opened.splits.items():
+        found = {r.path.name: r.instances for r in again.splits[split]}
+        assert {r.path.name: [(o.label, o.box) for o in r.instances] for r in records} == {
+            name: [(o.label, o.box) for o in same] for name, same in found.items()
+        }
+
+
+def test_outlines_go_to_yolo_and_label_maps(root: Path, tmp_path: Path):
+    content = coco_content({"a": [(0, 4, 4, 20, 10), (1, 30, 6, 10, 10), (2, 2, 30, 8, 8)]})
+    first, second, third = content["annotations"]
+    first["segmentation"] = [[4, 4, 24, 4, 24, 14], [4, 8, 10, 14, 4, 14]]
+    second["segmentation"] = [[30.25, 6.5, 40, 6, 40, 16]]
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+    pixels[30:38, 2:10] = 1
+    runs = rle.encode(pixels)
+    third["segmentation"] = dict(size=runs["size"], counts=runs["counts"].decode())
+    (root / "a.json").write_text(json.dumps(content))
+    image(root / "a.jpg")
+    opened = open_dataset(root, task="instance")
+    (record,) = opened.splits["all"]
+    assert record.instances[1].polygons == [[30.25, 6.5, 40.0, 6.0, 40.0, 16.0]]
+    again = open_dataset(opened.write(tmp_path / "yolo", "yolo"))
+    assert again.splits["train"][0].instances[1].polygons == record.instances[1].polygons
+    assert len(again.splits["train"][0].instances) == 3
+    painted = open_dataset(opened.write(tmp_path / "masks", "masks"))
+    assert painted.classes == ("background", *CLASSES)
+    assert painted.splits["all"][0].labels == (0, 1, 2, 3)
+
+
+def test_labelme_and_cvat_shapes(root: Path, tmp_path: Path):
+    shapes = [
+        dict(label="cat", points=[[0, 0], [10, 0], [10, 10]], shape_type="polygon", group_id=1),
+        dict(label="cat", points=[[20, 0], [30, 0], [30, 10]], shape_type="polygon", group_id=1),
+        dict(label="cat", points=[[5, 5]], shape_type="point"),
+        dict(label="wheel", points=[[30, 30], [36, 30]], shape_type="circle"),
+    ]
+    (root / "a.json").write_text(json.dumps(dict(shapes=shapes, imagePath="..\\old\\a.jpg")))
+    image(root / "a.jpg")
+    opened = open_dataset(root)
+    one, wheel = opened.splits["all"][0].instances
+    assert one.box == (0, 0, 30, 10) and len(one.polygons) == 2
+    assert wheel.box == pytest.approx((24, 24, 12, 12))
+    assert opened.notes == ["1 points and lines are skipped (the first: a.json, shape 3)"]
+    other = tmp_path / "cvat"
+    other.mkdir()
+    cvat(other, '<mask label="cow" rle="1, 2, 1" left="3" top="4" width="2" height="2"/>')
+    mask = open_dataset(other).splits["all"][0].instances[-1]
+    assert np.argwhere(rle.decode(mask.rle)).tolist() == [[4, 4], [5, 3]]  # row, column
+
+
+def roboflow(root: Path) -> Path:
+    """YOLO as Roboflow exports it."""
+    for split in ("train", "valid"):
+        image(root / split / "images" / "a_jpg.rf.0123456789abcdef.jpg")
+        (root / split / "labels").mkdir()
+        (root / split / "labels" / "a_jpg.rf.0123456789abcdef.txt").write_text("1 .5 .5 .5 .5\n")
+    text = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 2\n"
+    (root / "data.yaml").write_text(f"{text}names: ['no', 'yes']\n")
+    return root / "data.yaml"
+
+
+def test_roboflow_yolo(root: Path):
+    opened = open_dataset(roboflow(root))
+    assert opened.classes == ("no", "yes")  # which YAML takes for booleans
+    assert {split: len(records) for split, records in opened.splits.items()} == dict(train=1, val=1)
+    assert any("../test/images" in note for note in opened.notes)
+    assert any("no training image has an object of no" in note for note in opened.notes)
+
+
+def test_roboflow_coco(root: Path):
+    for split in ("train", "valid"):
+        image(root / split / "a.jpg")
+        content = coco_content({"a": [(0, 1, 2, 3, 4)]})
+        content["categories"] = [
+            dict(id=0, name="zoo", supercategory="none"),
+            *({**c, "supercategory": "zoo"} for c in content["categories"]),
+        ]
+        (root / split / "_annotations.coco.json").write_text(json.dumps(content))
+    opened = open_dataset(root)
+    assert list(opened.splits) == ["train", "val"] and opened.classes == CLASSES
+    assert {r.path.parent.name for r in opened.splits["val"]} == {"valid"}
+
+
+def test_turned_images_have_the_size_that_training_loads(root: Path):
+    exif = Image.Exif()
+    exif[274] = 6
+    image(root / "images" / "a.jpg", exif=exif)
+    (root / "labels").mkdir()
+    (root / "labels" / "a.txt").write_text("0 .5 .5 1 1\n")
+    (record,) = open_dataset(root, classes=["x"]).splits["all"]
+    loaded = LoadImageFromFile().transform(dict(img_path=str(record.path)))
+    assert (record.height, record.width) == loaded["img_shape"] == (WIDTH, HEIGHT)
+    content = coco_content({"a": [(0, 1, 2, 3, 4)]})  # says the size as stored
+    (root / "a.json").write_text(json.dumps(content))
+    (record,) = open_dataset(root, format="coco").splits["all"]
+    assert (record.height, record.width) == (HEIGHT, WIDTH)
+
+
+def test_split_is_stratified_and_keeps_copies_together(root: Path):
+    yolo(root)
+    for name in ("img_01", "img_05"):
+        for copy in (f"{name}_flip", f"{name} (1)"):
+            shutil.copy(root / "images" / f"{name}.jpg", root / "images" / f"{copy}.jpg")
+            shutil.copy(root / "labels" / f"{name}.txt", root / "labels" / f"{copy}.txt")
+    made = open_dataset(root).split(0.3, seed=5, test_fraction=0.2)
+    again = open_dataset(root).split(0.3, seed=5, test_fraction=0.2)
+    names = {split: [r.path.name for r in records] for split, records in made.splits.items()}
+    assert names == {s: [r.path.name for r in records] for s, records in again.splits.items()}
+    assert sum(map(len, names.values())) == 28
+    where = {original_stem(name): split for split, same in names.items() for name in same}
+    assert all(where[original_stem(n)] == split for split, same in names.items() for n in same)
+    for records in made.splits.values():
+        assert {one.label for r in records for one in r.instances} == {0, 1, 2}
+    other = open_dataset(root).split(0.3, seed=6, test_fraction=0.2)
+    assert [r.path.name for r in other.splits["val"]] != names["val"]
+    with pytest.raises(ConfigError, match="can't be split off"):
+        made.split(1.0)
+
+
+def test_original_stems():
+    for name in ("a.jpg", "a_jpg.rf.0123456789abcdef.jpg", "a_aug1.png", "a (1).jpg", "a-copy.jpg",
+                 "a_flip_rot90.jpg"):  # fmt: skip
+        assert original_stem(name) == "a"
+    assert original_stem("b/frame_001.jpg") == "b/frame_001"
+
+
+def no_images(root: Path) -> str:
+    shutil.rmtree(root / "images")
+    return "there are no images in"
+
+
+def a_class_of_no_name(root: Path) -> str:
+    (root / "labels" / "img_01.txt").write_text("0 .5 .5 .1 .1\n3 .5 .5 .1 .1\n")
+    return r"1 error in .*labels/img_01.txt, line 2: the class is 3, and the names end at 2"
+
+
+def coordinates_in_pixels(root: Path) -> str:
+    for i in range(5):
+        (root / "labels" / f"img_{i:02d}.txt").write_text("0 20 30 .1 .1\n")
+    return r"5 errors in .*img_00.txt, line 1: a coordinate is 30, .*img_02.txt.* …: correct them"
+
+
+def a_polygon_of_two_points(root: Path) -> str:
+    (root / "labels" / "img_02.txt").write_text("0 .1 .1 .2 .2 .3\n")
+    return r"img_02.txt, line 1: it holds 6 numbers"
+
+
+def missing_labels(root: Path) -> str:
+    (root / "labels" / "img_03.txt").unlink()
+    return r"1 of 24 images in .* have no annotations \(the first: .*img_03.jpg\).*keep_empty=True"
+
+
+def missing_images(root: Path) -> str:
+    (root / "images" / "img_03.jpg").unlink()
+    return r"labels/img_03.txt: there is no image of its name"
+
+
+def shared_labels(root: Path) -> str:
+    image(root / "images" / "img_03.png")
+    return r"img_03.jpg and .*img_03.png would share one label file"
+
+
+def two_formats(root: Path) -> str:
+    (root / "labels.json").write_text(json.dumps(coco_content(DATA)))
+    return r"fits 2 formats, coco and yolo: say which, or pass format='coco'"
+
+
+def broken_image(root: Path) -> str:
+    (root / "images" / "img_03.jpg").write_bytes(b"no image")
+    return r"images/img_03.jpg: it can't be read as an image"
+
+
+def no_names(root: Path) -> str:
+    (root / "classes.txt").unlink()
+    return r"nothing names the classes of the YOLO labels .*pass classes"
+
+
+def outside_the_image(root: Path) -> str:
+    (root / "labels" / "img_02.txt").write_text("0 .1 .1 .0 .2\n")
+    return r"img_02.txt, line 1: a box has no area"
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [no_images, a_class_of_no_name, coordinates_in_pixels, a_polygon_of_two_points, missing_labels,
+     missing_images, shared_labels, two_formats, broken_image, no_names, outside_the_image],
+)  # fmt: skip
+def test_bad_yolo_is_one_sentence(harm: Callable[[Path], str], root: Path):
+    yolo(root)
+    sentence = harm(root)
+    with pytest.raises(DatasetError, match=sentence):
+        open_dataset(root)
+
+
+def test_bad_data_is_skipped_on_request(root: Path):
+    yolo(root)
+    a_class_of_no_name(root)
+    missing_labels(root)
+    broken_image(root)
+    opened = open_dataset(root, on_bad_data="skip")
+    assert "line 2: the class is 3" in " ".join(opened.notes)
+    assert len(opened.splits["all"]) == 23  # img_03 has neither labels nor an image
+    image(root / "images" / "img_03.jpg")
+    a_class = open_dataset(root, on_bad_data="skip", keep_empty=True)
+    assert len(a_class.splits["all"]) == 24
+
+
+def test_little_is_clipped_and_counted(root: Path):
+    image(root / "a.jpg")
+    (root / "a.txt").write_text("0 0.5 0.5 1.0005 1.0\n")
+    opened = open_dataset(root, classes=["x"])
+    assert opened.splits["all"][0].instances[0].box == (0, 0, WIDTH, HEIGHT)
+    assert opened.notes[0].startswith("1 objects have coordinates a little beyond")
+
+
+def test_classes_choose(root: Path):
+    coco(root)
+    opened = open_dataset(root, classes=("cow", "ant"))
+    assert opened.classes == ("cow", "ant")
+    found = {r.path.stem: [o.label for o in r.instances] for r in opened.splits["all"]}
+    assert found == {n: [(1, 9, 0)[c] for c, *_ in b if c != 1] for n, b in DATA.items()}
+    assert "objects of other classes are skipped" in opened.notes[-1]
+    with pytest.raises(DatasetError, match="dog is no class of"):
+        open_dataset(root, classes=("dog",))
+    with pytest.raises(ConfigError, match="each once"):
+        open_dataset(root, classes=("ant", "ant"))
+
+
+def test_xml_with_entities_is_refused(root: Path):
+    voc(root)
+    bomb = (
+        '<!DOCTYPE a [<!ENTITY b "cow">]><annotation><object><name>&b;</name></object></annotation>'
+    )
+    for text in (bomb.encode(), bomb.encode("utf-16")):
+        (root / "Annotations" / "img_00.xml").write_bytes(text)
+        with pytest.raises(DatasetError, match=r"img_00.xml: it has a document type"):
+            open_dataset(root, format="voc")
+
+
+def test_yaml_makes_no_objects(root: Path, tmp_path: Path):
+    config = roboflow(root)
+    mark = tmp_path / "mark"
+    config.write_text(f"names: !!python/object/apply:os.mkdir ['{mark}']\ntrain: train/images\n")
+    with pytest.raises(DatasetError):
+        open_dataset(config)
+    assert not mark.exists()
+
+
+def test_archives(root: Path, tmp_path: Path):
+    voc(root)
+    archive = Path(shutil.make_archive(str(tmp_path / "a"), "zip", root))
+    with pytest.raises(DatasetError, match=r"is an archive: pass unpack_to"):
+        open_dataset(archive)
+    assert open_dataset(archive, unpack_to=tmp_path / "there").format == "voc"
+    assert open_dataset(archive, unpack_to=tmp_path / "there").format == "voc"  # as it is there
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        file.writestr("../evil.txt", "")
+    archive.write_bytes(content.getvalue())
+    with pytest.raises(DatasetError, match="leads out of the folder"):
+        open_dataset(archive, unpack_to=tmp_path / "other")
+    with pytest.raises(DatasetError, match="exists and isn't"):
+        open_dataset(archive, unpack_to=tmp_path / "there")
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"")
+    with pytest.raises(DatasetError, match="is a video"):
+        open_dataset(video)
+
+
+def test_user_files_stay(root: Path, tmp_path: Path):
+    coco(root)
+    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    opened = open_dataset(root)
+    opened.write(tmp_path / "out", "yolo")
+    with pytest.raises(OutputError, match="exists"):
+        opened.write(root, "voc")
+    with pytest.raises(DatasetError, match="boxes only"):
+        opened.write(tmp_path / "maps", "masks")
+    assert not (tmp_path / "maps").exists()
+    assert before == {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
