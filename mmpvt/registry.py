@@ -54,11 +54,11 @@ HOOKS = Registry(
             f"mmpvt.engine.hooks.{name}"
             for name in (
                 "checkpoints",
-                "compile",
                 "divergence",
                 "interrupt",
                 "pictures",
                 "skipped_data",
+                "training",
             )
         ),
     ],

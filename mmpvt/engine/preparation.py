@@ -5,7 +5,8 @@ from __future__ import annotations
 import atexit
 import copy
 import importlib.util
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,20 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict
 
+from mmpvt.datasets.pipelines import loading_step, transform_name
 from mmpvt.datasets.samplers import kill_workers
 from mmpvt.engine.checks import check_data, check_pixels, keep_inside
 from mmpvt.engine.config import (
+    freeze_stages,
     make_work_dir,
     set_checkpoint,
     set_data_root,
+    set_epochs,
     set_hook,
     set_pretrained,
     set_resume,
 )
-from mmpvt.engine.config_parts import SPLITS, iter_dicts
+from mmpvt.engine.config_parts import SPLITS, iter_datasets, iter_dicts, split_datasets
 from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher
 from mmpvt.errors import ConfigError, LaunchError, OutputError
@@ -36,6 +40,13 @@ FUSED = ("Adam", "AdamW", "SGD")  # PyTorch's optimizers that have a fused kerne
 LOOPS = {  # MMEngine's to ours
     "EpochBasedTrainLoop": "mmpvt.EpochLoop",
     "IterBasedTrainLoop": "mmpvt.IterLoop",
+}
+EMA_MOMENTUM = 0.0002  # MMEngine's
+EMA_GAMMA = 10  # after t steps at least 10 / (10 + t) of the new weights: short runs average, too
+LOGGERS = {  # packages, and what writes for them
+    "tensorboard": "TensorboardVisBackend",
+    "mlflow": "MLflowVisBackend",
+    "wandb": "WandbVisBackend",
 }
 BATCH_SAMPLER = "mmpvt.ResumableBatchSampler"
 
@@ -74,6 +85,15 @@ class TrainOptions(RunOptions):
         auto_scale_lr: whether to scale the learning rate with the batch size.
         on_nan: ``'stop'`` ends the run on a loss or gradient of NaN or Inf, ``'skip'`` skips the
             step.
+        epochs: how long to train; the schedule moves in proportion. Default: the config's.
+        freeze: stages of the backbone, from the first, that are not trained. Default: the config's.
+        early_stop: validations in a row without a better main score (box or mask AP, mIoU) that end
+            the run. Default: None, it takes all its epochs.
+        ema: momentum of an exponential moving average of the weights, which validations and
+            checkpoints take. Default: the config's.
+        val_loss: whether to log the loss on the validation data.
+        loggers: of ``'tensorboard'``, ``'mlflow'`` and ``'wandb'``. TensorBoard's is always
+            written where it is installed.
     """
 
     pretrained: str | None = None
@@ -82,6 +102,12 @@ class TrainOptions(RunOptions):
     compile: bool = False
     auto_scale_lr: bool = False
     on_nan: str = "stop"
+    epochs: int | None = None
+    freeze: int | None = None
+    early_stop: int | None = None
+    ema: float | None = None
+    val_loss: bool = False
+    loggers: Sequence[str] = ()
 
 
 @dataclass(kw_only=True)
@@ -142,6 +168,16 @@ def prepare_training(
         _set_amp(config, options.amp)
     if options.auto_scale_lr:
         _set_auto_scale_lr(config)
+    if options.epochs is not None:
+        set_epochs(config, options.epochs)
+    if options.freeze is not None:
+        freeze_stages(config, options.freeze)
+    if options.early_stop is not None:
+        _set_early_stop(config, options.early_stop)
+    if options.val_loss and not config.get("val_cfg"):
+        raise ConfigError("the config's training has no validation", setting="val_loss")
+    _set_ema(config, options.ema)
+    _set_loggers(config, options.loggers)
 
     # Checks, then the first that is written
     splits = ("train", "val") if config.get("val_cfg") else ("train",)
@@ -163,7 +199,8 @@ def prepare_training(
     _make_resumable(config, options.on_bad_data)
     _use_own_checkpoint_hooks(config)
     _ignore_signals_in_workers(config)
-    _add_tensorboard(config)
+    if options.val_loss:
+        _add_val_loss(config)
 
     # Hooks
     set_hook(config, type="mmpvt.SkippedDataHook", notes=notes, on_bad_data=options.on_bad_data)
@@ -286,6 +323,105 @@ def _set_auto_scale_lr(config: Config) -> None:
     config.auto_scale_lr.enable = True
 
 
+def _set_early_stop(config: Config, patience: int) -> None:
+    """Ends training where validations are no better than an earlier one any more."""
+    if patience < 1:
+        raise ConfigError(f"{patience} is no number of validations", setting="early_stop")
+    loop = config.train_cfg
+    kind = loop.get("type", "EpochBasedTrainLoop").removeprefix("mmengine.")
+    if not config.get("val_cfg") or kind not in (*LOOPS, *LOOPS.values()):
+        raise ConfigError("the config's training has no validation", setting="early_stop")
+    length = loop.get("max_epochs") or loop.get("max_iters")
+    validations = math.ceil(length / loop.get("val_interval", 1))
+    if validations <= patience:
+        raise ConfigError(
+            f"the run has {validations} validations, too few to see {patience} without improvement",
+            setting="early_stop",
+            instead=("cfg_options", f"train_cfg.val_interval={max(1, length // (4 * patience))}"),
+        )
+    set_hook(config, type="mmpvt.EarlyStoppingHook", patience=patience)
+
+
+def _set_ema(config: Config, momentum: float | None) -> None:
+    """Averages the weights; a config's own average keeps its kind."""
+    hooks = config.get("custom_hooks") or ()
+    for hook in hooks:
+        if hook["type"] in ("EMAHook", "mmengine.EMAHook"):
+            hook["type"] = "mmpvt.EMAHook"
+    if momentum is None:
+        return
+    if not 0 < momentum <= 0.5:
+        raise ConfigError(
+            f"{momentum:g} is no momentum: it is the new weights' part of the average, such as "
+            f"{EMA_MOMENTUM}",
+            setting="ema",
+        )
+    kind = dict(ema_type="MomentumAnnealingEMA", gamma=EMA_GAMMA)
+    is_known = any(hook["type"] == "mmpvt.EMAHook" for hook in hooks)
+    set_hook(config, type="mmpvt.EMAHook", momentum=momentum, **({} if is_known else kind))
+
+
+def _set_loggers(config: Config, names: Sequence[str]) -> None:
+    """Writes scalars for other programs; for TensorBoard too, where it is installed."""
+    for name in names:
+        if name not in LOGGERS:
+            known = ", ".join(LOGGERS)
+            raise ConfigError(f"there is no {name!r}, but {known}", setting="loggers")
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"{name} is not installed", setting="loggers", hint=f"pip install {name}"
+            )
+    if names and not config.get("visualizer"):
+        config.visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")])
+    backends = (config.get("visualizer") or {}).get("vis_backends")
+    if backends is None:
+        return
+    asked = dict.fromkeys(names)
+    if importlib.util.find_spec("tensorboard") is not None:
+        asked.setdefault("tensorboard")
+    for name in asked:
+        if name == "tensorboard" and encodable(config.work_dir) != config.work_dir:
+            said = printable(config.work_dir)
+            print(f"no scalars for TensorBoard, which takes no such path: {said}")
+        elif all(backend["type"] != LOGGERS[name] for backend in backends):
+            backends.append(ConfigDict(type=LOGGERS[name]))
+
+
+def _add_val_loss(config: Config) -> None:
+    """Computes the loss on validation's images, with annotations that are loaded as in training.
+
+    In a test's pipeline they come after the image's size has changed, or not at all.
+    """
+    trained = [dataset for _, dataset in split_datasets(config, ["train"])]
+    steps = (step for dataset in trained for step in dataset.get("pipeline") or ())
+    annotations = next(filter(_loads_annotations, steps), None)
+    loader = copy.deepcopy(config.val_dataloader)
+    for dataset in iter_datasets(loader.dataset):
+        pipeline = [step for step in dataset.get("pipeline", ()) if not _loads_annotations(step)]
+        place = loading_step(pipeline)
+        if annotations is None or place is None:
+            raise ConfigError(
+                "the config's pipelines have no step that loads images or annotations, which the "
+                "loss needs",
+                setting="val_loss",
+            )
+        step = ConfigDict(annotations)
+        if "folders" in step:
+            step.folders = pipeline[place]["folders"]
+        dataset["pipeline"] = [*pipeline[: place + 1], step, *pipeline[place + 1 :]]
+        if "filter_cfg" in trained[0]:  # heads may not know images without objects
+            dataset.update(filter_cfg=trained[0]["filter_cfg"], test_mode=False)
+    is_segmenter = config.get("default_scope") == "mmseg"  # whose images are of several sizes
+    loader.batch_size = 1 if is_segmenter else config.train_dataloader.batch_size
+    loader.persistent_workers = False
+    set_hook(config, type="mmpvt.ValLossHook", dataloader=loader)
+
+
+def _loads_annotations(step: dict) -> bool:
+    name = transform_name(step)
+    return name.startswith("Load") and name.endswith("Annotations")
+
+
 def _set_out(config: Config, out: str, force: bool) -> None:
     """Keeps a test's predictions: a detector's as a pickle file, a segmenter's as label maps."""
     evaluators = config.test_evaluator
@@ -406,10 +542,15 @@ def _make_resumable(config: Config, on_bad_data: str) -> None:
 
 
 def _use_own_checkpoint_hooks(config: Config) -> None:
-    """Keeps older checkpoints until the new one is intact, and trains on through a full disk."""
+    """Keeps older checkpoints until the new one is intact, and trains on through a full disk.
+
+    The best checkpoint is kept, too, unless the config says which or that none is.
+    """
     for hook in (config.get("default_hooks") or {}).values():
         if hook and hook.get("type") in ("CheckpointHook", "LoggerHook"):
             hook.type = f"mmpvt.{hook.type}"
+        if hook and hook.get("type") == "mmpvt.CheckpointHook":
+            hook.setdefault("save_best", "main")
 
 
 def _ignore_signals_in_workers(config: Config) -> None:
@@ -419,15 +560,3 @@ def _ignore_signals_in_workers(config: Config) -> None:
         if loader := config.get(f"{split}_dataloader"):
             loader.pop("disable_subprocess_warning", None)
             loader.worker_init_fn = ConfigDict(type="mmpvt.init_worker")
-
-
-def _add_tensorboard(config: Config) -> None:
-    """Writes scalars for TensorBoard too, where it is installed."""
-    backends = (config.get("visualizer") or {}).get("vis_backends")
-    if backends is None or importlib.util.find_spec("tensorboard") is None:
-        return
-    if encodable(config.work_dir) != config.work_dir:
-        print(f"no scalars for TensorBoard, which takes no such path: {printable(config.work_dir)}")
-        return
-    if all(backend["type"] != "TensorboardVisBackend" for backend in backends):
-        backends.append(ConfigDict(type="TensorboardVisBackend"))
