@@ -54,6 +54,21 @@ def check_resumable(runner: Runner, checkpoint: dict) -> None:
     info[KEPT] = [step for step in info.get(KEPT) or () if isinstance(step, int)]
 
 
+def changed_schedules(runner: Runner, checkpoint: dict) -> list[str]:
+    """Arguments of schedules that resuming takes from the checkpoint, against the config."""
+    if not isinstance(runner.param_schedulers, list):
+        return []
+    pairs = zip(runner.param_schedulers, checkpoint["param_schedulers"], strict=True)
+    return sorted(
+        {
+            name
+            for ours, theirs in pairs
+            for name in ("begin", "end", "milestones", "T_max")
+            if theirs.get(name) != ours.state_dict().get(name)
+        }
+    )
+
+
 def _problems(runner: Runner, checkpoint: dict) -> Iterator[str]:
     meta = checkpoint.get("meta")
     if not isinstance(meta, dict) or not all(_is_count(meta.get(k)) for k in ("epoch", "iter")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,9 @@ def freeze_stages(config: Config, number: int) -> None:
                     setting="freeze",
                 )
             backbone["frozen_stages"] = number
+    sources = (d.get(key) for d in backbones for key in ("init_cfg", "pretrained"))
+    if number and not any((config.get("load_from"), config.model.get("pretrained"), *sources)):
+        print("warning: the frozen stages keep random weights, as none are loaded", file=sys.stderr)
 
 
 def make_work_dir(config: Config) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import atexit
 import copy
 import importlib.util
+import inspect
 import math
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -331,8 +334,9 @@ def _set_early_stop(config: Config, patience: int) -> None:
     kind = loop.get("type", "EpochBasedTrainLoop").removeprefix("mmengine.")
     if not config.get("val_cfg") or kind not in (*LOOPS, *LOOPS.values()):
         raise ConfigError("the config's training has no validation", setting="early_stop")
-    length = loop.get("max_epochs") or loop.get("max_iters")
-    validations = math.ceil(length / loop.get("val_interval", 1))
+    by_epoch = "max_epochs" in loop
+    length = loop.max_epochs if by_epoch else loop.max_iters
+    validations = math.ceil(length / loop.get("val_interval", 1 if by_epoch else 1000))
     if validations <= patience:
         raise ConfigError(
             f"the run has {validations} validations, too few to see {patience} without improvement",
@@ -371,6 +375,8 @@ def _set_loggers(config: Config, names: Sequence[str]) -> None:
             raise ConfigError(
                 f"{name} is not installed", setting="loggers", hint=f"pip install {name}"
             )
+    if "wandb" in names:
+        _check_wandb()
     if names and not config.get("visualizer"):
         config.visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")])
     backends = (config.get("visualizer") or {}).get("vis_backends")
@@ -384,7 +390,46 @@ def _set_loggers(config: Config, names: Sequence[str]) -> None:
             said = printable(config.work_dir)
             print(f"no scalars for TensorBoard, which takes no such path: {said}")
         elif all(backend["type"] != LOGGERS[name] for backend in backends):
-            backends.append(ConfigDict(type=LOGGERS[name]))
+            settings = _mlflow_settings(config) if name == "mlflow" else {}
+            backends.append(ConfigDict(type=LOGGERS[name], **settings))
+
+
+def _check_wandb() -> None:
+    """Raises a ConfigError where wandb would ask for a key, and nobody is there to answer."""
+    import wandb
+
+    knows_prompt = "prompt" in inspect.signature(wandb.login).parameters
+    if (
+        wandb.setup().settings.mode == "online"
+        and not (sys.stdin and sys.stdin.isatty())
+        and knows_prompt
+        and not wandb.login(prompt=False)
+    ):
+        raise ConfigError(
+            "wandb has no API key",
+            setting="loggers",
+            hint="run `wandb login`, or set WANDB_MODE=offline",
+        )
+
+
+def _mlflow_settings(config: Config) -> dict:
+    """Where MLflow writes: to the server that MLFLOW_TRACKING_URI names, or the work directory.
+
+    MMEngine's default is a kind of folder that MLflow 3 refuses. What it tracks of the config are
+    the parts that runs are compared by, as MLflow refuses values of more than 6,000 characters; the
+    config's text is there as a file. Files of the work directory aren't copied: annotations may be
+    gigabytes.
+    """
+    folder = Path(config.work_dir).absolute()
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    tracked = ("train_cfg", "optim_wrapper", "param_scheduler")
+    return dict(
+        exp_name=folder.name,
+        tracking_uri=uri or f"sqlite:///{folder / 'mlflow.db'}",
+        artifact_location=None if uri else (folder / "mlflow").as_uri(),
+        artifact_suffix=(),
+        tracked_config_keys=[key for key in tracked if config.get(key)],
+    )
 
 
 def _add_val_loss(config: Config) -> None:

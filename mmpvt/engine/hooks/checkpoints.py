@@ -14,7 +14,7 @@ from mmengine.hooks import LoggerHook as MMEngineLoggerHook
 from mmengine.runner import Runner
 
 from mmpvt.checkpoint.fitting import fill_partly, fit_to_model
-from mmpvt.checkpoint.resume_check import KEPT, VALIDATED, check_resumable
+from mmpvt.checkpoint.resume_check import KEPT, VALIDATED, changed_schedules, check_resumable
 from mmpvt.checkpoint.saving import INTERRUPTED, POINTER, atomic_backend_args
 from mmpvt.engine.class_names import compare_with_checkpoint, dataset_meta, stored_meta
 from mmpvt.errors import OutputError
@@ -265,6 +265,11 @@ class CheckpointFitHook(Hook):
         classes = dataset_meta(runner.cfg, split).get("classes", ())
         if self.resume:
             check_resumable(runner, checkpoint)
+            if changed := changed_schedules(runner, checkpoint):
+                runner.logger.warning(
+                    "learning rates go on as in the checkpoint's run: the config's schedules have "
+                    f"another {few(changed)}"
+                )
         if self.strict:
             said = compare_with_checkpoint(classes, checkpoint)
         else:
