@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,11 +20,11 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils.data import DataLoader
 
 from mmpvt.checkpoint.resume_check import EARLY_STOP
 from mmpvt.datasets.samplers import fault_tolerant, flatten, seed_generators
 from mmpvt.engine.hooks.checkpoints import main_metric
+from mmpvt.errors import ConfigError, UserError
 from mmpvt.registry import HOOKS
 from mmpvt.utils.signals import delayed
 
@@ -134,7 +135,27 @@ class ValLossHook(Hook):
     priority = "HIGHEST"  # before the metrics are logged, and while averaged weights are in place
 
     def __init__(self, dataloader: dict) -> None:
-        self.dataloader: dict | DataLoader = dataloader
+        self.dataloader: Any = dataloader
+
+    def before_train(self, runner: Runner) -> None:
+        """Computes the losses of a batch.
+
+        Raises:
+            ConfigError: the model can't: it takes more than images and annotations, say.
+        """
+        loader = runner.build_dataloader(self.dataloader, runner.seed)
+        self.dataloader = fault_tolerant(loader, evaluating=True)
+        try:
+            self._compute(runner, batches=1)
+        except UserError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                "this model's loss can't be computed on the validation data: "
+                f"{type(error).__name__}: {error}",
+                setting="val_loss",
+                hint="leave it out",
+            ) from error
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Drops the former losses, which MMEngine would log again for each batch."""
@@ -144,16 +165,16 @@ class ValLossHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Adds the mean of each loss over the images."""
-        if isinstance(self.dataloader, dict):
-            loader = runner.build_dataloader(self.dataloader, runner.seed)
-            self.dataloader = fault_tolerant(loader, evaluating=True)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        with _generators_kept(), torch.no_grad():
-            losses = _mean_losses(_loss_model(model), self.dataloader)
+        losses = self._compute(runner)
         if not losses:
             runner.logger.warning("the validation data has no image to compute a loss on")
         if metrics is not None:
             metrics.update({f"val/{name}": value for name, value in losses.items()})
+
+    def _compute(self, runner: Runner, batches: int | None = None) -> dict[str, float]:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        with _generators_kept(), torch.no_grad():
+            return _mean_losses(_loss_model(model), itertools.islice(self.dataloader, batches))
 
 
 def _loss_model(model: nn.Module) -> Any:
@@ -169,7 +190,7 @@ def _loss_model(model: nn.Module) -> Any:
     return model
 
 
-def _mean_losses(model: Any, loader: DataLoader) -> dict[str, float]:
+def _mean_losses(model: Any, loader: Iterable[dict]) -> dict[str, float]:
     """Each loss, over the images of all processes."""
     sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
     images = torch.zeros((), dtype=torch.float64)

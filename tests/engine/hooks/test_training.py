@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmpvt.engine.hooks.checkpoints import main_metric
 from mmpvt.engine.hooks.training import EarlyStoppingHook, EMAHook, ValLossHook
+from mmpvt.errors import ConfigError
 
 
 def runner_of(model: nn.Module | None = None, **loops) -> SimpleNamespace:
@@ -144,10 +145,12 @@ def generators() -> list:
 def test_the_loss_of_a_validation():
     model = Model().train()
     runner = runner_of(model)
-    hook = ValLossHook(dict(dataset=Images(), batch_size=1, collate_fn=collate))
+    hook_settings = dict(dataset=Images(), batch_size=1, collate_fn=collate)
+    hook = ValLossHook(hook_settings)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     drawn = generators()
     metrics = {"mIoU": 1.0}
+    hook.before_train(runner)
     hook.before_val_epoch(runner)
     hook.after_val_epoch(runner, metrics)
     assert list(metrics) == ["mIoU", "val/loss", "val/loss_own"]
@@ -161,3 +164,6 @@ def test_the_loss_of_a_validation():
     torch.rand(3)
     hook.after_val_epoch(runner, again)
     assert again["val/loss"] == metrics["val/loss"]
+    model.head = None
+    with pytest.raises(ConfigError, match=r"val_loss: this model's loss can't be computed .*None"):
+        ValLossHook(hook_settings).before_train(runner)
