@@ -14,13 +14,8 @@ import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from mmpvt.engine.cli import add_run_arguments, options_from, user_errors
 from mmpvt.engine.config import load_config
 from mmpvt.engine.hooks.divergence import REACTIONS
-from mmpvt.engine.preparation import (
-    AMP_DTYPES,
-    EMA_MOMENTUM,
-    LOGGERS,
-    TrainOptions,
-    prepare_training,
-)
+from mmpvt.engine.preparation import AMP_DTYPES, TrainOptions, prepare_training
+from mmpvt.engine.training_options import EMA_MOMENTUM, LOGGERS
 
 
 def parse_args() -> argparse.Namespace:

@@ -146,10 +146,7 @@ def set_pretrained(config: Config, source: str) -> None:
     """
     if source != "none" and not _exists(source):
         raise CheckpointError(f"no such file: {source}", setting="pretrained", where=source)
-    backbones = [d["backbone"] for d in iter_dicts(config.model) if "backbone" in d]
-    if not backbones:
-        raise ConfigError("the config's model has no backbone", setting="pretrained")
-    for backbone in backbones:
+    for backbone in _backbones(config, "pretrained"):
         backbone.pop("pretrained", None)
         weights = dict(type="Pretrained", checkpoint=source)
         backbone["init_cfg"] = None if source == "none" else weights
@@ -251,9 +248,7 @@ def freeze_stages(config: Config, number: int) -> None:
     Raises:
         ConfigError: the model has no backbone, or one that can't freeze stages.
     """
-    backbones = [d["backbone"] for d in iter_dicts(config.model) if "backbone" in d]
-    if not backbones:
-        raise ConfigError("the config's model has no backbone", setting="freeze")
+    backbones = _backbones(config, "freeze")
     if number < 0:
         raise ConfigError(f"{number} is no number of stages", setting="freeze")
     with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmdet"):
@@ -310,6 +305,13 @@ def config_folder(package: str) -> Path | None:
         return None
     inside = path / ".mim" / "configs"
     return inside if inside.is_dir() else path.parent / "configs"
+
+
+def _backbones(config: Config, setting: str) -> list[dict]:
+    backbones = [d["backbone"] for d in iter_dicts(config.model) if "backbone" in d]
+    if not backbones:
+        raise ConfigError("the config's model has no backbone", setting=setting)
+    return backbones
 
 
 def _exists(checkpoint: str) -> bool:

@@ -318,7 +318,7 @@ def test_a_configs_own_average_keeps_its_kind(options: dict):
         (dict(early_stop=0), {}, "early_stop: 0 is no number"),
         (dict(early_stop=1), {}, "has 1 validations, too few"),
         (dict(early_stop=1), dict(val_cfg=None), "has no validation"),
-        (dict(early_stop=1), {"train_cfg.type": "Own"}, "has no validation"),
+        (dict(early_stop=1), {"train_cfg.type": "Own"}, "the loop Own can't be told to end"),
         (dict(ema=0.999), {}, "0.999 is no momentum"),
         (dict(val_loss=True), dict(val_cfg=None), "val_loss: the config's training has no"),
         (dict(loggers=["own"]), {}, "there is no 'own', but tensorboard, mlflow, wandb"),
