@@ -26,9 +26,9 @@ LOOPS = _child(parents.LOOPS, "engine.loops")
 HOOKS = _child(
     parents.HOOKS,
     "engine.hooks.checkpoints",
-    "engine.hooks.compile",
     "engine.hooks.divergence",
     "engine.hooks.interrupt",
     "engine.hooks.pictures",
     "engine.hooks.skipped_data",
+    "engine.hooks.training",
 )

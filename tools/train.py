@@ -15,6 +15,7 @@ from mmpvt.engine.cli import add_run_arguments, options_from, user_errors
 from mmpvt.engine.config import load_config
 from mmpvt.engine.hooks.divergence import REACTIONS
 from mmpvt.engine.preparation import AMP_DTYPES, TrainOptions, prepare_training
+from mmpvt.engine.training_options import EMA_MOMENTUM, LOGGERS
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,6 +60,41 @@ def parse_args() -> argparse.Namespace:
         choices=REACTIONS,
         default="stop",
         help="where the loss or a gradient is NaN or Inf: end the run, or skip the step",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="how long to train; the schedule's milestones move in proportion",
+    )
+    parser.add_argument(
+        "--freeze", type=int, metavar="N", help="don't train the backbone's first N stages"
+    )
+    parser.add_argument(
+        "--early-stop",
+        type=int,
+        metavar="N",
+        help="end after N validations in a row without a better score (mask or box AP, mIoU)",
+    )
+    parser.add_argument(
+        "--ema",
+        nargs="?",
+        type=float,
+        const=EMA_MOMENTUM,
+        metavar="MOMENTUM",
+        help="validate and save an exponential moving average of the weights (default: "
+        f"{EMA_MOMENTUM} of the new ones, more in the first steps)",
+    )
+    parser.add_argument(
+        "--val-loss", action="store_true", help="log the loss on the validation data, val/loss"
+    )
+    parser.add_argument(
+        "--loggers",
+        type=lambda names: names.split(","),
+        default=(),
+        metavar="NAME,…",
+        help=f"write scalars for {', '.join(LOGGERS)}; TensorBoard's are written where it is "
+        "installed",
     )
     return parser.parse_args()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from mmengine.hooks import EMAHook
 
 from mmpvt.errors import CheckpointError
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 # in the message hub that a checkpoint carries
 KEPT = "keep_ckpt_ids"  # numbers of older checkpoints that were kept; MMEngine's name for it
 POSITION = "mmpvt_position"  # the data's seed, and how much of the epoch was used
+VALIDATED = "mmpvt_validated"  # the iteration that was validated last
+EARLY_STOP = "mmpvt_early_stop"  # the best score, validations since, the last one's iteration
 
 
 def check_resumable(runner: Runner, checkpoint: dict) -> None:
@@ -37,12 +40,33 @@ def check_resumable(runner: Runner, checkpoint: dict) -> None:
             f"no run can resume from this checkpoint: {problem}; to start from its weights alone, "
             "set the config's load_from to it in place of resuming"
         )
-    info = checkpoint["message_hub"]["runtime_info"]
+    if "ema_state_dict" in checkpoint and not any(isinstance(h, EMAHook) for h in runner.hooks):
+        raise CheckpointError(
+            "the run that saved this checkpoint averages its weights, and can't go on without",
+            instead=("ema", None),
+        )
+    info, resumed = (checkpoint["message_hub"][key] for key in ("runtime_info", "resumed_keys"))
     folder = Path(runner.work_dir).resolve()
     for name, value in list(info.items()):
         if name.startswith("best_ckpt") and not _is_within(value, folder):
             del info[name]
+            resumed.pop(name, None)
     info[KEPT] = [step for step in info.get(KEPT) or () if isinstance(step, int)]
+
+
+def changed_schedules(runner: Runner, checkpoint: dict) -> list[str]:
+    """Arguments of schedules that resuming takes from the checkpoint, against the config."""
+    if not isinstance(runner.param_schedulers, list):
+        return []
+    pairs = zip(runner.param_schedulers, checkpoint["param_schedulers"], strict=True)
+    return sorted(
+        {
+            name
+            for ours, theirs in pairs
+            for name in ("begin", "end", "milestones", "T_max")
+            if theirs.get(name) != ours.state_dict().get(name)
+        }
+    )
 
 
 def _problems(runner: Runner, checkpoint: dict) -> Iterator[str]:
@@ -58,10 +82,20 @@ def _problems(runner: Runner, checkpoint: dict) -> Iterator[str]:
         _is_count(position.get(key)) for key in ("seed", "samples")
     ):
         yield "it doesn't say how far the data was used"
+    scores = [v for name, v in hub["runtime_info"].items() if name.startswith("best_score")]
+    early_stop = hub["runtime_info"].get(EARLY_STOP, (0.0, 0, 0))
+    if (
+        not isinstance(early_stop, list | tuple)
+        or len(early_stop) != 3
+        or not all(isinstance(value, int | float) for value in (*scores, *early_stop))
+    ):
+        yield "it doesn't say which score was the best"
     if not isinstance(checkpoint.get("optimizer"), dict):
         yield "it holds no state of an optimizer"
     if not _fits_optimizer(checkpoint["optimizer"], runner.optim_wrapper.state_dict(), runner):
         yield "its optimizer's state is another model's"
+    if "ema_state_dict" in checkpoint and not _fits_average(checkpoint):
+        yield "its averaged weights are another model's"
     if isinstance(runner.param_schedulers, list):
         ours = [scheduler.state_dict() for scheduler in runner.param_schedulers]
         if not _is_like(checkpoint.get("param_schedulers"), ours):
@@ -88,6 +122,15 @@ def _fits_optimizer(theirs: dict, ours: dict, runner: Runner) -> bool:
         )
     except (AttributeError, KeyError, TypeError):  # it isn't built as an optimizer's is
         return False
+
+
+def _fits_average(checkpoint: dict) -> bool:
+    model, average = checkpoint.get("state_dict"), checkpoint["ema_state_dict"]
+    if not isinstance(average, Mapping) or not isinstance(model, Mapping):
+        return False
+    shapes = {f"module.{name}": getattr(tensor, "shape", None) for name, tensor in model.items()}
+    found = {name: getattr(tensor, "shape", None) for name, tensor in average.items()}
+    return found == {**shapes, "steps": torch.Size([])}
 
 
 def _is_like(theirs: object, ours: list[dict]) -> bool:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
+import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, DefaultScope
 
 from mmpvt.checkpoint.saving import newest_checkpoint
 from mmpvt.compat import fix_package_lookup, get_installed_path
+from mmpvt.datasets.pipelines import find_class
 from mmpvt.engine.class_names import read_class_lists
-from mmpvt.engine.config_parts import SPLITS, iter_dicts
+from mmpvt.engine.config_parts import SPLITS, default_argument, iter_dicts
 from mmpvt.errors import CheckpointError, ConfigError, OutputError, UserError
 from mmpvt.swap import swap
 from mmpvt.utils.text import printable
@@ -21,6 +26,9 @@ DET_PREPROCESSORS = ("DetDataPreprocessor", "mmdet.DetDataPreprocessor")
 PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH
 SUFFIXES = (".py", ".json", ".yaml", ".yml")
 RENAMED = ("_memorise", "_overfit")  # in the names of configs, which may be given as they were
+# arguments that count epochs (iterations with by_epoch=False): of schedules, of hooks
+SCHEDULED = {"begin", "end", "milestones", "T_max", "step_size", "periods"}
+SWITCHED = {"switch_epoch", "num_last_epochs", "begin_epoch"}
 RENAMED_HOOKS = {"mmpvt.LeftOutHook": "mmpvt.SkippedDataHook"}  # in configs of earlier runs
 
 
@@ -138,10 +146,7 @@ def set_pretrained(config: Config, source: str) -> None:
     """
     if source != "none" and not _exists(source):
         raise CheckpointError(f"no such file: {source}", setting="pretrained", where=source)
-    backbones = [d["backbone"] for d in iter_dicts(config.model) if "backbone" in d]
-    if not backbones:
-        raise ConfigError("the config's model has no backbone", setting="pretrained")
-    for backbone in backbones:
+    for backbone in _backbones(config, "pretrained"):
         backbone.pop("pretrained", None)
         weights = dict(type="Pretrained", checkpoint=source)
         backbone["init_cfg"] = None if source == "none" else weights
@@ -190,6 +195,75 @@ def set_checkpoint(config: Config, checkpoint: str) -> None:
     config.load_from = checkpoint
 
 
+def set_epochs(config: Config, epochs: int) -> None:
+    """Sets how many epochs a run takes, and moves what the config counts in epochs in proportion.
+
+    That is the schedule's milestones and ends, changes of the validation's interval, and when hooks
+    such as ``PipelineSwitchHook`` act. A warm-up, which is counted in iterations, becomes shorter
+    with the run, but not longer.
+
+    Args:
+        config (Config): changed.
+        epochs (int): at least 1.
+
+    Raises:
+        ConfigError: the config's loop counts iterations.
+    """
+    loop = config.get("train_cfg") or ConfigDict()
+    if "max_epochs" not in loop:
+        raise ConfigError(
+            "the config's schedule is of iterations",
+            setting="epochs",
+            instead=("cfg_options", "train_cfg.max_iters=1000 param_scheduler.0.end=1000"),
+        )
+    if epochs < 1:
+        raise ConfigError(f"{epochs}: a run takes at least one epoch", setting="epochs")
+    ratio, loop.max_epochs = epochs / loop.max_epochs, epochs
+
+    def scaled(value: Any, ratio: float = ratio) -> Any:
+        if isinstance(value, list | tuple):
+            return [scaled(one, ratio) for one in value]
+        return max(1, round(value * ratio)) if isinstance(value, int) and value > 0 else value
+
+    for schedule in iter_dicts(config.get("param_scheduler")):
+        factor = ratio if schedule.get("by_epoch", True) else min(1, ratio)
+        changed = {key: scaled(schedule[key], factor) for key in SCHEDULED & schedule.keys()}
+        if changed.get("end", math.inf) <= changed.get("begin", 0):
+            changed["end"] = changed["begin"] + 1
+        schedule.update(changed)
+    for hook in iter_dicts(config.get("custom_hooks")):
+        hook.update({key: scaled(hook[key]) for key in SWITCHED & hook.keys()})
+    if "dynamic_intervals" in loop:
+        loop.dynamic_intervals = [(scaled(start), n) for start, n in loop.dynamic_intervals]
+    loop.val_interval = min(loop.get("val_interval", 1), epochs)
+
+
+def freeze_stages(config: Config, number: int) -> None:
+    """Keeps the first stages of the model's backbones as they are loaded.
+
+    Args:
+        config (Config): changed.
+        number (int): how many stages; of PVTs, with their patch and position embeddings.
+
+    Raises:
+        ConfigError: the model has no backbone, or one that can't freeze stages.
+    """
+    backbones = _backbones(config, "freeze")
+    if number < 0:
+        raise ConfigError(f"{number} is no number of stages", setting="freeze")
+    with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmdet"):
+        for backbone in backbones:
+            if default_argument(find_class(MODELS, backbone["type"]), "frozen_stages") == "":
+                raise ConfigError(
+                    f"a {backbone['type']} has no frozen_stages, so that none can be frozen",
+                    setting="freeze",
+                )
+            backbone["frozen_stages"] = number
+    sources = (d.get(key) for d in backbones for key in ("init_cfg", "pretrained"))
+    if number and not any((config.get("load_from"), config.model.get("pretrained"), *sources)):
+        print("warning: the frozen stages keep random weights, as none are loaded", file=sys.stderr)
+
+
 def make_work_dir(config: Config) -> None:
     """Makes the work directory, so that a run can't fail on it later.
 
@@ -231,6 +305,13 @@ def config_folder(package: str) -> Path | None:
         return None
     inside = path / ".mim" / "configs"
     return inside if inside.is_dir() else path.parent / "configs"
+
+
+def _backbones(config: Config, setting: str) -> list[dict]:
+    backbones = [d["backbone"] for d in iter_dicts(config.model) if "backbone" in d]
+    if not backbones:
+        raise ConfigError("the config's model has no backbone", setting=setting)
+    return backbones
 
 
 def _exists(checkpoint: str) -> bool:

@@ -15,7 +15,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, R
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmpvt.checkpoint.resume_check import POSITION
+from mmpvt.checkpoint.resume_check import POSITION, VALIDATED
 from mmpvt.datasets.samplers import fault_tolerant, seed_generators
 from mmpvt.registry import LOOPS
 
@@ -57,6 +57,23 @@ class ResumableLoop(BaseLoop):
     def _samples(self, batches: int) -> int:
         return batches * self.dataloader.batch_sampler.batch_size * get_world_size()
 
+    def _validate_missed(self) -> None:
+        """Validates where a run was resumed from a checkpoint saved before a validation."""
+        hub = self.runner.message_hub
+        validated = hub.get_info(VALIDATED)
+        if validated is None:  # a new run, or a checkpoint of an earlier version
+            hub.update_info(VALIDATED, self._iter)
+        elif validated != self._iter:
+            self._validate_if_due()
+
+    def _validate_if_due(self) -> None:
+        self._decide_current_val_interval()
+        by_epoch = isinstance(self, EpochBasedTrainLoop)
+        done, last = (self._epoch, self._max_epochs) if by_epoch else (self._iter, self._max_iters)
+        due = done % self.val_interval == 0 or done == last
+        if self.runner.val_loop is not None and done >= self.val_begin and due:
+            self.runner.val_loop.run()
+
     def _seed_iteration(self) -> None:
         seed_generators(self.dataloader.batch_sampler.seed, get_rank(), self._iter)
 
@@ -67,8 +84,15 @@ class EpochLoop(ResumableLoop, EpochBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Trains."""
+        self.runner.call_hook("before_train")
         self._done = self._batches_done(otherwise=0)
-        return super().run()
+        if not self._done:
+            self._validate_missed()
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._validate_if_due()
+        self.runner.call_hook("after_train")
+        return self.runner.model
 
     def run_epoch(self) -> None:
         """Trains for what is left of an epoch."""
@@ -96,6 +120,7 @@ class IterLoop(ResumableLoop, IterBasedTrainLoop):
         done = self._batches_done(otherwise=self._iter)
         self.dataloader.batch_sampler.start_at(0, done)
         self.dataloader_iterator = iter(self.dataloader)
+        self._validate_missed()
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             data_batch = next(self.dataloader_iterator)
@@ -103,10 +128,7 @@ class IterLoop(ResumableLoop, IterBasedTrainLoop):
             self._store_position(done)
             self._seed_iteration()
             self.run_iter(data_batch)
-            self._decide_current_val_interval()
-            due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
-            if self.runner.val_loop is not None and self._iter >= self.val_begin and due:
-                self.runner.val_loop.run()
+            self._validate_if_due()
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model

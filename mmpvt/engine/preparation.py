@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import atexit
 import copy
-import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ from mmengine.config import Config, ConfigDict
 from mmpvt.datasets.samplers import kill_workers
 from mmpvt.engine.checks import check_data, check_pixels, keep_inside
 from mmpvt.engine.config import (
+    freeze_stages,
     make_work_dir,
     set_checkpoint,
     set_data_root,
+    set_epochs,
     set_hook,
     set_pretrained,
     set_resume,
@@ -26,17 +27,20 @@ from mmpvt.engine.config import (
 from mmpvt.engine.config_parts import SPLITS, iter_dicts
 from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher
+from mmpvt.engine.training_options import (
+    LOOPS,
+    add_val_loss,
+    check_validates,
+    set_early_stop,
+    set_ema,
+    set_loggers,
+)
 from mmpvt.errors import ConfigError, LaunchError, OutputError
 from mmpvt.utils.locking import locked
 from mmpvt.utils.outputs import Outputs, check_free
-from mmpvt.utils.text import encodable, printable
 
 AMP_DTYPES = ("float16", "bfloat16")
 FUSED = ("Adam", "AdamW", "SGD")  # PyTorch's optimizers that have a fused kernel
-LOOPS = {  # MMEngine's to ours
-    "EpochBasedTrainLoop": "mmpvt.EpochLoop",
-    "IterBasedTrainLoop": "mmpvt.IterLoop",
-}
 BATCH_SAMPLER = "mmpvt.ResumableBatchSampler"
 
 
@@ -74,6 +78,15 @@ class TrainOptions(RunOptions):
         auto_scale_lr: whether to scale the learning rate with the batch size.
         on_nan: ``'stop'`` ends the run on a loss or gradient of NaN or Inf, ``'skip'`` skips the
             step.
+        epochs: how long to train; the schedule moves in proportion. Default: the config's.
+        freeze: stages of the backbone, from the first, that are not trained. Default: the config's.
+        early_stop: validations in a row without a better main score (box or mask AP, mIoU) that end
+            the run. Default: None, it takes all its epochs.
+        ema: momentum of an exponential moving average of the weights, which validations and
+            checkpoints take. Default: the config's.
+        val_loss: whether to log the loss on the validation data.
+        loggers: of ``'tensorboard'``, ``'mlflow'`` and ``'wandb'``. TensorBoard's is always
+            written where it is installed.
     """
 
     pretrained: str | None = None
@@ -82,6 +95,12 @@ class TrainOptions(RunOptions):
     compile: bool = False
     auto_scale_lr: bool = False
     on_nan: str = "stop"
+    epochs: int | None = None
+    freeze: int | None = None
+    early_stop: int | None = None
+    ema: float | None = None
+    val_loss: bool = False
+    loggers: Sequence[str] = ()
 
 
 @dataclass(kw_only=True)
@@ -142,6 +161,16 @@ def prepare_training(
         _set_amp(config, options.amp)
     if options.auto_scale_lr:
         _set_auto_scale_lr(config)
+    if options.epochs is not None:
+        set_epochs(config, options.epochs)
+    if options.freeze is not None:
+        freeze_stages(config, options.freeze)
+    if options.early_stop is not None:
+        set_early_stop(config, options.early_stop)
+    if options.val_loss:
+        check_validates(config, "val_loss")
+    set_ema(config, options.ema)
+    set_loggers(config, options.loggers)
 
     # Checks, then the first that is written
     splits = ("train", "val") if config.get("val_cfg") else ("train",)
@@ -163,7 +192,8 @@ def prepare_training(
     _make_resumable(config, options.on_bad_data)
     _use_own_checkpoint_hooks(config)
     _ignore_signals_in_workers(config)
-    _add_tensorboard(config)
+    if options.val_loss:
+        add_val_loss(config)
 
     # Hooks
     set_hook(config, type="mmpvt.SkippedDataHook", notes=notes, on_bad_data=options.on_bad_data)
@@ -406,10 +436,15 @@ def _make_resumable(config: Config, on_bad_data: str) -> None:
 
 
 def _use_own_checkpoint_hooks(config: Config) -> None:
-    """Keeps older checkpoints until the new one is intact, and trains on through a full disk."""
+    """Keeps older checkpoints until the new one is intact, and trains on through a full disk.
+
+    The best checkpoint is kept, too, unless the config says which or that none is.
+    """
     for hook in (config.get("default_hooks") or {}).values():
         if hook and hook.get("type") in ("CheckpointHook", "LoggerHook"):
             hook.type = f"mmpvt.{hook.type}"
+        if hook and hook.get("type") == "mmpvt.CheckpointHook":
+            hook.setdefault("save_best", "main")
 
 
 def _ignore_signals_in_workers(config: Config) -> None:
@@ -419,15 +454,3 @@ def _ignore_signals_in_workers(config: Config) -> None:
         if loader := config.get(f"{split}_dataloader"):
             loader.pop("disable_subprocess_warning", None)
             loader.worker_init_fn = ConfigDict(type="mmpvt.init_worker")
-
-
-def _add_tensorboard(config: Config) -> None:
-    """Writes scalars for TensorBoard too, where it is installed."""
-    backends = (config.get("visualizer") or {}).get("vis_backends")
-    if backends is None or importlib.util.find_spec("tensorboard") is None:
-        return
-    if encodable(config.work_dir) != config.work_dir:
-        print(f"no scalars for TensorBoard, which takes no such path: {printable(config.work_dir)}")
-        return
-    if all(backend["type"] != "TensorboardVisBackend" for backend in backends):
-        backends.append(ConfigDict(type="TensorboardVisBackend"))

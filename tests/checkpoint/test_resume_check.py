@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.hooks import EMAHook
 from mmengine.optim import LinearLR, OptimWrapper
 
 from mmpvt import UserError
-from mmpvt.checkpoint.resume_check import check_resumable
+from mmpvt.checkpoint.resume_check import EARLY_STOP, changed_schedules, check_resumable
 from mmpvt.engine.hooks.checkpoints import KEPT
 from mmpvt.engine.loops import POSITION
 
@@ -25,15 +26,21 @@ def runner(tmp_path: Path) -> SimpleNamespace:
     wrapper.update_params(layer(torch.ones(1, 3)).sum())
     schedulers = [LinearLR(wrapper, start_factor=0.1)]
     return SimpleNamespace(
-        optim_wrapper=wrapper, param_schedulers=schedulers, work_dir=str(tmp_path)
+        optim_wrapper=wrapper,
+        param_schedulers=schedulers,
+        work_dir=str(tmp_path),
+        hooks=[EMAHook()],
     )
 
 
 @pytest.fixture
 def checkpoint(runner: SimpleNamespace) -> dict:
     info = {POSITION: dict(seed=1, samples=8), KEPT: [1, 2], "best_ckpt": f"{runner.work_dir}/a"}
+    weights = dict(weight=torch.ones(2, 3))
     return dict(
         meta=dict(epoch=1, iter=4),
+        state_dict=weights,
+        ema_state_dict={"steps": torch.tensor(4), "module.weight": torch.ones(2, 3)},
         message_hub=dict(log_scalars={}, runtime_info=info, resumed_keys=OrderedDict()),
         optimizer=copy.deepcopy(runner.optim_wrapper.state_dict()),
         param_schedulers=[copy.deepcopy(s.state_dict()) for s in runner.param_schedulers],
@@ -44,6 +51,12 @@ def test_whole(runner: SimpleNamespace, checkpoint: dict):
     before = copy.deepcopy(checkpoint["message_hub"])
     check_resumable(runner, checkpoint)
     assert checkpoint["message_hub"] == before
+
+
+def test_averages_go_on(runner: SimpleNamespace, checkpoint: dict):
+    runner.hooks.clear()
+    with pytest.raises(UserError, match="averages its weights, and can't go on without: pass ema"):
+        check_resumable(runner, checkpoint)
 
 
 def other_shape(checkpoint: dict) -> None:
@@ -76,6 +89,11 @@ def number_in_words(checkpoint: dict) -> None:
         (lambda c: c["message_hub"].update(runtime_info=[]), "no log of a run"),
         (lambda c: c["message_hub"]["runtime_info"].update({POSITION: 3}), "the data was used"),
         (lambda c: c.pop("optimizer"), "no state of an optimizer"),
+        (lambda c: c["message_hub"]["runtime_info"].update(best_score="x"), "which score"),
+        (lambda c: c["message_hub"]["runtime_info"].update({EARLY_STOP: [1.0, None, 2]}), "score"),
+        (lambda c: c["message_hub"]["runtime_info"].update({EARLY_STOP: 3}), "which score"),
+        (lambda c: c.update(ema_state_dict=3), "averaged weights are another model's"),
+        (lambda c: c["ema_state_dict"].popitem(), "averaged weights are another model's"),
         (other_shape, "optimizer's state is another model's"),
         (other_parameters, "optimizer's state is another model's"),
         (other_schedules, "schedules are other"),
@@ -96,3 +114,10 @@ def test_names_of_other_folders_are_dropped(runner: SimpleNamespace, checkpoint:
     check_resumable(runner, checkpoint)
     assert not any(name.startswith("best_ckpt") for name in info)
     assert info[KEPT] == [3]
+
+
+def test_schedules_that_the_config_has_changed(runner: SimpleNamespace, checkpoint: dict):
+    assert changed_schedules(runner, checkpoint) == []
+    runner.param_schedulers = [LinearLR(runner.optim_wrapper, start_factor=0.1, end=7)]
+    check_resumable(runner, checkpoint)
+    assert changed_schedules(runner, checkpoint) == ["end"]

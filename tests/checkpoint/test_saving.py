@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.fileio import get_file_backend
+from mmengine.logging import MessageHub
 
 from mmpvt.checkpoint import newest_checkpoint
 from mmpvt.checkpoint.saving import atomic_backend_args, is_intact
@@ -88,6 +89,55 @@ def test_mmengine_writes_atomically(tmp_path: Path):
     with pytest.raises(TypeError):
         backend.put(None, tmp_path / "a.pth")
     assert is_intact(tmp_path / "a.pth") and not list(tmp_path.glob(".*"))
+
+
+class Runner(SimpleNamespace):
+    """Saves its iteration, unless the disk is full."""
+
+    full = False
+
+    def save_checkpoint(self, folder: str, name: str, *_, meta: dict, **__) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        torch.save(dict(meta=meta), Path(folder) / name)
+
+
+def test_the_best_checkpoint_replaces_the_former(tmp_path: Path):
+    runner = Runner(
+        work_dir=str(tmp_path), logger=logging.getLogger(), message_hub=MessageHub("best"), epoch=0
+    )
+    hook = CheckpointHook(interval=1, save_best="main")
+    hook.before_train(runner)
+
+    def kept(score: float | None) -> set[str]:
+        runner.epoch += 1
+        runner.iter = 10 * runner.epoch
+        hook.after_val_epoch(runner, {"aAcc": 1.0} if score is None else {"aAcc": 1, "mIoU": score})
+        return {path.name for path in tmp_path.glob("*.pth")}
+
+    assert kept(0.5) == {"best_mIoU_epoch_1.pth"}
+    assert kept(0.4) == kept(float("nan")) == kept(0.5) == {"best_mIoU_epoch_1.pth"}
+    runner.full = True
+    assert kept(0.9) == {"best_mIoU_epoch_1.pth"}
+    runner.full = False
+    assert kept(0.6) == {"best_mIoU_epoch_6.pth"}  # better than what is on the disk
+    assert runner.message_hub.get_info("best_score") == 0.6
+    assert runner.message_hub.get_info("mmpvt_validated") == 60
+    hook._saved_iteration = 70  # by the regular interval, before the validation
+    assert kept(0.7) == {"best_mIoU_epoch_7.pth", "epoch_7.pth"}
+
+
+def test_a_validation_without_the_score(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Of a model that predicts nothing yet."""
+    runner = Runner(
+        work_dir=str(tmp_path), logger=logging.getLogger(), message_hub=MessageHub("none")
+    )
+    runner.epoch = runner.iter = 1
+    for save_best in ("main", "coco/bbox_mAP"):
+        hook = CheckpointHook(interval=1, save_best=save_best)
+        hook.before_train(runner)
+        hook.after_val_epoch(runner, {"val/loss": 1.0})
+    assert caplog.text.count("no score to choose the best checkpoint") == 2
 
 
 def test_the_hook_writes_atomically_unless_a_backend_is_named(tmp_path: Path):

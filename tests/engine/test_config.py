@@ -13,6 +13,7 @@ from mmpvt.engine.config import (
     make_work_dir,
     set_checkpoint,
     set_data_root,
+    set_epochs,
     set_hook,
     set_pretrained,
     set_resume,
@@ -91,6 +92,35 @@ def test_missing_files(config: Config, tmp_path: Path):
     config.work_dir = str(tmp_path / "file")
     with pytest.raises(OutputError, match=r"can't be written to .*: pass work_dir"):
         make_work_dir(config)
+
+
+def test_epochs_move_the_schedule():
+    config = Config(
+        dict(
+            train_cfg=dict(max_epochs=12, val_interval=4, dynamic_intervals=[(10, 1)]),
+            param_scheduler=[
+                dict(type="LinearLR", by_epoch=False, begin=0, end=500, start_factor=0.1),
+                dict(type="MultiStepLR", begin=0, end=12, milestones=[8, 11], gamma=0.1),
+                dict(type="CosineAnnealingLR", begin=6, T_max=6, end=12, eta_min=0.05),
+            ],
+            custom_hooks=[dict(type="PipelineSwitchHook", switch_epoch=10)],
+        )
+    )
+    longer, shorter = Config(config.to_dict()), Config(config.to_dict())
+    set_epochs(longer, 36)
+    warm_up, steps, cosine = longer.param_scheduler
+    assert warm_up == config.param_scheduler[0]
+    assert (steps.end, steps.milestones, steps.gamma) == (36, [24, 33], 0.1)
+    assert (cosine.begin, cosine.T_max, cosine.end, cosine.eta_min) == (18, 18, 36, 0.05)
+    assert longer.custom_hooks[0].switch_epoch == 30
+    assert longer.train_cfg == dict(max_epochs=36, val_interval=4, dynamic_intervals=[(30, 1)])
+    set_epochs(shorter, 1)
+    warm_up, steps, cosine = shorter.param_scheduler
+    assert (warm_up.begin, warm_up.end, warm_up.start_factor) == (0, 42, 0.1)
+    assert (steps.begin, steps.end, cosine.begin, cosine.end) == (0, 1, 1, 2)
+    assert (shorter.train_cfg.max_epochs, shorter.train_cfg.val_interval) == (1, 1)
+    with pytest.raises(ConfigError, match="schedule is of iterations"):
+        set_epochs(load_config(str(ROOT / "configs" / "fpn_pvt_v2_b0_shapes.py")), 3)
 
 
 def test_hooks_are_added_once():

@@ -15,7 +15,7 @@ from helpers import ROOT
 from mmpvt.datasets.shapes import generate
 from mmpvt.engine import preparation
 from mmpvt.engine.config import load_config
-from mmpvt.engine.hooks.compile import CompileHook
+from mmpvt.engine.hooks.training import CompileHook
 from mmpvt.engine.preparation import TrainOptions, prepare_test, prepare_training
 from mmpvt.errors import ConfigError, LaunchError, OutputError, UserError
 from mmpvt.utils.locking import LOCK
@@ -253,6 +253,91 @@ def test_only_backbones_are_compiled(options: dict):
     CompileHook().before_train(SimpleNamespace(model=model))
     compiled = {name for name, module in model.named_modules() if module._compiled_call_impl}
     assert compiled == {"student.backbone", "teacher.backbone"}
+
+
+def test_the_best_checkpoint_is_kept_unless_the_config_chooses(options: dict):
+    assert prepare_training(load(), TrainOptions(**options)).default_hooks.checkpoint.save_best == (
+        "main"
+    )
+    config = load(**{"default_hooks.checkpoint.save_best": None})
+    assert prepare_training(config, TrainOptions(**options)).default_hooks.checkpoint.save_best is (
+        None
+    )
+
+
+def test_options_for_small_data(options: dict, shapes: Path):
+    config = load(**{"train_cfg.val_interval": 1})
+    config.train_dataloader.dataset.filter_cfg = dict(filter_empty_gt=True)
+    asked = TrainOptions(
+        **options, epochs=12, freeze=2, early_stop=3, ema=0.01, val_loss=True, loggers=["wandb"]
+    )
+    with pytest.raises(ConfigError, match="wandb is not installed: pip install wandb"):
+        prepare_training(config, asked)
+    assert not Path(options["work_dir"]).exists()
+    asked.loggers = ["tensorboard"]
+    prepared = prepare_training(config, asked)
+    assert prepared.train_cfg.max_epochs == 12
+    assert prepared.model.backbone.frozen_stages == 2
+    found = hooks(prepared)
+    assert found["EarlyStopping"] == dict(patience=3)
+    assert found["EMA"] == dict(ema_type="MomentumAnnealingEMA", momentum=0.01, gamma=10)
+    loader = found["ValLoss"]["dataloader"]
+    steps = [step.type for step in loader.dataset.pipeline]
+    assert steps == ["mmpvt.LoadImageFromFile", "LoadAnnotations", "Resize", "PackDetInputs"]
+    assert shapes / "val2017" in map(Path, loader.dataset.pipeline[0].folders)
+    assert loader.batch_size == prepared.train_dataloader.batch_size
+    assert not loader.dataset.test_mode and not loader.persistent_workers
+    assert loader.dataset.filter_cfg == dict(filter_empty_gt=True)
+    assert prepared.val_dataloader.dataset.test_mode
+    kinds = [backend.type for backend in prepared.visualizer.vis_backends]
+    assert kinds.count("TensorboardVisBackend") == 1
+    assert prepare_training(prepared, asked).to_dict() == prepared.to_dict()
+
+
+def test_the_loss_of_label_maps(options: dict, shapes: Path):
+    prepared = prepare_training(load(SEGMENTER), TrainOptions(**options, val_loss=True))
+    loader = hooks(prepared)["ValLoss"]["dataloader"]
+    image, labels, *_ = loader.dataset.pipeline
+    assert labels.type == "mmpvt.LoadSegAnnotations" and labels.folders == image.folders
+    assert shapes / "annotations" / "validation" in map(Path, labels.folders)
+    assert loader.batch_size == 1
+
+
+def test_a_configs_own_average_keeps_its_kind(options: dict):
+    config = load()
+    config.custom_hooks = [dict(type="EMAHook", ema_type="ExpMomentumEMA", update_buffers=True)]
+    for momentum, changes in ((None, {}), (0.01, dict(momentum=0.01))):
+        prepared = prepare_training(config, TrainOptions(**options, ema=momentum))
+        own = dict(ema_type="ExpMomentumEMA", update_buffers=True)
+        assert hooks(prepared)["EMA"] == own | changes
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "says"),
+    [
+        (dict(early_stop=0), {}, "early_stop: 0 is no number"),
+        (dict(early_stop=1), {}, "has 1 validations, too few"),
+        (dict(early_stop=1), dict(val_cfg=None), "has no validation"),
+        (dict(early_stop=1), {"train_cfg.type": "Own"}, "the loop Own can't be told to end"),
+        (dict(ema=0.999), {}, "0.999 is no momentum"),
+        (dict(val_loss=True), dict(val_cfg=None), "val_loss: the config's training has no"),
+        (dict(loggers=["own"]), {}, "there is no 'own', but tensorboard, mlflow, wandb"),
+        (dict(epochs=0), {}, "epochs: 0: a run takes"),
+        (dict(freeze=-1), {}, "freeze: -1 is no number"),
+        (dict(freeze=1), {"model.backbone.type": "CSPDarknet"}, None),
+        (dict(freeze=1), {"model.backbone.type": "HRNet"}, "a HRNet has no frozen_stages"),
+    ],
+)
+def test_what_options_ask_for_in_vain(asked: dict, changes: dict, says, options: dict):
+    config = load()
+    config.merge_from_dict(changes)
+    if says is None:
+        prepare_training(config, TrainOptions(**options, **asked))
+        return
+    with pytest.raises(ConfigError) as caught:
+        prepare_training(config, TrainOptions(**options, **asked))
+    assert says in str(caught.value)
+    assert not Path(options["work_dir"]).exists()
 
 
 @pytest.fixture

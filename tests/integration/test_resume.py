@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 import mmpvt
+from mmpvt.checkpoint.resume_check import EARLY_STOP
 
+EMA = "ema_state_dict"
 RANDOM = """
 _base_ = "{base}"
 model = dict(backbone=dict(drop_path_rate=0.3))
@@ -36,6 +39,9 @@ param_scheduler = [
 ]
 log_processor = dict(by_epoch=False)
 """
+OFTEN = """
+train_cfg.update(max_iters=32, val_interval=4)
+"""
 GROUPED = """
 train_dataloader.update(batch_sampler=dict(type="AspectRatioBatchSampler"), batch_size=3)
 """
@@ -48,6 +54,8 @@ def configs(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> dict
         "epochs": "",
         "epochs, grouped": GROUPED,
         "iterations": BY_ITERATION.format(sampler="InfiniteSampler"),
+        "epochs, saved": 'default_hooks["checkpoint"]["by_epoch"] = True',
+        "iterations, validated": BY_ITERATION.format(sampler="InfiniteSampler") + OFTEN,
         "iterations of epochs": BY_ITERATION.format(sampler="DefaultSampler") + GROUPED,
     }
     folder = tmp_path_factory.mktemp("configs")
@@ -77,9 +85,13 @@ def train(configs: dict[str, Path], shapes: Path, tmp_path: Path, call_tool) -> 
     return run
 
 
+def checkpoint(work_dir: Path) -> dict:
+    return mmpvt.checkpoint.load_checkpoint((work_dir / "last_checkpoint").read_text())
+
+
 def state(work_dir: Path) -> dict:
-    checkpoint = mmpvt.checkpoint.load_checkpoint((work_dir / "last_checkpoint").read_text())
-    return {key: checkpoint[key] for key in ("state_dict", "optimizer", "param_schedulers")}
+    last = checkpoint(work_dir)
+    return {key: last[key] for key in ("state_dict", "optimizer", "param_schedulers")}
 
 
 def assert_equal(ours: object, theirs: object, where: str = "") -> None:
@@ -110,6 +122,38 @@ def resume_from(iterations: Iterable[int], kind: str, workers: int, train: Calla
 @pytest.mark.parametrize(("kind", "workers"), [("epochs", 0), ("iterations", 2)])
 def test_resumed_ends_as_never_stopped(kind: str, workers: int, train):
     resume_from([3], kind, workers, train)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "length"),
+    [("epochs, saved", "epoch_{}.pth", 4), ("iterations, validated", "iter_{}.pth", 1)],
+)
+def test_resumed_stops_where_never_stopped(kind: str, name: str, length: int, train):
+    """With averaged weights; the loss on validation's images is logged, and changes nothing."""
+    options = ("--ema", "--early-stop", 2, *(("--epochs", 8) if "epochs" in kind else ()))
+    whole = train(kind, 0, "--seed", 3, "--val-loss", *options)
+    end = checkpoint(whole)
+    last = end["meta"]["iter"]
+    assert 8 <= last < 32
+    assert not torch.equal(*(next(iter(end[key].values())) for key in ("state_dict", EMA)))
+    scalars = [json.loads(line) for line in next(whole.glob("*/vis_data/scalars.json")).open()]
+    losses = [line["val/loss"] for line in scalars if "val/loss" in line]
+    assert 2 <= len(losses) == len(set(losses))
+    for iteration in (4, last - 4):  # the second is saved before a validation in vain
+        resumed = train(kind, 0, "--resume", whole / name.format(iteration // length), *options)
+        assert_equal(state(resumed), state(whole))
+        ours, theirs = (checkpoint(folder) for folder in (resumed, whole))
+        assert_equal(ours[EMA], theirs[EMA])
+        info = [run["message_hub"]["runtime_info"] for run in (ours, theirs)]
+        assert info[0][EARLY_STOP] == info[1][EARLY_STOP]
+        assert ours["meta"]["iter"] == end["meta"]["iter"]
+
+
+def test_averaged_run_resumes_as_one(train, configs, shapes: Path, call_tool):
+    """Without averaging it would go on from the averages, with another model's optimizer."""
+    averaged = ("--data-root", shapes, "--work-dir", train("epochs", 0, "--ema"))
+    ended = call_tool("train.py", configs["epochs"], *averaged, "--resume")
+    assert "pass --ema" in ended.one_sentence()
 
 
 @pytest.mark.full

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +33,28 @@ def test_what_a_work_directory_ends_with(trained: Path):
     assert list(trained.glob("*/vis_data/events.out.tfevents.*"))
     (picture,) = (trained / "pictures").iterdir()
     assert cv2.imread(str(picture)).std() > 10
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # between MLflow and SQLAlchemy
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_loggers(
+    name: str, tmp_path: Path, shapes: Path, tiny_config: Path, monkeypatch, call_tool
+):
+    """Neither is among the tests' requirements; without a network."""
+    pytest.importorskip(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    args = ("--data-root", shapes, "--work-dir", tmp_path, "--loggers", name, "--val-loss")
+    ended = call_tool("train.py", tiny_config, *args)
+    assert ended.code == 0, ended.out + ended.err
+    if name == "wandb":
+        assert list(tmp_path.glob("*/vis_data/wandb/offline-run-*/*.wandb"))
+        return
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        metrics = {row[0] for row in database.execute("select key from metrics")}
+        assert {"loss", "coco/bbox_mAP", "val/loss"} <= metrics
+        ((status,),) = database.execute("select status from runs")
+        assert status == "FINISHED"
 
 
 def test_tested_with_results_and_pictures(

@@ -14,13 +14,28 @@ from mmengine.hooks import LoggerHook as MMEngineLoggerHook
 from mmengine.runner import Runner
 
 from mmpvt.checkpoint.fitting import fill_partly, fit_to_model
-from mmpvt.checkpoint.resume_check import KEPT, check_resumable
+from mmpvt.checkpoint.resume_check import KEPT, VALIDATED, changed_schedules, check_resumable
 from mmpvt.checkpoint.saving import INTERRUPTED, POINTER, atomic_backend_args
 from mmpvt.engine.class_names import compare_with_checkpoint, dataset_meta, stored_meta
 from mmpvt.errors import OutputError
 from mmpvt.registry import HOOKS
 from mmpvt.utils.atomic import atomic_write, remove_parts
 from mmpvt.utils.text import few
+
+MAIN_METRICS = ("segm_mAP", "bbox_mAP", "segm_AP", "bbox_AP", "mAP", "PQ", "mIoU", "mDice")
+
+
+def main_metric(metrics: dict[str, float]) -> str | None:
+    """The name of the score that tells which of two models is better; None where there is none.
+
+    Of a model with masks it is theirs; of metrics not known here, the first that is better for
+    being greater.
+    """
+    by_name = {key.rpartition("/")[2]: key for key in reversed(metrics)}
+    known = [by_name[name] for name in MAIN_METRICS if name in by_name]
+    parts = [part.lower() for part in MMEngineCheckpointHook._default_greater_keys]
+    others = (key for key in metrics if any(part in key.lower() for part in parts))
+    return next(iter(known), None) or next(others, None)
 
 
 @HOOKS.register_module()
@@ -32,11 +47,23 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     Args:
         max_keep_ckpts (int): checkpoints kept, or -1 for all. Default: -1.
+        save_best (str | list[str] | None): names of metrics whose best checkpoints are kept, too;
+            ``'main'`` for that of :func:`main_metric`. Default: None.
+        rule (str | list[str] | None): MMEngine's, for the former. Default: None.
         **kwargs: of MMEngine's ``CheckpointHook``.
     """
 
-    def __init__(self, max_keep_ckpts: int = -1, **kwargs) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        max_keep_ckpts: int = -1,
+        save_best: str | list[str] | None = None,
+        rule: str | list[str] | None = None,
+        **kwargs,
+    ) -> None:
+        by_main = save_best == "main"
+        save_best, rule = ("auto", "greater") if by_main else (save_best, rule)
+        super().__init__(save_best=save_best, rule=rule, **kwargs)
+        self.by_main = by_main
         self.keep = max_keep_ckpts
         self._failure: OSError | None = None
         self._saved_iteration: int | None = None
@@ -51,11 +78,13 @@ class CheckpointHook(MMEngineCheckpointHook):
             remove_parts(self.out_dir)
 
     def after_train(self, runner: Runner) -> None:
-        """Ends the run.
+        """Ends the run, with a checkpoint where it ends early.
 
         Raises:
             OutputError: the last checkpoint couldn't be written.
         """
+        if getattr(runner.train_loop, "stop_training", False):
+            self._save_validated(runner)
         if self._failure:
             raise OutputError(
                 f"the run is over, but its last checkpoint could not be written to {self.out_dir} "
@@ -64,6 +93,11 @@ class CheckpointHook(MMEngineCheckpointHook):
                 hint="make room, then resume from the one before",
             )
         super().after_train(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """Notes that this iteration is validated, and saves the best checkpoint."""
+        runner.message_hub.update_info(VALIDATED, runner.iter)
+        super().after_val_epoch(runner, metrics)
 
     def save_interrupted(self, runner: Runner, epoch: int, iteration: int) -> str | None:
         """Saves between two regular checkpoints, unless the run was just saved.
@@ -123,10 +157,64 @@ class CheckpointHook(MMEngineCheckpointHook):
         self.last_ckpt = path
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        """MMEngine's deletes the former best before it writes the new one, fails on a validation
+        that lacks the metric, and saves regular checkpoints between the interval's."""
+        if not self.save_best:
+            return
+        if self.by_main or "auto" in self.key_indicators:
+            name = main_metric(metrics) if self.by_main else next(iter(metrics))
+            self._init_rule(self.rules, [name or "auto"])
+        single, is_saved = len(self.key_indicators) == 1, False
+        for name, rule in zip(self.key_indicators, self.rules, strict=True):
+            score = metrics.get(name)
+            if score is None:
+                runner.logger.warning("this validation has no score to choose the best checkpoint")
+            elif self._save_if_best(runner, name, score, rule, "" if single else f"_{name}"):
+                is_saved = True
+        if is_saved and self._saved_iteration == runner.iter:  # it doesn't know of the new best
+            self._save_validated(runner)
+
+    def _save_if_best(
+        self, runner: Runner, name: str, score: float, rule: str, suffix: str
+    ) -> bool:
+        keys = f"best_score{suffix}", f"best_ckpt{suffix}"
+        best = runner.message_hub.get_info(keys[0], self.init_value_map[rule])
+        former = runner.message_hub.get_info(keys[1])
+        if not self.is_better_than[name](score, best):
+            return False
+        file = self.filename_tmpl.format(runner.epoch if self.by_epoch else runner.iter)
+        file = f"best_{name}_{file}".replace("/", "_")
+        path = self.file_backend.join_path(self.out_dir, file)
+        runner.message_hub.update_info(keys[0], float(score))
+        runner.message_hub.update_info(keys[1], path)
         try:
-            super()._save_best_checkpoint(runner, metrics)
+            runner.save_checkpoint(
+                self.out_dir,
+                file,
+                self.file_client_args,
+                save_optimizer=False,
+                save_param_scheduler=False,
+                meta=dict(epoch=runner.epoch, iter=runner.iter),
+                by_epoch=False,
+                backend_args=self.backend_args,
+            )
         except OSError as error:
             runner.logger.error(f"the best checkpoint could not be written ({error.strerror})")
+            for key, value in zip(keys, (best, former), strict=True):
+                runner.message_hub.update_info(key, value)
+            return False
+        runner.logger.info(f"the best checkpoint so far, {name} {score:.4f}, is saved to {file}")
+        if former and former != path and is_main_process() and self.file_backend.isfile(former):
+            self.file_backend.remove(former)
+        if suffix:
+            self.best_ckpt_path_dict[name] = path
+        else:
+            self.best_ckpt_path = path
+        return True
+
+    def _save_validated(self, runner: Runner) -> None:
+        step = runner.epoch if self.by_epoch else runner.iter
+        self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=runner.iter))
 
 
 @HOOKS.register_module()
@@ -177,6 +265,11 @@ class CheckpointFitHook(Hook):
         classes = dataset_meta(runner.cfg, split).get("classes", ())
         if self.resume:
             check_resumable(runner, checkpoint)
+            if changed := changed_schedules(runner, checkpoint):
+                runner.logger.warning(
+                    "learning rates go on as in the checkpoint's run: the config's schedules have "
+                    f"another {few(changed)}"
+                )
         if self.strict:
             said = compare_with_checkpoint(classes, checkpoint)
         else:

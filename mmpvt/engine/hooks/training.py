@@ -1,0 +1,224 @@
+"""What options of training add: compilation, averaged weights, an early end, validation's loss."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_reduce_dict, get_rank
+from mmengine.hooks import EMAHook as MMEngineEMAHook
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from mmpvt.checkpoint.resume_check import EARLY_STOP
+from mmpvt.datasets.samplers import fault_tolerant, flatten, seed_generators
+from mmpvt.engine.hooks.checkpoints import main_metric
+from mmpvt.errors import ConfigError, UserError
+from mmpvt.registry import HOOKS
+from mmpvt.utils.signals import delayed
+
+START = (-math.inf, 0, -1)  # the best score, validations since, the iteration of the last
+
+
+@HOOKS.register_module()
+class CompileHook(Hook):
+    """Compiles the model's backbone before training, for a GPU (docs/performance.md).
+
+    Not the whole model, as MMEngine's own setting does: heads and losses are of another size with
+    every image's boxes, and fail in PyTorch 2.13's compiler. A backbone is compiled anew for each
+    of the first eight sizes of images, and runs as it is at any further one.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Compiles every module named ``backbone``."""
+        for name, module in list(runner.model.named_modules()):
+            if name.rpartition(".")[2] == "backbone":
+                module.compile(dynamic=False)
+
+
+@HOOKS.register_module()
+class EMAHook(MMEngineEMAHook):
+    """MMEngine's hook, which mixes up the weights of a checkpoint saved during a validation.
+
+    A checkpoint's ``state_dict`` holds the averages, its ``ema_state_dict`` the weights that are
+    trained. While a validation runs (Ctrl-C may end it), the model itself holds the averages.
+
+    Args:
+        **kwargs: of MMEngine's ``EMAHook``.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self._in_model = False
+
+    def _swap_ema_parameters(self) -> None:
+        with delayed():  # a signal's handler may save a checkpoint
+            super()._swap_ema_parameters()
+            self._in_model = not self._in_model
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Adds the weights that are trained, and puts the averages in the model's place."""
+        if self._in_model:
+            checkpoint["ema_state_dict"] = self.ema_model.state_dict()
+        else:
+            super().before_save_checkpoint(runner, checkpoint)
+
+
+@HOOKS.register_module()
+class EarlyStoppingHook(Hook):
+    """Ends training after validations in a row that didn't improve on the main metric.
+
+    MMEngine's hook doesn't keep its count in checkpoints, takes an improvement of less than 0.1
+    for none, and its loops then end without a checkpoint. The last is saved by
+    :class:`~mmpvt.engine.hooks.checkpoints.CheckpointHook`.
+
+    Args:
+        patience (int): that many validations end the run.
+    """
+
+    priority = "LOW"  # before a checkpoint is saved
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def before_train(self, runner: Runner) -> None:
+        """Ends a run that was resumed from where it had ended."""
+        best, waited, _ = runner.message_hub.get_info(EARLY_STOP, START)
+        self._stop_if_due(runner, best, waited)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Counts validations; one without a score, of a model that predicts nothing, too."""
+        name = main_metric(metrics or {})
+        score = float(metrics[name]) if metrics and name else -math.inf
+        best, waited, last = runner.message_hub.get_info(EARLY_STOP, START)
+        if last != runner.iter:  # else it ended a run while the checkpoint was being saved
+            best, waited = (score, 0) if score > best else (best, waited + 1)
+            runner.message_hub.update_info(EARLY_STOP, (best, waited, runner.iter))
+        self._stop_if_due(runner, best, waited)
+
+    def _stop_if_due(self, runner: Runner, best: float, waited: int) -> None:
+        if waited >= self.patience and runner.iter < runner.max_iters:
+            runner.train_loop.stop_training = True
+            runner.logger.info(
+                f"training ends early, after iteration {runner.iter}: the best score is {best:.4f},"
+                f" and {waited} validations in a row were no better"
+            )
+
+
+@HOOKS.register_module()
+class ValLossHook(Hook):
+    """Adds the loss on the validation data to a validation's metrics, as ``val/loss``.
+
+    MMEngine's validation loop logs what a model returns as losses from its predictions, which
+    MMDetection's and MMSegmentation's don't. Here a copy of the model computes them on a data
+    loader of its own, whose annotations follow the images through the transforms, and training
+    isn't touched: generators, buffers, and what heads count are as before.
+
+    Heads compute their losses as in training; normalisation, dropout and stochastic depth are those
+    of evaluation. What heads draw at random is drawn alike at every validation.
+
+    Args:
+        dataloader (dict): config of the data loader.
+    """
+
+    priority = "HIGHEST"  # before the metrics are logged, and while averaged weights are in place
+
+    def __init__(self, dataloader: dict) -> None:
+        self.dataloader: Any = dataloader
+
+    def before_train(self, runner: Runner) -> None:
+        """Computes the losses of a batch.
+
+        Raises:
+            ConfigError: the model can't: it takes more than images and annotations, say.
+        """
+        loader = runner.build_dataloader(self.dataloader, runner.seed)
+        self.dataloader = fault_tolerant(loader, evaluating=True)
+        try:
+            self._compute(runner, batches=1)
+        except UserError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                "this model's loss can't be computed on the validation data: "
+                f"{type(error).__name__}: {error}",
+                setting="val_loss",
+                hint="leave it out",
+            ) from error
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Drops the former losses, which MMEngine would log again for each batch."""
+        scalars = runner.message_hub.log_scalars
+        for name in [name for name in scalars if name.startswith("val/val/")]:
+            del scalars[name]
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Adds the mean of each loss over the images."""
+        losses = self._compute(runner)
+        if not losses:
+            runner.logger.warning("the validation data has no image to compute a loss on")
+        if metrics is not None:
+            metrics.update({f"val/{name}": value for name, value in losses.items()})
+
+    def _compute(self, runner: Runner, batches: int | None = None) -> dict[str, float]:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        with _generators_kept(), torch.no_grad():
+            return _mean_losses(_loss_model(model), itertools.islice(self.dataloader, batches))
+
+
+def _loss_model(model: nn.Module) -> Any:
+    """A copy that computes its losses as in training, from features as in evaluation."""
+    model = copy.deepcopy(model).train()
+    for name, part in model.named_modules():
+        is_random = isinstance(part, nn.MultiheadAttention) or "Drop" in type(part).__name__
+        if is_random or isinstance(part, _NormBase) or name.rpartition(".")[2] == "backbone":
+            part.eval()
+    preprocessor: Any = model.data_preprocessor
+    if getattr(preprocessor, "batch_augments", None) is not None:
+        preprocessor.batch_augments = None
+    return model
+
+
+def _mean_losses(model: Any, loader: Iterable[dict]) -> dict[str, float]:
+    """Each loss, over the images of all processes."""
+    sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+    images = torch.zeros((), dtype=torch.float64)
+    for number, batch in enumerate(loader):
+        seed_generators(0, get_rank(), number)
+        data = model.data_preprocessor(batch, True)
+        _, losses = model.parse_losses(model._run_forward(data, mode="loss"))
+        samples = list(flatten(batch["data_samples"]))
+        if any("skipped" in sample.metainfo for sample in samples):
+            continue  # its image is a placeholder
+        images += len(samples)
+        for name, loss in losses.items():
+            if "loss" in name:
+                sums[name] += loss.double().cpu() * len(samples)
+    totals = {"images": images, **sums}
+    all_reduce_dict(totals, "sum")
+    count = totals.pop("images")
+    return {name: float(total / count) for name, total in totals.items()}
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Python's, NumPy's and PyTorch's generators are afterwards as they were."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002

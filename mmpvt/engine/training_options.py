@@ -1,0 +1,180 @@
+"""Options of training that become hooks and loggers of the config."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import inspect
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from mmpvt.datasets.pipelines import loading_step, transform_name
+from mmpvt.engine.config import set_hook
+from mmpvt.engine.config_parts import iter_datasets, split_datasets
+from mmpvt.errors import ConfigError
+from mmpvt.utils.text import encodable, printable
+
+EMA_MOMENTUM = 0.0002  # MMEngine's
+EMA_GAMMA = 10  # after t steps at least 10 / (10 + t) of the new weights: short runs average, too
+LOGGERS = {  # packages, and what writes for them
+    "tensorboard": "TensorboardVisBackend",
+    "mlflow": "MLflowVisBackend",
+    "wandb": "WandbVisBackend",
+}
+LOOPS = {  # MMEngine's to ours
+    "EpochBasedTrainLoop": "mmpvt.EpochLoop",
+    "IterBasedTrainLoop": "mmpvt.IterLoop",
+}
+
+
+def check_validates(config: Config, setting: str) -> None:
+    """Raises a ConfigError if a setting needs a validation, and the training has none."""
+    if not config.get("val_cfg"):
+        raise ConfigError("the config's training has no validation", setting=setting)
+
+
+def set_early_stop(config: Config, patience: int) -> None:
+    """Ends training where validations are no better than an earlier one any more."""
+    if patience < 1:
+        raise ConfigError(f"{patience} is no number of validations", setting="early_stop")
+    loop = config.train_cfg
+    kind = loop.get("type", "EpochBasedTrainLoop").removeprefix("mmengine.")
+    check_validates(config, "early_stop")
+    if kind not in (*LOOPS, *LOOPS.values()):
+        raise ConfigError(f"the loop {kind} can't be told to end", setting="early_stop")
+    by_epoch = "max_epochs" in loop
+    length = loop.max_epochs if by_epoch else loop.max_iters
+    validations = math.ceil(length / loop.get("val_interval", 1 if by_epoch else 1000))
+    if validations <= patience:
+        raise ConfigError(
+            f"the run has {validations} validations, too few to see {patience} without improvement",
+            setting="early_stop",
+            instead=("cfg_options", f"train_cfg.val_interval={max(1, length // (4 * patience))}"),
+        )
+    set_hook(config, type="mmpvt.EarlyStoppingHook", patience=patience)
+
+
+def set_ema(config: Config, momentum: float | None) -> None:
+    """Averages the weights; a config's own average keeps its kind."""
+    hooks = config.get("custom_hooks") or ()
+    for hook in hooks:
+        if hook["type"] in ("EMAHook", "mmengine.EMAHook"):
+            hook["type"] = "mmpvt.EMAHook"
+    if momentum is None:
+        return
+    if not 0 < momentum <= 0.5:
+        raise ConfigError(
+            f"{momentum:g} is no momentum: it is the new weights' part of the average, such as "
+            f"{EMA_MOMENTUM}",
+            setting="ema",
+        )
+    kind = dict(ema_type="MomentumAnnealingEMA", gamma=EMA_GAMMA)
+    is_known = any(hook["type"] == "mmpvt.EMAHook" for hook in hooks)
+    set_hook(config, type="mmpvt.EMAHook", momentum=momentum, **({} if is_known else kind))
+
+
+def set_loggers(config: Config, names: Sequence[str]) -> None:
+    """Writes scalars for other programs; for TensorBoard too, where it is installed."""
+    for name in names:
+        if name not in LOGGERS:
+            known = ", ".join(LOGGERS)
+            raise ConfigError(f"there is no {name!r}, but {known}", setting="loggers")
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"{name} is not installed", setting="loggers", hint=f"pip install {name}"
+            )
+    if "wandb" in names:
+        _check_wandb()
+    if names and not config.get("visualizer"):
+        config.visualizer = dict(type="Visualizer", vis_backends=[dict(type="LocalVisBackend")])
+    backends = (config.get("visualizer") or {}).get("vis_backends")
+    if backends is None:
+        return
+    asked = dict.fromkeys(names)
+    if importlib.util.find_spec("tensorboard") is not None:
+        asked.setdefault("tensorboard")
+    for name in asked:
+        if name == "tensorboard" and encodable(config.work_dir) != config.work_dir:
+            said = printable(config.work_dir)
+            print(f"no scalars for TensorBoard, which takes no such path: {said}")
+        elif all(backend["type"] != LOGGERS[name] for backend in backends):
+            settings = _mlflow_settings(config) if name == "mlflow" else {}
+            backends.append(ConfigDict(type=LOGGERS[name], **settings))
+
+
+def _check_wandb() -> None:
+    """Raises a ConfigError where wandb would ask for a key, and nobody is there to answer."""
+    import wandb
+
+    knows_prompt = "prompt" in inspect.signature(wandb.login).parameters
+    if (
+        wandb.setup().settings.mode == "online"
+        and not (sys.stdin and sys.stdin.isatty())
+        and knows_prompt
+        and not wandb.login(prompt=False)
+    ):
+        raise ConfigError(
+            "wandb has no API key",
+            setting="loggers",
+            hint="run `wandb login`, or set WANDB_MODE=offline",
+        )
+
+
+def _mlflow_settings(config: Config) -> dict:
+    """Where MLflow writes: to the server that MLFLOW_TRACKING_URI names, or the work directory.
+
+    MMEngine's default is a kind of folder that MLflow 3 refuses. What it tracks of the config are
+    the parts that runs are compared by, as MLflow refuses values of more than 6,000 characters; the
+    config's text is there as a file. Files of the work directory aren't copied: annotations may be
+    gigabytes.
+    """
+    folder = Path(config.work_dir).absolute()
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    tracked = ("train_cfg", "optim_wrapper", "param_scheduler")
+    return dict(
+        exp_name=folder.name,
+        tracking_uri=uri or f"sqlite:///{folder / 'mlflow.db'}",
+        artifact_location=None if uri else (folder / "mlflow").as_uri(),
+        artifact_suffix=(),
+        tracked_config_keys=[key for key in tracked if config.get(key)],
+    )
+
+
+def add_val_loss(config: Config) -> None:
+    """Computes the loss on validation's images, with annotations that are loaded as in training.
+
+    In a test's pipeline they come after the image's size has changed, or not at all.
+    """
+    trained = [dataset for _, dataset in split_datasets(config, ["train"])]
+    steps = (step for dataset in trained for step in dataset.get("pipeline") or ())
+    annotations = next(filter(_loads_annotations, steps), None)
+    loader = copy.deepcopy(config.val_dataloader)
+    for dataset in iter_datasets(loader.dataset):
+        pipeline = [step for step in dataset.get("pipeline", ()) if not _loads_annotations(step)]
+        place = loading_step(pipeline)
+        if annotations is None or place is None:
+            raise ConfigError(
+                "the config's pipelines have no step that loads images or annotations, which the "
+                "loss needs",
+                setting="val_loss",
+            )
+        step = ConfigDict(annotations)
+        if "folders" in step:
+            step.folders = pipeline[place]["folders"]
+        dataset["pipeline"] = [*pipeline[: place + 1], step, *pipeline[place + 1 :]]
+        if "filter_cfg" in trained[0]:  # heads may not know images without objects
+            dataset.update(filter_cfg=trained[0]["filter_cfg"], test_mode=False)
+    is_segmenter = config.get("default_scope") == "mmseg"  # whose images are of several sizes
+    loader.batch_size = 1 if is_segmenter else config.train_dataloader.batch_size
+    loader.persistent_workers = False
+    set_hook(config, type="mmpvt.ValLossHook", dataloader=loader)
+
+
+def _loads_annotations(step: dict) -> bool:
+    name = transform_name(step)
+    return name.startswith("Load") and name.endswith("Annotations")
