@@ -21,8 +21,8 @@ FOLDERS = dict(coco="data/coco", ade20k="data/ade")  # where the configs look
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Download COCO 2017, ADE20K (SceneParse150), the published ImageNet weights or "
-        "the RetinaNets with PVT that MMDetection published: complete, verified, unpacked. The same "
-        "command resumes a download that was stopped."
+        "the RetinaNets with PVT that MMDetection published: complete, verified, unpacked. The "
+        "same command resumes a download that was stopped."
     )
     parser.add_argument("what", choices=FILES)
     parser.add_argument(

@@ -71,7 +71,9 @@ def find_class_rows(
             found[name] = _rows(model, name, dim, tensor.shape[dim], step, num_classes)
         elif grown:
             found[name] = None
-    return found
+    unknown = {name.rpartition(".")[0] for name, rows in found.items() if rows is None}
+    # a layer's bias is of no use without its weight
+    return {n: None if n.rpartition(".")[0] in unknown else rows for n, rows in found.items()}
 
 
 def _rows(
@@ -164,9 +166,11 @@ def match_names(classes: Sequence[str], stored: Sequence[str]) -> dict[int, int]
 
     Case, underscores, hyphens and spaces don't matter, unless a name is there to the letter.
     """
-    places = {_plain(name): i for i, name in reversed(list(enumerate(stored)))}
-    places |= {name: i for i, name in enumerate(stored)}
-    found = {i: places.get(name, places.get(_plain(name))) for i, name in enumerate(classes)}
+    plain = [_plain(name) for name in stored]
+    found = {}
+    for i, name in enumerate(classes):
+        names, wanted = (stored, name) if name in stored else (plain, _plain(name))
+        found[i] = names.index(wanted) if wanted in names else None
     return {i: place for i, place in found.items() if place is not None}
 
 
