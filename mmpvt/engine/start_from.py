@@ -16,7 +16,7 @@ from mmpvt.checkpoint.class_rows import class_counts, find_class_rows, start_by_
 from mmpvt.checkpoint.fitting import unwrapped
 from mmpvt.engine.class_names import dataset_meta, stored_meta
 from mmpvt.engine.config_parts import iter_dicts
-from mmpvt.errors import CheckpointMismatchError, ConfigError, UserError
+from mmpvt.errors import CheckpointMismatchError, ConfigError, DownloadError, UserError
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
 from mmpvt.models.archs import VARIANTS
 from mmpvt.utils.text import few, printable
@@ -43,6 +43,7 @@ def set_start_from(config: Config, options: TrainOptions) -> None:
 
     Raises:
         ConfigError: other options say what to start from, too; no detector was published.
+        DownloadError: it can't be downloaded.
         CheckpointError: there is no such file, or it can't be read.
         CheckpointMismatchError: it is another architecture's.
     """
@@ -61,7 +62,12 @@ def set_start_from(config: Config, options: TrainOptions) -> None:
             )
     config.start_from = options.start_from or config.start_from
     source = _published_detector(config) if config.start_from == PUBLISHED else config.start_from
-    start(config, load_checkpoint(source), _build(config), source)
+    try:
+        checkpoint = load_checkpoint(source)
+    except DownloadError as error:
+        error.instead = ("start_from", "FILE")
+        raise
+    start(config, checkpoint, build_for_classes(config), source)
     config.load_from, config.resume = source, False
     for part in iter_dicts(config.model):
         if isinstance(part.get("backbone"), dict):  # its weights come from the checkpoint
@@ -92,7 +98,7 @@ def start(
             setting="start_from",
             instead=("pretrained", source),
         )
-    rows = find_class_rows(unwrapped(model), _build(config, more=1), len(classes))
+    rows = find_class_rows(unwrapped(model), build_for_classes(config, more=1), len(classes))
     stored = [str(name) for name in stored_meta(checkpoint).get("classes") or ()]
     notes = []
     counts = class_counts(tensors, rows)
@@ -113,8 +119,14 @@ def start(
     return taken, [*said, *(f"{name}: {note}" for note in notes)]
 
 
-def _build(config: Config, more: int = 0) -> nn.Module:
-    """The config's model, for so many classes more, without memory where its parts allow that."""
+def build_for_classes(config: Config, more: int = 0, device: str = "meta") -> nn.Module:
+    """The config's model, for so many classes more; on ``meta`` without memory, if its parts can.
+
+    Args:
+        config (Config): of the experiment.
+        more (int): classes. Default: 0.
+        device (str): where its tensors are. Default: ``'meta'``.
+    """
     model = copy.deepcopy(config.model)
     for part in iter_dicts(model):
         for key in COUNTS:
@@ -122,7 +134,7 @@ def _build(config: Config, more: int = 0) -> nn.Module:
                 part[key] += more
     with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmengine")):
         try:
-            with torch.device("meta"):
+            with torch.device(device):
                 return MODELS.build(model)
         except (NotImplementedError, RuntimeError):  # a part looks at its own numbers
             return MODELS.build(model)
@@ -135,7 +147,7 @@ def _published_detector(config: Config) -> str:
 
     from mmpvt.datasets.download.catalog import FILES
 
-    model = _build(config)
+    model = build_for_classes(config)
     backbone = getattr(model, "backbone", None)
     kinds = {1: PyramidVisionTransformer, 2: PyramidVisionTransformerV2}
     known = FILES["detectors"]
