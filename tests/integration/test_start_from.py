@@ -85,7 +85,7 @@ def test_epsilon_of_mmdetections_norms(
     assert said in ended.out
     plain = tmp_path / "plain.pth"
     torch.save(dict(checkpoint, state_dict=convert_checkpoint(checkpoint, "mmpvt").tensors), plain)
-    assert "epsilon" not in call_tool("train.py", *args, "--start-from", plain).out
+    assert "an epsilon of" not in call_tool("train.py", *args, "--start-from", plain).out
 
 
 def test_mistakes(
