@@ -153,7 +153,9 @@ def start_by_class_names(
             where=source,
             setting="start_from",
         )
-    said = [_describe(source, classes, stored, matches, is_same)] if rows else []
+    said = [f"all of {source} is taken"]
+    if rows:
+        said = [_describe(source, classes, stored, matches, is_same)]
     if unknown:
         said.append(
             f"start fresh, as the order of the classes in them isn't known: {few(unknown, SHOWN)}"

@@ -16,6 +16,7 @@ from mmpvt.checkpoint.class_rows import class_counts, find_class_rows, start_by_
 from mmpvt.checkpoint.fitting import unwrapped
 from mmpvt.engine.class_names import dataset_meta, stored_meta
 from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import CheckpointMismatchError, ConfigError, DownloadError, UserError
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
 from mmpvt.models.archs import VARIANTS
@@ -62,12 +63,13 @@ def set_start_from(config: Config, options: TrainOptions) -> None:
             )
     config.start_from = options.start_from or config.start_from
     source = _published_detector(config) if config.start_from == PUBLISHED else config.start_from
-    try:
-        checkpoint = load_checkpoint(source)
-    except DownloadError as error:
-        error.instead = ("start_from", "FILE")
-        raise
-    start(config, checkpoint, build_for_classes(config), source)
+    if is_first_process():  # with several, each would download
+        try:
+            checkpoint = load_checkpoint(source)
+        except DownloadError as error:
+            error.instead = ("start_from", "FILE")
+            raise
+        start(config, checkpoint, build_for_classes(config), source)
     config.load_from, config.resume = source, False
     for part in iter_dicts(config.model):
         if isinstance(part.get("backbone"), dict):  # its weights come from the checkpoint

@@ -17,7 +17,8 @@ from mmpvt.utils.text import few
 class CheckpointFitHook(Hook):
     """Says before a run what MMEngine would only warn of: that a checkpoint is another model's.
 
-    A checkpoint that holds a backbone alone fills the model's backbone.
+    A checkpoint that holds a backbone alone fills the model's backbone. Where the config has
+    ``start_from``, rows of classes are taken by name (:mod:`mmpvt.engine.start_from`).
 
     Args:
         strict (bool): refuse a checkpoint that doesn't fill the model exactly, as testing and
