@@ -63,7 +63,7 @@ def set_start_from(config: Config, options: TrainOptions) -> None:
             )
     config.start_from = options.start_from or config.start_from
     source = _published_detector(config) if config.start_from == PUBLISHED else config.start_from
-    if is_first_process():  # with several, each would download
+    if is_first_process() or "://" not in source:  # each process would download
         try:
             checkpoint = load_checkpoint(source)
         except DownloadError as error:
