@@ -116,7 +116,8 @@ def fill_partly(
     fitting |= _epsilons(tensors, fitting)
     rest = target.keys() - _epsilons(target, fitting).keys()
     return {**{name: target[name] for name in rest}, **fitting}, (
-        f"{sum(taken.values())} of the model's {len(target)} tensors are loaded ({parts}); {problem}"
+        f"{sum(taken.values())} of the model's {len(target)} tensors are loaded ({parts}); "
+        f"{problem}"
     )
 
 
