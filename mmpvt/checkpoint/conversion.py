@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmpvt.checkpoint.layouts import MMDET2_DETR, Layout, from_ours, recognise, to_ours
+from mmpvt.checkpoint.layouts import MMDET2_DETR, NORM_EPS, Layout, from_ours, recognise, to_ours
 
 WRAPPERS = ("state_dict", "model")  # keys that a file may hold the tensors under
 MAX_WRAPPERS = 4  # within each other; a hostile file's can go on for ever
 BACKBONE = "backbone."  # its place in a detector or segmenter
+EPS = "norm_eps"  # a scalar, where it isn't the published epsilon
 CLASSIFIER = r"(head|classifier|norm)\..*|cls_token"  # what dense prediction has no use for
 
 _Tensors = TypeVar("_Tensors", bound=Mapping)
@@ -94,6 +95,8 @@ def convert_from(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Ten
             ours[name.replace(".k.", ".kv.")] = torch.cat([k, v])
         elif _is_linear(name) and ours[name].dim() == 4:
             ours[name] = ours[name].flatten(1)
+    if layout.norm_eps != NORM_EPS:
+        ours.setdefault(EPS, torch.tensor(layout.norm_eps, dtype=torch.float64))
     return ours
 
 

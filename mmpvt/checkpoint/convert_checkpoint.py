@@ -15,6 +15,7 @@ from torch import Tensor
 from mmpvt.checkpoint.conversion import (
     BACKBONE,
     CLASSIFIER,
+    EPS,
     convert_from,
     convert_to,
     downgrade,
@@ -28,6 +29,7 @@ from mmpvt.checkpoint.layouts import (
     HUGGING_FACE_V2,
     MMDET_V1,
     MMDET_V2,
+    NORM_EPS,
     PUBLISHED,
     TIMM,
     Layout,
@@ -134,7 +136,8 @@ def expected_names(ours: Mapping[str, Tensor]) -> set[str]:
     expected = {f"{name}.{kind}" for name in modules for kind in ("weight", "bias")}
     if "block1.0.attn.q.bias" not in ours:
         expected -= {name for name in expected if re.search(r"\.attn\.(q|kv)\.bias$", name)}
-    return expected | set(others) | {name for name in ours if re.fullmatch(CLASSIFIER, name)}
+    optional = {name for name in ours if re.fullmatch(CLASSIFIER, name) or name == EPS}
+    return expected | set(others) | optional
 
 
 def save_checkpoint(done: ConvertedCheckpoint, path: Path) -> None:
@@ -199,7 +202,16 @@ def _adapt(ours: dict[str, Tensor], layout: Layout, bare: bool, done: ConvertedC
     done.dropped = [
         name for name in ours if re.fullmatch(CLASSIFIER, name) and not re.fullmatch(places, name)
     ]
-    ours = {name: tensor for name, tensor in ours.items() if name not in done.dropped}
+    eps = float(ours[EPS]) if EPS in ours else NORM_EPS
+    if eps != layout.norm_eps and not bare:
+        done.dropped.append(
+            f"epsilon {eps:g} of some LayerNorms, which that code computes with {layout.norm_eps:g}"
+        )
+    ours = {
+        name: tensor
+        for name, tensor in ours.items()
+        if name not in done.dropped and (name != EPS or bare)
+    }
     last = f"pos_embed{len(_depths(ours))}"
     if last in ours and "cls_token" not in ours:
         bare_embedding = without_class_token(ours[last])

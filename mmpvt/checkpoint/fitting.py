@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmpvt.checkpoint.conversion import (
     CLASSIFIER,
+    EPS,
     convert,
     convert_in_place,
     tensors_of,
@@ -112,8 +113,11 @@ def fill_partly(
     sizes = Counter(name.partition(".")[0] for name in target)
     taken = Counter(name.partition(".")[0] for name in fitting)
     parts = ", ".join(f"{part} {taken[part]} of {size}" for part, size in sizes.items())
-    return {**target, **fitting}, (
-        f"{len(fitting)} of the model's {len(target)} tensors are loaded ({parts}); {problem}"
+    fitting |= _epsilons(tensors, fitting)
+    rest = target.keys() - _epsilons(target, fitting).keys()
+    return {**{name: target[name] for name in rest}, **fitting}, (
+        f"{sum(taken.values())} of the model's {len(target)} tensors are loaded ({parts}); "
+        f"{problem}"
     )
 
 
@@ -129,8 +133,8 @@ def describe_incompatible_keys(
     Returns:
         str | None: counts and first names of what is missing, unexpected or of another shape.
     """
-    missing = [name for name in target if name not in tensors and not _is_counter(name)]
-    unexpected = [name for name in tensors if name not in target and not _is_counter(name)]
+    missing = [name for name in target if name not in tensors and not _is_optional(name)]
+    unexpected = [name for name in tensors if name not in target and not _is_optional(name)]
     reshaped = [
         f"{name} ({_shape(tensor)}, not {_shape(target[name])})"
         for name, tensor in tensors.items()
@@ -165,8 +169,15 @@ def _find_backbones(target: Mapping[str, Tensor]) -> list[tuple[str, dict[str, T
     return found
 
 
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")  # of batch norm; old checkpoints lack it
+def _epsilons(tensors: Mapping[str, Tensor], filled: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the backbones that ``filled`` holds the weights of."""
+    names = [name for name in tensors if name.rpartition(".")[2] == EPS]
+    return {name: tensors[name] for name in names if name.removesuffix(EPS) + FIRST in filled}
+
+
+def _is_optional(name: str) -> bool:
+    """Of batch norm, whose counters old checkpoints lack; or an epsilon other than published."""
+    return name.rpartition(".")[2] in ("num_batches_tracked", EPS)
 
 
 def _shape(tensor: Tensor) -> str:

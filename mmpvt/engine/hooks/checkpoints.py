@@ -17,6 +17,7 @@ from mmpvt.checkpoint.fitting import fill_partly, fit_to_model
 from mmpvt.checkpoint.resume_check import KEPT, VALIDATED, changed_schedules, check_resumable
 from mmpvt.checkpoint.saving import INTERRUPTED, POINTER, atomic_backend_args
 from mmpvt.engine.class_names import compare_with_checkpoint, dataset_meta, stored_meta
+from mmpvt.engine.start_from import start
 from mmpvt.errors import OutputError
 from mmpvt.registry import HOOKS
 from mmpvt.utils.atomic import atomic_write, remove_parts
@@ -240,7 +241,8 @@ class LoggerHook(MMEngineLoggerHook):
 class CheckpointFitHook(Hook):
     """Says before a run what MMEngine would only warn of: that a checkpoint is another model's.
 
-    A checkpoint that holds a backbone alone fills the model's backbone.
+    A checkpoint that holds a backbone alone fills the model's backbone. Where the config has
+    ``start_from``, rows of classes are taken by name (:mod:`mmpvt.engine.start_from`).
 
     Args:
         strict (bool): refuse a checkpoint that doesn't fill the model exactly, as testing and
@@ -260,6 +262,12 @@ class CheckpointFitHook(Hook):
                 is missing; otherwise, where nothing fits. The checkpoint's classes are the data
                 set's in another order.
         """
+        if not self.strict and runner.cfg.get("start_from"):
+            source = runner.cfg.load_from
+            checkpoint["state_dict"], notes = start(runner.cfg, checkpoint, runner.model, source)
+            for note in notes:
+                runner.logger.info(note)
+            return
         tensors = fit_to_model(checkpoint, runner.model, self.strict)
         split = "train" if self.resume or not self.strict else "test"
         classes = dataset_meta(runner.cfg, split).get("classes", ())
