@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,26 @@ from mmengine.structures import BaseDataElement
 
 from mmpvt.evaluation.coco_metric import CocoMetric
 from mmpvt.reproduction.detection_errors import MIN_SCORE, find_errors, worst_first
+from mmpvt.reproduction.detection_summary import confusion_matrix, curves_over_score
 from mmpvt.reproduction.gallery_images import mask_polygons, thumbnail
 
+LOWEST_SCORE = 0.02  # of detections that a report with details counts
+MAX_MASKS = 100  # of an image's detections, the best
 MAX_MARKS = 40  # objects, and detections, of an image in the gallery
 SIZES = ("small", "medium", "large")
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
 class DetectionCollector:
-    """Collects what a report says of a detector, which ``runner`` is about to test."""
+    """Collects what a report says of a detector.
 
-    def __init__(self, runner: Runner) -> None:
+    Args:
+        runner (Runner): about to test it.
+        details (bool): whether to find out what it confuses, and how the score's threshold counts.
+    """
+
+    def __init__(self, runner: Runner, details: bool) -> None:
+        self.details = details
         metrics = runner.test_loop.evaluator.metrics
         self.metric = next((m for m in metrics if isinstance(m, CocoMetric)), None)
 
@@ -33,10 +41,12 @@ class DetectionCollector:
         bottom in pixels of the image file, ``scores``, ``labels``, and run-length encoded
         ``masks`` or None."""
         instances = sample.pred_instances.cpu()
-        instances = instances[instances.scores >= MIN_SCORE]
+        instances = instances[instances.scores >= (LOWEST_SCORE if self.details else MIN_SCORE)]
+        instances = instances[instances.scores.argsort(descending=True, stable=True)]
         masks = instances.get("masks")
         if hasattr(masks, "numpy"):
-            masks = encode_mask_results(masks.numpy())
+            masks = encode_mask_results(masks[:MAX_MASKS].numpy())
+            masks += [None] * (len(instances) - len(masks))
         return dict(
             id=sample.metainfo.get("img_id"),
             path=sample.metainfo.get("img_path"),
@@ -49,34 +59,41 @@ class DetectionCollector:
         )
 
     def summarize(self, images: list[dict], max_images: int) -> dict:
-        """``curves`` of ``bbox`` and perhaps ``segm``, and a ``gallery``, the worst first; nothing
-        without a COCO metric."""
+        """``curves`` of ``bbox`` and perhaps ``segm``, and a ``gallery``, the worst first, and with
+        details ``by_score``, ``confusion`` and ``min_score``; nothing without a COCO metric."""
         metric = self.metric
         if metric is None or metric.coco is None:
             return {}
         kinds = [kind for kind in metric.metrics if kind in ("bbox", "segm")]
-        return dict(
-            curves={kind: curves(metric, kind) for kind in kinds},
-            gallery=_gallery(images, max_images, metric.coco, metric.cat_ids),
-        )
+        content: dict = dict(curves={kind: curves(metric, kind) for kind in kinds})
+        names = [metric.coco.cats[number]["name"] for number in metric.cat_ids]
+        by_id = {image["id"]: image for image in images if not image["skipped"]}
+        min_score = MIN_SCORE
+        if self.details:
+            by_score = curves_over_score(self._errors(by_id, LOWEST_SCORE).values(), names)
+            if (best := by_score["mean"]["best"]) is not None:
+                min_score = max(LOWEST_SCORE, float(by_score["scores"][best]))
+            content.update(by_score=by_score, min_score=min_score)
+        errors = self._errors(by_id, min_score)
+        if self.details:
+            counts = confusion_matrix(errors.values(), len(names)).tolist()
+            content["confusion"] = dict(names=[*names, "background"], counts=counts)
+        worst = worst_first(errors)[:max_images]
+        content["gallery"] = [_entry(by_id[number], errors[number], names) for number in worst]
+        return content
 
-
-def _gallery(
-    images: list[dict], max_images: int, coco: COCO, category_ids: Sequence[int]
-) -> list[dict]:
-    labels = {number: label for label, number in enumerate(category_ids)}
-    by_id = {image["id"]: image for image in images if not image["skipped"]}
-    errors = {}
-    for number, image in by_id.items():
-        annotations = [
-            dict(annotation, label=labels[annotation["category_id"]])
-            for annotation in coco.imgToAnns.get(number, ())
-            if annotation["category_id"] in labels
-        ]
-        errors[number] = find_errors(image, annotations)
-    names = [coco.cats[number]["name"] for number in category_ids]
-    worst = worst_first(errors)[:max_images]
-    return [_entry(by_id[number], errors[number], names) for number in worst]
+    def _errors(self, images: dict[object, dict], min_score: float) -> dict[object, dict]:
+        """The errors in each image."""
+        labels = {number: label for label, number in enumerate(self.metric.cat_ids)}
+        errors = {}
+        for number, image in images.items():
+            annotations = [
+                dict(annotation, label=labels[annotation["category_id"]])
+                for annotation in self.metric.coco.imgToAnns.get(number, ())
+                if annotation["category_id"] in labels
+            ]
+            errors[number] = find_errors(image, annotations, min_score)
+        return errors
 
 
 def _entry(image: dict, errors: dict, names: list[str]) -> dict:
@@ -106,6 +123,7 @@ def _mark(mark: dict, scale: float, names: list[str], size: tuple[int, int]) -> 
         box=np.round(np.asarray(mark["box"]) * scale, 1).tolist(),
         kind=mark["kind"],
         iou=round(mark["iou"], 2),
+        severity=round(float(mark["severity"]), 4),
     )
     if "score" in mark:
         drawn["score"] = round(mark["score"], 3)
