@@ -79,7 +79,7 @@ def _pixels(dataset: DatasetConfig) -> dict:
     files = dataset.segmentation_files()
     stems = [files.stems[i] for i in evenly_spaced(len(files.stems), MAX_MAPS)]
     counts = [pixels for stem in stems for pixels in _count(dataset, files.label_map(stem))]
-    total = np.sum(counts, axis=0, dtype=np.int64) if counts else np.zeros(256, dtype=np.int64)
+    total = np.array([np.zeros(256), *counts]).sum(axis=0).astype(np.int64)
     shapes = []
     for stem in stems:
         with suppress(OSError, ValueError), Image.open(files.image(stem)) as image:
@@ -100,7 +100,7 @@ def _count(dataset: DatasetConfig, path: str | None) -> Iterator[np.ndarray]:
     with suppress(UserError, OSError, ValueError):
         with Image.open(path or "") as image:
             shape = image.size[::-1]
-        fields = dict(img_path=path, seg_map_path=path, seg_fields=[], ori_shape=shape)
+        fields: dict = dict(img_path=path, seg_map_path=path, seg_fields=[], ori_shape=shape)
         labels = loader(dict(fields, **label_map_fields(dataset)))["gt_seg_map"]
         pixels = np.bincount(labels.ravel(), minlength=256)
         pixels[IGNORE_LABEL] = 0

@@ -70,11 +70,12 @@ class DetectionCollector:
         by_id = {image["id"]: image for image in images if not image["skipped"]}
         min_score = MIN_SCORE
         if self.details:
-            by_score = curves_over_score(self._errors(by_id, LOWEST_SCORE).values(), names)
+            lowest = _errors(metric, by_id, LOWEST_SCORE)
+            by_score = curves_over_score(lowest.values(), names)
             if (best := by_score["mean"]["best"]) is not None:
                 min_score = max(LOWEST_SCORE, float(by_score["scores"][best]))
             content.update(by_score=by_score, min_score=min_score)
-        errors = self._errors(by_id, min_score)
+        errors = _errors(metric, by_id, min_score)
         if self.details:
             counts = confusion_matrix(errors.values(), len(names)).tolist()
             content["confusion"] = dict(names=[*names, "background"], counts=counts)
@@ -82,18 +83,20 @@ class DetectionCollector:
         content["gallery"] = [_entry(by_id[number], errors[number], names) for number in worst]
         return content
 
-    def _errors(self, images: dict[object, dict], min_score: float) -> dict[object, dict]:
-        """The errors in each image."""
-        labels = {number: label for label, number in enumerate(self.metric.cat_ids)}
-        errors = {}
-        for number, image in images.items():
-            annotations = [
-                dict(annotation, label=labels[annotation["category_id"]])
-                for annotation in self.metric.coco.imgToAnns.get(number, ())
-                if annotation["category_id"] in labels
-            ]
-            errors[number] = find_errors(image, annotations, min_score)
-        return errors
+
+def _errors(metric: CocoMetric, images: dict[object, dict], min_score: float) -> dict[object, dict]:
+    """The errors in each image."""
+    coco: COCO = metric.coco
+    labels = {number: label for label, number in enumerate(metric.cat_ids)}
+    errors = {}
+    for number, image in images.items():
+        annotations = [
+            dict(annotation, label=labels[annotation["category_id"]])
+            for annotation in coco.imgToAnns.get(number, ())
+            if annotation["category_id"] in labels
+        ]
+        errors[number] = find_errors(image, annotations, min_score)
+    return errors
 
 
 def _entry(image: dict, errors: dict, names: list[str]) -> dict:

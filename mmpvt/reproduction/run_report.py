@@ -44,6 +44,9 @@ def report_on_training(config: Config, checkpoint: str | None = None) -> str:
             checkpoint = _last_checkpoint(work_dir)
         options = TestOptions(checkpoint=checkpoint, launcher=config.get("launcher", "none"))
         return f"the report is {write_run_report(config, options, work_dir / FOLDER)}"
+    except KeyboardInterrupt:
+        print(printable(f"the training is complete, in {work_dir}; only its report was stopped"))
+        raise
     except Exception as error:  # the training is worth more than its report
         what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return printable(f"the training is complete, in {work_dir}, but without a report: {what}")

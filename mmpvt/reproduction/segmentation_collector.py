@@ -74,13 +74,12 @@ class SegmentationCollector:
             for name, iou, share in zip(self.classes, ious, shares, strict=True)
         ]
         order = sorted((i for i in images if i["truth"].any()), key=_mean_iou)
-        content = dict(classes=classes, gallery=[self._entry(i) for i in order[:max_images]])
+        content: dict = dict(classes=classes, gallery=[self._entry(i) for i in order[:max_images]])
         if self.details:
-            counts = np.zeros(len(classes) ** 2, dtype=np.int64)
+            counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
             for image in images:
                 cells, pixels = image["cells"]
-                counts[cells] += pixels
-            counts = counts.reshape(len(classes), -1)
+                counts.flat[cells] += pixels
             content["confusion"] = dict(names=self.classes, counts=counts.tolist())
             with np.errstate(invalid="ignore"):
                 precision, recall = (np.diag(counts) / counts.sum(axis) for axis in (0, 1))
