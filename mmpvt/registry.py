@@ -5,62 +5,26 @@ A config names what is registered here with the scope in front
 MMSegmentation stay what they are.
 """
 
-from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import LOOPS as MMENGINE_LOOPS
-from mmengine.registry import METRICS as MMENGINE_METRICS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
-from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine import registry as mmengine
 from mmengine.registry import Registry
 
-MODELS = Registry(
-    "model",
-    parent=MMENGINE_MODELS,
-    scope="mmpvt",
-    locations=["mmpvt.models", "mmpvt.models.data_preprocessor", "mmpvt.models.trans2seg"],
+
+def _child(parent: Registry, *modules: str) -> Registry:
+    """A registry whose classes are in these modules of the package."""
+    locations = [f"mmpvt.{module}" for module in modules]
+    return Registry(parent.name, parent=parent, scope="mmpvt", locations=locations)
+
+
+MODELS = _child(mmengine.MODELS, "models", "models.data_preprocessor", "models.trans2seg")
+DATASETS = _child(mmengine.DATASETS, "datasets.shapes_dataset")
+TRANSFORMS = _child(mmengine.TRANSFORMS, "datasets.loading")
+DATA_SAMPLERS = _child(mmengine.DATA_SAMPLERS, "datasets.samplers")
+FUNCTIONS = _child(mmengine.FUNCTIONS, "datasets.samplers")
+METRICS = _child(mmengine.METRICS, "evaluation")
+OPTIM_WRAPPERS = _child(mmengine.OPTIM_WRAPPERS, "engine.hooks.divergence")
+LOOPS = _child(mmengine.LOOPS, "engine.loops")
+_HOOKS = (
+    *("checkpoint_fit", "checkpoints", "compile", "divergence", "interrupt", "pictures"),
+    "skipped_data",
 )
-DATASETS = Registry(
-    "dataset", parent=MMENGINE_DATASETS, scope="mmpvt", locations=["mmpvt.datasets.shapes_dataset"]
-)
-TRANSFORMS = Registry(
-    "transform", parent=MMENGINE_TRANSFORMS, scope="mmpvt", locations=["mmpvt.datasets.loading"]
-)
-DATA_SAMPLERS = Registry(
-    "data sampler",
-    parent=MMENGINE_DATA_SAMPLERS,
-    scope="mmpvt",
-    locations=["mmpvt.datasets.samplers"],
-)
-FUNCTIONS = Registry(
-    "function", parent=MMENGINE_FUNCTIONS, scope="mmpvt", locations=["mmpvt.datasets.samplers"]
-)
-METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="mmpvt", locations=["mmpvt.evaluation"])
-OPTIM_WRAPPERS = Registry(
-    "optimizer wrapper",
-    parent=MMENGINE_OPTIM_WRAPPERS,
-    scope="mmpvt",
-    locations=["mmpvt.engine.hooks.divergence"],
-)
-LOOPS = Registry("loop", parent=MMENGINE_LOOPS, scope="mmpvt", locations=["mmpvt.engine.loops"])
-HOOKS = Registry(
-    "hook",
-    parent=MMENGINE_HOOKS,
-    scope="mmpvt",
-    locations=[
-        *(
-            f"mmpvt.engine.hooks.{name}"
-            for name in (
-                "checkpoint_fit",
-                "checkpoints",
-                "compile",
-                "divergence",
-                "interrupt",
-                "pictures",
-                "skipped_data",
-            )
-        ),
-    ],
-)
+HOOKS = _child(mmengine.HOOKS, *(f"engine.hooks.{name}" for name in _HOOKS))

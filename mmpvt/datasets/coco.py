@@ -12,6 +12,7 @@ import os
 import re
 import reprlib
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -39,23 +40,15 @@ Run = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Text = Annotated[str, Meta(max_length=1000, pattern=r"\A[^\ud800-\udfff]*\Z")]
 Id = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | Text
 Polygon = Annotated[list[Number], Meta(min_length=6)]
-
+FileName = Annotated[str, Meta(min_length=1)]
+Box = tuple[Number, Number, Number, Number]
 
 # Structs, as msgspec parses other types at each call
 _Identified = defstruct("_Identified", [("id", Id)])
 _Image = defstruct(
-    "_Image",
-    [
-        ("id", Id),
-        ("file_name", Annotated[str, Meta(min_length=1)]),
-        ("width", Side),
-        ("height", Side),
-    ],
+    "_Image", [("id", Id), ("file_name", FileName), ("width", Side), ("height", Side)]
 )
-_Annotation = defstruct(
-    "_Annotation",
-    [("image_id", Id), ("category_id", Id), ("bbox", tuple[Number, Number, Number, Number])],
-)
+_Annotation = defstruct("_Annotation", [("image_id", Id), ("category_id", Id), ("bbox", Box)])
 # a name with lone surrogates, too: it is escaped
 _Category = defstruct("_Category", [("id", Id), ("name", Annotated[str, Meta(max_length=1000)])])
 _WithArea = defstruct("_WithArea", [("area", Number)])
@@ -105,9 +98,8 @@ def read_annotations(file: Path) -> dict:
     try:
         content = parse_json(data)
     except ValueError as error:
-        raise DatasetError(
-            f"the annotation file {file} is no JSON ({error})", **GET_DATA
-        ) from error
+        what = f"the annotation file {file} is no JSON ({error})"
+        raise DatasetError(what, **GET_DATA) from error
     del data
     fields = content if isinstance(content, dict) else {}
     if "images" in fields and "categories" in fields:
@@ -188,7 +180,7 @@ def clean_annotations(content: dict, masks: bool) -> tuple[dict, list[Finding]]:
         polygons = None
         if masks and problem is None:
             mask = annotation.get("segmentation")
-            polygons = _polygons(mask) if isinstance(mask, list) else None
+            polygons = _polygons(mask)
             problem = _mask_problem(mask, polygons, images[annotation["image_id"]])
         if problem is not None:
             if problem != IMAGE_SKIPPED:
@@ -223,7 +215,7 @@ def is_valid_mask(mask: Any, width: int, height: int) -> bool:
         width (int): of its image, in pixels.
         height (int): of its image, in pixels.
     """
-    polygons = _polygons(mask) if isinstance(mask, list) else None
+    polygons = _polygons(mask)
     problem = _mask_problem(mask, polygons, dict(width=width, height=height))
     return problem is None and (polygons is None or len(polygons) == len(mask))
 
@@ -260,13 +252,10 @@ def _image_problem(same: list[dict]) -> Problem | None:
     if field is not None or image["width"] * image["height"] > MAX_PIXELS:
         sides = ", ".join(f"{key} {_short(image.get(key))}" for key in ("width", "height"))
         return "has no size" if field is not None else "has a size that can't be loaded", sides
-    try:
-        is_name = b"\0" not in os.fsencode(image["file_name"])
-    except UnicodeError:
-        is_name = False
-    return (
-        None if is_name else ("has a file_name that no file can have", _short(image["file_name"]))
-    )
+    with suppress(UnicodeError):
+        if b"\0" not in os.fsencode(image["file_name"]):
+            return None
+    return "has a file_name that no file can have", _short(image["file_name"])
 
 
 def _problem(annotation: Any, images: dict, listed: set, categories: set) -> Problem | None:
@@ -321,16 +310,13 @@ def _mask_problem(mask: object, polygons: list[list] | None, image: dict) -> Pro
     return None
 
 
-def _polygons(mask: list) -> list[list]:
-    """Those of a mask's polygons that have three points or more."""
-    if _are_polygons(mask):
-        return mask
-    return [polygon for polygon in mask if _are_polygons([polygon])]
-
-
-def _are_polygons(mask: list) -> bool:
-    fit = _invalid_field(dict(segmentation=mask), _Polygons) is None
-    return fit and not any(len(polygon) % 2 for polygon in mask)
+def _polygons(mask: object) -> list[list] | None:
+    """Those of a mask's polygons that have three points or more; None of another kind of mask."""
+    if not isinstance(mask, list):
+        return None
+    if _invalid_field(dict(segmentation=mask), _Polygons) is not None:
+        mask = [p for p in mask if _invalid_field(dict(segmentation=[p]), _Polygons) is None]
+    return [polygon for polygon in mask if len(polygon) % 2 == 0]
 
 
 def _run_lengths(counts: list[int] | str) -> int | None:

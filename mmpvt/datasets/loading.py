@@ -147,14 +147,12 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         self.folders = folders
         self.max_value = max_value
         backend = self.imdecode_backend
-        if backend in ("tifffile", "turbojpeg"):
-            package = dict(tifffile="tifffile", turbojpeg="PyTurboJPEG")[backend]
-            if importlib.util.find_spec(backend) is None:
-                raise ConfigError(
-                    f"LoadImageFromFile with imdecode_backend='{backend}' needs the package "
-                    f"{package}",
-                    hint=f"pip install {package}",
-                )
+        package = dict(tifffile="tifffile", turbojpeg="PyTurboJPEG").get(backend)
+        if package and importlib.util.find_spec(backend) is None:
+            raise ConfigError(
+                f"LoadImageFromFile with imdecode_backend='{backend}' needs the package {package}",
+                hint=f"pip install {package}",
+            )
         if max_value is not None and (max_value <= 0 or backend not in ("cv2", "tifffile")):
             raise ConfigError(
                 f"LoadImageFromFile with max_value={max_value} and imdecode_backend='{backend}': "

@@ -10,9 +10,10 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -95,14 +96,20 @@ def generate(
     try:
         if _is_written(root, settings, force):
             return root
-        with _partial(root) as folder, shown as advance:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        # beside the root, and gone at the end, however that comes
+        beside = TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent)
+        with beside as temporary, shown as advance:
+            folder = Path(temporary) / "new"
             for index, (split, count) in enumerate(counts.items()):
                 rngs = (np.random.default_rng((seed, index, i)) for i in range(count))
                 scenes = (draw_scene(rng, (low, high)) for rng in rngs)
                 _write_split(folder, split, scenes, lambda: advance(next(drawn)))
             (folder / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
             if not _is_written(root, settings, force):  # by another process, meanwhile
-                _replace(root, folder)
+                if root.exists():
+                    root.rename(folder.with_name("old"))
+                folder.rename(root)
     except OSError as error:
         raise OutputError(
             f"the shapes data set could not be written to {root}: {error.strerror or error}",
@@ -148,29 +155,6 @@ def _is_written(root: Path, settings: dict, force: bool) -> bool:
             instead=("force", True),
         )
     return False
-
-
-@contextmanager
-def _partial(root: Path) -> Iterator[Path]:
-    """A new folder beside ``root`` that is gone at the end, however that comes."""
-    folder = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _replace(root: Path, folder: Path) -> None:
-    """Give ``folder`` the name ``root``, and delete what had it."""
-    if not root.exists():
-        folder.rename(root)
-        return
-    old = folder.with_suffix(".old")
-    root.rename(old)
-    folder.rename(root)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_split(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +29,23 @@ STATS = (  # as pycocotools' summary lists them
 
 @dataclass(frozen=True)
 class CocoResult:
-    """The results of pycocotools' ``COCOeval``, without its inputs.
+    """The results of pycocotools' ``COCOeval``.
 
     Attributes:
         params (Params): categories, thresholds and so on.
         eval (dict): ``'precision'`` (IoU thresholds, recall thresholds, categories, areas,
             maximum detections), ``'recall'`` (without recall thresholds) and ``'scores'``.
         stats (np.ndarray): the summary's twelve numbers, unrounded.
+        detections (DetectionArrays): what was evaluated, without masks; labels are indices of the
+            metric's ``cat_ids``.
+        image_ids (list): by index of the detections' images.
     """
 
     params: Params
     eval: dict
     stats: np.ndarray
+    detections: DetectionArrays
+    image_ids: list
 
 
 @METRICS.register_module()
@@ -159,7 +164,13 @@ class CocoMetric(MMDetCocoMetric):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-        result = CocoResult(evaluation.params, evaluation.eval, evaluation.stats)
+        result = CocoResult(
+            evaluation.params,
+            evaluation.eval,
+            evaluation.stats,
+            replace(detections, masks=None),
+            image_ids,
+        )
         self.evaluations[metric] = result
 
         stats = dict(zip(STATS, result.stats, strict=True))

@@ -1,4 +1,4 @@
-"""Predictions in COCO's results format, and the category ids that they name classes by."""
+"""Predictions as files: in COCO's results format, with its category ids, or as a pickle file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from mmdet.datasets import CocoDataset
+from mmdet.evaluation import DumpDetResults as MMDetDumpDetResults
 from mmdet.structures.mask import encode_mask_results
+from mmengine.fileio import dump
+from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
+
+from mmpvt.registry import METRICS
+from mmpvt.utils.atomic import atomic_write
 
 COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids up to 90 that no COCO category has
 
@@ -62,3 +68,14 @@ def to_coco(
             result["segmentation"] = dict(size=list(size), counts=counts)
         results.append(result)
     return results
+
+
+@METRICS.register_module()
+class DumpDetResults(MMDetDumpDetResults):
+    """MMDetection's, but the file is written intact or not at all."""
+
+    def compute_metrics(self, results: list) -> dict:
+        """Writes the file."""
+        atomic_write(self.out_file_path, dump(results, file_format="pkl"))
+        print_log(f"results are saved to {self.out_file_path}", logger="current")
+        return {}

@@ -78,7 +78,7 @@ def download(
     suffix = f".{platform.node()}-{os.getpid()}.part" if shared else ".part"
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    part = _Download(url, target.with_name(target.name + suffix), size, sha1)
+        part = _Download(url, target.with_name(target.name + suffix), size, sha1)
     try:
         part.run(policy or RetryPolicy(), verify)
         with _writing(target):
@@ -158,9 +158,8 @@ class _Download:
             with requests.Session() as session:
                 if self.url.lower().startswith("https://"):
                     del session.adapters["http://"]  # no redirect finds one
-                with session.get(
-                    self.url, headers=headers, stream=True, timeout=timeout
-                ) as response:
+                response = session.get(self.url, headers=headers, stream=True, timeout=timeout)
+                with response:
                     self._check(response, validator)
                     self._write(response)
         except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
@@ -248,11 +247,8 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(
-            f"{path} can't be written ({error.strerror or error})",
-            where=path,
-            hint=KEPT,
-        ) from error
+        what = f"{path} can't be written ({error.strerror or error})"
+        raise OutputError(what, where=path, hint=KEPT) from error
 
 
 def _sha1(path: Path) -> str:

@@ -50,7 +50,14 @@ def locked(folder: str | os.PathLike, setting: str) -> Iterator[None]:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise _refusal(folder, setting, descriptor) from None
+                holder = os.read(descriptor, 1000).decode(errors="replace").split()
+                by = f" on {holder[0]}, process {holder[1]}" if len(holder) == 2 else ""
+                other = f"pass another folder with {OutputError.name_setting(setting)}"
+                raise OutputError(
+                    f"the folder {os.fspath(folder)} is in use by another run{by}",
+                    where=folder,
+                    hint=f"wait until it has ended, or {other}",
+                ) from None
             _warn(folder, error)
         else:
             os.ftruncate(descriptor, 0)
@@ -58,17 +65,6 @@ def locked(folder: str | os.PathLike, setting: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _refusal(folder: str | os.PathLike, setting: str, descriptor: int) -> OutputError:
-    holder = os.read(descriptor, 1000).decode(errors="replace").split()
-    by = f" on {holder[0]}, process {holder[1]}" if len(holder) == 2 else ""
-    return OutputError(
-        f"the folder {os.fspath(folder)} is in use by another run{by}",
-        where=folder,
-        hint="wait until it has ended, or pass another folder with "
-        + OutputError.name_setting(setting),
-    )
 
 
 def _warn(folder: str | os.PathLike, error: OSError) -> None:

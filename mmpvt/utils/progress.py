@@ -43,38 +43,33 @@ def progress(
     what = printable(what)
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines(what, total, in_bytes, done)
+        yield _lines(what, total, size if in_bytes else str, done)
         return
     unit = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        *unit,
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
+    name = TextColumn("{task.description}", markup=False)
+    with Progress(name, BarColumn(), *unit, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task(what, total=total, completed=done)
         yield lambda now: bar.update(task, completed=now)
 
 
-class _Lines:
+def _lines(
+    what: str, total: int | None, show: Callable[[int], str], first: int
+) -> Callable[[int], None]:
     """Prints a line at most every :data:`PAUSE` seconds."""
+    began = said = time.monotonic()
 
-    def __init__(self, what: str, total: int | None, in_bytes: bool, done: int) -> None:
-        self.what, self.total, self.in_bytes = what, total, in_bytes
-        self.began = self.said = time.monotonic()
-        self.first = done
-
-    def __call__(self, done: int) -> None:
+    def advance(done: int) -> None:
+        nonlocal said
         now = time.monotonic()
-        if now - self.said < PAUSE:
+        if now - said < PAUSE:
             return
-        self.said = now
-        rate = (done - self.first) / max(now - self.began, 1e-9)
-        show = size if self.in_bytes else str
-        said = f"{self.what}: {show(done)}"
-        if self.total is not None:
-            said += f" of {show(self.total)}"
-            if rate > 0:
-                said += f", {timedelta(seconds=round((self.total - done) / rate))} left"
-        print(said, file=sys.stderr, flush=True)
+        said = now
+        line = f"{what}: {show(done)}"
+        if total is not None:
+            line += f" of {show(total)}"
+            if done > first:
+                left = (total - done) * (now - began) / (done - first)
+                line += f", {timedelta(seconds=round(left))} left"
+        print(line, file=sys.stderr, flush=True)
+
+    return advance

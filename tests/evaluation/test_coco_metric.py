@@ -20,6 +20,9 @@ from pycocotools.cocoeval import COCOeval
 from helpers import ROOT
 from mmpvt import UserError
 from mmpvt.evaluation import CocoMetric
+from mmpvt.evaluation.detection_arrays import ObjectArrays
+from mmpvt.evaluation.matching import match
+from mmpvt.evaluation.score_curves import score_curves
 
 EXACT = 1e-9
 
@@ -252,6 +255,19 @@ def test_masks_are_kept_behind_each_other(synthetic):
     (((_, kept),)) = pickle.loads(pickle.dumps(metric.results))
     assert isinstance(kept["masks"].counts, bytes)
     assert kept["masks"].unpack() == result["pred_instances"]["masks"]
+
+
+def test_detections_are_kept_for_what_else_is_asked_of_them(synthetic, tmp_path: Path):
+    truth = synthetic.make_truth(12, 6, masks=False)
+    results = list(synthetic.make_results(truth, 40, masks=False))
+    metric, _ = score(CocoMetric, truth, results, tmp_path)
+    result = pickle.loads(pickle.dumps(metric.evaluations["bbox"]))
+    objects = ObjectArrays.collect(metric.coco, result.image_ids, metric.cat_ids)
+    assert len(objects.labels) == len(truth["annotations"]) and (objects.shares < 1).all()
+    matches = match(objects, result.detections)
+    curves = score_curves(objects, result.detections, matches, len(metric.cat_ids))
+    recalls = [curve.recall[-1] if curve.objects else -1 for curve in curves]
+    assert recalls == result.eval["recall"][0, :, 0, -1].tolist() and max(recalls) > 0.5
 
 
 @pytest.mark.full

@@ -1,9 +1,11 @@
-"""Predictions in COCO's results format."""
+"""Predictions in COCO's results format, and as a pickle file."""
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
+import pytest
 import torch
 from mmdet.datasets import CocoDataset
 from mmdet.structures import DetDataSample
@@ -12,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from helpers import need
 from mmpvt.evaluation import coco_results
+from mmpvt.registry import METRICS
 
 
 def test_coco_keeps_its_ids(coco_mini: Path):
@@ -38,3 +41,13 @@ def test_instances():
     assert found["bbox"] == [10, 5, 4, 4] and found["score"] == 0.5
     assert (found["image_id"], found["file_name"], found["category_id"]) == (7, "a/b.jpg", 3)
     assert (coco_mask.decode(found["segmentation"]) == masks[0].numpy()).all()
+
+
+def test_pickle_file_is_written_intact_or_not_at_all(tmp_path: Path):
+    out = tmp_path / "results.pkl"
+    metric = METRICS.build(dict(type="DumpDetResults", out_file_path=str(out)))
+    assert metric.compute_metrics([{"img_id": 1}]) == {}
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        metric.compute_metrics([{"img_id": 2}, lambda: None])
+    assert pickle.loads(out.read_bytes()) == [{"img_id": 1}]
+    assert [path.name for path in tmp_path.iterdir()] == ["results.pkl"]

@@ -24,21 +24,24 @@ class RemoteFile:
         url: ``http://`` or ``https://``.
         size: in bytes, or None where it isn't known.
         sha1: in hexadecimal digits, or None.
-        folder: what an archive unpacks to.
         unpacked_size: in bytes, roughly.
-        files: number of files in a folder and those below it.
+        files: of an archive, the number of files in a folder and those below it.
     """
 
     url: str
     size: int | None = None
     sha1: str | None = None
-    folder: str = ""
     unpacked_size: int = 0
     files: dict[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def folder(self) -> str:
+        """What an archive unpacks to."""
+        return next(iter(self.files)).partition("/")[0]
 
 
 FILES = dict(
@@ -47,7 +50,6 @@ FILES = dict(
             f"{COCO}/zips/val2017.zip",
             size=815_585_330,
             sha1="4950dc9d00dbe1c933ee0170f5797584351d2a41",
-            folder="val2017",
             unpacked_size=820_000_000,
             files={"val2017": 5_000},
         ),
@@ -55,7 +57,6 @@ FILES = dict(
             f"{COCO}/annotations/annotations_trainval2017.zip",
             size=252_907_541,
             sha1="8551ee4bb5860311e79dace7e79cb91e432e78b3",
-            folder="annotations",
             unpacked_size=850_000_000,
             files={"annotations": 6},
         ),
@@ -63,7 +64,6 @@ FILES = dict(
             f"{COCO}/zips/train2017.zip",
             size=19_336_861_798,
             sha1="10ad623668ab00c62c096f0ed636d6aff41faca5",
-            folder="train2017",
             unpacked_size=19_400_000_000,
             files={"train2017": 118_287},
         ),
@@ -73,7 +73,6 @@ FILES = dict(
             f"{ADE}/ADEChallengeData2016.zip",
             size=967_382_037,
             sha1="219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
-            folder="ADEChallengeData2016",
             unpacked_size=1_100_000_000,
             files={
                 f"ADEChallengeData2016/{kind}/{split}": count

@@ -37,7 +37,6 @@ def install(content: bytes, folder: Path) -> None:
             f"{server.url}/data.zip",
             size=len(content),
             sha1=hashlib.sha1(content).hexdigest(),
-            folder="data",
             files={"data": len(GOOD)},
         )
         download_archives([source], folder, ONCE)
