@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,19 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from mmpvt.evaluation.coco_metric import CocoMetric
+from mmpvt.evaluation.confusion import detection_confusion
+from mmpvt.evaluation.detection_arrays import ObjectArrays
+from mmpvt.evaluation.matching import match
+from mmpvt.evaluation.score_curves import ScoreCurve, score_curves
 from mmpvt.reproduction.detection_errors import MIN_SCORE, find_errors, worst_first
-from mmpvt.reproduction.detection_summary import confusion_matrix, curves_over_score
 from mmpvt.reproduction.gallery_images import mask_polygons, thumbnail
 
 LOWEST_SCORE = 0.02  # of detections that a report with details counts
 MAX_MASKS = 100  # of an image's detections, the best
 MAX_MARKS = 40  # objects, and detections, of an image in the gallery
+SCORES = np.linspace(0, 1, 101)  # thresholds of curves over the score
+MEASURES = ("precision", "recall", "F1")
+MEAN = "mean of all classes"
 SIZES = ("small", "medium", "large")
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
@@ -69,19 +76,40 @@ class DetectionCollector:
         names = [metric.coco.cats[number]["name"] for number in metric.cat_ids]
         by_id = {image["id"]: image for image in images if not image["skipped"]}
         min_score = MIN_SCORE
-        if self.details:
-            lowest = _errors(metric, by_id, LOWEST_SCORE)
-            by_score = curves_over_score(lowest.values(), names)
-            if (best := by_score["mean"]["best"]) is not None:
-                min_score = max(LOWEST_SCORE, float(by_score["scores"][best]))
-            content.update(by_score=by_score, min_score=min_score)
-        errors = _errors(metric, by_id, min_score)
-        if self.details:
-            counts = confusion_matrix(errors.values(), len(names)).tolist()
+        result = next((metric.evaluations[k] for k in kinds if k in metric.evaluations), None)
+        if self.details and result is not None:  # something was detected
+            objects = ObjectArrays.collect(metric.coco, result.image_ids, metric.cat_ids)
+            matches = match(objects, result.detections)
+            curves_by_class = score_curves(objects, result.detections, matches, len(names))
+            content["by_score"] = over_score(curves_by_class, names)
+            if best := content["by_score"]["mean"]["best"]:
+                min_score = max(LOWEST_SCORE, best["score"])
+            counts = detection_confusion(objects, result.detections, len(names), min_score)
             content["confusion"] = dict(names=[*names, "background"], counts=counts)
+        content["min_score"] = min_score
+        errors = _errors(metric, by_id, min_score)
         worst = worst_first(errors)[:max_images]
         content["gallery"] = [_entry(by_id[number], errors[number], names) for number in worst]
         return content
+
+
+def over_score(curves: Sequence[ScoreCurve], names: Sequence[str]) -> dict:
+    """``scores``, thresholds; ``classes`` and their ``mean``, each with precision, recall and F1 at
+    them, and the ``best``, of the highest F1."""
+    lines = np.array([curve.at(SCORES) for curve in curves])  # (classes, 3, thresholds)
+    present = np.ma.masked_invalid(lines[[curve.objects > 0 for curve in curves]])
+    mean = present.mean(axis=0).filled(np.nan) if len(present) else np.full(lines.shape[1:], np.nan)
+    f1 = np.nan_to_num(mean[2])
+    best = (SCORES[f1.argmax()], *mean[:, f1.argmax()]) if f1.any() else None
+    bests = [curve.best if curve.best and curve.best.f1 else None for curve in curves]
+    rows = [
+        dict(name=name, **dict(zip(MEASURES, line.round(3), strict=True)))
+        | dict(best=one and dict(zip(("score", *MEASURES), one, strict=True)))
+        for name, line, one in zip([*names, MEAN], [*lines, mean], [*bests, best], strict=True)
+    ]
+    for row, curve in zip(rows, curves, strict=False):
+        row["objects"] = curve.objects
+    return dict(scores=SCORES.round(2), classes=rows[:-1], mean=rows[-1])
 
 
 def _errors(metric: CocoMetric, images: dict[object, dict], min_score: float) -> dict[object, dict]:

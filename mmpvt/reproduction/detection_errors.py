@@ -33,9 +33,8 @@ def find_errors(image: dict, annotations: Sequence[dict], min_score: float = MIN
         ``label``, ``box`` (left, top, width, height), ``mask`` (as COCO stores it, or None),
         ``kind`` (an object's is detected, missed or crowd; a detection's correct, duplicate,
         classification, localization or background), ``iou``, ``severity`` (0 without an error),
-        and for a detection ``score``, ``object``, the index in ``truth`` of the one it detects (or
-        None), and ``true_label``, of the object that it has the wrong class for;
-        ``false_negative`` and ``false_positive``, the highest severity of each.
+        and for a detection ``score`` and ``true_label``, of the object that it has the wrong class
+        for; ``false_negative`` and ``false_positive``, the highest severity of each.
 
         A false negative's severity is the square root of the object's share of the image, times
         1 - IoU with the closest detection of its class; a false positive's is its score.
@@ -68,7 +67,6 @@ def find_errors(image: dict, annotations: Sequence[dict], min_score: float = MIN
                 mask=image["masks"][index] if image["masks"] is not None else None,
                 kind=kind,
                 true_label=true_label,
-                object=assigned[i],
                 iou=float(class_iou[i].max(initial=0)),
                 score=score,
                 severity=0.0 if kind == "correct" else score,

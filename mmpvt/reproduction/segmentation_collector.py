@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from mmseg.evaluation import IoUMetric
 
+from mmpvt.evaluation.confusion import label_map_scores
 from mmpvt.reproduction.gallery_images import encode_label_map, thumbnail
 from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.visualization.drawing import colours
@@ -81,9 +82,8 @@ class SegmentationCollector:
                 cells, pixels = image["cells"]
                 counts.flat[cells] += pixels
             content["confusion"] = dict(names=self.classes, counts=counts.tolist())
-            with np.errstate(invalid="ignore"):
-                precision, recall = (np.diag(counts) / counts.sum(axis) for axis in (0, 1))
-            for one, *values in zip(classes, precision, recall, strict=True):
+            scores = label_map_scores(counts)
+            for one, *values in zip(classes, scores.precision, scores.recall, strict=True):
                 one["precision"], one["recall"] = map(float, values)
         return content
 

@@ -65,7 +65,8 @@ def make_run() -> Callable[[str], dict]:
         names, counts = [HOSTILE, "cat"], [[2, 5], [1, 3]]
         if is_detector:
             names, counts = [*names, "background"], [[2, 5, 0], [1, 3, 0], [0, 9, 0]]
-        line = dict(precision=[0.5, None], recall=[0.9, 0.1], F1=[0.6, 0.2], best=0)
+        line = dict(precision=[0.5, None], recall=[0.9, 0.1], F1=[0.6, 0.2])
+        line["best"] = dict(score=0.1, precision=0.5, recall=0.9, F1=0.6)
         classes = [
             dict(line, name=HOSTILE, objects=3),
             dict(line, name="cat", objects=0, best=None),

@@ -32,7 +32,7 @@ function overScore({ scores, classes, mean }) {
   const place = el("div", {});
   const known = classes.filter((one) => one.objects);
   const show = (one) => place.replaceChildren(lineChart({
-    title: one.best === null ? one.name : `${one.name}: F1 is highest, ${fixed(one.F1[one.best], 2)}, at a score of ${fixed(scores[one.best], 2)}`,
+    title: one.best === null ? one.name : `${one.name}: F1 is highest, ${fixed(one.best.F1, 2)}, at a score of ${fixed(one.best.score, 2)}`,
     xLabel: "score at least", yLabel: "share", x: [0, 1], y: [0, 1],
     lines: [["precision", "precision"], ["recall", "recall"], ["F1", "F1"]].map(([key, name]) => ({
       name, points: one[key].map((value, i) => [scores[i], value]).filter(([, value]) => isNumber(value)) }))
@@ -41,12 +41,12 @@ function overScore({ scores, classes, mean }) {
   show(mean);
   const all = [mean, ...known];
   const chooser = choice("Class", all.map((one, i) => [String(i), one.name]), "0", (value) => show(all[Number(value)]));
-  const at = (one, key) => (one.best === null ? null : one[key][one.best]);
+  const at = (one, key) => one.best && one.best[key];
   const table = barTable({
     title: "Best threshold by class", label: "class", heads: ["F1", "score", "precision", "recall"],
     rows: classes.map((one) => ({
       name: one.name, weight: one.objects, values: [at(one, "F1")],
-      cells: [fixed(at(one, "F1"), 2), fixed(one.best === null ? null : scores[one.best], 2),
+      cells: [fixed(at(one, "F1"), 2), fixed(at(one, "score"), 2),
         fixed(at(one, "precision"), 2), fixed(at(one, "recall"), 2)],
     })),
     note: "The threshold of the highest F1. Lower ones find more objects, higher ones give fewer false positives.",
