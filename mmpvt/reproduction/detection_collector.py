@@ -13,18 +13,33 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from mmpvt.evaluation.coco_metric import CocoMetric
+from mmpvt.evaluation.confusion import detection_confusion
+from mmpvt.evaluation.detection_arrays import ObjectArrays
+from mmpvt.evaluation.matching import match
+from mmpvt.evaluation.score_curves import ScoreCurve, score_curves
 from mmpvt.reproduction.detection_errors import MIN_SCORE, find_errors, worst_first
 from mmpvt.reproduction.gallery_images import mask_polygons, thumbnail
 
+LOWEST_SCORE = 0.02  # of detections that a report with details counts
+MAX_MASKS = 100  # of an image's detections, the best
 MAX_MARKS = 40  # objects, and detections, of an image in the gallery
+SCORES = np.linspace(0, 1, 101)  # thresholds of curves over the score
+MEASURES = ("precision", "recall", "F1")
+MEAN = "mean of all classes"
 SIZES = ("small", "medium", "large")
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
 class DetectionCollector:
-    """Collects what a report says of a detector, which ``runner`` is about to test."""
+    """Collects what a report says of a detector.
 
-    def __init__(self, runner: Runner) -> None:
+    Args:
+        runner (Runner): about to test it.
+        details (bool): whether to find out what it confuses, and how the score's threshold counts.
+    """
+
+    def __init__(self, runner: Runner, details: bool) -> None:
+        self.details = details
         metrics = runner.test_loop.evaluator.metrics
         self.metric = next((m for m in metrics if isinstance(m, CocoMetric)), None)
 
@@ -33,10 +48,12 @@ class DetectionCollector:
         bottom in pixels of the image file, ``scores``, ``labels``, and run-length encoded
         ``masks`` or None."""
         instances = sample.pred_instances.cpu()
-        instances = instances[instances.scores >= MIN_SCORE]
+        instances = instances[instances.scores >= (LOWEST_SCORE if self.details else MIN_SCORE)]
+        instances = instances[instances.scores.argsort(descending=True, stable=True)]
         masks = instances.get("masks")
         if hasattr(masks, "numpy"):
-            masks = encode_mask_results(masks.numpy())
+            masks = encode_mask_results(masks[:MAX_MASKS].numpy())
+            masks += [None] * (len(instances) - len(masks))
         return dict(
             id=sample.metainfo.get("img_id"),
             path=sample.metainfo.get("img_path"),
@@ -49,34 +66,65 @@ class DetectionCollector:
         )
 
     def summarize(self, images: list[dict], max_images: int) -> dict:
-        """``curves`` of ``bbox`` and perhaps ``segm``, and a ``gallery``, the worst first; nothing
-        without a COCO metric."""
+        """``curves`` of ``bbox`` and perhaps ``segm``, and a ``gallery``, the worst first, and with
+        details ``by_score``, ``confusion`` and ``min_score``; nothing without a COCO metric."""
         metric = self.metric
         if metric is None or metric.coco is None:
             return {}
         kinds = [kind for kind in metric.metrics if kind in ("bbox", "segm")]
-        return dict(
-            curves={kind: curves(metric, kind) for kind in kinds},
-            gallery=_gallery(images, max_images, metric.coco, metric.cat_ids),
-        )
+        content: dict = dict(curves={kind: curves(metric, kind) for kind in kinds})
+        names = [metric.coco.cats[number]["name"] for number in metric.cat_ids]
+        by_id = {image["id"]: image for image in images if not image["skipped"]}
+        min_score = MIN_SCORE
+        result = next((metric.evaluations[k] for k in kinds if k in metric.evaluations), None)
+        if self.details and result is not None:  # something was detected
+            objects = ObjectArrays.collect(metric.coco, result.image_ids, metric.cat_ids)
+            matches = match(objects, result.detections)
+            curves_by_class = score_curves(objects, result.detections, matches, len(names))
+            content["by_score"] = over_score(curves_by_class, names)
+            if best := content["by_score"]["mean"]["best"]:
+                min_score = max(LOWEST_SCORE, best["score"])
+            counts = detection_confusion(objects, result.detections, len(names), min_score)
+            content["confusion"] = dict(names=[*names, "background"], counts=counts)
+        content["min_score"] = min_score
+        errors = _errors(metric, by_id, min_score)
+        worst = worst_first(errors)[:max_images]
+        content["gallery"] = [_entry(by_id[number], errors[number], names) for number in worst]
+        return content
 
 
-def _gallery(
-    images: list[dict], max_images: int, coco: COCO, category_ids: Sequence[int]
-) -> list[dict]:
-    labels = {number: label for label, number in enumerate(category_ids)}
-    by_id = {image["id"]: image for image in images if not image["skipped"]}
+def over_score(curves: Sequence[ScoreCurve], names: Sequence[str]) -> dict:
+    """``scores``, thresholds; ``classes`` and their ``mean``, each with precision, recall and F1 at
+    them, and the ``best``, of the highest F1."""
+    lines = np.array([curve.at(SCORES) for curve in curves])  # (classes, 3, thresholds)
+    present = np.ma.masked_invalid(lines[[curve.objects > 0 for curve in curves]])
+    mean = present.mean(axis=0).filled(np.nan) if len(present) else np.full(lines.shape[1:], np.nan)
+    f1 = np.nan_to_num(mean[2])
+    best = (SCORES[f1.argmax()], *mean[:, f1.argmax()]) if f1.any() else None
+    bests = [curve.best if curve.best and curve.best.f1 else None for curve in curves]
+    rows = [
+        dict(name=name, **dict(zip(MEASURES, line.round(3), strict=True)))
+        | dict(best=one and dict(zip(("score", *MEASURES), one, strict=True)))
+        for name, line, one in zip([*names, MEAN], [*lines, mean], [*bests, best], strict=True)
+    ]
+    for row, curve in zip(rows, curves, strict=False):
+        row["objects"] = curve.objects
+    return dict(scores=SCORES.round(2), classes=rows[:-1], mean=rows[-1])
+
+
+def _errors(metric: CocoMetric, images: dict[object, dict], min_score: float) -> dict[object, dict]:
+    """The errors in each image."""
+    coco: COCO = metric.coco
+    labels = {number: label for label, number in enumerate(metric.cat_ids)}
     errors = {}
-    for number, image in by_id.items():
+    for number, image in images.items():
         annotations = [
             dict(annotation, label=labels[annotation["category_id"]])
             for annotation in coco.imgToAnns.get(number, ())
             if annotation["category_id"] in labels
         ]
-        errors[number] = find_errors(image, annotations)
-    names = [coco.cats[number]["name"] for number in category_ids]
-    worst = worst_first(errors)[:max_images]
-    return [_entry(by_id[number], errors[number], names) for number in worst]
+        errors[number] = find_errors(image, annotations, min_score)
+    return errors
 
 
 def _entry(image: dict, errors: dict, names: list[str]) -> dict:
@@ -106,6 +154,7 @@ def _mark(mark: dict, scale: float, names: list[str], size: tuple[int, int]) -> 
         box=np.round(np.asarray(mark["box"]) * scale, 1).tolist(),
         kind=mark["kind"],
         iou=round(mark["iou"], 2),
+        severity=round(float(mark["severity"]), 4),
     )
     if "score" in mark:
         drawn["score"] = round(mark["score"], 3)

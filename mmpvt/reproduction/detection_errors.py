@@ -20,12 +20,13 @@ FOREGROUND_IOU = 0.5
 BACKGROUND_IOU = 0.1
 
 
-def find_errors(image: dict, annotations: Sequence[dict]) -> dict:
+def find_errors(image: dict, annotations: Sequence[dict], min_score: float = MIN_SCORE) -> dict:
     """Compares an image's detections with its annotations.
 
     Args:
         image (dict): from :meth:`~.detection_collector.DetectionCollector.collect`.
         annotations (Sequence[dict]): COCO's, with a ``label`` each.
+        min_score (float): of detections that count. Default: 0.3.
 
     Returns:
         dict: ``truth`` and ``detections``, a dict for each object and each detection with
@@ -38,7 +39,7 @@ def find_errors(image: dict, annotations: Sequence[dict]) -> dict:
         A false negative's severity is the square root of the object's share of the image, times
         1 - IoU with the closest detection of its class; a false positive's is its score.
     """
-    chosen = np.flatnonzero(image["scores"] >= MIN_SCORE)
+    chosen = np.flatnonzero(image["scores"] >= min_score)
     chosen = chosen[np.argsort(-image["scores"][chosen], kind="stable")]
     boxes = image["boxes"][chosen].astype(float)
     boxes[:, 2:] -= boxes[:, :2]

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
 
 import torch
 from mmengine.dist import collect_results, get_world_size, is_main_process
@@ -33,27 +32,36 @@ PACKAGES = ("torch", "mmengine", "mmcv", "mmcv-lite", "mmdet", "mmsegmentation",
 
 @HOOKS.register_module()
 class ReproductionHook(Hook):
-    """Writes the metrics, curves, gallery, speed and memory of a test as JSON.
+    """Collects the metrics, curves, gallery, speed and memory of a test, and writes them as JSON.
 
     A config that needs it imports it: ``custom_imports=dict(imports=[…])`` with this module.
 
     Args:
-        out (str): the file.
-        progress (str): a file that says how far the test is: ``batch``, ``batches``, ``eta``.
+        out (str | None): the file. Default: None; ``content`` holds it after the test.
+        progress (str | None): a file that says how far the test is: ``batch``, ``batches``,
+            ``eta``. Default: None.
         max_images (int): of the gallery. Default: 24.
         parent (int | None): id of the process that reads the file; the test ends without it.
             Default: None.
+        details (bool): whether to find out what the model confuses, and how the score's threshold
+            counts. Default: False.
     """
 
     priority = "LOWEST"  # the last before the model runs, and after what skips images
 
     def __init__(
-        self, out: str, progress: str, max_images: int = 24, parent: int | None = None
+        self,
+        out: str | None = None,
+        progress: str | None = None,
+        max_images: int = 24,
+        parent: int | None = None,
+        details: bool = False,
     ) -> None:
-        self.out = Path(out)
-        self.progress = Path(progress)
+        self.out, self.progress = out, progress
         self.max_images = max_images
         self.parent = parent
+        self.details = details
+        self.content: dict = {}
         self.images: list[dict] = []
         self.batches: list[tuple[float, int]] = []  # seconds, and images
         self.memory: dict = {}
@@ -61,7 +69,8 @@ class ReproductionHook(Hook):
     def before_test(self, runner: Runner) -> None:
         """Starts to measure."""
         is_segmenter = runner.cfg.get("default_scope") == "mmseg"
-        self.collector = (SegmentationCollector if is_segmenter else DetectionCollector)(runner)
+        collector = SegmentationCollector if is_segmenter else DetectionCollector
+        self.collector = collector(runner, self.details)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.timer = model.register_forward_hook(self._stop_timer)
         self.began = self.said = time.monotonic()
@@ -91,7 +100,7 @@ class ReproductionHook(Hook):
         now, done, total = time.monotonic(), batch_idx + 1, len(runner.test_dataloader)
         if done == total:
             self.memory = _peak_memory()
-        if is_main_process() and now - self.said > PROGRESS_INTERVAL:
+        if self.progress and is_main_process() and now - self.said > PROGRESS_INTERVAL:
             self.said = now
             eta = (now - self.began) / done * (total - done)
             atomic_write(self.progress, to_json(dict(batch=done, batches=total, eta=round(eta))))
@@ -105,7 +114,7 @@ class ReproductionHook(Hook):
         timed = self.batches[WARM_UP if len(self.batches) >= 2 * WARM_UP else 0 :]
         seconds = sum(lap for lap, _ in timed)
         parts = _count(runner)
-        content = dict(
+        self.content = dict(
             metrics=metrics,
             images=len(images),
             skipped=sum(image["skipped"] for image in images),
@@ -117,7 +126,8 @@ class ReproductionHook(Hook):
             versions=versions(),
             **self.collector.summarize(images, self.max_images),
         )
-        atomic_write(self.out, to_json(content))
+        if self.out:
+            atomic_write(self.out, to_json(self.content))
 
 
 def _synchronize() -> None:

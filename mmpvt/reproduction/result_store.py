@@ -79,6 +79,8 @@ def _finite(content: object) -> object:
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
+    if isinstance(content, np.ndarray):
+        return _finite(content.tolist())
     if isinstance(content, np.generic):
         content = content.item()
     if isinstance(content, float) and not np.isfinite(content):

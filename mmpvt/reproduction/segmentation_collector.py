@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from mmseg.evaluation import IoUMetric
 
+from mmpvt.evaluation.confusion import label_map_scores
 from mmpvt.reproduction.gallery_images import encode_label_map, thumbnail
 from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.visualization.drawing import colours
@@ -19,9 +20,15 @@ COUNTS = ("intersection", "union", "truth")  # pixels by class
 
 
 class SegmentationCollector:
-    """Collects what a report says of a segmenter, which ``runner`` is about to test."""
+    """Collects what a report says of a segmenter.
 
-    def __init__(self, runner: Runner) -> None:
+    Args:
+        runner (Runner): about to test it.
+        details (bool): whether to find out what it confuses.
+    """
+
+    def __init__(self, runner: Runner, details: bool) -> None:
+        self.details = details
         meta = runner.test_dataloader.dataset.metainfo
         self.classes = list(meta["classes"])
         chosen = colours(meta.get("palette"), len(self.classes))
@@ -36,7 +43,12 @@ class SegmentationCollector:
         intersection, union, _, area = IoUMetric.intersect_and_union(
             predicted, truth, len(self.classes), IGNORE_LABEL
         )
+        cells = np.zeros(0, dtype=int)
+        if self.details:
+            known = (truth != IGNORE_LABEL) & (predicted < len(self.classes))
+            cells = (truth.int() * len(self.classes) + predicted.int())[known].numpy()
         return dict(
+            cells=np.unique(cells, return_counts=True),  # of the confusion matrix, and their pixels
             path=sample.metainfo.get("img_path"),
             skipped="skipped" in sample.metainfo,
             intersection=intersection.numpy(),
@@ -51,7 +63,7 @@ class SegmentationCollector:
 
     def summarize(self, images: list[dict], max_images: int) -> dict:
         """``classes``, each one's IoU (NaN where neither truth nor prediction has it) and share of
-        all pixels, and a ``gallery``, the worst first."""
+        all pixels, and a ``gallery``, the worst first; with details the ``confusion``, too."""
         images = [image for image in images if not image["skipped"]]
         none = np.zeros(len(self.classes))
         intersection, union, area = (sum((i[key] for i in images), none) for key in COUNTS)
@@ -63,7 +75,17 @@ class SegmentationCollector:
             for name, iou, share in zip(self.classes, ious, shares, strict=True)
         ]
         order = sorted((i for i in images if i["truth"].any()), key=_mean_iou)
-        return dict(classes=classes, gallery=[self._entry(i) for i in order[:max_images]])
+        content: dict = dict(classes=classes, gallery=[self._entry(i) for i in order[:max_images]])
+        if self.details:
+            counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+            for image in images:
+                cells, pixels = image["cells"]
+                counts.flat[cells] += pixels
+            content["confusion"] = dict(names=self.classes, counts=counts.tolist())
+            scores = label_map_scores(counts)
+            for one, *values in zip(classes, scores.precision, scores.recall, strict=True):
+                one["precision"], one["recall"] = map(float, values)
+        return content
 
     def _entry(self, image: dict) -> dict:
         labels = np.flatnonzero(image["union"])

@@ -15,6 +15,7 @@ MAX_NUMBER = 1e15  # float64 holds it with its digits
 TRAIN = re.compile(r"(?:Epoch|Iter)(?:\(train\))?\s*(?:\[\d+\])?\[\s*(\d+)/\d+\]")
 LOSS = re.compile(r"\bloss: (\d+\.?\d*(?:e[+-]?\d+)?)")
 SCORES = ("bbox_mAP", "segm_mAP", "mIoU")
+VALIDATION = (*SCORES, "val_loss")  # in no row of a training
 SCORE = re.compile(rf"\b({'|'.join(SCORES)}): (\d+\.?\d*)")
 
 
@@ -75,6 +76,43 @@ def read_log(path: Path) -> dict | None:
     )
 
 
+def read_run(folder: Path) -> dict | None:
+    """The curves of a training by MMEngine, through all times that it was resumed.
+
+    Args:
+        folder (Path): its work directory.
+
+    Returns:
+        dict | None: as of :func:`read_log`, but the scores' pairs begin with an iteration; and
+        ``val_loss``, likewise. None where there is no log of a training.
+
+    Raises:
+        UserError: a log is too large.
+    """
+    train: list[tuple[float, float]] = []
+    scores: dict[str, list[tuple[float, float]]] = {name: [] for name in (*SCORES, "val_loss")}
+    for path in sorted(folder.glob("*/vis_data/scalars.json")):
+        step = None
+        for row in _json_rows(io.BytesIO(read_bytes(path))):
+            if "loss" in row:
+                if step is None or row["step"] < step:  # it resumes from there, or starts anew
+                    for points in (train, *scores.values()):
+                        points[:] = [point for point in points if point[0] < row["step"]]
+                step = row["step"]
+                train.append((step, row["loss"]))
+            elif step is not None:  # a test alone has none
+                for name in row:
+                    scores[name].append((step, row[name]))
+    if not train:
+        return None
+    return dict(
+        file=f"{folder.name}/*/vis_data/scalars.json",
+        loss=_thin(train),
+        val_loss=scores.pop("val_loss"),
+        scores={name: values for name, values in scores.items() if values},
+    )
+
+
 def _json_rows(lines: Iterable[bytes]) -> Iterator[dict]:
     for line in lines:
         try:
@@ -84,10 +122,14 @@ def _json_rows(lines: Iterable[bytes]) -> Iterator[dict]:
         if not isinstance(content, dict):
             continue
         row = {key.rpartition("/")[2]: v for key, v in content.items() if _is_number(v)}
-        if "loss" in row and content.get("mode") != "val":
+        is_validation = content.get("mode") == "val" or any(name in row for name in VALIDATION)
+        if "loss" in row and not (is_validation or "val/loss" in content):
             yield dict(row, step=row.get("step", row.get("iter", 0)))
-        else:
-            yield {name: _share(name, row[name]) for name in SCORES if name in row}
+            continue
+        found = {name: _share(name, row[name]) for name in SCORES if name in row}
+        if (loss := row.get("val_loss", row.get("loss"))) is not None:
+            found["val_loss"] = loss
+        yield found
 
 
 def _text_rows(lines: Iterable[str]) -> Iterator[dict]:

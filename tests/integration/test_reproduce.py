@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -147,6 +148,12 @@ def models(data, tmp_path: Path, call_tool, request) -> SimpleNamespace:
     return SimpleNamespace(checkpoints=checkpoints, logs=logs, mapped=mapped, configs=configs)
 
 
+def run_of(page: Path) -> dict:
+    """The record in the report of one run."""
+    (record,) = json.loads(re.search(r'id="models">(.*?)</script>', page.read_text())[1])
+    return record
+
+
 def arguments(models: SimpleNamespace, data: SimpleNamespace, out: Path, *more: object) -> tuple:
     return (
         "reproduce.py",
@@ -184,12 +191,27 @@ def test_the_whole_chain(data, models, tmp_path: Path, start_tool, call_tool):
     for name, record in found.items():
         root = data.ade if record["config"] == FPN else data.coco
         config, work = models.configs / f"{record['config']}.py", tmp_path / "work" / name
+        tool, more = "test.py", ()
+        if record["config"] != RETINANET:
+            tool, more = "report.py", ("--logs", models.logs / record["config"])
         tested = call_tool(
-            "test.py",
+            tool,
             *(config, models.checkpoints / f"{name}.pth"),
-            *("--data-root", root, "--work-dir", work),
+            *("--data-root", root, "--work-dir", work, *more),
         )
         assert tested.code == 0, tested.err
+        if more:
+            run = run_of(work / "report" / "index.html")
+            assert f"the report is {work / 'report' / 'index.html'}" in tested.out
+            assert run["metrics"] == record["metrics"] and run["training"]["loss"]
+            counts = np.array(run["confusion"]["counts"])
+            is_segmenter = record["config"] == FPN
+            if not is_segmenter:
+                bbox = run["curves"]["bbox"]["classes"]
+                assert counts[:-1].sum(1).tolist() == [one["objects"] for one in bbox]
+            assert counts.trace() > 0 and len(run["gallery"]) > 0
+            (summary,) = (one for one in run["data"] if "train" in one["splits"])
+            assert summary["images"] == record["images"] and "error" not in summary
         (log,) = work.glob("*/*.json")
         scores = json.loads(log.read_text().splitlines()[-1])
         assert record["metrics"] == {key: scores[key] for key in record["metrics"]}
@@ -284,6 +306,17 @@ def test_mistakes(more: tuple, expected: str, tmp_path: Path, call_tool):
     args = ("--checkpoints", tmp_path, "--out", tmp_path / "out", *more)
     assert expected in call_tool("reproduce.py", *args).one_sentence()
     assert not (tmp_path / "out").exists()
+
+
+def test_mistakes_of_a_run_report(tmp_path: Path, call_tool):
+    tool = ("report.py", f"configs/{RETINANET}.py", tmp_path / "none.pth")
+    assert "no checkpoint at" in call_tool(*tool, "--work-dir", tmp_path / "w").one_sentence()
+    assert "--logs: there is no folder" in call_tool(*tool, "--logs", "none").one_sentence()
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "index.html").write_text("mine")
+    said = call_tool(*tool, "--out", tmp_path / "w").one_sentence()
+    assert "index.html is not of an earlier run and isn't overwritten" in said
+    assert (tmp_path / "w" / "index.html").read_text() == "mine"
 
 
 def test_no_checkpoints(tmp_path: Path, call_tool):

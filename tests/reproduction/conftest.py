@@ -25,7 +25,7 @@ def detector(name: str, box_ap: float, rng: np.random.Generator) -> dict:
         dict(name=HOSTILE, AP=0.2, AP50=0.4, objects=3),
         dict(name="cat", AP=None, objects=0),
     ]
-    mark = dict(name="cat", box=[2, 2, 9, 9], iou=0.1)
+    mark = dict(name="cat", box=[2, 2, 9, 9], iou=0.1, severity=0.3)
     entry = dict(
         **dict(image=f"{name}.jpg", width=32, height=24, false_negative=0.4, false_positive=0.0),
         truth=[dict(mark, kind="missed")],
@@ -52,6 +52,45 @@ def segmenter(name: str, rng: np.random.Generator) -> dict:
             for _ in range(3)
         ],
     )
+
+
+@pytest.fixture
+def make_run() -> Callable[[str], dict]:
+    """Makes the record of one run, of a ``detector`` or a ``segmenter``."""
+
+    def make(kind: str) -> dict:
+        rng = np.random.default_rng(0)
+        is_detector = kind == "detector"
+        parts = detector("b_first", 36.6, rng) if is_detector else segmenter("third", rng)
+        names, counts = [HOSTILE, "cat"], [[2, 5], [1, 3]]
+        if is_detector:
+            names, counts = [*names, "background"], [[2, 5, 0], [1, 3, 0], [0, 9, 0]]
+        line = dict(precision=[0.5, None], recall=[0.9, 0.1], F1=[0.6, 0.2])
+        line["best"] = dict(score=0.1, precision=0.5, recall=0.9, F1=0.6)
+        classes = [
+            dict(line, name=HOSTILE, objects=3),
+            dict(line, name="cat", objects=0, best=None),
+        ]
+        data = [dict(name=name, count=count) for name, count in ((HOSTILE, 3), ("cat", 0))]
+        sizes = dict(width=[9, 9.5, 12], height=[9, 9, 9], sizes=[0.1, 0.2, 0.7])
+        return dict(
+            **parts,
+            **dict(name=HOSTILE, file="x.pth", run=True, min_score=0.3, config="config"),
+            **dict(gflops=None, parameters=2.3e7, images_per_second=10.0, seconds=1.0, images=5),
+            **dict(memory=dict(of="RAM", MiB=600.0), versions=dict(device="CPU"), processes=1),
+            **dict(skipped=0, finished="2026-01-01T00:00:00"),
+            by_score=dict(scores=[0.0, 0.5], classes=classes, mean=dict(line, name="mean"))
+            if is_detector
+            else None,
+            confusion=dict(names=names, counts=counts),
+            data=[
+                dict(splits=["train"], place=HOSTILE, unit="objects" if is_detector else "pixels")
+                | dict(sizes, images=3, read=2, empty=0, classes=data),
+                dict(splits=["val", "test"], place="b", error=HOSTILE),
+            ],
+        ) | dict(training=dict(file="x", loss=[[1, 2], [5, 1]], val_loss=[[5, 1.5]], scores={}))
+
+    return make
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from reproduction.conftest import HOSTILE
 
 from helpers import wait_until
 from mmpvt.reproduction.page import render
@@ -146,6 +147,51 @@ def test_no_column_is_hidden(page):
     wait_until(page, lambda: names(page)[:2] == ["a_second_0", "b_first_0"])
     page.get_by_label("Name contains").fill("second")
     wait_until(page, lambda: names(page) == ["a_second_0"])
+
+
+def test_the_report_of_one_run(browser, tmp_path: Path, make_run):
+    """Of a detector and of a segmenter: every section is there, names are text, and nothing is cut
+    off."""
+    for kind, sections in (
+        ("detector", ["Precision, recall and F1", "Worst false neg", "Worst false pos"]),
+        ("segmenter", ["Worst images"]),
+    ):
+        path = tmp_path / f"{kind}.html"
+        path.write_text(render([make_run(kind)], title=f"Report: {HOSTILE}"))
+        page = browser.new_context(offline=True).new_page()
+        wrong: list[str] = []
+        page.on("console", lambda said, wrong=wrong: wrong.append(said.text))
+        page.on("pageerror", lambda error, wrong=wrong: wrong.append(str(error)))
+        page.goto(path.as_uri())
+        assert page.title() == page.inner_text("h1") == f"Report: {HOSTILE}"
+        titles = page.locator("section h2").all_inner_texts()
+        for title in ["Results", "Training", "Confusions", "Data", *sections]:
+            assert any(one.startswith(title) for one in titles), (title, titles)
+        assert page.locator("#results, #model").count() == 0
+        page.locator(".matrix").focus()
+        for key in ("ArrowDown", "ArrowRight"):
+            page.keyboard.press(key)
+        unit = "objects" if kind == "detector" else "pixels"
+        said = page.locator("figure:has(.matrix) output")
+        assert said.inner_text() == f"cat \u2192 cat: 3 of 4 {unit} (75.0%)"
+        assert f"{HOSTILE} \u2192 cat" in page.inner_text(".matrix-and-pairs, .charts:has(.matrix)")
+        for width in (360, 600, 1000, 1400):
+            page.set_viewport_size(dict(width=width, height=800))
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert not wrong
+        page.context.close()
+
+
+def test_a_run_without_a_log_says_so(browser, tmp_path: Path, make_run):
+    path = tmp_path / "index.html"
+    path.write_text(render([dict(make_run("detector"), training=None)]))
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    assert "no log of this checkpoint" in page.inner_text("section[aria-label=Training]")
+    rows = page.locator("section[aria-label='Worst false negatives'] .card.row")
+    assert rows.count() == 8 and "cat, missed (IoU 0.10)\nb_first.jpg" in rows.first.inner_text()
+    assert rows.first.locator(".chosen .mark.missed").count() == 1
+    page.close()
 
 
 def test_many_models_in_a_file_of_bounded_size(make_records):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mmpvt.reproduction.training_log import find_log, read_log
+from mmpvt.reproduction.training_log import find_log, read_log, read_run
 
 
 def write(path: Path, *lines: object) -> Path:
@@ -20,6 +20,21 @@ def test_scalars_of_mmengine(tmp_path: Path):
     found = read_log(write(tmp_path / "scalars.json", *rows, *scores, '{"loss": 1, "cut'))
     assert found["loss"] == [(50, 0.02), (100, 0.01)]
     assert found["scores"] == {"bbox_mAP": [(1, 0.2), (2, 0.3)]}
+
+
+def test_a_run_that_was_resumed(tmp_path: Path):
+    def rows(*steps: int) -> list[dict]:
+        return [dict(lr=1e-4, loss=float(step), iter=step, step=step) for step in steps]
+
+    scored = {"coco/bbox_mAP": 0.2, "val_loss": 3.0, "loss_cls": 1.0, "step": 1}
+    write(tmp_path / "1" / "vis_data" / "scalars.json", *rows(10, 20), scored, *rows(30))
+    write(tmp_path / "2" / "vis_data" / "scalars.json", *rows(30, 40), {"coco/bbox_mAP": 0.4})
+    write(tmp_path / "3" / "vis_data" / "scalars.json", {"coco/bbox_mAP": 0.9})  # a test
+    found = read_run(tmp_path)
+    assert found["loss"] == [(10, 10), (20, 20), (30, 30), (40, 40)]
+    assert found["scores"] == {"bbox_mAP": [(20, 0.2), (40, 0.4)]}
+    assert found["val_loss"] == [(20, 3.0)]
+    assert read_run(tmp_path / "3") is None
 
 
 def test_json_of_mmdetection_2_counts_iterations_through_epochs(tmp_path: Path):

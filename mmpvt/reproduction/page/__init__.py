@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmpvt.reproduction.result_store import to_json
+from mmpvt.utils.text import printable
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("elements.js", "charts.js", "table.js", "gallery.js", "model.js", "main.js")
+SCRIPTS = ("elements", "charts", "confusion", "table", "gallery", "run", "model", "main")
+TITLE = "Measured against published"
 BUDGET = 16 * 2**20  # bytes of images in a page, in base64
 
 
-def render(records: Sequence[dict], budget: int = BUDGET) -> str:
+def render(records: Sequence[dict], budget: int = BUDGET, title: str = TITLE) -> str:
     """The page.
 
     Args:
         records (Sequence[dict]): one a checkpoint, of any status.
         budget (int): bytes of all images together; beyond it, every model's least bad ones are
             dropped. Default: 16 MiB.
+        title (str): of the page.
 
     Returns:
         str: HTML.
@@ -29,14 +33,17 @@ def render(records: Sequence[dict], budget: int = BUDGET) -> str:
     models = [
         dict(record, gallery=gallery) for record, gallery in zip(records, galleries, strict=True)
     ]
-    script = "".join((FOLDER / name).read_text("utf-8") for name in SCRIPTS)
+    script = "".join((FOLDER / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    title = html.escape(printable(title))
     parts = {  # in the page's order
         "{{policy}}": (
             "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
             f"script-src 'sha256-{digest}'"
         ),
+        "{{title}}": title,
         "{{style}}": (FOLDER / "page.css").read_text("utf-8"),
+        "{{headline}}": title,
         "{{models}}": _embedded(models),
         "{{images}}": _embedded(images),
         "{{script}}": script,

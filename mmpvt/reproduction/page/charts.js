@@ -108,7 +108,7 @@ const short = (value) => {
 };
 
 // rows: [{name, values: [share, …], cells: [text, …]}]
-function barTable({ title, heads, rows, label, note }) {
+function barTable({ title, heads, rows, label, note, judged = true }) {
   const body = el("tbody");
   const fill = (order) => body.replaceChildren(...order(rows).map((row) => el("tr", {},
     el("th", { class: "text", scope: "row" }, row.name),
@@ -124,10 +124,10 @@ function barTable({ title, heads, rows, label, note }) {
     most: by((row) => row.weight, -1),
     name: (list) => [...list].sort((a, b) => a.name.localeCompare(b.name)),
   };
-  const names = [["worst", "worst first"], ["best", "best first"], ["most", "commonest first"], ["name", "by name"]];
+  const names = [["worst", "worst first"], ["best", "best first"], ["most", "commonest first"], ["name", "by name"]].slice(judged ? 0 : 2);
   const sorting = rows.some((row) => isNumber(row.weight))
-    ? el("div", { class: "bar" }, choice("Order", names, "worst", (value) => fill(orders[value]))) : null;
-  fill(sorting ? orders.worst : (list) => list);
+    ? el("div", { class: "bar" }, choice("Order", names, names[0][0], (value) => fill(orders[value]))) : null;
+  fill(sorting ? orders[names[0][0]] : (list) => list);
   return el("figure", {}, el("h3", {}, title), sorting,
     el("div", { class: "tall", tabindex: 0, role: "region", "aria-label": title },
       el("table", {}, el("thead", {}, el("tr", {}, el("th", { class: "text", scope: "col" }, label),

@@ -57,11 +57,11 @@ function shot(source, title, entry, marks, labels) {
   for (const mark of [...marks].reverse()) { // the worst on top
     const kind = FALSE_POSITIVES.includes(mark.kind) ? "false-positive" : mark.kind;
     const [x, y, width, height] = mark.box;
-    const group = svg("g", {}, svg("title", {}, describe(mark)));
+    const group = svg("g", { class: mark.chosen ? "chosen" : null }, svg("title", {}, describe(mark)));
     for (const piece of mark.polygons || [])
       group.append(svg("polygon", { class: `mark ${kind}`, points: piece.join(" ") }));
     if (!(mark.polygons || []).length) group.append(svg("rect", { class: `mark ${kind}`, x, y, width, height }));
-    if ((kind === "false-positive" || kind === "missed") && marks.indexOf(mark) < labels) {
+    if ((kind === "false-positive" || kind === "missed") && (mark.chosen || marks.indexOf(mark) < labels)) {
       const text = mark.name + (isNumber(mark.score) ? ` ${mark.score.toFixed(2)}` : "");
       texts.push(svg("text", {
         x: Math.max(2, Math.min(x + 3, entry.width - text.length * size * 0.56)),
@@ -112,13 +112,13 @@ function maps(entries, images) {
     shelf(entries, (entry) => card(pair(entry), text(entry))).element);
 }
 
-function card(pair, text) {
+function card(pair, text, chosen) {
   const open = () => {
     const dialog = document.getElementById("zoom");
     const close = el("button", { type: "button", onclick: () => dialog.close() }, "Close");
     dialog.replaceChildren(pair(Infinity), el("p", {}, text.map((part) => (part.cloneNode ? part.cloneNode(true) : part))), close);
     dialog.showModal();
   };
-  return el("li", { class: "card" },
+  return el("li", { class: chosen ? "card row" : "card" },
     el("button", { type: "button", "aria-label": "Show larger", onclick: open }, pair(LABELLED)), el("p", {}, text));
 }

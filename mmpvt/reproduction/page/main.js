@@ -6,6 +6,13 @@
   const tested = records.filter((record) => record.status === "tested");
   const place = (id, ...children) => document.getElementById(id).replaceChildren(...children);
   const count = (status) => records.filter((record) => record.status === status).length;
+  const view = document.getElementById("model");
+  if (records.length === 1 && records[0].run) {
+    document.getElementById("results").remove();
+    place("summary", runSummary(records[0]));
+    view.replaceWith(...runView(records[0], images));
+    return;
+  }
   const waiting = records.filter((record) => !record.status);
 
   place("summary", [`${tested.length} of ${records.length} checkpoints tested`,
@@ -18,7 +25,6 @@
     .flatMap(([title, list]) => [el("h3", {}, title), el("ul", {}, list.map((record) =>
       el("li", {}, el("strong", {}, record.name), " ", el("span", { class: "error" }, record.error))))]));
 
-  const view = document.getElementById("model");
   if (!tested.length) {
     view.hidden = true;
     place("table", el("p", {}, "No model has been tested."));

@@ -16,7 +16,7 @@ function tiles(model) {
       ? `; released code ${model.released_code}` : "";
     return [label, fixed(model.scores[name], digits), gap
       ? [el("span", { class: gap.kind }, gap.text), ` to the published ${fixed(model.published[name], 1)}${also}`]
-      : "not published"];
+      : model.run ? null : "not published"];
   });
   list.push(["parameters", `${fixed(model.parameters / 1e6, 1)} M`],
     ["GFLOPs", fixed(model.gflops, 1)],
@@ -58,19 +58,21 @@ function precisionRecall(model) {
 function training(model) {
   const log = model.training;
   if (!log) return null;
-  const charts = [lineChart({ title: "Training: loss", lines: [{ name: "loss", points: log.loss }],
+  const charts = [lineChart({ title: "Training: loss", lines: [{ name: "loss", points: log.loss },
+    ...((log.val_loss || []).length ? [{ name: "validation loss", points: log.val_loss, dots: true }] : [])],
     xLabel: "iteration", yLabel: "loss", xDigits: 0 })];
   const scores = Object.entries(log.scores).filter(([, points]) => points.length > 1);
-  if (scores.length) charts.push(lineChart({ title: "Training: validation", xLabel: "validation", yLabel: "score",
+  if (scores.length) charts.push(lineChart({ title: "Training: validation", xLabel: model.run ? "iteration" : "validation", yLabel: "score",
     xDigits: 0, lines: scores.map(([name, points]) => ({ name: name.replace("_", " "), points, dots: true })) }));
   return charts;
 }
 
 function byClass(model) {
   if (model.classes) return barTable({
-    title: "IoU by class", label: "class", heads: ["IoU", "% of pixels"],
+    title: "IoU by class", label: "class",
+    heads: ["IoU", ...(model.run ? ["precision", "recall"] : []), "% of pixels"],
     rows: model.classes.map((c) => ({ name: c.name, values: [c.IoU], weight: c.share,
-      cells: [percent(c.IoU), fixed(100 * c.share, 2)] })),
+      cells: [percent(c.IoU), ...(model.run ? [percent(c.precision), percent(c.recall)] : []), fixed(100 * c.share, 2)] })),
   });
   const { bbox, segm } = model.curves || {};
   const first = bbox || segm;
