@@ -11,7 +11,13 @@ from contextlib import ExitStack
 from mmengine.runner import Runner
 
 import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from mmpvt.engine.cli import add_run_arguments, options_from, user_errors
+from mmpvt.engine.cli import (
+    add_data_arguments,
+    add_run_arguments,
+    data_options_from,
+    options_from,
+    user_errors,
+)
 from mmpvt.engine.config import load_config
 from mmpvt.engine.hooks.divergence import REACTIONS
 from mmpvt.engine.preparation import AMP_DTYPES, TrainOptions, prepare_training
@@ -20,6 +26,7 @@ from mmpvt.engine.preparation import AMP_DTYPES, TrainOptions, prepare_training
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add_run_arguments(parser)
+    add_data_arguments(parser)
     parser.add_argument(
         "--backbone",
         metavar="NAME",
@@ -60,7 +67,9 @@ def parse_args() -> argparse.Namespace:
         default="stop",
         help="where the loss or a gradient is NaN or Inf: end the run, or skip the step",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.data = data_options_from(parser, args)
+    return args
 
 
 def main() -> None:

@@ -76,14 +76,25 @@ def load_config(path: str, cfg_options: dict | None = None, backbone: str | None
         for change in swapped.changes:
             print(printable(f"{change.where}: {change.what}"))
         config, name = swapped.config, f"{name}_{swapped.name}"
-    try:
-        config.merge_from_dict(cfg_options or {})
-    except (KeyError, TypeError, AssertionError, IndexError) as error:
-        raise ConfigError(f"they don't fit {path}: {error}", setting="cfg_options") from error
+    merge_options(config, cfg_options)
     read_class_lists(config)
     take_channels(config)
     config.work_dir = config.get("work_dir") or str(Path("work_dirs") / name)
     return config
+
+
+def merge_options(config: Config, cfg_options: dict | None) -> None:
+    """Sets dotted keys of a config.
+
+    Raises:
+        ConfigError: they don't fit it.
+    """
+    try:
+        config.merge_from_dict(cfg_options or {})
+    except (KeyError, TypeError, AssertionError, IndexError) as error:
+        raise ConfigError(
+            f"they don't fit {config.filename}: {error}", setting="cfg_options"
+        ) from error
 
 
 def take_channels(config: Config) -> None:

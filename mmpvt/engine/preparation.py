@@ -25,7 +25,8 @@ from mmpvt.engine.config import (
 )
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
-from mmpvt.engine.launch import is_first_process, prepare_launcher
+from mmpvt.engine.launch import is_first_process, prepare_launcher, process_count
+from mmpvt.engine.own_data import DataOptions, use_own_data
 from mmpvt.errors import ConfigError, LaunchError, OutputError
 from mmpvt.utils.locking import locked
 from mmpvt.utils.outputs import Outputs, check_free
@@ -67,6 +68,8 @@ class TrainOptions(RunOptions):
     """Of a training run.
 
     Attributes:
+        data: the user's own, in the place of the config's. Default: None.
+        cfg_options: what was set in the config, to be set again once it follows that data.
         pretrained: file or URL of the backbone's weights, or ``'none'``. Default: the config's.
         resume: checkpoint to resume from, or ``'auto'`` for the work directory's newest.
         amp: type of mixed precision, ``'float16'`` or ``'bfloat16'``. Default: the config's.
@@ -76,6 +79,8 @@ class TrainOptions(RunOptions):
             step.
     """
 
+    data: DataOptions | None = None
+    cfg_options: dict | None = None
     pretrained: str | None = None
     resume: str | None = None
     amp: str | None = None
@@ -144,8 +149,15 @@ def prepare_training(
         _set_auto_scale_lr(config)
 
     # Checks, then the first that is written
-    splits = ("train", "val") if config.get("val_cfg") else ("train",)
-    contents = _check(config, splits)
+    with ExitStack() as undo:
+        if options.data:
+            processes = process_count(options.launcher)
+            config = use_own_data(
+                config, options.data, undo, options.cfg_options, options.on_bad_data, processes
+            )
+        splits = ("train", "val") if config.get("val_cfg") else ("train",)
+        contents = _check(config, splits)
+        undo.pop_all()
     make_work_dir(config)
     config = _without_name_in_work_dir(config)
     if not has_work_dir:
