@@ -11,7 +11,13 @@ from contextlib import ExitStack
 from mmengine.runner import Runner
 
 import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from mmpvt.engine.cli import add_run_arguments, options_from, user_errors
+from mmpvt.engine.cli import (
+    add_data_arguments,
+    add_run_arguments,
+    data_options_from,
+    options_from,
+    user_errors,
+)
 from mmpvt.engine.config import load_config
 from mmpvt.engine.hooks.divergence import REACTIONS
 from mmpvt.engine.preparation import AMP_DTYPES, TrainOptions, prepare_training
@@ -21,6 +27,7 @@ from mmpvt.engine.training_options import EMA_MOMENTUM, LOGGERS
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add_run_arguments(parser)
+    add_data_arguments(parser)
     parser.add_argument(
         "--backbone",
         metavar="NAME",
@@ -102,7 +109,9 @@ def parse_args() -> argparse.Namespace:
         help=f"write scalars for {', '.join(LOGGERS)}; TensorBoard's are written where it is "
         "installed",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.data = data_options_from(parser, args)
+    return args
 
 
 def main() -> None:

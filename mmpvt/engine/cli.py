@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mmengine.config import DictAction
 
+from mmpvt.datasets.formats import FORMATS
 from mmpvt.engine.launch import LAUNCHERS, failure_of
+from mmpvt.engine.own_data import DataOptions
 from mmpvt.environment import setup_environment
 from mmpvt.errors import Interrupted, UserError, as_argument
 from mmpvt.utils.text import print_safely, printable
@@ -50,6 +52,62 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "the log; auto (the default) ends a test, and training within its first 100 batches",
     )
     parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="job launcher")
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a user's own data."""
+    group = parser.add_argument_group("your own data (docs/own_data.md)")
+    group.add_argument(
+        "--data",
+        metavar="PATH",
+        help="a folder, a zip, a data.yaml or a .json with images and annotations in COCO's, "
+        "Pascal VOC's, YOLO's, LabelMe's or CVAT's format, or label maps: classes, heads, "
+        "evaluator, batch, learning rate and schedule follow it",
+    )
+    group.add_argument(
+        "--data-format", choices=FORMATS, help="its format (default: recognised by its files)"
+    )
+    group.add_argument(
+        "--classes",
+        metavar="A,B,…",
+        help="class names: those to take, in this order; of label maps, by value",
+    )
+    group.add_argument(
+        "--val-fraction",
+        type=float,
+        metavar="F",
+        help="of the images, to validate on where the data has no such split (default: 0.2)",
+    )
+    group.add_argument(
+        "--split-seed", type=int, metavar="N", help="of the choice of these images (default: 0)"
+    )
+    group.add_argument(
+        "--keep-empty",
+        action="store_true",
+        help="take images without annotations as images without objects",
+    )
+
+
+def data_options_from(
+    parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> DataOptions | None:
+    """The user's own data of a command line, or None."""
+    given = dict(
+        format=args.data_format,
+        classes=args.classes and [name.strip() for name in args.classes.split(",")],
+        val_fraction=args.val_fraction,
+        split_seed=args.split_seed,
+        keep_empty=args.keep_empty or None,
+    )
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.data is None:
+        if given:
+            parser.error(
+                "--data-format, --classes, --val-fraction, --split-seed and --keep-empty "
+                "are of --data, which isn't given"
+            )
+        return None
+    return DataOptions(path=args.data, **given)
 
 
 def options_from(args: argparse.Namespace, kind: type[Options]) -> Options:

@@ -84,14 +84,25 @@ def load_config(path: str, cfg_options: dict | None = None, backbone: str | None
         for change in swapped.changes:
             print(printable(f"{change.where}: {change.what}"))
         config, name = swapped.config, f"{name}_{swapped.name}"
-    try:
-        config.merge_from_dict(cfg_options or {})
-    except (KeyError, TypeError, AssertionError, IndexError) as error:
-        raise ConfigError(f"they don't fit {path}: {error}", setting="cfg_options") from error
+    merge_options(config, cfg_options)
     read_class_lists(config)
     take_channels(config)
     config.work_dir = config.get("work_dir") or str(Path("work_dirs") / name)
     return config
+
+
+def merge_options(config: Config, cfg_options: dict | None) -> None:
+    """Sets dotted keys of a config.
+
+    Raises:
+        ConfigError: they don't fit it.
+    """
+    try:
+        config.merge_from_dict(cfg_options or {})
+    except (KeyError, TypeError, AssertionError, IndexError) as error:
+        raise ConfigError(
+            f"they don't fit {config.filename}: {error}", setting="cfg_options"
+        ) from error
 
 
 def take_channels(config: Config) -> None:
@@ -218,7 +229,16 @@ def set_epochs(config: Config, epochs: int) -> None:
         )
     if epochs < 1:
         raise ConfigError(f"{epochs}: a run takes at least one epoch", setting="epochs")
-    ratio, loop.max_epochs = epochs / loop.max_epochs, epochs
+    set_length(config, epochs)
+
+
+def set_length(config: Config, length: int) -> None:
+    """Sets how long a run is, in epochs or iterations as its loop counts; the rest is as in
+    :func:`set_epochs`.
+    """
+    loop = config.train_cfg
+    unit = "max_epochs" if "max_epochs" in loop else "max_iters"
+    ratio, loop[unit] = length / loop[unit], length
 
     def scaled(value: Any, ratio: float = ratio) -> Any:
         if isinstance(value, list | tuple):
@@ -226,7 +246,8 @@ def set_epochs(config: Config, epochs: int) -> None:
         return max(1, round(value * ratio)) if isinstance(value, int) and value > 0 else value
 
     for schedule in iter_dicts(config.get("param_scheduler")):
-        factor = ratio if schedule.get("by_epoch", True) else min(1, ratio)
+        is_counted = unit == "max_iters" or schedule.get("by_epoch", True)
+        factor = ratio if is_counted else min(1, ratio)
         changed = {key: scaled(schedule[key], factor) for key in SCHEDULED & schedule.keys()}
         if changed.get("end", math.inf) <= changed.get("begin", 0):
             changed["end"] = changed["begin"] + 1
@@ -235,7 +256,7 @@ def set_epochs(config: Config, epochs: int) -> None:
         hook.update({key: scaled(hook[key]) for key in SWITCHED & hook.keys()})
     if "dynamic_intervals" in loop:
         loop.dynamic_intervals = [(scaled(start), n) for start, n in loop.dynamic_intervals]
-    loop.val_interval = min(loop.get("val_interval", 1), epochs)
+    loop.val_interval = min(loop.get("val_interval", 1), length)
 
 
 def freeze_stages(config: Config, number: int) -> None:

@@ -14,6 +14,7 @@ from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import LaunchError
 
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+SIZES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 VARIABLES = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}
 PORTS = (20_000, 10_000)  # the first that a SLURM job may meet at, and how many there are
 LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|TCPStore", re.I)
@@ -133,3 +134,10 @@ def failure_of(error: RuntimeError) -> LaunchError | None:
 def is_first_process() -> bool:
     """Whether this is the process of rank 0, before the processes are joined."""
     return all(os.environ.get(name, "0") == "0" for name in VARIABLES.values())
+
+
+def process_count(launcher: str) -> int:
+    """How many processes a launcher has started, before they are joined."""
+    if launcher == "none":
+        return 1
+    return max(int(os.environ.get(name, "1")) for name in SIZES)

@@ -26,7 +26,8 @@ from mmpvt.engine.config import (
 )
 from mmpvt.engine.config_parts import SPLITS, iter_dicts
 from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
-from mmpvt.engine.launch import is_first_process, prepare_launcher
+from mmpvt.engine.launch import is_first_process, prepare_launcher, process_count
+from mmpvt.engine.own_data import DataOptions, use_own_data
 from mmpvt.engine.start_from import set_start_from
 from mmpvt.engine.training_options import (
     LOOPS,
@@ -72,6 +73,8 @@ class TrainOptions(RunOptions):
     """Of a training run.
 
     Attributes:
+        data: the user's own, in the place of the config's. Default: None.
+        cfg_options: what was set in the config, to be set again once it follows that data.
         pretrained: file or URL of the backbone's weights, or ``'none'``. Default: the config's.
         start_from: file or URL of a whole model's checkpoint, or ``'published'``, to start from.
             Of its classes, those of the data set's names are taken. Default: the config's.
@@ -92,6 +95,8 @@ class TrainOptions(RunOptions):
             written where it is installed.
     """
 
+    data: DataOptions | None = None
+    cfg_options: dict | None = None
     pretrained: str | None = None
     start_from: str | None = None
     resume: str | None = None
@@ -152,35 +157,28 @@ def prepare_training(
         UserError: the config, an option or the data can't be used, or the work directory is in
             use.
     """
-    # What the options ask for
-    config = _with_common_options(config, options)
-    has_work_dir = Path(config.work_dir).is_dir()
-    if has_work_dir:  # before the newest checkpoint is looked for
-        _lock_work_dir(config, locks)
-    if options.start_from or config.get("start_from"):
-        set_start_from(config, options)
-    if options.pretrained:
-        set_pretrained(config, options.pretrained)
-    if options.resume:
-        set_resume(config, options.resume)
-    if options.amp:
-        _set_amp(config, options.amp)
-    if options.auto_scale_lr:
-        _set_auto_scale_lr(config)
-    if options.epochs is not None:
-        set_epochs(config, options.epochs)
-    if options.freeze is not None:
-        freeze_stages(config, options.freeze)
-    if options.early_stop is not None:
-        set_early_stop(config, options.early_stop)
-    if options.val_loss:
-        check_validates(config, "val_loss")
-    set_ema(config, options.ema)
-    set_loggers(config, options.loggers)
+    with ExitStack() as undo:  # of what is written for the user's own data
+        # What the options ask for
+        config = _with_common_options(config, options)
+        has_work_dir = Path(config.work_dir).is_dir()
+        if has_work_dir:  # before the newest checkpoint is looked for
+            _lock_work_dir(config, locks)
+        if options.data:
+            config = use_own_data(
+                config,
+                options.data,
+                undo,
+                cfg_options=options.cfg_options,
+                on_bad_data=options.on_bad_data,
+                epochs=options.epochs,
+                processes=process_count(options.launcher),
+            )
+        _set_options(config, options)
 
-    # Checks, then the first that is written
-    splits = ("train", "val") if config.get("val_cfg") else ("train",)
-    contents = _check(config, splits)
+        # Checks, then the first that is written
+        splits = ("train", "val") if config.get("val_cfg") else ("train",)
+        contents = _check(config, splits)
+        undo.pop_all()
     make_work_dir(config)
     config = _without_name_in_work_dir(config)
     if not has_work_dir:
@@ -213,6 +211,29 @@ def prepare_training(
 
     prepare_launcher(config, options.launcher)
     return config
+
+
+def _set_options(config: Config, options: TrainOptions) -> None:
+    if options.start_from or config.get("start_from"):
+        set_start_from(config, options)
+    if options.pretrained:
+        set_pretrained(config, options.pretrained)
+    if options.resume:
+        set_resume(config, options.resume)
+    if options.amp:
+        _set_amp(config, options.amp)
+    if options.auto_scale_lr:
+        _set_auto_scale_lr(config)
+    if options.epochs is not None and not options.data:
+        set_epochs(config, options.epochs)
+    if options.freeze is not None:
+        freeze_stages(config, options.freeze)
+    if options.early_stop is not None:
+        set_early_stop(config, options.early_stop)
+    if options.val_loss:
+        check_validates(config, "val_loss")
+    set_ema(config, options.ema)
+    set_loggers(config, options.loggers)
 
 
 def prepare_test(config: Config, options: TestOptions) -> Config:

@@ -1,0 +1,207 @@
+"""A config that follows a user's own data: classes, heads, data sets, evaluators, schedule."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+import zlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from mmpvt.datasets.formats import OpenedDataset, open_dataset
+from mmpvt.engine.config import merge_options
+from mmpvt.engine.launch import is_first_process
+from mmpvt.engine.own_data import data, model
+from mmpvt.engine.own_data.schedule import set_schedule
+from mmpvt.errors import DatasetError
+from mmpvt.utils.atomic import atomic_write
+from mmpvt.utils.text import few, printable
+
+FOLDER = "data"  # in the work directory, of what is written for a run
+
+
+@dataclass(kw_only=True)
+class DataOptions:
+    """Of a user's own data.
+
+    Attributes:
+        path: a folder, a zip archive, a ``data.yaml``, a ``.json`` or an ``.xml``.
+        format: ``'coco'``, ``'voc'``, ``'yolo'``, ``'labelme'``, ``'cvat'`` or ``'masks'``.
+            Default: recognised by what is there.
+        classes: their names. Default: the data's.
+        val_fraction: of the images, to validate on where the data has no such split.
+        split_seed: of the choice of these images.
+        keep_empty: whether images without annotations are images without objects.
+    """
+
+    path: str
+    format: str | None = None
+    classes: Sequence[str] | None = None
+    val_fraction: float = 0.2
+    split_seed: int = 0
+    keep_empty: bool = False
+
+
+def use_own_data(
+    config: Config,
+    options: DataOptions,
+    undo: ExitStack,
+    cfg_options: dict | None = None,
+    on_bad_data: str = "auto",
+    epochs: int | None = None,
+    processes: int = 1,
+) -> Config:
+    """Makes a config one for a user's own data, in whatever format it is.
+
+    Annotations in a form that MMDetection and MMSegmentation read are written to ``data`` in the
+    work directory, and beside it the config, which runs alone. The user's files stay as they are.
+
+    Args:
+        config (Config): of any detector or segmenter that learns from images alone.
+        options (DataOptions): of the data.
+        undo (ExitStack): removes what is written, unless its callbacks are popped.
+        cfg_options (dict | None): dotted keys and values that are set last.
+        on_bad_data (str): ``'skip'`` goes on without annotations that can't be used.
+        epochs (int | None): passes over the data. Default: None, by the number of images.
+        processes (int): that train together. Default: 1.
+
+    Returns:
+        Config: the config to train.
+
+    Raises:
+        ConfigError: the model can't be trained on such data.
+        DatasetError: the data can't be used.
+    """
+    is_semantic = config.get("default_scope") == "mmseg"
+    model.check_supported(config)
+    masks = not is_semantic and data.predicts_masks(config) and data.learns_masks(config)
+    task = "semantic" if is_semantic else "instance" if masks else "detection"
+    folder = Path(config.work_dir) / FOLDER
+    dataset = open_dataset(
+        options.path,
+        format=options.format,
+        classes=options.classes,
+        unpack_to=_unpack_to(Path(options.path), folder, undo),
+        task=task,
+        keep_empty=options.keep_empty,
+        on_bad_data=on_bad_data,
+    ).split(val_fraction=options.val_fraction, seed=options.split_seed)
+    _say([dataset.describe(), *dataset.notes])
+    if not dataset.splits.get("train") or not dataset.splits.get("val"):
+        empty = "train" if not dataset.splits.get("train") else "validate"
+        raise DatasetError(f"{dataset.path} has no images to {empty} on", where=options.path)
+
+    said = model.set_num_classes(config, len(dataset.classes))
+    repeats = data.repeats(config)
+    _remember(folder, undo)
+    if is_semantic:
+        _use_label_maps(config, dataset, folder)
+    else:
+        _use_objects(config, dataset, folder, options.keep_empty)
+    images = len(dataset.splits["train"])
+    said += set_schedule(config, images, repeats, epochs, processes)
+    _say([f"{len(dataset.classes)} classes: {few(dataset.classes)}; {'; '.join(said)}"])
+    merge_options(config, cfg_options)
+    return _written(config, undo)
+
+
+def _unpack_to(path: Path, folder: Path, undo: ExitStack) -> Path | None:
+    """Where an archive is unpacked to: the same for the same content."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        listing = repr([(one.filename, one.CRC, one.file_size) for one in archive.infolist()])
+    _remember(folder, undo)
+    return folder / f"{path.stem}-{zlib.crc32(listing.encode()):08x}"
+
+
+def _remember(folder: Path, undo: ExitStack) -> None:
+    """Makes a folder that is removed on an error if it, or one that it lies in, is new."""
+    if is_first_process():
+        new = [one for one in (folder.parent, folder) if not one.exists()]
+        if new:
+            undo.callback(shutil.rmtree, new[0], ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _use_objects(config: Config, dataset: OpenedDataset, folder: Path, keep_empty: bool) -> None:
+    data.load_objects(config, with_masks=dataset.has_masks)
+    files = dataset.write_coco(folder)
+    root = str(dataset.image_root.resolve())
+    meta = _metainfo(dataset)
+    splits = {}
+    for split, source in _sources(dataset).items():
+        fields = dict(
+            type="mmdet.CocoDataset",
+            metainfo=meta,
+            data_root="",
+            ann_file=str(files[source].resolve()),
+            data_prefix=dict(img=root),
+        )
+        splits[split] = fields
+    data.set_datasets(config, splits)
+    if keep_empty:
+        for part in data.iter_datasets(config.train_dataloader.dataset):
+            part.filter_cfg = dict(part.get("filter_cfg") or {}, filter_empty_gt=False)
+    metrics = {
+        split: data.coco_metric(config, fields["ann_file"], dataset.has_masks)
+        for split, fields in splits.items()
+        if split != "train"
+    }
+    config.val_evaluator, config.test_evaluator = metrics["val"], metrics["test"]
+
+
+def _use_label_maps(config: Config, dataset: OpenedDataset, folder: Path) -> None:
+    data.load_labels_as_they_are(config)
+    maps = dataset.write_label_maps(folder)
+    meta = _metainfo(dataset)
+    splits = {
+        split: dict(
+            type="mmseg.BaseSegDataset",
+            metainfo=meta,
+            data_root="",
+            ann_file=str(maps.lists[source].resolve()),
+            data_prefix=dict(
+                img_path=str(maps.img_path.resolve()), seg_map_path=str(maps.seg_map_path.resolve())
+            ),
+            img_suffix=maps.img_suffix,
+            seg_map_suffix=maps.seg_map_suffix,
+            reduce_zero_label=False,
+        )
+        for split, source in _sources(dataset).items()
+    }
+    data.set_datasets(config, splits)
+    config.val_evaluator = ConfigDict(type="mmseg.IoUMetric", iou_metrics=["mIoU"])
+    config.test_evaluator = config.val_evaluator
+
+
+def _sources(dataset: OpenedDataset) -> dict[str, str]:
+    """The data's split for each of the config's; without one to test on, that to validate on."""
+    test = "test" if dataset.splits.get("test") else "val"
+    return dict(train="train", val="val", test=test)
+
+
+def _metainfo(dataset: OpenedDataset) -> dict:
+    return dict(classes=tuple(dataset.classes), palette=[tuple(rgb) for rgb in dataset.palette])
+
+
+def _written(config: Config, undo: ExitStack) -> Config:
+    """Writes the config to the work directory; it takes that file's name."""
+    file = Path(config.work_dir) / f"{Path(config.filename or 'config').stem}.py"
+    if is_first_process():
+        if not file.exists():
+            undo.callback(file.unlink, missing_ok=True)
+        atomic_write(file, config.pretty_text.encode())
+    return Config(
+        config.to_dict(), config.pretty_text, str(file), env_variables=config.env_variables
+    )
+
+
+def _say(sentences: Sequence[str]) -> None:
+    if is_first_process():
+        for sentence in sentences:
+            print(printable(sentence))

@@ -1,0 +1,120 @@
+"""Data sets, loaders and evaluators of a config for a user's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mmpvt.engine.config_parts import iter_datasets, iter_dicts, loaded_dataset
+from mmpvt.errors import ConfigError
+
+MASK_HEADS = ("mask_head", "panoptic_head")
+COCO_METRICS = ("CocoMetric", "mmdet.CocoMetric", "mmpvt.CocoMetric")
+# what a split's pipeline loads beside boxes where the config's own data has it
+LOADERS = ("LoadAnnotations", "LoadPanopticAnnotations", "mmpvt.LoadSegAnnotations")
+
+
+def predicts_masks(config: Config) -> bool:
+    """Whether a detector predicts a mask for each object."""
+    return any(part.get(head) for part in iter_dicts(config.model) for head in MASK_HEADS)
+
+
+def learns_masks(config: Config) -> bool:
+    """Whether a detector's training loads masks."""
+    return any(part.get("with_mask") for part in iter_dicts(loaded_dataset(config, "train")))
+
+
+def set_datasets(config: Config, datasets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Puts data sets in the place of a config's own, under the pipelines that it has.
+
+    Wrappers that mix or weight images stay. Those that join or repeat data sets go, as there is
+    one, and the schedule is set for it.
+
+    Args:
+        config (Config): changed.
+        datasets (Mapping[str, Mapping]): type, files and classes by split: ``train``, ``val`` and
+            ``test``.
+
+    Raises:
+        ConfigError: the config has no data set to train or to validate on.
+    """
+    for split, fields in datasets.items():
+        old = loaded_dataset(config, split)
+        if split == "test" and old is None:
+            config.test_dataloader, config.test_cfg = config.val_dataloader.copy(), dict()
+            old = loaded_dataset(config, "val")
+        if old is None:
+            raise ConfigError(f"the config has no {split}_dataloader, whose pipeline is needed")
+        loader = config[f"{split}_dataloader"]
+        if split == "train":
+            loader.dataset = _in_wrappers(old, fields)
+        else:
+            loader.dataset = _in_place_of(next(iter_datasets(old)), fields)
+        config[f"{split}_dataloader"] = loader
+
+
+def _in_wrappers(old: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
+    if "datasets" in old:
+        return _in_wrappers(old["datasets"][0], fields)
+    if "dataset" not in old:
+        return _in_place_of(old, fields)
+    inner = _in_wrappers(old["dataset"], fields)
+    if old["type"] == "RepeatDataset":
+        return inner
+    return ConfigDict({**old, "dataset": inner})
+
+
+def _in_place_of(old: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
+    kept = {key: old[key] for key in ("filter_cfg", "test_mode", "lazy_init") if key in old}
+    return ConfigDict(**kept, **fields, pipeline=old.get("pipeline") or [])
+
+
+def repeats(config: Config) -> int:
+    """How often an epoch of a config's training goes through its data set."""
+    times, dataset = 1, loaded_dataset(config, "train")
+    while dataset:
+        if dataset.get("type") == "RepeatDataset":
+            times *= dataset["times"]
+        dataset = dataset.get("dataset")
+    return times
+
+
+def load_objects(config: Config, with_masks: bool) -> None:
+    """Has all pipelines load a detector's boxes and, perhaps, masks, and no label maps."""
+    for split in ("train", "val", "test"):
+        for part in iter_dicts(config.get(f"{split}_dataloader")):
+            if part.get("type") == "LoadPanopticAnnotations":
+                part.update(type="LoadAnnotations")
+            if part.get("type") == "LoadAnnotations":
+                masks = bool(part.get("with_mask")) and with_masks
+                part.update(with_bbox=True, with_mask=masks)
+                if masks:
+                    part.pop("poly2mask", None)  # its default reads masks that aren't polygons, too
+                part.pop("with_seg", None)
+                part.pop("backend_args", None)
+
+
+def load_labels_as_they_are(config: Config) -> None:
+    """Has all pipelines of a segmenter take label 0 for the first class."""
+    for split in ("train", "val", "test"):
+        for part in iter_dicts(config.get(f"{split}_dataloader")):
+            if part.get("type") in LOADERS:
+                part.pop("reduce_zero_label", None)
+                part.pop("imdecode_backend", None)
+
+
+def coco_metric(config: Config, ann_file: str, has_masks: bool) -> ConfigDict:
+    """A detector's evaluator: of the config's own metrics those that the data allows."""
+    evaluators = config.get("val_evaluator") or []
+    for old in evaluators if isinstance(evaluators, list) else [evaluators]:
+        if old.get("type") in COCO_METRICS:
+            metric = old.get("metric", "bbox")
+            metrics = [metric] if isinstance(metric, str) else list(metric)
+            break
+    else:
+        metrics = ["bbox", "segm"] if predicts_masks(config) else ["bbox"]
+    if not has_masks:
+        metrics = [metric for metric in metrics if metric != "segm"] or ["bbox"]
+    return ConfigDict(type="mmdet.CocoMetric", ann_file=ann_file, metric=metrics)

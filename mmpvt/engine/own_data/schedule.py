@@ -1,0 +1,149 @@
+"""Batch size, learning rate and length of a training for a user's own data."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from mmpvt.engine.config import set_length
+from mmpvt.engine.config_parts import iter_dicts, loaded_dataset
+from mmpvt.errors import ConfigError
+
+# Detectors and segmenters that start from pre-trained weights have learned a few hundred images
+# after some thousand steps; of very few images, a hundred passes are enough.
+ITERATIONS, MAX_EPOCHS, MIN_PASSES = 3_000, 100, 50
+EPOCH_VALIDATIONS, ITERATION_VALIDATIONS = 20, 10
+WARM_UP = 0.1  # at most, of all iterations
+WARM_UPS = ("LinearLR", "ConstantLR")
+# Of memory in training, by an image of 800x1333 pixels: a RetinaNet on v1 small takes 2 GB, a
+# Cascade Mask R-CNN on v2 b2 twice that.
+BYTES_PER_IMAGE, PIXELS = 4e9, 800 * 1333
+PUBLISHED_BATCH = re.compile(r"(\d+)xb(\d+)")  # "8xb2" in a config's name: GPUs x images
+
+
+def set_schedule(
+    config: Config, images: int, repeats: int, epochs: int | None, processes: int
+) -> list[str]:
+    """Fits batch, learning rate and length of a training to a data set's size.
+
+    The batch is the config's for each process, on a GPU up to the published total, and no more than
+    memory holds and the data set has. The learning rate follows it: in proportion for SGD (Goyal et
+    al., 2017, section 2.1), by the square root for Adam and its kin (Malladi et al., 2022, section
+    4). The length is the config's in passes over the data, or more, up to 3,000 iterations or 100
+    passes; milestones keep their place in it, and warm-up takes a tenth at most.
+
+    Args:
+        config (Config): changed.
+        images (int): number of training images.
+        repeats (int): how often an epoch of the config went through its data set.
+        epochs (int | None): passes over the data. Default: None, by the rule above.
+        processes (int): that train together.
+
+    Returns:
+        list[str]: what was set, a sentence each.
+    """
+    loader = config.train_dataloader
+    old_batch = loader.get("batch_size") or 1
+    published = _published_batch(config, old_batch)
+    batch = _batch_size(config, old_batch, published, images, processes)
+    loader.batch_size = batch
+    total = batch * processes
+    said = [f"batch of {total}" + (f", {batch} in each of {processes} processes" * (processes > 1))]
+    said.append(_scale_lr(config, total / published))
+    config.auto_scale_lr = dict(enable=False, base_batch_size=total)
+
+    per_epoch = math.ceil(images / total)
+    if config.train_cfg.get("by_epoch", "max_epochs" in config.train_cfg):
+        old = config.train_cfg["max_epochs"] * repeats
+        asked = max(old, min(MAX_EPOCHS, math.ceil(ITERATIONS / per_epoch)))
+        length, steps = epochs or asked, (epochs or asked) * per_epoch
+        said.append(f"{length} epochs of {per_epoch} iterations")
+    else:
+        old = config.train_cfg["max_iters"]
+        asked = min(old, max(ITERATIONS, MIN_PASSES * per_epoch))
+        length = steps = epochs * per_epoch if epochs else asked
+        said.append(f"{steps} iterations, {steps / per_epoch:.0f} passes over the data")
+    set_length(config, length)
+    _set_intervals(config, length)
+    _shorten_warm_up(config, int(WARM_UP * steps))
+    return said
+
+
+def _set_intervals(config: Config, length: int) -> None:
+    """Validates and saves as often in a short training as in a long one."""
+    train = config.train_cfg
+    train.pop("dynamic_intervals", None)
+    by_epoch = "max_epochs" in train
+    interval = max(1, round(length / (EPOCH_VALIDATIONS if by_epoch else ITERATION_VALIDATIONS)))
+    train["val_interval"] = interval
+    if saving := (config.get("default_hooks") or {}).get("checkpoint"):
+        saving.update(interval=interval, by_epoch=by_epoch)
+        saving.setdefault("max_keep_ckpts", 3)
+
+
+def _shorten_warm_up(config: Config, most: int) -> None:
+    """Ends a warm-up after ``most`` iterations; what begins after it begins then."""
+    schedules = [part for part in iter_dicts(config.get("param_scheduler")) if "type" in part]
+    in_iterations = [part for part in schedules if not part.get("by_epoch", True)]
+    for part in in_iterations:
+        if part["type"] in WARM_UPS and not part.get("begin") and part.get("end", 0) > most:
+            old, part["end"] = part["end"], max(1, most)
+            for later in in_iterations:
+                if later.get("begin") == old:
+                    later["begin"] = part["end"]
+
+
+def _published_batch(config: Config, batch: int) -> int:
+    """The total batch that the config's learning rate is for."""
+    known = (config.get("auto_scale_lr") or {}).get("base_batch_size")
+    named = PUBLISHED_BATCH.search(Path(config.filename or "").name)
+    if named and not known:
+        known = int(named[1]) * int(named[2])
+    return known or (4 if config.get("default_scope") == "mmseg" else 8) * batch
+
+
+def _batch_size(config: Config, batch: int, published: int, images: int, processes: int) -> int:
+    if torch.cuda.is_available():
+        free = torch.cuda.mem_get_info()[0]
+        batch = max(batch, published // processes)
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // processes
+    fitting = free / (BYTES_PER_IMAGE * _pixels(config) / PIXELS)
+    most = max(1, min(batch, int(fitting), images // processes))
+    return batch if batch <= most else 2 ** int(math.log2(most))
+
+
+def _pixels(config: Config) -> int:
+    """The most pixels of an image in training; ``PIXELS`` where the config doesn't say."""
+    sizes = [
+        size[0] * size[1]
+        for part in iter_dicts(loaded_dataset(config, "train"))
+        for key in ("scale", "scales", "crop_size")
+        for size in _pairs(part.get(key))
+    ]
+    return max(sizes, default=PIXELS)
+
+
+def _pairs(value: object) -> list[tuple[int, int]]:
+    if isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple):
+        return [pair for one in value for pair in _pairs(one)]
+    is_pair = isinstance(value, list | tuple) and len(value) == 2
+    return [value] if is_pair and all(isinstance(v, int) and v > 1 for v in value) else []
+
+
+def _scale_lr(config: Config, ratio: float) -> str:
+    optimizer = config.optim_wrapper.get("optimizer")
+    if not isinstance(optimizer, dict) or not isinstance(optimizer.get("lr"), float | int):
+        raise ConfigError("the config's optimizer has no learning rate to fit to the batch")
+    adaptive = "SGD" not in optimizer["type"]
+    factor = math.sqrt(ratio) if adaptive else ratio
+    old, optimizer["lr"] = optimizer["lr"], float(f"{optimizer['lr'] * factor:.3g}")
+    rule = "square root of the batch's" if adaptive else "as the batch"
+    return f"learning rate {optimizer['lr']:g}" + (
+        f" ({old:g} by the {rule})" if ratio != 1 else ""
+    )
