@@ -81,7 +81,7 @@ def use_own_data(
     masks = not is_semantic and data.predicts_masks(config) and data.learns_masks(config)
     task = "semantic" if is_semantic else "instance" if masks else "detection"
     folder = Path(config.work_dir) / FOLDER
-    dataset = open_dataset(
+    opened = open_dataset(
         options.path,
         format=options.format,
         classes=options.classes,
@@ -89,22 +89,24 @@ def use_own_data(
         task=task,
         keep_empty=options.keep_empty,
         on_bad_data=on_bad_data,
-    ).split(val_fraction=options.val_fraction, seed=options.split_seed)
+    )
+    dataset = opened.split(val_fraction=options.val_fraction, seed=options.split_seed)
     _say([dataset.describe(), *dataset.notes])
-    if not dataset.splits.get("train") or not dataset.splits.get("val"):
-        empty = "train" if not dataset.splits.get("train") else "validate"
-        raise DatasetError(f"{dataset.path} has no images to {empty} on", where=options.path)
+    if not dataset.splits.get("val"):
+        raise DatasetError(
+            f"{dataset.path} has no images to validate on",
+            setting="val_fraction",
+            hint="give a fraction of the images",
+        )
 
-    said = model.set_num_classes(config, len(dataset.classes))
+    _make(folder, undo)
     repeats = data.repeats(config)
-    _remember(folder, undo)
-    if is_semantic:
-        _use_label_maps(config, dataset, folder)
-    else:
-        _use_objects(config, dataset, folder, options.keep_empty)
-    images = len(dataset.splits["train"])
-    said += set_schedule(config, images, repeats, epochs, processes)
-    _say([f"{len(dataset.classes)} classes: {few(dataset.classes)}; {'; '.join(said)}"])
+    use = _use_label_maps if is_semantic else _use_objects
+    classes = use(config, dataset, folder, options.keep_empty)
+    said = [f"{len(classes)} classes: {few(classes)}"]
+    said += model.set_num_classes(config, len(classes))
+    said += set_schedule(config, len(dataset.splits["train"]), repeats, epochs, processes)
+    _say(["; ".join(said)])
     merge_options(config, cfg_options)
     return _written(config, undo)
 
@@ -115,68 +117,75 @@ def _unpack_to(path: Path, folder: Path, undo: ExitStack) -> Path | None:
         return None
     with zipfile.ZipFile(path) as archive:
         listing = repr([(one.filename, one.CRC, one.file_size) for one in archive.infolist()])
-    _remember(folder, undo)
+    _make(folder, undo)
     return folder / f"{path.stem}-{zlib.crc32(listing.encode()):08x}"
 
 
-def _remember(folder: Path, undo: ExitStack) -> None:
-    """Makes a folder that is removed on an error if it, or one that it lies in, is new."""
+def _make(folder: Path, undo: ExitStack) -> None:
+    """Makes a folder, which is removed on an error together with those made for it."""
     if is_first_process():
-        new = [one for one in (folder.parent, folder) if not one.exists()]
+        new = [one for one in (*reversed(folder.parents), folder) if not one.exists()]
         if new:
             undo.callback(shutil.rmtree, new[0], ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _use_objects(config: Config, dataset: OpenedDataset, folder: Path, keep_empty: bool) -> None:
+def _use_objects(
+    config: Config, dataset: OpenedDataset, folder: Path, keep_empty: bool
+) -> tuple[str, ...]:
     data.load_objects(config, with_masks=dataset.has_masks)
-    files = dataset.write_coco(folder)
-    root = str(dataset.image_root.resolve())
-    meta = _metainfo(dataset)
-    splits = {}
-    for split, source in _sources(dataset).items():
-        fields = dict(
-            type="mmdet.CocoDataset",
-            metainfo=meta,
-            data_root="",
-            ann_file=str(files[source].resolve()),
-            data_prefix=dict(img=root),
-        )
-        splits[split] = fields
-    data.set_datasets(config, splits)
+    files = {split: str(file.resolve()) for split, file in dataset.write_coco(folder).items()}
+    sources = _sources(dataset)
+    data.set_datasets(
+        config,
+        {
+            split: dict(
+                type="mmdet.CocoDataset",
+                metainfo=_metainfo(dataset.classes, dataset.palette),
+                data_root="",
+                ann_file=files[source],
+                data_prefix=dict(img=str(dataset.image_root)),
+            )
+            for split, source in sources.items()
+        },
+    )
     if keep_empty:
-        for part in data.iter_datasets(config.train_dataloader.dataset):
-            part.filter_cfg = dict(part.get("filter_cfg") or {}, filter_empty_gt=False)
-    metrics = {
-        split: data.coco_metric(config, fields["ann_file"], dataset.has_masks)
-        for split, fields in splits.items()
-        if split != "train"
-    }
-    config.val_evaluator, config.test_evaluator = metrics["val"], metrics["test"]
+        data.keep_images_without_objects(config)
+    val, test = (
+        data.coco_metric(config, files[sources[split]], dataset.has_masks)
+        for split in ("val", "test")
+    )
+    config.val_evaluator, config.test_evaluator = val, test
+    return dataset.classes
 
 
-def _use_label_maps(config: Config, dataset: OpenedDataset, folder: Path) -> None:
+def _use_label_maps(
+    config: Config, dataset: OpenedDataset, folder: Path, keep_empty: bool
+) -> tuple[str, ...]:
     data.load_labels_as_they_are(config)
     maps = dataset.write_label_maps(folder)
-    meta = _metainfo(dataset)
-    splits = {
-        split: dict(
-            type="mmseg.BaseSegDataset",
-            metainfo=meta,
-            data_root="",
-            ann_file=str(maps.lists[source].resolve()),
-            data_prefix=dict(
-                img_path=str(maps.img_path.resolve()), seg_map_path=str(maps.seg_map_path.resolve())
-            ),
-            img_suffix=maps.img_suffix,
-            seg_map_suffix=maps.seg_map_suffix,
-            reduce_zero_label=False,
-        )
-        for split, source in _sources(dataset).items()
-    }
-    data.set_datasets(config, splits)
+    data.set_datasets(
+        config,
+        {
+            split: dict(
+                type="mmseg.BaseSegDataset",
+                metainfo=_metainfo(maps.classes, maps.palette),
+                data_root="",
+                ann_file=str(maps.lists[source].resolve()),
+                data_prefix=dict(
+                    img_path=str(maps.img_path.resolve()),
+                    seg_map_path=str(maps.seg_map_path.resolve()),
+                ),
+                img_suffix=maps.img_suffix,
+                seg_map_suffix=maps.seg_map_suffix,
+                reduce_zero_label=False,
+            )
+            for split, source in _sources(dataset).items()
+        },
+    )
     config.val_evaluator = ConfigDict(type="mmseg.IoUMetric", iou_metrics=["mIoU"])
     config.test_evaluator = config.val_evaluator
+    return maps.classes
 
 
 def _sources(dataset: OpenedDataset) -> dict[str, str]:
@@ -185,8 +194,8 @@ def _sources(dataset: OpenedDataset) -> dict[str, str]:
     return dict(train="train", val="val", test=test)
 
 
-def _metainfo(dataset: OpenedDataset) -> dict:
-    return dict(classes=tuple(dataset.classes), palette=[tuple(rgb) for rgb in dataset.palette])
+def _metainfo(classes: Sequence[str], palette: Sequence[Sequence[int]]) -> dict:
+    return dict(classes=tuple(classes), palette=[tuple(colour) for colour in palette])
 
 
 def _written(config: Config, undo: ExitStack) -> Config:

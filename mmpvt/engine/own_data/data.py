@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmpvt.engine.config_parts import iter_datasets, iter_dicts, loaded_dataset
+from mmpvt.engine.config_parts import SPLITS, iter_datasets, iter_dicts
 from mmpvt.errors import ConfigError
 
 MASK_HEADS = ("mask_head", "panoptic_head")
@@ -23,7 +24,7 @@ def predicts_masks(config: Config) -> bool:
 
 def learns_masks(config: Config) -> bool:
     """Whether a detector's training loads masks."""
-    return any(part.get("with_mask") for part in iter_dicts(loaded_dataset(config, "train")))
+    return any(part.get("with_mask") for part in iter_dicts(config.get("train_dataloader")))
 
 
 def set_datasets(config: Config, datasets: Mapping[str, Mapping[str, Any]]) -> None:
@@ -40,18 +41,16 @@ def set_datasets(config: Config, datasets: Mapping[str, Mapping[str, Any]]) -> N
     Raises:
         ConfigError: the config has no data set to train or to validate on.
     """
+    if not config.get("test_dataloader"):
+        config.test_dataloader, config.test_cfg = config.get("val_dataloader"), {}
     for split, fields in datasets.items():
-        old = loaded_dataset(config, split)
-        if split == "test" and old is None:
-            config.test_dataloader, config.test_cfg = config.val_dataloader.copy(), dict()
-            old = loaded_dataset(config, "val")
-        if old is None:
+        loader = copy.deepcopy(config.get(f"{split}_dataloader"))
+        if not loader:
             raise ConfigError(f"the config has no {split}_dataloader, whose pipeline is needed")
-        loader = config[f"{split}_dataloader"]
         if split == "train":
-            loader.dataset = _in_wrappers(old, fields)
+            loader.dataset = _in_wrappers(loader.dataset, fields)
         else:
-            loader.dataset = _in_place_of(next(iter_datasets(old)), fields)
+            loader.dataset = _in_place_of(next(iter_datasets(loader.dataset)), fields)
         config[f"{split}_dataloader"] = loader
 
 
@@ -73,7 +72,7 @@ def _in_place_of(old: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
 
 def repeats(config: Config) -> int:
     """How often an epoch of a config's training goes through its data set."""
-    times, dataset = 1, loaded_dataset(config, "train")
+    times, dataset = 1, config.train_dataloader.dataset
     while dataset:
         if dataset.get("type") == "RepeatDataset":
             times *= dataset["times"]
@@ -83,7 +82,7 @@ def repeats(config: Config) -> int:
 
 def load_objects(config: Config, with_masks: bool) -> None:
     """Has all pipelines load a detector's boxes and, perhaps, masks, and no label maps."""
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         for part in iter_dicts(config.get(f"{split}_dataloader")):
             if part.get("type") == "LoadPanopticAnnotations":
                 part.update(type="LoadAnnotations")
@@ -98,11 +97,17 @@ def load_objects(config: Config, with_masks: bool) -> None:
 
 def load_labels_as_they_are(config: Config) -> None:
     """Has all pipelines of a segmenter take label 0 for the first class."""
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         for part in iter_dicts(config.get(f"{split}_dataloader")):
             if part.get("type") in LOADERS:
                 part.pop("reduce_zero_label", None)
                 part.pop("imdecode_backend", None)
+
+
+def keep_images_without_objects(config: Config) -> None:
+    """Trains on images without objects, too, which configs filter out."""
+    for dataset in iter_datasets(config.train_dataloader.dataset):
+        dataset["filter_cfg"] = dict(dataset.get("filter_cfg") or {}, filter_empty_gt=False)
 
 
 def coco_metric(config: Config, ann_file: str, has_masks: bool) -> ConfigDict:

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 
 from mmpvt.engine.config import set_length
-from mmpvt.engine.config_parts import iter_dicts, loaded_dataset
+from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import ConfigError
 
 # Detectors and segmenters that start from pre-trained weights have learned a few hundred images
@@ -122,7 +122,7 @@ def _pixels(config: Config) -> int:
     """The most pixels of an image in training; ``PIXELS`` where the config doesn't say."""
     sizes = [
         size[0] * size[1]
-        for part in iter_dicts(loaded_dataset(config, "train"))
+        for part in iter_dicts(config.train_dataloader)
         for key in ("scale", "scales", "crop_size")
         for size in _pairs(part.get(key))
     ]
@@ -130,10 +130,12 @@ def _pixels(config: Config) -> int:
 
 
 def _pairs(value: object) -> list[tuple[int, int]]:
-    if isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple):
-        return [pair for one in value for pair in _pairs(one)]
-    is_pair = isinstance(value, list | tuple) and len(value) == 2
-    return [value] if is_pair and all(isinstance(v, int) and v > 1 for v in value) else []
+    """The sizes, pairs of ints, in an argument of a transform."""
+    if not isinstance(value, list | tuple):
+        return []
+    if len(value) == 2 and all(isinstance(side, int) for side in value):
+        return [(value[0], value[1])]
+    return [pair for one in value for pair in _pairs(one)]
 
 
 def _scale_lr(config: Config, ratio: float) -> str:
