@@ -8,14 +8,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from mmengine.config import DictAction
 
 import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from mmpvt.engine.cli import FAILURE, user_errors
+from mmpvt.engine.cli import FAILURE, add_data_arguments, data_options_from, user_errors
 from mmpvt.engine.config import load_config, make_work_dir, set_data_root
 from mmpvt.engine.config_parts import SPLITS
+from mmpvt.engine.own_data import use_own_data
 from mmpvt.inspection import compare, describe, draw, inspect_datasets
 from mmpvt.utils.outputs import Outputs
 from mmpvt.utils.text import printable, to_json
@@ -30,6 +32,7 @@ def parse_args() -> argparse.Namespace:
         epilog=__doc__.split("\n\n")[1],
     )
     parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
+    add_data_arguments(parser)
     parser.add_argument("--data-root", metavar="DIR", help="the folder the data lies in")
     parser.add_argument(
         "--out",
@@ -48,7 +51,9 @@ def parse_args() -> argparse.Namespace:
         help="processes that decode files (default: %(default)d)",
     )
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.data = data_options_from(parser, args)
+    return args
 
 
 def main() -> None:
@@ -61,6 +66,10 @@ def main() -> None:
             config.work_dir = str(args.out)
         out = Outputs(config.work_dir)
         out.check(PICTURE, LISTING)
+        if args.data:
+            with ExitStack() as undo:
+                config = use_own_data(config, args.data, undo, args.cfg_options)
+                undo.pop_all()
         reports = inspect_datasets(config, args.splits, max(1, args.workers))
         compare(reports)
         print(describe(reports))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from contextlib import ExitStack
 
+from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 import mmpvt.setup  # noqa: F401  before MMDetection is imported
@@ -22,6 +23,7 @@ from mmpvt.engine.config import load_config
 from mmpvt.engine.hooks.divergence import REACTIONS
 from mmpvt.engine.preparation import AMP_DTYPES, TrainOptions, prepare_training
 from mmpvt.engine.training_options import EMA_MOMENTUM, LOGGERS
+from mmpvt.utils.text import printable
 
 
 def parse_args() -> argparse.Namespace:
@@ -120,6 +122,12 @@ def main() -> None:
         config = load_config(args.config, args.cfg_options, args.backbone)
         config = prepare_training(config, options_from(args, TrainOptions), locks)
         Runner.from_cfg(config).train()
+        if args.data:
+            from mmpvt.reproduction.run_report import report_on_training
+
+            said = report_on_training(config)
+            if is_main_process():
+                print(printable(said))
 
 
 if __name__ == "__main__":

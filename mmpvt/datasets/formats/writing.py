@@ -51,14 +51,18 @@ def write_coco(opened: OpenedDataset, folder: Path) -> dict[str, Path]:
     out = Outputs(folder)
     names = [f"{split}.json" for split in opened.splits]
     out.check(*names)
-    written = {}
+    written, first = {}, 1
     for split, records in opened.splits.items():
-        content = _coco(opened, records, [opened.name_of(record) for record in records])
+        content = _coco(opened, records, [opened.name_of(record) for record in records], first)
         written[split] = out.write(f"{split}.json", content)
+        first += len(records)
     return written
 
 
-def _coco(opened: OpenedDataset, records: list[ImageRecord], names: list[str]) -> bytes:
+def _coco(
+    opened: OpenedDataset, records: list[ImageRecord], names: list[str], first: int = 1
+) -> bytes:
+    """A COCO JSON whose images are numbered from ``first``: no two splits share an id."""
     if opened.is_semantic:
         raise DatasetError(f"{opened.path} holds label maps, which have no objects")
     colours = map(list, opened.palette)
@@ -68,7 +72,7 @@ def _coco(opened: OpenedDataset, records: list[ImageRecord], names: list[str]) -
     ]
     images: list[dict] = []
     annotations: list[dict] = []
-    for i, (record, name) in enumerate(zip(records, names, strict=True), 1):
+    for i, (record, name) in enumerate(zip(records, names, strict=True), first):
         images.append(dict(id=i, file_name=name, width=record.width, height=record.height))
         for one in record.instances:
             annotation = dict(
@@ -273,10 +277,13 @@ def _copy(pairs: list[tuple[ImageRecord, str]], folder: Path, what: str) -> None
 
 def _write_coco(opened: OpenedDataset, folder: Path, names: Names) -> None:
     (folder / "annotations").mkdir()
+    first = 1
     for split, pairs in names.items():
-        content = _coco(opened, [r for r, _ in pairs], [f"{split}/{name}" for _, name in pairs])
+        paths = [f"{split}/{name}" for _, name in pairs]
+        content = _coco(opened, [record for record, _ in pairs], paths, first)
         (folder / "annotations" / f"instances_{split}.json").write_bytes(content)
         _copy(pairs, folder / split, split)
+        first += len(pairs)
 
 
 def _write_masks(opened: OpenedDataset, folder: Path, names: Names) -> None:

@@ -93,6 +93,9 @@ def load_objects(config: Config, with_masks: bool) -> None:
                     part.pop("poly2mask", None)  # its default reads masks that aren't polygons, too
                 part.pop("with_seg", None)
                 part.pop("backend_args", None)
+    for part in iter_dicts(config.model):
+        if "pad_seg" in part:  # of a data preprocessor
+            part["pad_seg"] = False
 
 
 def load_labels_as_they_are(config: Config) -> None:
