@@ -1,4 +1,4 @@
-"""Downloads data sets or published weights: python tools/get.py coco --dir data/coco"""
+"""Downloads data sets, weights, detectors: python tools/get.py coco --dir data/coco"""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ FOLDERS = dict(coco="data/coco", ade20k="data/ade")  # where the configs look
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Download COCO 2017, ADE20K (SceneParse150) or the published ImageNet weights: "
-        "complete, verified, unpacked. The same command resumes a download that was stopped."
+        description="Download COCO 2017, ADE20K (SceneParse150), the published ImageNet weights or "
+        "the RetinaNets with PVT that MMDetection published: complete, verified, unpacked. The "
+        "same command resumes a download that was stopped."
     )
     parser.add_argument("what", choices=FILES)
     parser.add_argument(
@@ -74,7 +75,7 @@ def main() -> None:
     with user_errors(on_interrupt="stopped: the same command resumes from there"):
         files = choose(args.what, args.names, args.mirror)
         policy = RetryPolicy(args.timeout, args.retries)
-        if args.what == "weights":
+        if args.what in ("weights", "detectors"):
             folder = args.dir or Path(torch.hub.get_dir()) / "checkpoints"
             download_weights(files, folder, policy)
         else:

@@ -31,6 +31,12 @@ def parse_args() -> argparse.Namespace:
         help="backbone weights to start from, in any known layout (default: the config's)",
     )
     parser.add_argument(
+        "--start-from",
+        metavar="{FILE,URL,published}",
+        help="checkpoint of a whole model to start from, of the same or other classes; published: "
+        "MMDetection's for this config",
+    )
+    parser.add_argument(
         "--resume",
         nargs="?",
         const="auto",

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmpvt.checkpoint.layouts import Layout, from_ours, recognise, to_ours
+from mmpvt.checkpoint.layouts import MMDET2_DETR, NORM_EPS, Layout, from_ours, recognise, to_ours
 
 WRAPPERS = ("state_dict", "model")  # keys that a file may hold the tensors under
 MAX_WRAPPERS = 4  # within each other; a hostile file's can go on for ever
-PREFIXES = ("module.", "backbone.")  # of DataParallel; of a detector or segmenter
+BACKBONE = "backbone."  # its place in a detector or segmenter
+EPS = "norm_eps"  # a scalar, where it isn't the published epsilon
 CLASSIFIER = r"(head|classifier|norm)\..*|cls_token"  # what dense prediction has no use for
 
 _Tensors = TypeVar("_Tensors", bound=Mapping)
@@ -26,6 +27,20 @@ def unwrap(checkpoint: _Tensors) -> _Tensors:
         inner = (checkpoint[key] for key in WRAPPERS if isinstance(checkpoint.get(key), Mapping))
         checkpoint = next(inner, checkpoint)
     return checkpoint
+
+
+def tensors_of(checkpoint: Mapping) -> dict[str, Tensor]:
+    """What a checkpoint holds of tensors, without DataParallel's prefix."""
+    return {
+        str(name).removeprefix("module."): tensor
+        for name, tensor in unwrap(checkpoint).items()
+        if isinstance(tensor, Tensor)
+    }
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those of the tensors whose names begin so, without that beginning."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def convert(checkpoint: Mapping, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -40,14 +55,8 @@ def convert(checkpoint: Mapping, target: Mapping[str, Tensor]) -> dict[str, Tens
     Returns:
         dict[str, Tensor]: the tensors, those that fit no pattern under the name they had.
     """
-    tensors = {k: v for k, v in unwrap(checkpoint).items() if isinstance(v, Tensor)}
-    for prefix in PREFIXES:
-        if any(name.startswith(prefix) for name in tensors):
-            tensors = {
-                name.removeprefix(prefix): tensor
-                for name, tensor in tensors.items()
-                if name.startswith(prefix)
-            }
+    tensors = tensors_of(checkpoint)
+    tensors = under(tensors, BACKBONE) or tensors
     layout = recognise(tensors)
     if layout is None:
         return tensors
@@ -67,8 +76,9 @@ def convert_in_place(state_dict: dict, prefix: str, target: Mapping[str, Tensor]
         prefix (str): the backbone's place in it, ``'backbone.'`` say, or ``''``.
         target (Mapping[str, Tensor]): state dict of the backbone.
     """
-    names = [name for name in state_dict if name.startswith(prefix)]
-    own = {name.removeprefix(prefix): state_dict.pop(name) for name in names}
+    own = under(state_dict, prefix)
+    for name in own:
+        del state_dict[prefix + name]
     state_dict.update({prefix + name: tensor for name, tensor in convert(own, target).items()})
 
 
@@ -85,6 +95,8 @@ def convert_from(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Ten
             ours[name.replace(".k.", ".kv.")] = torch.cat([k, v])
         elif _is_linear(name) and ours[name].dim() == 4:
             ours[name] = ours[name].flatten(1)
+    if layout.norm_eps != NORM_EPS:
+        ours.setdefault(EPS, torch.tensor(layout.norm_eps, dtype=torch.float64))
     return ours
 
 
@@ -102,13 +114,43 @@ def convert_to(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tenso
             q, kv = ours.pop(name.replace(".kv.", ".q.")), ours.pop(name)
             ours[name.replace(".kv.", ".qkv.")] = torch.cat([q, kv])
     renamed = {from_ours(name, layout): tensor for name, tensor in ours.items()}
-    if any(name.startswith("head.") for name in tensors):
-        is_last = re.compile("(head|classifier)[.].*")
-        renamed = {
-            name if is_last.fullmatch(name) else layout.prefix + name: tensor
-            for name, tensor in renamed.items()
-        }
-    return renamed
+    if not any(name.startswith("head.") for name in tensors):
+        return renamed
+    last = ("head.", "classifier.")
+    return {k if k.startswith(last) else layout.prefix + k: v for k, v in renamed.items()}
+
+
+def upgrade(checkpoint: dict) -> None:
+    """Gives a detector's or segmenter's tensors the names they have today; others stay.
+
+    The published detectors were saved by MMDetection 2.8 to 2.13, the segmenters by MMSegmentation
+    0.13. Of the families in docs/model_zoo.md, MMDetection 3 renamed the tensors of one, DETR.
+
+    The second copy of each tensor that MMCV 1's ``EMAHook`` stores is dropped: it has put the
+    averages in the tensors' own place before it saves.
+
+    Args:
+        checkpoint (dict): what a file holds, or a state dict; changed.
+    """
+    tensors = unwrap(checkpoint)
+    bare = {name: str(name).removeprefix("module.") for name in tensors}
+    averages = {
+        f"ema_{bare[name].replace('.', '_')}"
+        for name, value in tensors.items()
+        if isinstance(value, Tensor)
+    }
+    kept = {name: value for name, value in tensors.items() if bare[name] not in averages}
+    if any(re.fullmatch(MMDET2_DETR.mark, bare[name]) for name in kept):
+        kept = {to_ours(bare[name], MMDET2_DETR): value for name, value in kept.items()}
+    if list(kept) != list(tensors):
+        tensors.clear()
+        tensors.update(kept)
+
+
+def downgrade(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A detector's tensors, but for its backbone's, under the names of MMDetection 2.13."""
+    is_detr = "query_embedding.weight" in tensors and "bbox_head.fc_reg.weight" in tensors
+    return {from_ours(k, MMDET2_DETR) if is_detr else k: v for k, v in tensors.items()}
 
 
 def without_class_token(pos_embed: Tensor) -> Tensor:

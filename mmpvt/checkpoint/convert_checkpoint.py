@@ -6,37 +6,41 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mmpvt.checkpoint.conversion import (
+    BACKBONE,
     CLASSIFIER,
+    EPS,
     convert_from,
     convert_to,
-    unwrap,
+    downgrade,
+    tensors_of,
+    under,
     without_class_token,
 )
-from mmpvt.checkpoint.fitting import describe_names
+from mmpvt.checkpoint.fitting import describe_incompatible_keys
 from mmpvt.checkpoint.layouts import (
     HUGGING_FACE_V1,
     HUGGING_FACE_V2,
     MMDET_V1,
     MMDET_V2,
+    NORM_EPS,
     PUBLISHED,
     TIMM,
     Layout,
     recognise,
 )
-from mmpvt.checkpoint.loading import missing_safetensors
-from mmpvt.checkpoint.mmdet2 import downgrade
+from mmpvt.checkpoint.loading import import_safetensors
 from mmpvt.errors import CheckpointError, OutputError
 from mmpvt.utils.atomic import atomic_write
 
 TARGETS = ("mmpvt", "published", "mmdet", "timm", "huggingface")
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-PLACE = "backbone."  # in a detector or segmenter
 
 
 @dataclass
@@ -80,16 +84,11 @@ def convert_checkpoint(
     Raises:
         CheckpointError: it holds no whole PVT, or one that the target's project has none of.
     """
-    tensors = {
-        str(name).removeprefix("module."): tensor
-        for name, tensor in unwrap(checkpoint).items()
-        if isinstance(tensor, Tensor)
-    }
-    is_detector = any(name.startswith(PLACE) for name in tensors)
-    own, rest = tensors, {}
-    if is_detector:
-        own = {k.removeprefix(PLACE): v for k, v in tensors.items() if k.startswith(PLACE)}
-        rest = {k: v for k, v in tensors.items() if not k.startswith(PLACE)}
+    tensors = tensors_of(checkpoint)
+    own = under(tensors, BACKBONE)
+    is_detector = bool(own)
+    rest = {k: v for k, v in tensors.items() if is_detector and not k.startswith(BACKBONE)}
+    own = own or tensors
     layout = recognise(own)
     if layout is None:
         first = ", ".join(list(own)[:3]) or "none"
@@ -97,7 +96,8 @@ def convert_checkpoint(
     kind = "detector or segmenter" if is_detector else "backbone"
     try:
         ours = convert_from(own, layout)
-        problem = describe_names(ours, expected_names(ours))
+        expected = {name: ours.get(name, torch.empty(0)) for name in sorted(expected_names(ours))}
+        problem = describe_incompatible_keys(ours, expected)
         if problem:
             raise CheckpointError(f"it holds no whole PVT: {problem}")
         if "head.weight" in ours and not is_detector:
@@ -107,7 +107,7 @@ def convert_checkpoint(
     except (RuntimeError, IndexError, TypeError) as error:
         raise CheckpointError(f"its tensors are of shapes that no PVT has: {error}") from error
     if is_detector and not backbone_only:
-        done.tensors = {PLACE + name: tensor for name, tensor in done.tensors.items()}
+        done.tensors = {BACKBONE + name: tensor for name, tensor in done.tensors.items()}
         done.tensors.update(downgrade(rest) if target == "published" else rest)
         meta = checkpoint.get("meta")
         done.meta = meta if isinstance(meta, dict) else {}
@@ -136,7 +136,8 @@ def expected_names(ours: Mapping[str, Tensor]) -> set[str]:
     expected = {f"{name}.{kind}" for name in modules for kind in ("weight", "bias")}
     if "block1.0.attn.q.bias" not in ours:
         expected -= {name for name in expected if re.search(r"\.attn\.(q|kv)\.bias$", name)}
-    return expected | set(others) | {name for name in ours if re.fullmatch(CLASSIFIER, name)}
+    optional = {name for name in ours if re.fullmatch(CLASSIFIER, name) or name == EPS}
+    return expected | set(others) | optional
 
 
 def save_checkpoint(done: ConvertedCheckpoint, path: Path) -> None:
@@ -147,17 +148,12 @@ def save_checkpoint(done: ConvertedCheckpoint, path: Path) -> None:
         OutputError: the file can't be written.
     """
     if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import save
-        except ImportError as error:
-            raise missing_safetensors(path) from error
-        content = save(done.tensors, metadata={"format": "pt"})
+        content = import_safetensors(path).save(done.tensors, metadata={"format": "pt"})
     else:
         buffer = io.BytesIO()
-        is_detector = done.meta is not None
-        torch.save(
-            dict(meta=done.meta, state_dict=done.tensors) if is_detector else done.tensors, buffer
-        )
+        is_backbone = done.meta is None
+        held = done.tensors if is_backbone else dict(meta=done.meta, state_dict=done.tensors)
+        torch.save(held, buffer)
         content = buffer.getvalue()
     try:
         atomic_write(path, content)
@@ -166,38 +162,33 @@ def save_checkpoint(done: ConvertedCheckpoint, path: Path) -> None:
 
 
 def _depths(ours: Mapping[str, Tensor]) -> list[int]:
-    found: dict[int, int] = {}
-    for name in ours:
-        match = re.match(r"block([1-9])\.(\d{1,6})\.", name)
-        if match and int(match[2]) < len(ours):  # each has more than one tensor
-            stage, block = map(int, match.groups())
-            found[stage] = max(found.get(stage, 0), block + 1)
-    return [found.get(stage, 0) for stage in range(1, max(found, default=0) + 1)]
+    matches = (re.match(r"block([1-9])\.(\d+)\.", name) for name in ours)
+    blocks = {match.groups() for match in matches if match}
+    stages = range(1, max((int(stage) for stage, _ in blocks), default=0) + 1)
+    return [next(n for n in count() if (str(stage), str(n)) not in blocks) for stage in stages]
 
 
-def _is_linear(ours: Mapping[str, Tensor]) -> bool:
-    return "block1.0.attn.sr.weight" in ours and ours["block1.0.attn.sr.weight"].shape[-1] == 1
+def _version(ours: Mapping[str, Tensor]) -> str:
+    if "pos_embed1" in ours:
+        return "PVT v1"
+    sr = ours.get("block1.0.attn.sr.weight")
+    return "linear PVT v2" if sr is not None and sr.shape[-1] == 1 else "PVT v2"
 
 
 def _describe(ours: Mapping[str, Tensor]) -> str:
     depths = _depths(ours)
     channels = [len(ours[f"patch_embed{stage + 1}.proj.weight"]) for stage in range(len(depths))]
-    version = (
-        "PVT v1" if "pos_embed1" in ours else "linear PVT v2" if _is_linear(ours) else "PVT v2"
-    )
-    return f"{version} with depths {_words(depths)} and channels {_words(channels)}"
-
-
-def _words(numbers: list[int]) -> str:
-    return " ".join(map(str, numbers))
+    sizes = [" ".join(map(str, numbers)) for numbers in (depths, channels)]
+    return f"{_version(ours)} with depths {sizes[0]} and channels {sizes[1]}"
 
 
 def _find_layout(ours: Mapping[str, Tensor], target: str) -> Layout:
-    is_v1 = "pos_embed1" in ours
-    if target == "timm" and is_v1:
+    version = _version(ours)
+    if target == "timm" and version == "PVT v1":
         raise CheckpointError("timm has no PVT v1: only PVT v2 can be converted to it")
-    if target == "mmdet" and _is_linear(ours):
+    if target == "mmdet" and version == "linear PVT v2":
         raise CheckpointError("MMDetection has no linear PVT v2 to convert this one to")
+    is_v1 = version == "PVT v1"
     return {
         "timm": TIMM,
         "mmdet": MMDET_V1 if is_v1 else MMDET_V2,
@@ -211,7 +202,16 @@ def _adapt(ours: dict[str, Tensor], layout: Layout, bare: bool, done: ConvertedC
     done.dropped = [
         name for name in ours if re.fullmatch(CLASSIFIER, name) and not re.fullmatch(places, name)
     ]
-    ours = {name: tensor for name, tensor in ours.items() if name not in done.dropped}
+    eps = float(ours[EPS]) if EPS in ours else NORM_EPS
+    if eps != layout.norm_eps and not bare:
+        done.dropped.append(
+            f"epsilon {eps:g} of some LayerNorms, which that code computes with {layout.norm_eps:g}"
+        )
+    ours = {
+        name: tensor
+        for name, tensor in ours.items()
+        if name not in done.dropped and (name != EPS or bare)
+    }
     last = f"pos_embed{len(_depths(ours))}"
     if last in ours and "cls_token" not in ours:
         bare_embedding = without_class_token(ours[last])

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
-from mmpvt.checkpoint.conversion import CLASSIFIER, convert, convert_in_place, unwrap
+from mmpvt.checkpoint.conversion import (
+    CLASSIFIER,
+    EPS,
+    convert,
+    convert_in_place,
+    tensors_of,
+    under,
+    unwrap,
+)
 from mmpvt.checkpoint.loading import load_checkpoint
 from mmpvt.errors import CheckpointMismatchError
 
@@ -31,12 +39,7 @@ def load_pretrained(backbone: nn.Module, source: str, prefix: str | None = None)
     """
     checkpoint = unwrap(load_checkpoint(source))
     if prefix:
-        prefix = prefix.removesuffix(".") + "."
-        checkpoint = {
-            name.removeprefix(prefix): tensor
-            for name, tensor in checkpoint.items()
-            if name.startswith(prefix)
-        }
+        checkpoint = under(checkpoint, prefix.removesuffix(".") + ".")
     tensors = fit_to_model(checkpoint, backbone, strict=False)
     problem = describe_incompatible_keys(tensors, backbone.state_dict())
     if problem:
@@ -62,11 +65,7 @@ def fit_to_model(checkpoint: Mapping, model: nn.Module, strict: bool = True) -> 
         CheckpointMismatchError: in strict mode, naming the tensors that don't fit.
     """
     target = unwrapped(model).state_dict()
-    tensors = {
-        name.removeprefix("module."): tensor
-        for name, tensor in unwrap(checkpoint).items()
-        if isinstance(name, str) and isinstance(tensor, Tensor)
-    }
+    tensors = tensors_of(checkpoint)
     for prefix, own in _find_backbones(target):
         alone = convert(tensors, own)
         has_others = not prefix or any(name.startswith(prefix) for name in tensors)
@@ -114,8 +113,11 @@ def fill_partly(
     sizes = Counter(name.partition(".")[0] for name in target)
     taken = Counter(name.partition(".")[0] for name in fitting)
     parts = ", ".join(f"{part} {taken[part]} of {size}" for part, size in sizes.items())
-    return {**target, **fitting}, (
-        f"{len(fitting)} of the model's {len(target)} tensors are loaded ({parts}); {problem}"
+    fitting |= _epsilons(tensors, fitting)
+    rest = target.keys() - _epsilons(target, fitting).keys()
+    return {**{name: target[name] for name in rest}, **fitting}, (
+        f"{sum(taken.values())} of the model's {len(target)} tensors are loaded ({parts}); "
+        f"{problem}"
     )
 
 
@@ -131,23 +133,23 @@ def describe_incompatible_keys(
     Returns:
         str | None: counts and first names of what is missing, unexpected or of another shape.
     """
-    missing = [name for name in target if name not in tensors and not _is_counter(name)]
-    unexpected = [name for name in tensors if name not in target and not _is_counter(name)]
+    missing = [name for name in target if name not in tensors and not _is_optional(name)]
+    unexpected = [name for name in tensors if name not in target and not _is_optional(name)]
     reshaped = [
         f"{name} ({_shape(tensor)}, not {_shape(target[name])})"
         for name, tensor in tensors.items()
         if name in target and tensor.shape != target[name].shape
     ]
-    return _count(missing=missing, unexpected=unexpected, of_another_shape=reshaped)
-
-
-def describe_names(found: Iterable[str], expected: Iterable[str]) -> str | None:
-    """:func:`describe_incompatible_keys` by names alone."""
-    found, expected = list(found), set(expected)
-    return _count(
-        missing=sorted(expected.difference(found)),
-        unexpected=[name for name in found if name not in expected],
-    )
+    said = []
+    for kind, names in (
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("of another shape", reshaped),
+    ):
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        if names:
+            said.append(f"{len(names)} {kind}: {', '.join(names[:NAMED])}{more}")
+    return "; ".join(said) or None
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -161,25 +163,22 @@ def _find_backbones(target: Mapping[str, Tensor]) -> list[tuple[str, dict[str, T
     """Where PVTs without a classifier lie in a model's state dict, and what each holds."""
     found = []
     for prefix in [name.removesuffix(FIRST) for name in target if name.endswith(FIRST)]:
-        own = {k.removeprefix(prefix): v for k, v in target.items() if k.startswith(prefix)}
+        own = under(target, prefix)
         if prefix[-1:] in ("", ".") and not any(re.fullmatch(CLASSIFIER, name) for name in own):
             found.append((prefix, own))
     return found
 
 
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")  # of batch norm; old checkpoints lack it
+def _epsilons(tensors: Mapping[str, Tensor], filled: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the backbones that ``filled`` holds the weights of."""
+    names = [name for name in tensors if name.rpartition(".")[2] == EPS]
+    return {name: tensors[name] for name in names if name.removesuffix(EPS) + FIRST in filled}
+
+
+def _is_optional(name: str) -> bool:
+    """Of batch norm, whose counters old checkpoints lack; or an epsilon other than published."""
+    return name.rpartition(".")[2] in ("num_batches_tracked", EPS)
 
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _count(**kinds: list[str]) -> str | None:
-    said = []
-    for kind, names in kinds.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        if names:
-            first = ", ".join(names[:NAMED])
-            said.append(f"{len(names)} {kind.replace('_', ' ')}: {first}{more}")
-    return "; ".join(said) or None

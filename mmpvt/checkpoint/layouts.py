@@ -5,9 +5,10 @@ Ours is the published one (https://github.com/whai362/PVT), stages counted from 
     patch_embed1.proj  pos_embed1 (v1)  block1.0.attn.q  block1.0.mlp.fc1  norm1 (v2)
 
 and, in a classifier, ``head``, v1's ``cls_token`` and the ``norm`` after it. A layout is a table
-of names, theirs and ours. Three things besides names differ: query, key and value are stacked in
-other ways, some layouts hold 1x1 convolutions for linear layers, and v1's last position embedding
-carries the class token's, first, where the checkpoint is a classifier's.
+of names, theirs and ours. Four things besides names differ: query, key and value are stacked in
+other ways, some layouts hold 1x1 convolutions for linear layers, v1's last position embedding
+carries the class token's, first, where the checkpoint is a classifier's, and MMDetection's code has
+another epsilon, which our checkpoints note in a tensor of their own, ``norm_eps``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 
 NUMBER = r"\d{1,6}"
+NORM_EPS = 1e-5  # the published code's in patch embedding and attention; elsewhere it has 1e-6
 FIELDS = {"stage": NUMBER, "block": NUMBER, "layer": NUMBER, "half": "encoder|decoder"}
 
 
@@ -36,6 +38,8 @@ class Layout:
         convolutions: the feed-forward's linear layers are 1x1 convolutions.
         places: pattern of those of a classifier's own tensors that it has a place for, by our
             names.
+        norm_eps: epsilon of the LayerNorms of patch embedding and attention in the code that trains
+            checkpoints of this layout.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Layout:
     attention: str = "q kv"
     convolutions: bool = False
     places: str = r"head\..*"
+    norm_eps: float = NORM_EPS
 
 
 PUBLISHED = Layout(
@@ -95,6 +100,7 @@ def mmdet_layout(name: str, mark: str, first_block: int, fc2: int) -> Layout:
         attention="qkv",
         convolutions=True,
         places="",
+        norm_eps=1e-6,
     )
 
 
@@ -164,6 +170,34 @@ HUGGING_FACE_V2 = Layout(
     ),
     prefix="pvt_v2.",
     attention="q k v",
+)
+
+_DETR = "bbox_head.transformer.{half}"
+# MMDetection 3 moved the transformer and the queries out of the head, the projection before them
+# into a neck: mmdet/models/dense_heads/detr_head.py and mmcv/cnn/bricks/transformer.py; the second
+# of two names is that of before 2.9
+MMDET2_DETR = Layout(
+    "MMDetection 2's DETR",
+    mark=r"bbox_head\.input_proj\.weight",
+    rules=(
+        *(
+            (
+                f"{_DETR}.layers.{{layer}}.{old}.{{rest}}",
+                f"{{half}}.layers.{{layer}}.{new}.{{rest}}",
+            )
+            for olds, new in (
+                (("attentions.0", "self_attn"), "self_attn"),
+                (("attentions.1", "multihead_attn"), "cross_attn"),
+                (("ffns.0", "ffn"), "ffn"),
+                (("norms",), "norms"),
+            )
+            for old in olds
+        ),
+        (f"{_DETR}.post_norm.{{rest}}", "{half}.post_norm.{rest}"),
+        (f"{_DETR}.norm.{{rest}}", "{half}.post_norm.{rest}"),
+        ("bbox_head.input_proj.{rest}", "neck.convs.0.conv.{rest}"),
+        ("bbox_head.query_embedding.{rest}", "query_embedding.{rest}"),
+    ),
 )
 
 LAYOUTS = (PUBLISHED, TIMM, MMDET_V1, MMDET_V2, HUGGING_FACE_V1, HUGGING_FACE_V2)

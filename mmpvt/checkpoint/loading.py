@@ -16,7 +16,9 @@ import platform
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from mmengine.dist import all_gather_object, get_rank
 from mmengine.logging import HistoryBuffer, print_log
 
 from mmpvt.checkpoint import safety
-from mmpvt.checkpoint.mmdet2 import upgrade
+from mmpvt.checkpoint.conversion import upgrade
 from mmpvt.compat.torch import Global, weights_only_globals
 from mmpvt.errors import CheckpointError, DownloadError, UserError
 
@@ -62,7 +64,8 @@ def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu")
 
     Args:
         source (str | PathLike): a file (PyTorch's or, by its suffix, ``.safetensors``), or an
-            ``http(s)://`` URL, whose file is kept in PyTorch's hub folder.
+            ``http(s)://`` URL, whose file is kept in PyTorch's hub folder. One that ends in
+            ``#sha256=…`` is verified by these first digits.
         map_location (str | None): device for the tensors, as for ``torch.load``.
 
     Returns:
@@ -97,20 +100,20 @@ def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu")
     return checkpoint
 
 
-def missing_safetensors(path: Path) -> CheckpointError:
-    """The error where a file's format takes a package that isn't installed."""
-    return CheckpointError(
-        f"{path} is in safetensors' format", where=path, hint="pip install safetensors"
-    )
+def import_safetensors(path: Path) -> ModuleType:
+    """``safetensors.torch``, an optional package that a file's format takes."""
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path} is in safetensors' format", where=path, hint="pip install safetensors"
+        ) from error
+    return safetensors.torch
 
 
 def _read(path: Path, map_location: str | None) -> dict:
     if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise missing_safetensors(path) from error
-        return load_file(path, device=map_location or "cpu")
+        return import_safetensors(path).load_file(path, device=map_location or "cpu")
     with weights_only():
         safety.check_file(path)
         return torch.load(path, map_location=map_location, weights_only=True)
@@ -132,8 +135,11 @@ def _describe(source: str, error: BaseException) -> CheckpointError:
 
 def _fetch(url: str) -> Path:
     """The file of PyTorch's hub folder, downloaded by each machine's first process."""
-    from mmpvt.utils.download import RetryPolicy, download  # with requests: takes time to import
+    # with requests: takes time to import
+    from mmpvt.utils.download import RetryPolicy, check_sha256, download
 
+    url, _, sha256 = url.partition("#sha256=")
+    verify = partial(check_sha256, digits=sha256, url=url) if sha256 else None
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     target = folder / url.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
     place = (platform.node(), os.fspath(target))
@@ -144,7 +150,7 @@ def _fetch(url: str) -> Path:
         if downloads and not target.is_file():
             print_log(f"downloading {url} to {target}", logger="current")
             try:
-                download(url, target, policy=RetryPolicy(retries=3), shared=True)
+                download(url, target, verify=verify, policy=RetryPolicy(retries=3), shared=True)
             except UserError as error:
                 failure = error
         failures = all_gather_object(failure)  # none waits for one that has failed

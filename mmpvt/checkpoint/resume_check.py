@@ -71,27 +71,23 @@ def _problems(runner: Runner, checkpoint: dict) -> Iterator[str]:
 def _fits_optimizer(theirs: dict, ours: dict, runner: Runner) -> bool:
     if "param_groups" not in ours:  # several optimizers, which check their states themselves
         return theirs.keys() == ours.keys()
-    groups, state = theirs.get("param_groups"), theirs.get("state")
-    if not isinstance(groups, list) or not isinstance(state, dict):
-        return False
-    if [_params(group) for group in groups] != [_params(group) for group in ours["param_groups"]]:
-        return False
-    parameters = [p for group in runner.optim_wrapper.param_groups for p in group["params"]]
-    return all(
-        isinstance(i, int)
-        and 0 <= i < len(parameters)
-        and isinstance(values, dict)
-        and all(
-            value.shape in (parameters[i].shape, torch.Size([]))
-            for value in values.values()
-            if isinstance(value, torch.Tensor)
+    groups = runner.optim_wrapper.param_groups
+    parameters = dict(enumerate(p for group in groups for p in group["params"]))
+    try:
+        numbers = [group["params"] for group in theirs["param_groups"]]
+        state = theirs["state"]
+        return (
+            numbers == [group["params"] for group in ours["param_groups"]]
+            and state.keys() <= parameters.keys()
+            and all(
+                value.shape in (parameters[i].shape, torch.Size([]))
+                for i, values in state.items()
+                for value in values.values()
+                if isinstance(value, torch.Tensor)
+            )
         )
-        for i, values in state.items()
-    )
-
-
-def _params(group: object) -> object:
-    return group.get("params") if isinstance(group, dict) else None
+    except (AttributeError, KeyError, TypeError):  # it isn't built as an optimizer's is
+        return False
 
 
 def _is_like(theirs: object, ours: list[dict]) -> bool:
@@ -99,9 +95,10 @@ def _is_like(theirs: object, ours: list[dict]) -> bool:
     return (
         isinstance(theirs, list)
         and len(theirs) == len(ours)
-        and all(isinstance(state, Mapping) for state in theirs)
         and all(
-            state.keys() == own.keys() and all(_same_type(state[key], own[key]) for key in own)
+            isinstance(state, Mapping)
+            and state.keys() == own.keys()
+            and all(_same_type(state[key], own[key]) for key in own)
             for state, own in zip(theirs, ours, strict=True)
         )
     )

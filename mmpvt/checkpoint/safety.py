@@ -56,7 +56,7 @@ def check_file(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             for _ in range(LEGACY_PICKLES):
-                _check_names(path, _globals(file))
+                _check_names(path, file)
         return
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
@@ -69,7 +69,7 @@ def check_file(path: Path) -> None:
         for entry in entries:
             if entry.filename.endswith(".pkl"):
                 with archive.open(entry) as file:
-                    _check_names(path, _globals(file))
+                    _check_names(path, file)
 
 
 def check_content(path: Path, content: object) -> None:
@@ -118,11 +118,14 @@ def number(dtype: np.dtype, value: bytes) -> np.generic:
     return np.frombuffer(value, dtype)[0]
 
 
-def _check_names(path: Path, names: Iterator[str]) -> None:
+def _check_names(path: Path, file: IO[bytes]) -> None:
+    """Checks what a pickle refers to. The names in newer opcodes PyTorch's unpickler refuses."""
     allowed = PLAIN | {name_of_global(known) for known in torch.serialization.get_safe_globals()}
-    for name in names:
-        if name not in allowed and not STORAGE_OR_TYPE.fullmatch(name):
-            raise carries_code(path, name)
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "GLOBAL":
+            name = str(argument).replace("__builtin__ ", "builtins ").replace(" ", ".")
+            if name not in allowed and not STORAGE_OR_TYPE.fullmatch(name):
+                raise carries_code(path, name)
 
 
 def carries_code(source: str | os.PathLike, name: str) -> CheckpointError:
@@ -136,13 +139,6 @@ def carries_code(source: str | os.PathLike, name: str) -> CheckpointError:
 
 def _refused(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"{path} is refused: {reason}", where=path)
-
-
-def _globals(file: IO[bytes]) -> Iterator[str]:
-    """Names that a pickle refers to. Those of newer opcodes PyTorch's unpickler refuses."""
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name == "GLOBAL":
-            yield str(argument).replace("__builtin__ ", "builtins ").replace(" ", ".")
 
 
 def _walk(content: object) -> Iterator[tuple[str, object]]:

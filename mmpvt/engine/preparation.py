@@ -26,6 +26,7 @@ from mmpvt.engine.config import (
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher
+from mmpvt.engine.start_from import set_start_from
 from mmpvt.errors import ConfigError, LaunchError, OutputError
 from mmpvt.utils.locking import locked
 from mmpvt.utils.outputs import Outputs, check_free
@@ -68,6 +69,8 @@ class TrainOptions(RunOptions):
 
     Attributes:
         pretrained: file or URL of the backbone's weights, or ``'none'``. Default: the config's.
+        start_from: file or URL of a whole model's checkpoint, or ``'published'``, to start from.
+            Of its classes, those of the data set's names are taken. Default: the config's.
         resume: checkpoint to resume from, or ``'auto'`` for the work directory's newest.
         amp: type of mixed precision, ``'float16'`` or ``'bfloat16'``. Default: the config's.
         compile: whether to compile the backbone.
@@ -77,6 +80,7 @@ class TrainOptions(RunOptions):
     """
 
     pretrained: str | None = None
+    start_from: str | None = None
     resume: str | None = None
     amp: str | None = None
     compile: bool = False
@@ -134,6 +138,8 @@ def prepare_training(
     has_work_dir = Path(config.work_dir).is_dir()
     if has_work_dir:  # before the newest checkpoint is looked for
         _lock_work_dir(config, locks)
+    if options.start_from or config.get("start_from"):
+        set_start_from(config, options)
     if options.pretrained:
         set_pretrained(config, options.pretrained)
     if options.resume:

@@ -9,13 +9,17 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmpvt import ops
 from mmpvt.checkpoint import convert_in_place, load_pretrained
-from mmpvt.errors import ConfigError, UserError
+from mmpvt.checkpoint.conversion import EPS
+from mmpvt.checkpoint.fitting import FIRST
+from mmpvt.checkpoint.layouts import NORM_EPS
+from mmpvt.errors import CheckpointError, ConfigError, UserError
 from mmpvt.models.archs import NUM_STAGES, Arch, resolve_arch
 from mmpvt.models.layers import Block, PatchEmbed, SpatialReductionAttention, to_map
 
@@ -182,8 +186,42 @@ class PyramidBackbone(BaseModule):
         parts = (f"{part}{number}" for part in ("patch_embed", "pos_embed", "block", "norm"))
         return [name for name in parts if hasattr(self, name)]
 
+    @property
+    def norm_eps(self) -> float:
+        """Epsilon of the LayerNorms of patch embedding and attention.
+
+        The published code's, unless weights were loaded that were trained with another:
+        MMDetection's. A state dict then notes it beside the tensors.
+        """
+        return self.patch_embed1.norm.eps
+
+    @norm_eps.setter
+    def norm_eps(self, eps: float) -> None:
+        if eps == self.norm_eps:
+            return
+        if not 0 < eps < 1:
+            raise CheckpointError(f"the checkpoint's norm_eps is no epsilon of a norm: {eps}")
+        print_log(
+            f"LayerNorms of patch embedding and attention compute with an epsilon of {eps:g}, as "
+            "the weights were trained",
+            logger="current",
+        )
+        for module in self.modules():
+            if isinstance(module, PatchEmbed | SpatialReductionAttention) and hasattr(
+                module, "norm"
+            ):
+                module.norm.eps = eps
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.norm_eps != NORM_EPS:
+            destination[prefix + EPS] = torch.tensor(self.norm_eps, dtype=torch.float64)
+
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         convert_in_place(state_dict, prefix, self.state_dict())
+        eps = state_dict.pop(prefix + EPS, None)
+        if prefix + FIRST in state_dict:  # not where other parts alone are loaded
+            self.norm_eps = NORM_EPS if eps is None else float(eps.double().mean())
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @staticmethod

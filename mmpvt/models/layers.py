@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
+from mmpvt.checkpoint.layouts import NORM_EPS
 from mmpvt.models.kernels import (
     Linear,
     attention,
@@ -55,7 +56,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         padding = kernel_size // 2 if kernel_size > stride else 0
         self.proj = nn.Conv2d(in_channels, embed_dims, kernel_size, stride, padding)
-        self.norm = nn.LayerNorm(embed_dims)
+        self.norm = nn.LayerNorm(embed_dims, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) map to (batch, h, w, embed_dims) tokens."""
@@ -98,7 +99,7 @@ class SpatialReductionAttention(nn.Module):
         if linear or sr_ratio > 1:
             kernel = 1 if linear else sr_ratio
             self.sr = nn.Conv2d(embed_dims, embed_dims, kernel, stride=kernel)
-            self.norm = nn.LayerNorm(embed_dims)
+            self.norm = nn.LayerNorm(embed_dims, eps=NORM_EPS)
 
     def reduce(self, x: Tensor) -> Tensor:
         """The tokens that keys and values are computed from, (batch, h, w, embed_dims)."""

@@ -87,6 +87,7 @@ def drop_checkpoints(config: Config, model: Submodel) -> Iterator[Change]:
         return
     for owner, path, key in (
         (config, "", "load_from"),
+        (config, "", "start_from"),
         (model.config, f"{model.path}.", "init_cfg"),
         (model.config, f"{model.path}.", "pretrained"),
     ):

@@ -231,7 +231,7 @@ class _Download:
         try:
             if self.expected_size and self.size != self.expected_size:
                 raise self._error(f"{self.size} bytes came, not {self.expected_size}", WRONG_FILE)
-            if self.expected_sha1 and _sha1(self.path) != self.expected_sha1:
+            if self.expected_sha1 and _digest(self.path, "sha1") != self.expected_sha1:
                 raise self._error(f"its SHA-1 isn't {self.expected_sha1}", WRONG_FILE)
             if verify:
                 verify(self.path)
@@ -255,8 +255,22 @@ def _writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _sha1(path: Path) -> str:
-    digest, done = hashlib.sha1(usedforsecurity=False), 0
+def check_sha256(path: Path, digits: str, url: str) -> None:
+    """Compares a file with the first hexadecimal digits of its SHA-256.
+
+    Raises:
+        DownloadError: it is another file.
+    """
+    if not digits or not _digest(path, "sha256").startswith(digits):
+        raise DownloadError(
+            f"could not download {url} (its SHA-256 doesn't begin with {digits})",
+            where=url,
+            hint=WRONG_FILE,
+        )
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    digest, done = hashlib.new(algorithm, usedforsecurity=False), 0
     name = f"verifying {path.stem}"
     with path.open("rb") as file, progress(name, path.stat().st_size, in_bytes=True) as advance:
         while block := file.read(1 << 20):

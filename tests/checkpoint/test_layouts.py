@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from helpers import build_backbone, relative
 from mmpvt.checkpoint import convert, describe_incompatible_keys
+from mmpvt.errors import UserError
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
 
 SMALL = dict(embed_dims=(32, 64, 160, 256), depths=(1, 2, 1, 1))
@@ -99,30 +100,46 @@ def test_timm(name: str, reference: Path):
 
 
 MMDET = dict(embed_dims=32, num_heads=[1, 2, 5, 8], num_layers=[1, 2, 1, 1])
-MMDET_EPS = dict(norm_cfg=dict(type="LN", eps=1e-6))
-
-
-def with_published_eps(model: torch.nn.Module) -> torch.nn.Module:
-    """mmdet's norms of patch embedding and attention have another epsilon than the published."""
-    for name, module in model.named_modules():
-        inner = name.endswith("attn.norm") or name.split(".")[2:] == ["0", "norm"]
-        if isinstance(module, torch.nn.LayerNorm) and inner:
-            module.eps = 1e-5
-    return model
+SIZES = {1: dict(pretrain_img_size=64), 2: {}}
 
 
 def test_mmdet_v1():
-    theirs = with_published_eps(randomised(MMDetPVT(pretrain_img_size=64, **MMDET)))
+    theirs = randomised(MMDetPVT(pretrain_img_size=64, **MMDET))
     ours = PyramidVisionTransformer(SMALL, pretrain_img_size=64).eval().double()
     ours.load_state_dict(theirs.state_dict())
     assert_same_maps(ours, theirs)
 
 
 def test_mmdet_v2():
-    theirs = with_published_eps(randomised(MMDetPVTv2(**MMDET)))
+    theirs = randomised(MMDetPVTv2(**MMDET))
     ours = PyramidVisionTransformerV2(SMALL).eval().double()
     ours.load_state_dict({f"backbone.{k}": v for k, v in theirs.state_dict().items()})
     assert_same_maps(ours, theirs)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_epsilon_of_mmdets_norms(version: int, v1, v2):
+    """It is 1e-6 everywhere, the published code's 1e-5 in patch embedding and attention."""
+    published = (v1, v2)[version - 1]
+    theirs = randomised((MMDetPVT, MMDetPVTv2)[version - 1](**(MMDET | SIZES[version])))
+    ours, again = (type(published)(SMALL, **SIZES[version]).eval().double() for _ in range(2))
+    assert "norm_eps" not in ours.state_dict()
+    ours.load_state_dict(theirs.state_dict())
+    differing = convert(theirs.state_dict(), ours.state_dict())
+    del differing["norm_eps"]
+    again.load_state_dict(differing)
+    with torch.no_grad():
+        assert relative(again(IMAGES)[0], theirs(IMAGES)[0]) > 1e-8
+    again.load_state_dict(ours.state_dict())  # saved, and read again
+    assert_same_maps(again, theirs)
+    again.load_state_dict(published.state_dict())
+    assert again.norm_eps == 1e-5
+    assert_same_maps(again, published)
+    ours.load_state_dict({"block1.0.norm1.bias": torch.ones(32)}, strict=False)
+    assert ours.norm_eps == 1e-6  # that of the weights that stay
+    bad = dict(published.state_dict(), norm_eps=torch.tensor(-1.0))
+    with pytest.raises(UserError, match="no epsilon of a norm"):
+        ours.load_state_dict(bad)
 
 
 def test_position_embeddings_of_another_size(v1: PyramidVisionTransformer):

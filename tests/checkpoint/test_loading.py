@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from collections.abc import Iterator
@@ -191,3 +192,13 @@ def test_download_that_fails_leaves_nothing(server: Server, tmp_path: Path, monk
         load_checkpoint(url)
     assert caught.value.instead == ("pretrained", "FILE or none") and caught.value.where == url
     assert not list((tmp_path / "hub" / "checkpoints").iterdir())
+
+
+def test_url_with_a_checksum(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    digest = hashlib.sha256(server.files["/good.pth"]).hexdigest()
+    with pytest.raises(DownloadError, match=r"good\.pth \(its SHA-256 doesn't begin with 01234567"):
+        load_checkpoint(f"{server.url}/good.pth#sha256=01234567")
+    assert not list((tmp_path / "hub" / "checkpoints").iterdir())
+    assert load_checkpoint(f"{server.url}/good.pth#sha256={digest[:8]}")
+    assert [path.name for path in (tmp_path / "hub" / "checkpoints").iterdir()] == ["good.pth"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import faulty_server as faults
 from faulty_server import Server, serving
 from helpers import build_backbone
 from mmpvt.checkpoint import load_checkpoint
+from mmpvt.datasets.download.catalog import FILES
 
 
 def saved(content: dict) -> bytes:
@@ -55,6 +58,24 @@ def test_where_training_looks(server: Server, tmp_path: Path, call_tool, monkeyp
     assert ended.code == 0, ended.err
     loaded = load_checkpoint("https://github.com/whai362/PVT/releases/download/v2/pvt_v2_b0.pth")
     assert "head.bias" in loaded
+
+
+def test_detectors(server: Server, b0: bytes, tmp_path: Path, call_tool, monkeypatch):
+    """Verified by the digits in their names."""
+    known = FILES["detectors"]["pvt_v2_b0"]
+    server.files[f"/{known.name}"] = b0
+    args = ("detectors", "pvt_v2_b0", "--mirror", server.url, "--dir", tmp_path)
+    said = call_tool("get.py", *args).one_sentence()
+    assert f"{known.name} (its SHA-256 doesn't begin with 13e9aabe)" in said
+    assert not list(tmp_path.iterdir())
+    digits = hashlib.sha256(b0).hexdigest()[:8]
+    monkeypatch.setitem(FILES["detectors"], "pvt_v2_b0", replace(known, sha256=digits))
+    ended = call_tool("get.py", *args)
+    assert "its SHA-256 is the published one" in ended.out
+    assert [path.name for path in tmp_path.iterdir()] == [known.name]
+    assert "detectors has no pvt_large: take some of pvt_tiny, pvt_small" in (
+        call_tool("get.py", "detectors", "pvt_large").one_sentence()
+    )
 
 
 @pytest.mark.parametrize("name", ["not weights", "another model", "cut file"])

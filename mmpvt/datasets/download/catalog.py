@@ -2,6 +2,7 @@
 
 Sizes and SHA-1 of the data sets' archives are those that GluonCV's ``scripts/datasets`` verifies.
 PVT's authors publish no checksums of their weights: each file is compared with its model instead.
+MMDetection names its detectors by the first digits of their SHA-256.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from mmpvt.errors import ConfigError
 from mmpvt.models.archs import VARIANTS
 
 COCO = "http://images.cocodataset.org"
+MMDET = "https://download.openmmlab.com/mmdetection/v2.0/pvt"
 ADE = "http://data.csail.mit.edu/places/ADEchallenge"
 
 
@@ -24,6 +26,7 @@ class RemoteFile:
         url: ``http://`` or ``https://``.
         size: in bytes, or None where it isn't known.
         sha1: in hexadecimal digits, or None.
+        sha256: its first hexadecimal digits, or None.
         folder: what an archive unpacks to.
         unpacked_size: in bytes, roughly.
         files: number of files in a folder and those below it.
@@ -32,6 +35,7 @@ class RemoteFile:
     url: str
     size: int | None = None
     sha1: str | None = None
+    sha256: str | None = None
     folder: str = ""
     unpacked_size: int = 0
     files: dict[str, int] = field(default_factory=dict)
@@ -39,6 +43,15 @@ class RemoteFile:
     @property
     def name(self) -> str:
         return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def verified_url(self) -> str:
+        """The URL with what the file is verified by, as ``load_checkpoint`` takes it."""
+        return f"{self.url}#sha256={self.sha256}"
+
+
+def _detector(name: str, date: str, sha256: str) -> RemoteFile:
+    return RemoteFile(f"{MMDET}/{name}/{name}_{date}-{sha256}.pth", sha256=sha256)
 
 
 FILES = dict(
@@ -83,14 +96,26 @@ FILES = dict(
         ),
     ),
     weights={variant.full_name: RemoteFile(variant.weights) for variant in VARIANTS},
+    # RetinaNets of MMDetection's configs/pvt/metafile.yml, by their backbones
+    detectors=dict(
+        pvt_tiny=_detector("retinanet_pvt-t_fpn_1x_coco", "20210831_103110", "17b566bd"),
+        pvt_small=_detector("retinanet_pvt-s_fpn_1x_coco", "20210906_142921", "b6c94a5b"),
+        pvt_medium=_detector("retinanet_pvt-m_fpn_1x_coco", "20210831_103243", "55effa1b"),
+        pvt_v2_b0=_detector("retinanet_pvtv2-b0_fpn_1x_coco", "20210831_103157", "13e9aabe"),
+        pvt_v2_b1=_detector("retinanet_pvtv2-b1_fpn_1x_coco", "20210831_103318", "7e169a7d"),
+        pvt_v2_b2=_detector("retinanet_pvtv2-b2_fpn_1x_coco", "20210901_174843", "529f0b9a"),
+        pvt_v2_b3=_detector("retinanet_pvtv2-b3_fpn_1x_coco", "20210903_151512", "8357deff"),
+        pvt_v2_b4=_detector("retinanet_pvtv2-b4_fpn_1x_coco", "20210901_170151", "83795c86"),
+        pvt_v2_b5=_detector("retinanet_pvtv2-b5_fpn_1x_coco", "20210902_201800", "3420eb57"),
+    ),
 )
 
 
 def choose(what: str, names: Sequence[str] = (), mirror: str | None = None) -> list[RemoteFile]:
-    """The files of a data set, or of the weights.
+    """The files of a data set, of the weights or of the detectors.
 
     Args:
-        what (str): ``'coco'``, ``'ade20k'`` or ``'weights'``.
+        what (str): ``'coco'``, ``'ade20k'``, ``'weights'`` or ``'detectors'``.
         names (Sequence[str]): some of its files. Default: all.
         mirror (str | None): the URL of a folder that has the files. Default: where they are
             published.

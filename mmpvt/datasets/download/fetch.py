@@ -18,7 +18,7 @@ from mmpvt.datasets.download.catalog import RemoteFile
 from mmpvt.errors import CheckpointMismatchError, DatasetError, DownloadError, OutputError
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
 from mmpvt.models.archs import find_variant
-from mmpvt.utils.download import RetryPolicy, download
+from mmpvt.utils.download import RetryPolicy, check_sha256, download
 from mmpvt.utils.locking import LOCK, locked
 
 INCOMPLETE = ".download"
@@ -71,10 +71,10 @@ def download_weights(
     folder: Path,
     policy: RetryPolicy | None = None,
 ) -> None:
-    """Downloads published ImageNet weights, and compares each file with its model.
+    """Downloads published weights, and compares each file with its checksum or its model.
 
     Args:
-        weights (Sequence[RemoteFile]): files named after the variants.
+        weights (Sequence[RemoteFile]): ImageNet weights, named after the variants, or detectors.
         folder (Path): where to put them.
         policy (RetryPolicy | None): when to give up. Default: None, a ``RetryPolicy()``.
 
@@ -132,7 +132,9 @@ def _download(
     except DownloadError as error:
         error.instead = ("mirror", "URL")
         raise
-    verified = "its SHA-1 is the published one" if file.sha1 else "it holds its model's weights"
+    verified = "it holds its model's weights"
+    if file.sha1 or file.sha256:
+        verified = f"its SHA-{1 if file.sha1 else 256} is the published one"
     print(f"{file.name}: {size(path.stat().st_size)}, {verified}")
 
 
@@ -166,6 +168,9 @@ def _check_space(
 
 
 def _check_weights(path: Path, file: RemoteFile) -> None:
+    if file.sha256:
+        check_sha256(path, file.sha256, file.url)
+        return
     variant = find_variant(Path(file.name).stem)
     kind = PyramidVisionTransformer if variant.version == 1 else PyramidVisionTransformerV2
     with torch.device("meta"):

@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 from mmpvt.checkpoint.fitting import fill_partly, fit_to_model
 from mmpvt.checkpoint.resume_check import check_resumable
 from mmpvt.engine.class_names import compare_with_checkpoint, dataset_meta, stored_meta
+from mmpvt.engine.start_from import start
 from mmpvt.registry import HOOKS
 from mmpvt.utils.text import few
 
@@ -16,7 +17,8 @@ from mmpvt.utils.text import few
 class CheckpointFitHook(Hook):
     """Says before a run what MMEngine would only warn of: that a checkpoint is another model's.
 
-    A checkpoint that holds a backbone alone fills the model's backbone.
+    A checkpoint that holds a backbone alone fills the model's backbone. Where the config has
+    ``start_from``, rows of classes are taken by name (:mod:`mmpvt.engine.start_from`).
 
     Args:
         strict (bool): refuse a checkpoint that doesn't fill the model exactly, as testing and
@@ -36,6 +38,12 @@ class CheckpointFitHook(Hook):
                 is missing; otherwise, where nothing fits. The checkpoint's classes are the data
                 set's in another order.
         """
+        if not self.strict and runner.cfg.get("start_from"):
+            source = runner.cfg.load_from
+            checkpoint["state_dict"], notes = start(runner.cfg, checkpoint, runner.model, source)
+            for note in notes:
+                runner.logger.info(note)
+            return
         tensors = fit_to_model(checkpoint, runner.model, self.strict)
         split = "train" if self.resume or not self.strict else "test"
         classes = dataset_meta(runner.cfg, split).get("classes", ())
