@@ -25,6 +25,7 @@ from mmpvt.utils.text import printable
 DET_PREPROCESSORS = ("DetDataPreprocessor", "mmdet.DetDataPreprocessor")
 PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH
 SUFFIXES = (".py", ".json", ".yaml", ".yml")
+WARM_UPS = ("LinearLR", "ConstantLR")
 RENAMED = ("_memorise", "_overfit")  # in the names of configs, which may be given as they were
 # arguments that count epochs (iterations with by_epoch=False): of schedules, of hooks
 SCHEDULED = {"begin", "end", "milestones", "T_max", "step_size", "periods"}
@@ -251,6 +252,9 @@ def set_length(config: Config, length: int) -> None:
         changed = {key: scaled(schedule[key], factor) for key in SCHEDULED & schedule.keys()}
         if changed.get("end", math.inf) <= changed.get("begin", 0):
             changed["end"] = changed["begin"] + 1
+        if "end" in changed and schedule.get("type") in WARM_UPS:
+            # of a single iteration it never ends: MMEngine's first step has the start's factor
+            changed["end"] = max(changed["end"], schedule.get("begin", 0) + 2)
         schedule.update(changed)
     for hook in iter_dicts(config.get("custom_hooks")):
         hook.update({key: scaled(hook[key]) for key in SWITCHED & hook.keys()})

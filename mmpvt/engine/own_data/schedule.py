@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from mmpvt.engine.config import set_length
+from mmpvt.engine.config import WARM_UPS, set_length
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import ConfigError
 
@@ -19,7 +19,6 @@ from mmpvt.errors import ConfigError
 ITERATIONS, MAX_EPOCHS, MIN_PASSES = 3_000, 100, 50
 EPOCH_VALIDATIONS, ITERATION_VALIDATIONS = 20, 10
 WARM_UP = 0.1  # at most, of all iterations
-WARM_UPS = ("LinearLR", "ConstantLR")
 # Of memory in training, by an image of 800x1333 pixels: a RetinaNet on v1 small takes 2 GB, a
 # Cascade Mask R-CNN on v2 b2 twice that.
 BYTES_PER_IMAGE, PIXELS = 4e9, 800 * 1333
@@ -46,7 +45,12 @@ def set_schedule(
 
     Returns:
         list[str]: what was set, a sentence each.
+
+    Raises:
+        ConfigError: there are less than one epoch, or the optimizer has no learning rate.
     """
+    if epochs is not None and epochs < 1:
+        raise ConfigError(f"{epochs}: a run takes at least one epoch", setting="epochs")
     loader = config.train_dataloader
     old_batch = loader.get("batch_size") or 1
     published = _published_batch(config, old_batch)
@@ -87,12 +91,12 @@ def _set_intervals(config: Config, length: int) -> None:
 
 
 def _shorten_warm_up(config: Config, most: int) -> None:
-    """Ends a warm-up after ``most`` iterations; what begins after it begins then."""
+    """Ends a warm-up after ``most`` iterations, two at least; what follows it begins then."""
     schedules = [part for part in iter_dicts(config.get("param_scheduler")) if "type" in part]
     in_iterations = [part for part in schedules if not part.get("by_epoch", True)]
     for part in in_iterations:
         if part["type"] in WARM_UPS and not part.get("begin") and part.get("end", 0) > most:
-            old, part["end"] = part["end"], max(1, most)
+            old, part["end"] = part["end"], max(2, most)
             for later in in_iterations:
                 if later.get("begin") == old:
                     later["begin"] = part["end"]
@@ -109,11 +113,11 @@ def _published_batch(config: Config, batch: int) -> int:
 
 def _batch_size(config: Config, batch: int, published: int, images: int, processes: int) -> int:
     if torch.cuda.is_available():
-        free = torch.cuda.mem_get_info()[0]
+        memory = torch.cuda.get_device_properties(0).total_memory
         batch = max(batch, published // processes)
     else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // processes
-    fitting = free / (BYTES_PER_IMAGE * _pixels(config) / PIXELS)
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // processes
+    fitting = memory / (BYTES_PER_IMAGE * _pixels(config) / PIXELS)
     most = max(1, min(batch, int(fitting), images // processes))
     return batch if batch <= most else 2 ** int(math.log2(most))
 

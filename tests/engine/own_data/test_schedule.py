@@ -1,0 +1,99 @@
+"""Batch, learning rate and length follow the number of images."""
+
+from __future__ import annotations
+
+import pytest
+from mmengine.config import Config
+
+from mmpvt.engine.own_data.model import set_num_classes
+from mmpvt.engine.own_data.schedule import set_schedule
+from mmpvt.errors import ConfigError
+
+
+def by_epoch(optimizer: str = "AdamW") -> Config:
+    return Config(
+        dict(
+            train_dataloader=dict(
+                batch_size=2, dataset=dict(pipeline=[dict(type="Resize", scale=(64, 64))])
+            ),
+            train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=12, val_interval=1),
+            optim_wrapper=dict(optimizer=dict(type=optimizer, lr=0.01)),
+            auto_scale_lr=dict(enable=False, base_batch_size=8),
+            param_scheduler=[
+                dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=500),
+                dict(type="MultiStepLR", by_epoch=True, begin=0, end=12, milestones=[8, 11]),
+            ],
+            default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=1)),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "length", "warm_up", "milestones"),
+    [
+        (24, None, 100, 120, [67, 92]),  # of 12 iterations
+        (300, None, 20, 300, [13, 18]),  # 3,000 iterations
+        (20_000, None, 12, 500, [8, 11]),  # the config's own
+        (300, 6, 6, 90, [4, 6]),
+    ],
+)
+def test_epochs(images: int, epochs: int | None, length: int, warm_up: int, milestones: list[int]):
+    config = by_epoch()
+    set_schedule(config, images, 1, epochs, 1)
+    assert config.train_cfg.max_epochs == length
+    assert config.param_scheduler[0].end == warm_up
+    assert config.param_scheduler[1].milestones == milestones
+    assert config.param_scheduler[1].end == length
+
+
+def test_iterations():
+    config = by_epoch()
+    config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=40_000, val_interval=4_000)
+    config.param_scheduler = [
+        dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=1_500),
+        dict(type="PolyLR", by_epoch=False, begin=1_500, end=40_000, power=0.9),
+    ]
+    set_schedule(config, 100, 1, None, 1)
+    assert (config.train_cfg.max_iters, config.train_cfg.val_interval) == (3_000, 300)
+    warm_up, poly = config.param_scheduler
+    assert warm_up.end == poly.begin == 112
+    assert poly.end == 3_000
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [("SGD", 0.0025), ("AdamW", 0.005)])
+def test_learning_rate_follows_the_batch(optimizer: str, lr: float):
+    config = by_epoch(optimizer)
+    said = set_schedule(config, 300, 1, None, 1)
+    assert config.optim_wrapper.optimizer.lr == pytest.approx(lr)
+    assert f"learning rate {lr:g}" in "; ".join(said)
+    config = by_epoch(optimizer)
+    set_schedule(config, 300, 1, None, 4)
+    assert config.optim_wrapper.optimizer.lr == 0.01
+
+
+def test_no_batch_is_larger_than_the_data():
+    config = by_epoch()
+    config.train_dataloader.batch_size = 16
+    set_schedule(config, 5, 1, None, 1)
+    assert config.train_dataloader.batch_size == 4
+
+
+def test_weights_of_classes():
+    uniform = dict(type="CrossEntropyLoss", class_weight=[1.0] * 80 + [0.1])
+    chosen = dict(type="CrossEntropyLoss", class_weight=[0.8, 1.2, 0.9])
+    model = dict(
+        bbox_head=dict(num_classes=80, loss_cls=uniform),
+        decode_head=dict(num_classes=3, loss_decode=chosen),
+        rpn_head=dict(num_classes=1),
+    )
+    config = Config(dict(model=model))
+    (note,) = set_num_classes(config, 2)
+    assert config.model.bbox_head.loss_cls.class_weight == [1.0, 1.0, 0.1]
+    assert "class_weight" not in config.model.decode_head.loss_decode and "removed" in note
+    assert config.model.rpn_head.num_classes == 1
+
+
+def test_a_head_of_one_channel_tells_two_classes_apart():
+    config = Config(dict(model=dict(decode_head=dict(type="A", num_classes=2, out_channels=1))))
+    with pytest.raises(ConfigError, match="single channel"):
+        set_num_classes(config, 3)

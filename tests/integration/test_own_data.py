@@ -1,0 +1,121 @@
+"""Training on one's own data, in whatever format, as a user would."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from annotated import CLASSES, FORMATS, masks, yolo
+from helpers import ROOT
+
+COCO_MINI = ROOT.parent / "shared" / "data" / "coco_mini"
+
+
+def weights(work_dir: Path) -> dict[str, torch.Tensor]:
+    return read(work_dir)["state_dict"]
+
+
+def read(work_dir: Path) -> dict:
+    file = (work_dir / "last_checkpoint").read_text()
+    return torch.load(file, map_location="cpu", weights_only=False)
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_equal_data_trains_alike_in_every_format(tiny_config: Path, tmp_path: Path, call_tool):
+    for kind, write in FORMATS.items():
+        root = tmp_path / kind
+        root.mkdir()
+        write(root)
+        before = listing(root)
+        args = ("--data", root, "--epochs", 2, "--seed", 0, "--work-dir", tmp_path / f"run_{kind}")
+        ended = call_tool("train.py", tiny_config, *args)
+        assert ended.code == 0, ended.out + ended.err
+        assert "3 classes: ant, bee, cow" in ended.out
+        assert "2 epochs of 10 iterations" in ended.out  # of 19 images; 5 are for validation
+        assert listing(root) == before
+    checkpoint = read(tmp_path / "run_coco")
+    assert tuple(checkpoint["meta"]["dataset_meta"]["classes"]) == CLASSES
+    assert checkpoint["state_dict"]["bbox_head.retina_cls.weight"].shape[0] % len(CLASSES) == 0
+    for kind in FORMATS:
+        others = weights(tmp_path / f"run_{kind}")
+        assert all(torch.equal(others[name], t) for name, t in checkpoint["state_dict"].items())
+    assert (tmp_path / "run_coco" / "report" / "index.html").is_file()
+
+
+def test_label_maps_train_a_segmenter(tiny_segmenter: Path, tmp_path: Path, call_tool):
+    root, work_dir = tmp_path / "data", tmp_path / "run"
+    root.mkdir()
+    masks(root)
+    args = ("--data", root, "--work-dir", work_dir, "--epochs", 1, "--seed", 0)
+    ended = call_tool("train.py", tiny_segmenter, *args)
+    assert ended.code == 0, ended.out + ended.err
+    classes = read(work_dir)["meta"]["dataset_meta"]["classes"]
+    assert tuple(classes) == ("background", *CLASSES)
+    assert weights(work_dir)["decode_head.conv_seg.weight"].shape[0] == 4
+    # what was written runs alone
+    written = work_dir / tiny_segmenter.name
+    best = (work_dir / "last_checkpoint").read_text()
+    ended = call_tool("test.py", written, best, "--work-dir", tmp_path / "test")
+    assert ended.code == 0, ended.out + ended.err
+    assert "mIoU" in ended.out
+
+
+def test_an_archive_is_trained_on_and_resumed(tiny_config: Path, tmp_path: Path, call_tool):
+    root, work_dir = tmp_path / "mine", tmp_path / "run"
+    root.mkdir()
+    yolo(root)
+    archive = shutil.make_archive(str(tmp_path / "mine"), "zip", root)
+    args = ("--data", archive, "--work-dir", work_dir, "--seed", 0)
+    ended = call_tool("train.py", tiny_config, *args, "--epochs", 1)
+    assert ended.code == 0, ended.out + ended.err
+    ended = call_tool("train.py", tiny_config, *args, "--epochs", 2, "--resume")
+    assert ended.code == 0, ended.out + ended.err
+    whole = tmp_path / "whole"
+    args = ("--data", archive, "--work-dir", whole, "--seed", 0, "--epochs", 2)
+    assert call_tool("train.py", tiny_config, *args).code == 0
+    assert read(whole)["meta"]["iter"] == read(work_dir)["meta"]["iter"] == 20
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--data", "no_such_folder"), "there is no no_such_folder"),
+        (("--data", "boxes", "--classes", "ant,wasp"), "wasp"),
+        (("--data", "boxes", "--val-fraction", "1.5"), "--val-fraction"),
+        (("--data", "boxes", "--data-format", "voc"), "voc"),
+        (("--data", "boxes", "--epochs", "0"), "--epochs"),
+        (("--data", "maps"), "label maps"),
+        (("--data", "empty"), "empty"),
+    ],
+)
+def test_mistakes_write_nothing(
+    args: tuple, said: str, tiny_config: Path, tmp_path: Path, call_tool, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name, write in dict(boxes=yolo, maps=masks, empty=lambda root: None).items():
+        Path(name).mkdir()
+        write(tmp_path / name)
+    ended = call_tool("train.py", tiny_config, *args, "--work-dir", tmp_path / "run")
+    assert said in ended.one_sentence()
+    assert not Path("run").exists()
+
+
+def test_options_of_data_take_data(tiny_config: Path, call_tool):
+    ended = call_tool("train.py", tiny_config, "--classes", "car")
+    assert ended.code == 2
+    assert "--data, which isn't given" in ended.err
+
+
+def test_check_data(tiny_config: Path, tmp_path: Path, call_tool):
+    root = tmp_path / "mine"
+    root.mkdir()
+    yolo(root)
+    ended = call_tool("check_data.py", tiny_config, "--data", root, "--out", tmp_path / "out")
+    assert ended.code == 0, ended.out + ended.err
+    assert "19 images" in ended.out and "ant" in ended.out
