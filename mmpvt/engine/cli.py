@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mmengine.config import DictAction
 
-from mmpvt.datasets.formats import FORMATS
 from mmpvt.engine.launch import LAUNCHERS, failure_of
-from mmpvt.engine.own_data import DataOptions
 from mmpvt.environment import setup_environment
 from mmpvt.errors import Interrupted, UserError, as_argument
 from mmpvt.utils.text import print_safely, printable
 
 if TYPE_CHECKING:
+    from mmpvt.engine.own_data import DataOptions
     from mmpvt.engine.preparation import RunOptions
 
 ON_BAD_DATA = ("auto", "stop", "skip")
@@ -56,6 +55,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a user's own data."""
+    from mmpvt.datasets.formats import FORMATS  # imports what most tools don't need
+
     group = parser.add_argument_group("your own data (docs/own_data.md)")
     group.add_argument(
         "--data",
@@ -107,6 +108,8 @@ def data_options_from(
                 "are of --data, which isn't given"
             )
         return None
+    from mmpvt.engine.own_data import DataOptions
+
     return DataOptions(path=args.data, **given)
 
 

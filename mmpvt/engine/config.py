@@ -15,7 +15,6 @@ from mmengine.registry import MODELS, DefaultScope
 
 from mmpvt.checkpoint.saving import newest_checkpoint
 from mmpvt.compat import fix_package_lookup, get_installed_path
-from mmpvt.datasets.pipelines import find_class
 from mmpvt.engine.class_names import read_class_lists
 from mmpvt.engine.config_parts import SPLITS, default_argument, iter_dicts
 from mmpvt.errors import CheckpointError, ConfigError, OutputError, UserError
@@ -273,6 +272,8 @@ def freeze_stages(config: Config, number: int) -> None:
     Raises:
         ConfigError: the model has no backbone, or one that can't freeze stages.
     """
+    from mmpvt.datasets.pipelines import find_class  # imports MMDetection, which a swap needn't
+
     backbones = _backbones(config, "freeze")
     if number < 0:
         raise ConfigError(f"{number} is no number of stages", setting="freeze")

@@ -194,7 +194,7 @@ def test_mmdetections_tools_and_api(
     image = next((shapes / "val2017").iterdir())
 
     out = installed.run("-c", PLAIN_API, config, checkpoint, image, cwd=tmp_path)
-    assert re.search(r"^mmpvt\.models\.pvt_v2 \d+$", out, re.MULTILINE)
+    assert re.search(r"^mmpvt\.models\.pvt \d+$", out, re.MULTILINE)
 
     tested = installed.run(
         *(MMDET_TOOLS / "test.py", config, checkpoint, "--work-dir", "tested"),

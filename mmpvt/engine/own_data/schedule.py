@@ -19,8 +19,8 @@ from mmpvt.errors import ConfigError
 ITERATIONS, MAX_EPOCHS, MIN_PASSES = 3_000, 100, 50
 EPOCH_VALIDATIONS, ITERATION_VALIDATIONS = 20, 10
 WARM_UP = 0.1  # at most, of all iterations
-# Of memory in training, by an image of 800x1333 pixels: a RetinaNet on v1 small takes 2 GB, a
-# Cascade Mask R-CNN on v2 b2 twice that.
+# Of memory in training, by an image of 800x1333 pixels: twice what a step adds for each image to a
+# RetinaNet on v1 small or a Cascade Mask R-CNN on v2 b2 on a CPU, 1.9 GB.
 BYTES_PER_IMAGE, PIXELS = 4e9, 800 * 1333
 PUBLISHED_BATCH = re.compile(r"(\d+)xb(\d+)")  # "8xb2" in a config's name: GPUs x images
 
