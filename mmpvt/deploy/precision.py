@@ -135,11 +135,14 @@ def _with_metadata(proto: onnx.ModelProto, original: ir.Model, precision: str) -
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silences the exporter's warnings, which are about itself."""
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.WARNING))
+    loggers = [logging.getLogger(name) for name in ("root", "torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
