@@ -14,9 +14,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mmpvt.datasets.coco import is_valid_mask
+from mmpvt.evaluation.matching import FOREGROUND_IOU
 
 MIN_SCORE = 0.3  # of detections that count as such here
-FOREGROUND_IOU = 0.5
 BACKGROUND_IOU = 0.1
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import zipfile
-import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -102,7 +100,9 @@ def use_own_data(
     _make(folder, undo)
     repeats = data.repeats(config)
     use = _use_label_maps if is_semantic else _use_objects
-    classes = use(config, dataset, folder, options.keep_empty)
+    classes = use(config, dataset, folder)
+    if options.keep_empty and not is_semantic:
+        data.keep_images_without_objects(config)
     said = [f"{len(classes)} classes: {few(classes)}"]
     said += model.set_num_classes(config, len(classes))
     said += set_schedule(config, len(dataset.splits["train"]), repeats, epochs, processes)
@@ -112,13 +112,12 @@ def use_own_data(
 
 
 def _unpack_to(path: Path, folder: Path, undo: ExitStack) -> Path | None:
-    """Where an archive is unpacked to: the same for the same content."""
-    if not zipfile.is_zipfile(path):
+    """Where an archive is unpacked to: another folder once the archive is another."""
+    if path.suffix.lower() != ".zip" or not path.is_file():
         return None
-    with zipfile.ZipFile(path) as archive:
-        listing = repr([(one.filename, one.CRC, one.file_size) for one in archive.infolist()])
     _make(folder, undo)
-    return folder / f"{path.stem}-{zlib.crc32(listing.encode()):08x}"
+    status = path.stat()  # by which open_dataset knows it again
+    return folder / f"{path.stem}-{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
 def _make(folder: Path, undo: ExitStack) -> None:
@@ -130,9 +129,7 @@ def _make(folder: Path, undo: ExitStack) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _use_objects(
-    config: Config, dataset: OpenedDataset, folder: Path, keep_empty: bool
-) -> tuple[str, ...]:
+def _use_objects(config: Config, dataset: OpenedDataset, folder: Path) -> tuple[str, ...]:
     data.load_objects(config, with_masks=dataset.has_masks)
     files = {split: str(file.resolve()) for split, file in dataset.write_coco(folder).items()}
     sources = _sources(dataset)
@@ -149,8 +146,6 @@ def _use_objects(
             for split, source in sources.items()
         },
     )
-    if keep_empty:
-        data.keep_images_without_objects(config)
     val, test = (
         data.coco_metric(config, files[sources[split]], dataset.has_masks)
         for split in ("val", "test")
@@ -159,9 +154,7 @@ def _use_objects(
     return dataset.classes
 
 
-def _use_label_maps(
-    config: Config, dataset: OpenedDataset, folder: Path, keep_empty: bool
-) -> tuple[str, ...]:
+def _use_label_maps(config: Config, dataset: OpenedDataset, folder: Path) -> tuple[str, ...]:
     data.load_labels_as_they_are(config)
     maps = dataset.write_label_maps(folder)
     data.set_datasets(

@@ -13,8 +13,6 @@ from mmpvt.errors import ConfigError
 
 MASK_HEADS = ("mask_head", "panoptic_head")
 COCO_METRICS = ("CocoMetric", "mmdet.CocoMetric", "mmpvt.CocoMetric")
-# what a split's pipeline loads beside boxes where the config's own data has it
-LOADERS = ("LoadAnnotations", "LoadPanopticAnnotations", "mmpvt.LoadSegAnnotations")
 
 
 def predicts_masks(config: Config) -> bool:
@@ -102,7 +100,7 @@ def load_labels_as_they_are(config: Config) -> None:
     """Has all pipelines of a segmenter take label 0 for the first class."""
     for split in SPLITS:
         for part in iter_dicts(config.get(f"{split}_dataloader")):
-            if part.get("type") in LOADERS:
+            if part.get("type") in ("LoadAnnotations", "mmpvt.LoadSegAnnotations"):
                 part.pop("reduce_zero_label", None)
                 part.pop("imdecode_backend", None)
 
