@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import runpy
@@ -141,7 +142,10 @@ class Started:
         """Waits until something holds; its end, before that, fails the test."""
         end = time.monotonic() + timeout
         while not condition():
-            assert time.monotonic() < end, f"nothing in {timeout} s: {self.text[-3000:]}"
+            if time.monotonic() > end:
+                self.signal(signal.SIGUSR1)  # all its processes print where they are
+                time.sleep(2)
+                raise AssertionError(f"nothing in {timeout} s: {self.text[-8000:]}")
             assert self.is_alive() or condition(), self.text[-3000:]
             time.sleep(pause)
 
@@ -189,6 +193,7 @@ def _run_tool(tool: str, args: tuple, output: Path, errors: Path | None) -> int:
     if not errors:
         os.dup2(1, 2)
     sys.stdout, sys.stderr = (os.fdopen(i, "w", buffering=1) for i in (1, 2))
+    faulthandler.register(signal.SIGUSR1, sys.stderr)  # its own processes inherit it
     forget_runs()
     sys.argv = [tool, *map(str, args)]
     try:
