@@ -8,12 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpvt.datasets.formats.reading import stem
+from mmpvt.datasets.formats.reading import stem, with_progress
 from mmpvt.datasets.formats.records import ImageRecord
 
-# What augmentation and file managers add to a name: Roboflow's hash, a number, "copy"
+# What augmentation and file managers add to a name: Roboflow's hash, "flip", "copy". Not "(1)":
+# Windows and browsers number different images so.
 _ADDED = re.compile(
-    r"(?:_(?:jpe?g|png))?\.rf\.[0-9A-Za-z]{8,}$|[ _-]*\(\d+\)$|[ _-]+(?:copy|kopie)[ _-]*\d*$|"
+    r"(?:_(?:jpe?g|png))?\.rf\.[0-9A-Za-z]{8,}$|[ _-]+(?:copy|kopie)[ _-]*\d*$|"
     r"[_-](?:aug(?:mented)?|[hv]?flip(?:ped)?|mirror(?:ed)?|rot(?:ated)?|blur(?:red)?|noisy?|crop)"
     r"[_-]?\d*$",
     re.IGNORECASE,
@@ -41,7 +42,7 @@ def group_duplicates(records: dict[str, ImageRecord]) -> list[list[str]]:
     by_size: dict[int, list[str]] = defaultdict(list)
     for name, record in records.items():
         by_stem[original_stem(name)].append(name)
-        by_size[record.path.stat().st_size].append(name)
+        by_size[_size(record.path)].append(name)
     by_content: dict[bytes, list[str]] = defaultdict(list)
     for same in by_size.values():
         for name in same if len(same) > 1 else ():
@@ -53,6 +54,43 @@ def group_duplicates(records: dict[str, ImageRecord]) -> list[list[str]]:
     for name in sorted(records):
         groups[find(name)].append(name)
     return list(groups.values())
+
+
+def copies_of(
+    records: Sequence[ImageRecord], others: Sequence[ImageRecord]
+) -> list[tuple[ImageRecord, ImageRecord]]:
+    """Images of ``others`` that are copies of ``records`` or made from the same image.
+
+    Equal names in two folders are no sign of it, as numbering often begins anew in each: an
+    augmentation's or Roboflow's suffix must have been added to one of them.
+
+    Returns:
+        list[tuple[ImageRecord, ImageRecord]]: the image of ``others``, and one of ``records``.
+    """
+    if not records or not others:
+        return []
+    by_stem = {original_stem(record.path.name): record for record in reversed(records)}
+    sizes = [{_size(record.path) for record in same} for same in (records, others)]
+    shared = sizes[0] & sizes[1]
+    of_size = [r for r in records if _size(r.path) in shared]
+    by_content = {
+        _digest(record.path): record for record in with_progress(of_size, "comparing images")
+    }
+    copies = []
+    for record in with_progress(others, "comparing images"):
+        name = record.path.name
+        original = by_content.get(_digest(record.path)) if _size(record.path) in shared else None
+        if original is None:
+            original = by_stem.get(original_stem(name))
+            if original and stem(name) == stem(original.path.name):
+                original = None
+        if original is not None:
+            copies.append((record, original))
+    return copies
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _digest(path: Path) -> bytes:

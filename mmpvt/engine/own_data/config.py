@@ -28,8 +28,8 @@ class DataOptions:
 
     Attributes:
         path: a folder, a zip archive, a ``data.yaml``, a ``.json`` or an ``.xml``.
-        format: ``'coco'``, ``'voc'``, ``'yolo'``, ``'labelme'``, ``'cvat'`` or ``'masks'``.
-            Default: recognised by what is there.
+        format: one of :data:`mmpvt.datasets.formats.FORMATS`. Default: recognised by what is
+            there.
         classes: their names. Default: the data's.
         val_fraction: of the images, to validate on where the data has no such split.
         split_seed: of the choice of these images.
