@@ -62,7 +62,7 @@ def split_of_path(path: str) -> str:
 
 
 def split_of_list(name: str) -> str | None:
-    """The split of a list of images: of ``'Train'``, but not of ``'cat_train'``, which is a class's.
+    """The split of a list of images, by all of its name: ``'cat_train'`` is a class's list.
 
     ``trainval`` is a split of its own, and ``default`` is :data:`ALL`.
     """
@@ -129,8 +129,9 @@ class Files:
         seen = set()
         for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
             real = os.path.realpath(folder)
-            folders[:] = sorted(  # of two links to one folder, the first counts
-                name for name in folders if not name.startswith(".") and name != "__MACOSX"
+            folders[:] = sorted(  # a folder counts once: links to it come last
+                (name for name in folders if not name.startswith(".") and name != "__MACOSX"),
+                key=lambda name: (os.path.islink(f"{folder}/{name}"), name),  # noqa: PTH114
             )
             if real in seen:  # a link to a folder above it
                 folders.clear()

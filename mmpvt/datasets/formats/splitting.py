@@ -70,20 +70,19 @@ def copies_of(
     if not records or not others:
         return []
     by_stem = {original_stem(record.path.name): record for record in reversed(records)}
-    sizes = [{_size(record.path) for record in same} for same in (records, others)]
-    shared = sizes[0] & sizes[1]
-    of_size = [r for r in records if _size(r.path) in shared]
-    by_content = {
-        _digest(record.path): record for record in with_progress(of_size, "comparing images")
-    }
+    sizes = {_size(record.path) for record in others}
+    by_content: dict[bytes, ImageRecord] = {}
+    shared = set()
+    for record in with_progress(records, "comparing images"):
+        if (size := _size(record.path)) in sizes:
+            shared.add(size)
+            by_content.setdefault(_digest(record.path), record)
     copies = []
     for record in with_progress(others, "comparing images"):
-        name = record.path.name
         original = by_content.get(_digest(record.path)) if _size(record.path) in shared else None
-        if original is None:
-            original = by_stem.get(original_stem(name))
-            if original and stem(name) == stem(original.path.name):
-                original = None
+        named = by_stem.get(original_stem(record.path.name))
+        if original is None and named and named.path.stem != record.path.stem:
+            original = named
         if original is not None:
             copies.append((record, original))
     return copies
