@@ -26,7 +26,7 @@ from mmpvt.datasets.formats.labelme import read_labelme
 from mmpvt.datasets.formats.masks import Pairs, find_pairs, read_masks
 from mmpvt.datasets.formats.opened import OpenedDataset, distinct_colours
 from mmpvt.datasets.formats.reading import VIDEOS, Content, Files, Reading, read_json, stem
-from mmpvt.datasets.formats.records import FORMATS, ImageRecord, Instance
+from mmpvt.datasets.formats.records import ALL, FORMATS, ImageRecord, Instance
 from mmpvt.datasets.formats.voc import read_voc
 from mmpvt.datasets.formats.writing import LabelMaps
 from mmpvt.datasets.formats.yolo import CLASS_FILES, holds_labels, parse_yaml, read_yolo
@@ -95,6 +95,7 @@ def open_dataset(
     try:
         kind, found = _choose(_recognise(files, named), format, task, given, files)
         content = _read(kind, reading, found, first)
+        _check_once(reading, content)
         reading.finish()
     except (RecursionError, msgspec.MsgspecError) as error:
         raise DatasetError(f"{given} can't be read: {error}", where=given) from error
@@ -262,8 +263,21 @@ def _read(kind: str, reading: Reading, found: object, first: int | None) -> Cont
     return readers[kind](reading, found)
 
 
+def _check_once(reading: Reading, content: Content) -> None:
+    """Leaves one of a split's annotations of one image: which of them holds isn't known."""
+    for split, records in content.splits.items():
+        by_path = {record.path: record for record in reversed(records)}
+        if len(by_path) == len(records):
+            continue
+        for path, number in Counter(record.path for record in records).items():
+            if number > 1:
+                where = "" if split == ALL else f" for {split}"
+                reading.problem(reading.name_of(path), f"it is annotated {number} times{where}")
+        content.splits[split] = list(by_path.values())
+
+
 def _opened(reading: Reading, kind: str, content: Content) -> OpenedDataset:
-    order = {name: place for place, name in enumerate(("train", "val", "test", "all"))}
+    order = {name: place for place, name in enumerate(("train", "val", "test", ALL))}
     splits = {
         split: sorted(records, key=lambda record: record.path.as_posix())
         for split, records in sorted(content.splits.items(), key=lambda one: order[one[0]])
@@ -271,8 +285,8 @@ def _opened(reading: Reading, kind: str, content: Content) -> OpenedDataset:
     }
     if not splits:
         raise DatasetError(f"no image in {reading.source} can be used", where=reading.source)
-    if "all" in splits and len(splits) > 1:
-        left = splits.pop("all")
+    if ALL in splits and len(splits) > 1:
+        left = splits.pop(ALL)
         reading.notes.append(f"{len(left):,} images are of no split and aren't used")
     twice = [name for name, number in Counter(content.classes).items() if number > 1 or not name]
     if twice:

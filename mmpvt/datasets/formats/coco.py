@@ -164,7 +164,7 @@ def _read(
     for annotation in content["annotations"]:
         by_image[annotation["image_id"]].append(annotation)
     near = str(PurePosixPath(name).parent)
-    records, missing, seen = [], [], set()
+    records, missing = [], []
     for image in with_progress(content["images"], f"reading images of {Path(name).name}"):
         found = reading.files.find_image(
             image["file_name"], "" if near == "." else near, split, PurePosixPath(name).stem
@@ -173,10 +173,6 @@ def _read(
             missing.append(image["file_name"])
             continue
         used.add(found)
-        if found in seen:
-            reading.problem(name, f"image {image['id']} is {found}, as another is")
-            continue
-        seen.add(found)
         record = reading.record(
             reading.root / found, (image["width"], image["height"]), image["file_name"]
         )

@@ -70,9 +70,6 @@ def read_labelme(reading: Reading, names: list[str]) -> Content:
             held = "; imageData holds a copy, to be saved beside it" if has_copy else ""
             reading.problem(name, f"its image {file.imagePath!r} is missing{held}")
             continue
-        if image in used:
-            reading.problem(name, f"{image} has another annotation file")
-            continue
         used.add(image)
         stated = None
         if file.imageWidth is not None and file.imageHeight is not None:

@@ -432,12 +432,31 @@ def test_keypoints_are_skipped_and_counted(root: Path):
     assert note == "1 objects have keypoints, which are skipped (the first: a.json, a.jpg)"
 
 
-def test_an_image_listed_twice(root: Path):
+def listed_twice() -> str:
     content = json.loads(coco({}))
     content["images"].append({**content["images"][0], "id": 2})
-    write(root, {"a.jpg": "", "a.json": json.dumps(content)})
-    with pytest.raises(DatasetError, match=r"image 2 is a.jpg, as another is"):
+    return json.dumps(content)
+
+
+NAMED = "<filename>a.jpg</filename>"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"x.json": listed_twice()},
+        {"x/1.xml": voc((2, 3, 9, 9), more=NAMED), "x/2.xml": voc((2, 3, 9, 9), more=NAMED)},
+        {"a.json": labelme(rectangle([1, 1], [5, 5])), "b.json": labelme()},
+        {"1.xml": cvat(""), "2.xml": cvat("")},
+    ],
+    ids=["coco", "voc", "labelme", "cvat"],
+)
+def test_an_image_annotated_twice(files: dict, root: Path):
+    write(root, {"a.jpg": "", **files})
+    with pytest.raises(DatasetError, match=r"a\.jpg: it is annotated 2 times"):
         open_dataset(root)
+    opened = open_dataset(root, on_bad_data="skip")
+    assert sum(map(len, opened.splits.values())) == 1
 
 
 # --- Label maps
