@@ -165,8 +165,10 @@ def image_sets(
 
 
 def _listed_image(line: str, folder: str, known: Collection[str]) -> str | None:
-    """The image that a list's line names: a name, a path, either with 1 or -1 or its label map
-    behind it."""
+    """The image that a list's line names: a name (in quotes, perhaps) or path, with 1 or -1 or its
+    label map behind it."""
+    if line.startswith('"'):
+        line = line[1:].partition('"')[0] or line
     for text in (line, line.rsplit(maxsplit=1)[0], line.split()[0]):
         parts = text.replace("\\", "/").split("/")
         for i in range(len(parts)):

@@ -184,7 +184,7 @@ NAMES = ("my a", "c,d", "e%20f", "ü")
     ("lists", "train", "val"),
     [
         ({"Main/train": "my a\r\nc,d\r\n", "Main/val": "ü\ne%20f", "Main/cat_train": "ü 1"}, 2, 2),
-        ({"Main/Train": "my a\n", "Main/Validation": "c,d\nü\ne%20f\n"}, 1, 3),  # CVAT
+        ({"Main/Train": '"my a" 1\n', "Main/Validation": "c,d\nü\ne%20f\n"}, 1, 3),  # CVAT
         ({"train": "my a.jpg\nü.jpg 1\n", "val": "JPEGImages\\c,d.jpg\ne%20f -1\n"}, 2, 2),
         ({"Main/trainval2012": "my a\nc,d\nü\n", "Main/val2012": "e%20f\n"}, 3, 1),
         ({"Main/train": "my a\n", "Main/val": "c,d\nü\ne%20f\n", "Main/trainval": "my a\nc,d\n",
