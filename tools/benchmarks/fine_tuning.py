@@ -1,6 +1,6 @@
 """What a trained detector brings to few images of other classes.
 
-python tools/benchmarks/fine_tuning.py --seeds 0 1 2     # an hour on two cores
+python tools/benchmarks/fine_tuning.py --seeds 0 1 2
 
 A RetinaNet with PVT v2 B0 learns four of the shapes' six classes on 1000 images, 630 iterations.
 For each seed, two learn all six on 160 other images, 100 iterations: one starts from the first, one
