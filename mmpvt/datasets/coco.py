@@ -93,6 +93,11 @@ def read_annotations(file: Path) -> dict:
         data = read_bytes(file, MAX_ANNOTATIONS)
     except OSError as error:
         raise DatasetError(f"no annotations at {file}: {error.strerror}", **GET_DATA) from error
+    return parse_annotations(data, file)
+
+
+def parse_annotations(data: bytes, file: Path) -> dict:
+    """What :func:`read_annotations` gives, of a file's content."""
     if not data:
         raise DatasetError(f"the annotation file {file} is empty", **GET_DATA)
     try:
@@ -100,7 +105,6 @@ def read_annotations(file: Path) -> dict:
     except ValueError as error:
         what = f"the annotation file {file} is no JSON ({error})"
         raise DatasetError(what, **GET_DATA) from error
-    del data
     fields = content if isinstance(content, dict) else {}
     if "images" in fields and "categories" in fields:
         fields.setdefault("annotations", [])

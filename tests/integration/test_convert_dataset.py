@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from mmdet.datasets import CocoDataset
 from PIL import Image
+
+from mmpvt.datasets.formats import reading
 
 
 def test_shapes_to_yolo_and_back(call_tool, shapes: Path, tmp_path: Path):
@@ -55,3 +59,25 @@ def test_mistakes(call_tool, shapes: Path, tmp_path: Path):
     ended = call_tool("convert_dataset.py", tmp_path / "a", out, "--to", "coco", "--classes", "x")
     assert "a.txt, line 1" in ended.one_sentence()
     assert "--on-bad-data skip" in ended.err and not out.exists()
+
+
+@pytest.mark.parametrize("tool", ["convert_dataset.py", "train.py"])
+def test_an_interrupted_opening_leaves_nothing(
+    tool: str, shapes: Path, tiny_config: Path, tmp_path: Path, call_tool, monkeypatch
+):
+    """Of an archive, which is unpacked first."""
+    archive = shutil.make_archive(str(tmp_path / "data"), "zip", shapes)
+    out = tmp_path / "new" / "out"
+    args = (archive, out, "--to", "coco", "--format", "coco")
+    if tool == "train.py":
+        args = (tiny_config, "--data", archive, "--data-format", "coco", "--work-dir", out)
+    unpacked = []
+
+    def interrupted(path: Path) -> None:
+        unpacked.append(path.is_file())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reading, "image_size", interrupted)
+    ended = call_tool(tool, *args)
+    assert ended.code == 130 and ended.err.startswith("interrupted"), ended.err
+    assert unpacked == [True] and not out.parent.exists()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -24,14 +25,13 @@ from mmpvt.datasets.formats.cvat import read_cvat
 from mmpvt.datasets.formats.labelme import read_labelme
 from mmpvt.datasets.formats.masks import Pairs, find_pairs, read_masks
 from mmpvt.datasets.formats.opened import OpenedDataset, distinct_colours
-from mmpvt.datasets.formats.reading import VIDEOS, Content, Files, Reading, stem
-from mmpvt.datasets.formats.records import FORMATS, ImageRecord, Instance
+from mmpvt.datasets.formats.reading import VIDEOS, Content, Files, Reading, read_json, stem
+from mmpvt.datasets.formats.records import ALL, FORMATS, ImageRecord, Instance
 from mmpvt.datasets.formats.voc import read_voc
 from mmpvt.datasets.formats.writing import LabelMaps
 from mmpvt.datasets.formats.yolo import CLASS_FILES, holds_labels, parse_yaml, read_yolo
 from mmpvt.errors import ConfigError, DatasetError
 from mmpvt.utils.atomic import atomic_write
-from mmpvt.utils.files import MAX_ANNOTATIONS, read_bytes
 from mmpvt.utils.text import few
 
 __all__ = ["FORMATS", "ImageRecord", "Instance", "LabelMaps", "OpenedDataset", "open_dataset"]
@@ -82,6 +82,9 @@ def open_dataset(
     given, within = path, False
     if path.suffix.lower() == ".zip":
         path, within = _unpacked(path, unpack_to), True
+    first = {"voc0": 0, "voc1": 1}.get(format or "")
+    if first is not None:
+        format = "voc"
     named = None if path.is_dir() else path
     root = path if named is None else _root_of(path)
     files = Files(root)
@@ -91,7 +94,8 @@ def open_dataset(
     reading = Reading(files, given, taken, keep_empty, on_bad_data == "skip", within)
     try:
         kind, found = _choose(_recognise(files, named), format, task, given, files)
-        content = _read(kind, reading, found)
+        content = _read(kind, reading, found, first)
+        _check_once(reading, content)
         reading.finish()
     except (RecursionError, msgspec.MsgspecError) as error:
         raise DatasetError(f"{given} can't be read: {error}", where=given) from error
@@ -185,7 +189,7 @@ def _sort_json(files: Files, names: list[str], kinds: dict[str, list[str]]) -> N
             kinds["labelme"].append(name)
             continue
         try:
-            keys = decoder.decode(read_bytes(files.root / name, MAX_ANNOTATIONS)).keys()
+            keys = decoder.decode(read_json(files.root / name)).keys()
         except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
             # none of theirs, or damaged: its reader says so
             keys = {"shapes"} if is_beside and len(names) > 1 else set()  # type: ignore[assignment]
@@ -223,7 +227,8 @@ def _choose(
             others = f"; it fits {few(found)}" if found else ""
             raise DatasetError(f"{given} is not of the format {format}{others}", setting="format")
         return format, found[format]
-    if not files.images and "yolo" not in found:  # a data.yaml may name images elsewhere
+    # a data.yaml may name images elsewhere, LabelMe's files may hold copies of them
+    if not files.images and not {"yolo", "labelme"} & found.keys():
         videos = files.of(*VIDEOS)
         hint = f"{videos[0]} is a video: give a folder of frames" if videos else None
         raise DatasetError(f"there are no images in {given}", where=given, hint=hint)
@@ -244,20 +249,35 @@ def _choose(
     return fit[0], found[fit[0]]
 
 
-def _read(kind: str, reading: Reading, found: object) -> Content:
+def _read(kind: str, reading: Reading, found: object, first: int | None) -> Content:
     if kind == "yolo":
         assert found is None or isinstance(found, Path)
         return read_yolo(reading, found)
     if kind == "masks":
         assert isinstance(found, Pairs)
         return read_masks(reading, found)
-    readers = dict(coco=read_coco, voc=read_voc, labelme=read_labelme, cvat=read_cvat)
     assert isinstance(found, list)
+    if kind == "voc":
+        return read_voc(reading, found, first)
+    readers = dict(coco=read_coco, labelme=read_labelme, cvat=read_cvat)
     return readers[kind](reading, found)
 
 
+def _check_once(reading: Reading, content: Content) -> None:
+    """Leaves one of a split's annotations of one image: which of them holds isn't known."""
+    for split, records in content.splits.items():
+        by_path = {record.path: record for record in reversed(records)}
+        if len(by_path) == len(records):
+            continue
+        for path, number in Counter(record.path for record in records).items():
+            if number > 1:
+                where = "" if split == ALL else f" for {split}"
+                reading.problem(reading.name_of(path), f"it is annotated {number} times{where}")
+        content.splits[split] = list(by_path.values())
+
+
 def _opened(reading: Reading, kind: str, content: Content) -> OpenedDataset:
-    order = {name: place for place, name in enumerate(("train", "val", "test", "all"))}
+    order = {name: place for place, name in enumerate(("train", "val", "test", ALL))}
     splits = {
         split: sorted(records, key=lambda record: record.path.as_posix())
         for split, records in sorted(content.splits.items(), key=lambda one: order[one[0]])
@@ -265,12 +285,20 @@ def _opened(reading: Reading, kind: str, content: Content) -> OpenedDataset:
     }
     if not splits:
         raise DatasetError(f"no image in {reading.source} can be used", where=reading.source)
-    if "all" in splits and len(splits) > 1:
-        left = splits.pop("all")
+    if ALL in splits and len(splits) > 1:
+        left = splits.pop(ALL)
         reading.notes.append(f"{len(left):,} images are of no split and aren't used")
+    twice = [name for name, number in Counter(content.classes).items() if number > 1 or not name]
+    if twice:
+        raise DatasetError(
+            f"{reading.source} has two classes of the name {twice[0]!r}" if twice[0]
+            else f"a class of {reading.source} has no name",
+            where=reading.source,
+        )  # fmt: skip
     classes = _take_classes(reading, kind, content, splits)
     if not classes:
         raise DatasetError(f"no object in {reading.source} has a class", where=reading.source)
+    _drop_copies(reading, splits)
     colours = distinct_colours(len(classes))
     opened = OpenedDataset(
         reading.source,
@@ -281,10 +309,30 @@ def _opened(reading: Reading, kind: str, content: Content) -> OpenedDataset:
         splits,
         reading.notes,
         content.label_values,
+        content.remark,
     )
     opened.fill_outlines()
+    opened.note_copies()
     opened.note_classes()
     return opened
+
+
+def _drop_copies(reading: Reading, splits: dict[str, list[ImageRecord]]) -> None:
+    """Leaves one of the objects of an image that are equal."""
+    gone, first = 0, None
+    for record in {id(r): r for records in splits.values() for r in records}.values():
+        places = {(one.label, one.box) for one in record.instances}
+        if len(places) < len(record.instances):
+            kept: list[Instance] = []
+            for one in record.instances:
+                if one not in kept:
+                    kept.append(one)
+            if len(kept) < len(record.instances):
+                gone += len(record.instances) - len(kept)
+                first = first or reading.name_of(record.path)
+            record.instances = kept
+    if gone:
+        reading.notes.append(f"{gone:,} objects are annotated twice; one is taken (first: {first})")
 
 
 def _take_classes(

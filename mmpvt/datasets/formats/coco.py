@@ -8,8 +8,15 @@ from typing import Any
 
 from pycocotools import mask as rle
 
-from mmpvt.datasets.coco import clean_annotations, mask_problem, read_annotations
-from mmpvt.datasets.formats.reading import Content, Reading, split_of, split_of_path, with_progress
+from mmpvt.datasets.coco import clean_annotations, mask_problem, parse_annotations
+from mmpvt.datasets.formats.reading import (
+    Content,
+    Reading,
+    read_json,
+    split_of,
+    split_of_path,
+    with_progress,
+)
 from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord, Instance
 from mmpvt.errors import DatasetError
 from mmpvt.utils.text import few
@@ -29,13 +36,14 @@ def read_coco(reading: Reading, names: list[str]) -> Content:
         for _, content in contents.values()
         for a in _unlike_categories(content)
     }
-    parents = {c.get("supercategory") for c in categories}
+    parents = {c.get("supercategory") for c in categories if c.get("supercategory") != c["name"]}
     classes: list[str] = []
     colours: dict[str, Colour] = {}
     for category in categories:
         name = category["name"]
         # Roboflow's first category is the project, which all others are of
-        if name in parents and name not in used and len(parents) > 1:
+        is_top = category.get("supercategory") in (None, "", "none")
+        if is_top and name in parents and name not in used:
             if f"the category {name!r} is of no object and is skipped" not in reading.notes:
                 reading.notes.append(f"the category {name!r} is of no object and is skipped")
             continue
@@ -93,11 +101,12 @@ def _splits(names: list[str]) -> dict[str, str]:
 
 
 def _content(reading: Reading, name: str) -> dict:
-    content = read_annotations(reading.root / name)
-    names = [category["name"] for category in content["categories"]]
-    twice = sorted({str(one) for one in names if names.count(one) > 1})
-    if twice:
-        raise DatasetError(f"two categories of {name} have the name {twice[0]!r}")
+    file = reading.root / name
+    try:
+        content = parse_annotations(read_json(file), file)
+    except OSError as error:
+        raise DatasetError(f"{file} can't be read: {error.strerror}", where=file) from error
+    _drop_namesakes(content, name)
     content, findings = clean_annotations(content, masks=False)
     for finding in findings:
         if finding.fixed:
@@ -105,6 +114,29 @@ def _content(reading: Reading, name: str) -> dict:
         else:
             reading.problem(name, str(finding))
     return content
+
+
+def _drop_namesakes(content: dict, name: str) -> None:
+    """Leaves one category of each name: of a project named after its one class, Roboflow writes a
+    first category of no object.
+
+    Raises:
+        DatasetError: two categories of one name have objects.
+    """
+    by_name: dict[str, list[dict]] = defaultdict(list)
+    for category in content["categories"]:
+        by_name[category["name"]].append(category)
+    if len(by_name) == len(content["categories"]):
+        return
+    used = {a.get("category_id") for a in content["annotations"] if isinstance(a, dict)
+            if isinstance(a.get("category_id"), (int, str))}  # fmt: skip
+    kept = []
+    for title, same in by_name.items():
+        with_objects = [category for category in same if category["id"] in used]
+        if len(with_objects) > 1:
+            raise DatasetError(f"two categories of {name} have the name {title!r}")
+        kept.append((with_objects or same)[0])
+    content["categories"] = kept
 
 
 def _by_id(content: dict) -> list[dict]:
@@ -149,6 +181,8 @@ def _read(
         for annotation in by_image[image["id"]]:
             label = by_id[annotation["category_id"]]
             instance = None
+            if any(annotation.get("keypoints") or ()):
+                reading.count("objects have keypoints, which are skipped", f"{name}, {found}")
             if label is not None:
                 instance = _instance(reading, name, annotation, label, image)
             if instance is not None:

@@ -128,8 +128,10 @@ def _instance(
         return float(shape.get(key, ""))
 
     if shape.tag == "polygon":
-        points = (pair.split(",") for pair in shape.get("points", "").split(";") if pair.strip())
-        outline = [float(value) for x, y in points for value in (x, y)]
+        points = [pair.split(",") for pair in shape.get("points", "").split(";") if pair.strip()]
+        if any(len(point) != 2 for point in points):
+            raise ValueError("its points aren't pairs of numbers")
+        outline = [float(value) for point in points for value in point]
         return outlined(reading, record, label, outline, where)
     turn = float(shape.get("rotation", "0"))
     if shape.tag == "ellipse":

@@ -6,9 +6,10 @@ import base64
 import io
 import math
 import os
+import re
 from collections import defaultdict
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -20,16 +21,19 @@ from mmpvt.datasets.formats.reading import (
     Reading,
     join_groups,
     outline_box,
+    read_json,
     split_of_path,
     stem,
     with_progress,
 )
 from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.errors import UserError
-from mmpvt.utils.files import read_bytes
 
 _SKIPPED = ("point", "points", "line", "linestrip")
 CIRCLE = 64  # corners of the polygon that a circle becomes: off by 0.12% of the radius
+
+
+Side = Annotated[float, msgspec.Meta(ge=0, le=2**31)]
 
 
 class _Shape(msgspec.Struct):
@@ -43,8 +47,8 @@ class _Shape(msgspec.Struct):
 class _File(msgspec.Struct):  # without imageData, which msgspec passes over
     shapes: list[_Shape]
     imagePath: str | None = None
-    imageWidth: int | None = None
-    imageHeight: int | None = None
+    imageWidth: Side | None = None
+    imageHeight: Side | None = None
 
 
 def read_labelme(reading: Reading, names: list[str]) -> Content:
@@ -55,21 +59,21 @@ def read_labelme(reading: Reading, names: list[str]) -> Content:
     by_stem = {stem(image): image for image in reading.files.images}
     for name in with_progress(names, "reading annotations"):
         try:
-            file = decoder.decode(read_bytes(reading.root / name))
+            data = read_json(reading.root / name)
+            file = decoder.decode(data)
             image = _image(reading, name, file, by_stem)
         except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
             reading.problem(name, error.what if isinstance(error, UserError) else str(error))
             continue
         if image is None:
-            reading.problem(name, f"its image {file.imagePath!r} is missing")
-            continue
-        if image in used:
-            reading.problem(name, f"{image} has another annotation file")
+            has_copy = re.search(rb'"imageData"\s*:\s*"', data)
+            held = "; imageData holds a copy, to be saved beside it" if has_copy else ""
+            reading.problem(name, f"its image {file.imagePath!r} is missing{held}")
             continue
         used.add(image)
         stated = None
         if file.imageWidth is not None and file.imageHeight is not None:
-            stated = file.imageWidth, file.imageHeight
+            stated = round(file.imageWidth), round(file.imageHeight)
         record = reading.record(reading.root / image, stated)
         if record is not None:
             read.append((name, record, file))
@@ -127,7 +131,7 @@ def _instance(
     if kind == "circle":
         (x, y), edge = points[:2]
         outline = ellipse(x, y, *[math.dist((x, y), edge)] * 2)
-    elif kind == "polygon":
+    elif kind in ("polygon", "rotation"):  # X-AnyLabeling's turned rectangle
         outline = [value for point in points for value in point]
     else:
         reading.problem(where, f"a shape of an unknown kind, {kind[:40]!r}")

@@ -23,6 +23,7 @@ from mmpvt.datasets.formats.reading import (
     with_progress,
 )
 from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord
+from mmpvt.datasets.formats.voc import image_sets
 from mmpvt.errors import DatasetError
 from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.utils.text import few
@@ -47,6 +48,7 @@ class Pairs(NamedTuple):
     pairs: list[tuple[str, str]]
     no_map: list[str]
     no_image: list[str]
+    keys: list[str]  # of the pairs: their paths without suffixes and folders of images or maps
 
 
 def find_pairs(files: Files) -> Pairs:
@@ -77,7 +79,7 @@ def find_pairs(files: Files) -> Pairs:
             last = match[1] if is_map else last
         (maps if is_map else images)["/".join((*folders, last))].append(name)
     if not maps:
-        return Pairs([], [same[0] for same in images.values()], [])
+        return Pairs([], [same[0] for same in images.values()], [], [])
     for kind, found in (("images", images), ("label maps", maps)):
         for key, same in found.items():
             if len(same) > 1 and key in images and key in maps:
@@ -87,6 +89,7 @@ def find_pairs(files: Files) -> Pairs:
         [(images[key][0], maps[key][0]) for key in both],
         [images[key][0] for key in sorted(images.keys() - maps.keys())],
         [name for key in sorted(maps.keys() - images.keys()) for name in maps[key]],
+        both,
     )
 
 
@@ -98,6 +101,11 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
     """
     for name in found.no_image:
         reading.problem(name, "there is no image of its name")
+    lists = image_sets(reading, "Segmentation", set(found.keys), "label map")
+    if lists and found.no_map:
+        what = "images have no label map and aren't used"
+        reading.count(what, found.no_map[0], len(found.no_map))
+        found = found._replace(no_map=[])
     if reading.keep_empty and found.no_map:
         raise DatasetError(
             f"{len(found.no_map):,} images have no label map (the first: {found.no_map[0]}), and "
@@ -122,8 +130,8 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         paths = [reading.root / name for _, name in found.pairs]
         read = pool.map(lambda path: _read_map(path, table), paths)
-        pairs = zip(found.pairs, read, strict=True)
-        for (image, name), (held, size, own) in _progress(pairs, len(paths)):
+        pairs = zip(found.pairs, found.keys, read, strict=True)
+        for (image, name), key, (held, size, own) in _progress(pairs, len(paths)):
             if size is None:
                 reading.problem(name, str(held))
                 continue
@@ -138,7 +146,11 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
             seen.update(held)
             palette = palette or own
             split = split_of_path(name)
-            records[split_of_path(image) if split == ALL else split].append((record, set(held)))
+            own_splits = [split_of_path(image) if split == ALL else split]
+            for one in lists.get(key, ()) if lists else own_splits:
+                records[one].append((record, set(held)))
+            if lists and key not in lists:
+                reading.count("label maps are in no list of ImageSets and aren't used", name)
     if are_colours:
         mapping = {colour: label for label, colour in enumerate(colours)}
         values = tuple(colours)
@@ -250,17 +262,22 @@ def _by_index(
 
 def _table(reading: Reading) -> tuple[list[str], list[Colour], tuple | None]:
     """Names, colours and numbers of the file beside the label maps that names the classes."""
-    for wanted in TABLES:
+    for wanted in (*TABLES, *NAMES):
+        tables = {}
         for name in reading.files.names:
-            if PurePosixPath(name).name == wanted:
-                found = _parse_table(reading.read_text(reading.root / name))
-                if found[0]:
-                    return found
-    for wanted in NAMES:
-        for name in reading.files.names:
-            if PurePosixPath(name).name == wanted:
-                lines = reading.read_text(reading.root / name).splitlines()
-                return [line.strip() for line in lines if line.strip()], [], None
+            if PurePosixPath(name).name != wanted:
+                continue
+            if wanted in TABLES:
+                table = _parse_table(reading.read_text(reading.root / name))
+            else:
+                table = reading.read_names(reading.root / name), [], None
+            if table[0]:
+                tables[name] = table
+        if tables:
+            first, *others = tables.values()
+            if any(table != first for table in others):
+                raise DatasetError(f"{few(tables)} name different classes")
+            return first
     return [], [], None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from mmpvt.datasets.formats import writing
 from mmpvt.datasets.formats.reading import corners
 from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord, Instance
-from mmpvt.datasets.formats.splitting import group_duplicates, stratify
+from mmpvt.datasets.formats.splitting import copies_of, group_duplicates, stratify
 from mmpvt.datasets.formats.writing import LabelMaps
 from mmpvt.errors import ConfigError, DatasetError
 from mmpvt.utils.text import few
@@ -44,7 +44,7 @@ class OpenedDataset:
 
     Attributes:
         path (Path): what was opened.
-        format (str): one of :data:`FORMATS`.
+        format (str): one of :data:`FORMATS`, ``'voc'`` in all of its variants.
         classes (tuple[str, ...]): names, by label.
         palette (list): RGB colours, by label: the format's own, or evenly distinct ones.
         is_semantic (bool): whether images have label maps, not objects.
@@ -53,6 +53,7 @@ class OpenedDataset:
         notes (list[str]): what the user must know, a sentence each.
         label_values (tuple | None): what the label maps hold for each class, ints or RGB colours;
             None where they hold the labels.
+        remark (str): which variant of the format was taken, and why.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class OpenedDataset:
     splits: dict[str, list[ImageRecord]]
     notes: list[str] = field(default_factory=list)
     label_values: tuple | None = None
+    remark: str = ""
 
     @property
     def has_masks(self) -> bool:
@@ -89,8 +91,9 @@ class OpenedDataset:
         total = sum(map(len, self.splits.values()))
         parts = [f"{name} {len(records):,}" for name, records in self.splits.items()]
         split = "not split" if list(self.splits) == [ALL] else ", ".join(parts)
+        title = _TITLES[self.format] + (f" with {self.remark}" if self.remark else "")
         return (
-            f"{self.path}: {_TITLES[self.format]}, {total:,} images{objects}, "
+            f"{self.path}: {title}, {total:,} images{objects}, "
             f"{len(self.classes)} classes ({few(self.classes)}); {split}"
         )
 
@@ -200,6 +203,21 @@ class OpenedDataset:
             for one in bare:
                 one.polygons = [corners(one.box)]
             self.notes.append(f"{len(bare):,} objects have no outline: it is that of their box")
+
+    def note_copies(self) -> None:
+        """Notes images of other splits that are in the training split, too."""
+        others = [r for split, same in self.splits.items() if split != "train" for r in same]
+        copies = copies_of(self.splits.get("train", []), others)
+        if copies:
+            record, first = copies[0]
+            within = os.path.relpath(record.path, self.image_root)
+            original = os.path.relpath(first.path, self.image_root)
+            example = within if within == original else f"{within} of {original}"
+            self.notes.append(
+                f"{len(copies):,} images of {' and '.join(s for s in self.splits if s != 'train')} "
+                f"are copies of training images, or made from the same (the first: {example}): "
+                "scores on them say too much"
+            )
 
     def note_classes(self) -> None:
         """Notes classes that no training image has."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import struct
 import time
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -13,13 +15,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from PIL import Image
 
 from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord, Instance
 from mmpvt.errors import DatasetError, UserError
-from mmpvt.utils.files import check_regular, read_bytes
+from mmpvt.utils.files import MAX_ANNOTATIONS, check_regular, read_bytes
 from mmpvt.utils.progress import progress
 from mmpvt.utils.text import few
 
@@ -58,6 +61,15 @@ def split_of_path(path: str) -> str:
     return next(filter(None, map(split_of, PurePosixPath(path).parts[:-1])), ALL)
 
 
+def split_of_list(name: str) -> str | None:
+    """The split of a list of images, by all of its name: ``'cat_train'`` is a class's list.
+
+    ``trainval`` is a split of its own, and ``default`` is :data:`ALL`.
+    """
+    others = dict(trainval="trainval", default=ALL)
+    return {**_SPLITS, **others}.get(name.lower().rstrip("0123456789"))
+
+
 def stem(path: str) -> str:
     """A relative path without its suffix."""
     return os.path.splitext(path)[0]  # noqa: PTH122  a string in, a string out
@@ -73,6 +85,11 @@ def with_progress(items: Sequence[Item], what: str) -> Iterator[Item]:
                 advance = stack.enter_context(progress(what, len(items), done=done))
             if advance is not None:
                 advance(done + 1)
+
+
+def read_json(path: Path) -> bytes:
+    """A JSON file's content without a byte order mark, which Windows' editors write."""
+    return read_bytes(path, MAX_ANNOTATIONS).removeprefix(codecs.BOM_UTF8)
 
 
 def parse_xml(data: bytes) -> ElementTree.Element:
@@ -92,22 +109,30 @@ class _NoDoctype(ElementTree.TreeBuilder):
         raise ValueError("it has a document type (<!DOCTYPE …>), which is refused")
 
 
+def _refuse(error: OSError) -> None:
+    raise DatasetError(f"{error.filename} can't be read: {error.strerror}", where=error.filename)
+
+
 class Files:
     """The files of a data set's folder, without what is hidden.
 
     Args:
         root (Path): the folder; links in it are followed.
+
+    Raises:
+        DatasetError: a folder can't be read.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.names: list[str] = []  # relative, with slashes, sorted: the same on every machine
         seen = set()
-        for folder, folders, files in os.walk(root, followlinks=True):
+        for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
             real = os.path.realpath(folder)
-            folders[:] = [
-                name for name in folders if not name.startswith(".") and name != "__MACOSX"
-            ]
+            folders[:] = sorted(  # a folder counts once: links to it come last
+                (name for name in folders if not name.startswith(".") and name != "__MACOSX"),
+                key=lambda name: (os.path.islink(f"{folder}/{name}"), name),  # noqa: PTH114
+            )
             if real in seen:  # a link to a folder above it
                 folders.clear()
                 continue
@@ -139,6 +164,13 @@ class Files:
             found[name.rsplit("/", 1)[-1]].append(name)
         return found
 
+    @cached_property
+    def _images_by_folded_name(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.images:
+            found[_folded(name.rsplit("/", 1)[-1])].append(name)
+        return found
+
     def find_image(
         self, file_name: str, near: str = "", split: str | None = None, of: str = ""
     ) -> str | None:
@@ -152,13 +184,32 @@ class Files:
             of (str): the annotation file's stem, ``instances_train2017``, which may name a folder.
 
         Returns:
-            str | None: an image of :attr:`images`; None where there is none.
+            str | None: an image of :attr:`images`; None where there is none. One whose name
+            differs in case, in Unicode's composition (macOS) or in percent-encoding (web tools) is
+            taken where none fits better.
 
         Raises:
             DatasetError: several fit.
         """
         parts = [part for part in re.split(r"[/\\]+", file_name) if part not in ("", ".", "..")]
-        found = self._images_by_name.get(parts[-1], []) if parts else []
+        if not parts:
+            return None
+        found = self._images_by_name.get(parts[-1])
+        if not found:
+            found = self._images_by_folded_name.get(_folded(parts[-1]), [])
+            parts, near = [_folded(part) for part in parts], _folded(near)
+            original = {_folded(name): name for name in found}
+            if len(original) < len(found):
+                raise DatasetError(f"{file_name!r} may be any of {few(found)}")
+            match = self._fitting(list(original), parts, file_name, near, split, of)
+            return original[match] if match else None
+        return self._fitting(found, parts, file_name, near, split, of)
+
+    @staticmethod
+    def _fitting(
+        found: list[str], parts: list[str], file_name: str, near: str, split: str | None, of: str
+    ) -> str | None:
+        """The one of some images of one name whose folders fit best."""
         for length in range(len(parts), 0, -1):
             tail = "/".join(parts[-length:])
             if near and f"{near}/{tail}" in found:
@@ -177,6 +228,11 @@ class Files:
         return None
 
 
+def _folded(name: str) -> str:
+    """A name without what file systems and web tools change in it."""
+    return unicodedata.normalize("NFC", unquote(name, errors="surrogateescape")).casefold()
+
+
 @dataclass
 class Content:
     """What a format's reader found.
@@ -185,12 +241,15 @@ class Content:
         classes (list[str]): in the format's own order, or sorted.
         splits (dict[str, list[ImageRecord]]): by name.
         colours (dict[str, Colour]): those that the format gives to classes.
+        label_values (tuple | None): what label maps hold for each class, if not the labels.
+        remark (str): what was taken of the format where it has variants.
     """
 
     classes: list[str]
     splits: dict[str, list[ImageRecord]]
     colours: dict[str, Colour] = field(default_factory=dict)
     label_values: tuple | None = None
+    remark: str = ""
 
 
 class Reading:
@@ -273,6 +332,20 @@ class Reading:
         except UnicodeDecodeError as error:
             raise DatasetError(f"{path} is no text in UTF-8", where=path) from error
 
+    def read_names(self, path: Path) -> list[str]:
+        """The names of classes in a text file, a line each.
+
+        Raises:
+            DatasetError: it can't be read, or a line in between is empty.
+        """
+        names = [line.strip() for line in self.read_text(path).rstrip().splitlines()]
+        if "" in names:
+            raise DatasetError(
+                f"line {names.index('') + 1} of {path} is empty, where a class's name is expected",
+                where=path,
+            )
+        return names
+
     def record(
         self, path: Path, stated: tuple[int, int] | None = None, name: str | None = None
     ) -> ImageRecord | None:
@@ -312,13 +385,16 @@ class Reading:
             total (int): all images, with them.
 
         Raises:
-            DatasetError: the user must say what becomes of them.
+            DatasetError: the user must say what becomes of them, or there were problems, which may
+                be why they lack annotations.
         """
         if not names:
             return False
         what = f"{len(names):,} of {total:,} images in {self.source} have no annotations"
         if self.keep_empty:
             self.count("images without annotations are taken as images without objects", names[0])
+        elif self._problems and not self.skip:
+            self.finish()  # an annotation file that can't be used isn't a missing one
         elif self.skip and len(names) < total:
             self.notes.append(f"{what} and are skipped (the first: {names[0]})")
         else:

@@ -8,12 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpvt.datasets.formats.reading import stem
+from mmpvt.datasets.formats.reading import stem, with_progress
 from mmpvt.datasets.formats.records import ImageRecord
 
-# What augmentation and file managers add to a name: Roboflow's hash, a number, "copy"
+# What augmentation and file managers add to a name: Roboflow's hash, "flip", "copy". Not "(1)":
+# Windows and browsers number different images so.
 _ADDED = re.compile(
-    r"(?:_(?:jpe?g|png))?\.rf\.[0-9A-Za-z]{8,}$|[ _-]*\(\d+\)$|[ _-]+(?:copy|kopie)[ _-]*\d*$|"
+    r"(?:_(?:jpe?g|png))?\.rf\.[0-9A-Za-z]{8,}$|[ _-]+(?:copy|kopie)[ _-]*\d*$|"
     r"[_-](?:aug(?:mented)?|[hv]?flip(?:ped)?|mirror(?:ed)?|rot(?:ated)?|blur(?:red)?|noisy?|crop)"
     r"[_-]?\d*$",
     re.IGNORECASE,
@@ -41,7 +42,7 @@ def group_duplicates(records: dict[str, ImageRecord]) -> list[list[str]]:
     by_size: dict[int, list[str]] = defaultdict(list)
     for name, record in records.items():
         by_stem[original_stem(name)].append(name)
-        by_size[record.path.stat().st_size].append(name)
+        by_size[_size(record.path)].append(name)
     by_content: dict[bytes, list[str]] = defaultdict(list)
     for same in by_size.values():
         for name in same if len(same) > 1 else ():
@@ -53,6 +54,42 @@ def group_duplicates(records: dict[str, ImageRecord]) -> list[list[str]]:
     for name in sorted(records):
         groups[find(name)].append(name)
     return list(groups.values())
+
+
+def copies_of(
+    records: Sequence[ImageRecord], others: Sequence[ImageRecord]
+) -> list[tuple[ImageRecord, ImageRecord]]:
+    """Images of ``others`` that are copies of ``records`` or made from the same image.
+
+    Equal names in two folders are no sign of it, as numbering often begins anew in each: an
+    augmentation's or Roboflow's suffix must have been added to one of them.
+
+    Returns:
+        list[tuple[ImageRecord, ImageRecord]]: the image of ``others``, and one of ``records``.
+    """
+    if not records or not others:
+        return []
+    by_stem = {original_stem(record.path.name): record for record in reversed(records)}
+    sizes = {_size(record.path) for record in others}
+    by_content: dict[bytes, ImageRecord] = {}
+    shared = set()
+    for record in with_progress(records, "comparing images"):
+        if (size := _size(record.path)) in sizes:
+            shared.add(size)
+            by_content.setdefault(_digest(record.path), record)
+    copies = []
+    for record in with_progress(others, "comparing images"):
+        original = by_content.get(_digest(record.path)) if _size(record.path) in shared else None
+        named = by_stem.get(original_stem(record.path.name))
+        if original is None and named and named.path.stem != record.path.stem:
+            original = named
+        if original is not None:
+            copies.append((record, original))
+    return copies
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _digest(path: Path) -> bytes:

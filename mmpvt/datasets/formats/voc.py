@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element
 
@@ -12,11 +13,12 @@ from mmpvt.datasets.formats.reading import (
     Reading,
     outline_box,
     parse_xml,
+    split_of_list,
     split_of_path,
     stem,
     with_progress,
 )
-from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord, Instance
+from mmpvt.datasets.formats.records import Colour, ImageRecord, Instance
 from mmpvt.errors import UserError
 from mmpvt.utils.files import read_bytes
 
@@ -24,17 +26,25 @@ _LABEL_MAP = re.compile(r"([^:#]+):(?:(\d+),(\d+),(\d+))?:[^:]*:[^:]*")  # name:
 _FOLDER = re.compile(r"(^|/)(?:[Aa]nnotations|xmls?|labels)/")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "img")
 _MAPS = re.compile(r"(^|/)Segmentation(Class|Object)/")
-_IMAGE_SETS = re.compile(r"(?:.*/)?ImageSets/(?:Main/)?(train|val|test|trainval|default)\.txt")
+_IMAGE_SETS = re.compile(r"((?:.*/)?)ImageSets/(?:(Main|Segmentation)/)?([^/]+)\.txt")
+_FRACTIONS = 0.5  # of the coordinates: pixels have none, places between them do
 
 
-def read_voc(reading: Reading, names: list[str]) -> Content:
+def read_voc(reading: Reading, names: list[str], first: int | None = None) -> Content:
     """Reads annotation files; classes are those of a ``labelmap.txt``, or sorted by name.
 
     VOC counts pixels from 1, its boxes' last ones included: a box over the first two columns is
-    from 1 to 2. Tools that write 0 for the first are taken at their word, in all of the data.
+    from 1 to 2. Other tools (CVAT, for one) write the box's edges, from 0 to 2: which of both is
+    taken for all of the data where nothing says so is told by boxes that begin at 0 or have
+    fractions.
+
+    Args:
+        reading (Reading): the data set.
+        names (list[str]): of the annotation files.
+        first (int | None): 1 or 0. Default: None, by the data.
     """
     pairs = _images(reading, names)
-    lists = _listed(reading, names)
+    lists = image_sets(reading, "Main", {_key(name) for name in names}, "annotation file")
     used = set(pairs.values())
     others = [i for i in reading.files.images if i not in used and not _MAPS.search(i)]
     if lists and others:
@@ -58,14 +68,14 @@ def read_voc(reading: Reading, names: list[str]) -> Content:
     order = [name for name in order if name in found or name != "background"]
     classes = [*order, *sorted(found - set(order))]
     labels = {name: label for label, name in enumerate(classes)}
-    lows = Counter(min(value, 2) for _, _, e in read for value in _lows(e))
-    from_zero = sum(n for value, n in lows.items() if value < 1) > lows[1]
-    if from_zero:
-        reading.notes.append("the boxes count pixels from 0, where VOC's own count from 1")
+    if first is None:
+        first, remark = _first_pixel([element for _, _, element in read])
+    else:
+        remark = f"coordinates from {first}, as asked for"
     splits: dict[str, list[ImageRecord]] = defaultdict(list)
     for name, record, element in read:
         for place, one in enumerate(element.iterfind("object"), 1):
-            _add(reading, record, one, f"{name}, object {place}", labels, not from_zero)
+            _add(reading, record, one, f"{name}, object {place}", labels, first)
         key = _key(name)
         for split in lists.get(key, ()) if lists else (split_of_path(name),):
             splits[split].append(record)
@@ -75,7 +85,7 @@ def read_voc(reading: Reading, names: list[str]) -> Content:
         record = reading.record(reading.root / image)
         if record is not None:
             splits[split_of_path(image)].append(record)
-    return Content(classes, dict(splits), colours)
+    return Content(classes, dict(splits), colours, remark=remark)
 
 
 def _key(name: str) -> str:
@@ -86,17 +96,18 @@ def _key(name: str) -> str:
 def _images(reading: Reading, names: list[str]) -> dict[str, str]:
     """The image of each annotation file."""
     by_stem: dict[str, list[str]] = defaultdict(list)
+    by_last: dict[str, list[str]] = defaultdict(list)
     for image in reading.files.images:
         by_stem[stem(image)].append(image)
+        if not _MAPS.search(image):
+            by_last[PurePosixPath(image).stem].append(image)
     pairs: dict[str, str] = {}
     for name in names:
         at = stem(name)
         places = [at, *(_FOLDER.sub(rf"\1{folder}/", at) for folder in _IMAGE_FOLDERS)]
         found = next((by_stem[place] for place in places if place in by_stem), [])
         if not found:
-            last = PurePosixPath(at).name
-            known = (reading.files.find_image(f"{last}{end}") for end in (".jpg", ".jpeg", ".png"))
-            found = [image for image in known if image]
+            found = by_last[PurePosixPath(at).name] or _by_file_name(reading, name)
         if not found:
             reading.problem(name, "there is no image of its name")
         elif len(found) > 1:
@@ -106,28 +117,66 @@ def _images(reading: Reading, names: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _listed(reading: Reading, names: list[str]) -> dict[str, list[str]]:
-    """The splits that ImageSets' lists put an annotation file in, by :func:`_key`."""
-    lists: dict[str, dict[str, str]] = defaultdict(dict)  # by folder, by list
+def _by_file_name(reading: Reading, name: str) -> list[str]:
+    """The image that an annotation file names, which has another name itself."""
+    try:
+        file_name = parse_xml(read_bytes(reading.root / name)).findtext("filename")
+    except (OSError, ValueError):
+        return []
+    found = reading.files.find_image(file_name.strip()) if file_name else None
+    return [found] if found else []
+
+
+def image_sets(
+    reading: Reading, kind: str, known: Collection[str], what: str
+) -> dict[str, list[str]]:
+    """The splits that ImageSets' lists put images in.
+
+    Args:
+        reading (Reading): the data set.
+        kind (str): the folder of the lists, ``'Main'`` or ``'Segmentation'``. Lists in ImageSets
+            itself count, too, and those of the other kind where there are no others.
+        known (Collection[str]): the annotated images, as ``VOC2012/2007_000027``.
+        what (str): an image that a list names lacks if it isn't known.
+
+    Returns:
+        dict[str, list[str]]: by image; empty where there are no lists.
+    """
+    lists: dict[str, dict[str, dict[str, str]]] = {}  # by folder, kind, split
     for name in reading.files.of(".txt"):
-        if match := _IMAGE_SETS.fullmatch(name):
-            lists[name[: name.index("ImageSets/")]][match[1]] = name
+        if (match := _IMAGE_SETS.fullmatch(name)) and (split := split_of_list(match[3])):
+            lists.setdefault(match[1], {}).setdefault(match[2] or kind, {})[split] = name
     splits: dict[str, list[str]] = defaultdict(list)
-    known = {_key(name) for name in names}
-    for folder, files in lists.items():
+    for folder, kinds in lists.items():
+        files = kinds.get(kind) or next(iter(kinds.values()))
         if "train" in files and "val" in files:
             files.pop("trainval", None)
         for which, name in files.items():
-            split = {"trainval": "train", "default": ALL}.get(which, which)
+            split = {"trainval": "train"}.get(which, which)
             for line in reading.read_text(reading.root / name).splitlines():
                 if not line.strip():
                     continue
-                key = folder + line.split()[0]
-                if key not in known:
-                    reading.problem(name, f"{line.split()[0]} has no annotation file")
+                key = _listed_image(line.strip(), folder, known)
+                if key is None:
+                    reading.problem(name, f"{line.strip()} has no {what}")
                 elif split not in splits[key]:
                     splits[key].append(split)
     return {key: found for key, found in splits.items() if found}
+
+
+def _listed_image(line: str, folder: str, known: Collection[str]) -> str | None:
+    """The image that a list's line names: a name (in quotes, perhaps) or path, with 1 or -1 or its
+    label map behind it."""
+    if line.startswith('"'):
+        line = line[1:].partition('"')[0] or line
+    for text in (line, line.rsplit(maxsplit=1)[0], line.split()[0]):
+        parts = text.replace("\\", "/").split("/")
+        for i in range(len(parts)):
+            tail = "/".join(parts[i:])
+            for one in (tail, stem(tail)):
+                if f"{folder}{one}" in known:
+                    return f"{folder}{one}"
+    return None
 
 
 def _label_map(reading: Reading) -> tuple[list[str], dict[str, Colour]]:
@@ -152,16 +201,27 @@ def _stated(element: Element) -> tuple[int, int] | None:
     return size if min(size) > 0 else None  # type: ignore[return-value]
 
 
-def _lows(element: Element) -> list[float]:
-    """Where an image's boxes begin, in both directions."""
-    values = []
-    for one in element.iterfind("object"):
-        for side in ("xmin", "ymin"):
+def _first_pixel(elements: Iterable[Element]) -> tuple[int, str]:
+    """Where the boxes' coordinates begin, 0 or 1, and a sentence on why that is taken."""
+    lows: Counter[float] = Counter()
+    fractions = number = 0
+    for box in (box for element in elements for box in element.iterfind("object/bndbox")):
+        for side in ("xmin", "ymin", "xmax", "ymax"):
             try:
-                values.append(float(one.findtext(f"bndbox/{side}", "")))
+                value = float(box.findtext(side, ""))
             except ValueError:
                 continue  # said when the box is read
-    return values
+            number += 1
+            fractions += value % 1 != 0
+            if side in ("xmin", "ymin"):
+                lows[min(value, 2)] += 1
+    zeros = sum(n for value, n in lows.items() if value < 1)
+    if zeros > lows[1]:
+        return 0, f"coordinates from 0 ({zeros:,} begin at 0, {lows[1]:,} at 1)"
+    if fractions > _FRACTIONS * number:
+        return 0, "coordinates from 0 (they have fractions)"
+    at = f"{lows[1]:,} begin at 1, {zeros:,} at 0" if lows[1] else "none begins at 0 or 1"
+    return 1, f"coordinates from 1 (as PASCAL VOC; {at})"
 
 
 def _add(
@@ -170,13 +230,12 @@ def _add(
     one: Element,
     where: str,
     labels: dict[str, int],
-    from_one: bool,
+    shift: int,
 ) -> None:
     name = (one.findtext("name") or "").strip()
     if not name:
         reading.problem(where, "it has no name")
         return
-    shift = 1 if from_one else 0
     try:
         sides = [float(one.findtext(f"bndbox/{s}", "")) for s in ("xmin", "ymin", "xmax", "ymax")]
         outline = [float(e.text or "") - shift for e in one.findall("polygon/*")]

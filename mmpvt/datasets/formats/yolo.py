@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import reprlib
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -26,6 +28,8 @@ from mmpvt.utils.text import few
 
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
 _KEYS = dict(train="train", val="val", valid="val", validation="val", test="test")
+_LABEL_FOLDERS = ("labels", "Labels", "LABELS")
+_IMAGE_FOLDER = re.compile(r"(.*[/\\])images([/\\].*)", re.IGNORECASE | re.DOTALL)
 DIGITS = 3  # of a pixel: six decimals of a relative coordinate are hardly finer
 
 
@@ -60,7 +64,7 @@ def read_yolo(reading: Reading, config: Path | None) -> Content:
         content = parse_yaml(reading.read_text(config))
         if content is None:
             raise DatasetError(f"{config} is no data.yaml: it has no names", where=config)
-        classes = _names(content, config)
+        classes = _names(content, config, reading.classes)
         images = _from_yaml(reading, content, config)
         if isinstance(content.get("kpt_shape"), list):
             keypoints = 1
@@ -93,8 +97,14 @@ def read_yolo(reading: Reading, config: Path | None) -> Content:
     return Content(classes, splits)
 
 
-def _names(content: dict, config: Path) -> list[str]:
+def _names(content: dict, config: Path, given: Sequence[str] | None) -> list[str]:
     names = content.get("names")
+    if names is None:
+        if not given:
+            raise DatasetError(
+                f"{config} has no names of classes", where=config, instead=("classes", None)
+            )
+        names = list(given)
     if isinstance(names, dict):
         try:
             by_index = {int(index): name for index, name in names.items()}
@@ -119,10 +129,7 @@ def _class_file(reading: Reading) -> list[str]:
     """Names of a file of classes, a line each, or those that the user gave."""
     found = [n for n in reading.files.of(".txt", ".names", ".labels")
              if PurePosixPath(n).name in CLASS_FILES]  # fmt: skip
-    lists = {
-        tuple(x.strip() for x in reading.read_text(reading.root / name).splitlines() if x.strip())
-        for name in found
-    }
+    lists = {tuple(reading.read_names(reading.root / name)) for name in found}
     if len(lists) > 1:
         raise DatasetError(f"{few(found)} name different classes", hint="keep one of them")
     if lists:
@@ -164,8 +171,6 @@ def _from_yaml(reading: Reading, content: dict, config: Path) -> dict[str, list[
             images[split] = list(dict.fromkeys(found))
     if not images:
         raise DatasetError(f"{config} names no images: train is missing or empty", where=config)
-    if images.get("train") and images.get("train") == images.get("val"):
-        reading.notes.append("train and val are the same images: the scores won't say much")
     return images
 
 
@@ -215,11 +220,14 @@ def _check_stems(images: dict[str, list[Path]]) -> None:
 
 
 def _label_file(image: Path) -> Path | None:
-    text = str(image.with_suffix(".txt"))
-    before, folder, after = text.rpartition(f"{os.sep}images{os.sep}")
-    places = [f"{before}{os.sep}labels{os.sep}{after}"] if folder else []
-    places += [text, str(image.parent.parent / "labels" / image.with_suffix(".txt").name)]
-    return next((Path(place) for place in places if os.path.exists(place)), None)  # noqa: PTH110
+    """An image's labels: in ``labels/`` for ``images/``, beside it, or in ``labels/`` beside its
+    folder."""
+    text = os.path.splitext(image)[0]  # noqa: PTH122
+    places = [text, *(str(image.parent.parent / name / image.stem) for name in _LABEL_FOLDERS)]
+    if match := _IMAGE_FOLDER.fullmatch(text):
+        places = [*(f"{match[1]}{name}{match[2]}" for name in _LABEL_FOLDERS), *places]
+    files = (place + end for place in places for end in (".txt", ".TXT"))
+    return next((Path(file) for file in files if os.path.exists(file)), None)  # noqa: PTH110
 
 
 def _check_images(reading: Reading, images: dict[str, list[Path]]) -> None:
@@ -227,7 +235,8 @@ def _check_images(reading: Reading, images: dict[str, list[Path]]) -> None:
     known = {str(path.with_suffix("").name) for paths in images.values() for path in paths}
     for name in reading.files.of(".txt"):
         path = PurePosixPath(name)
-        if "labels" in path.parts[:-1] and path.stem not in known and path.name not in CLASS_FILES:
+        folders = [part.lower() for part in path.parts[:-1]]
+        if "labels" in folders and path.stem not in known and path.name not in CLASS_FILES:
             reading.problem(name, "there is no image of its name")
 
 
@@ -259,7 +268,9 @@ def _read_labels(
             what = f"the class is {int(label)}, and the names end at {len(classes) - 1}"
             reading.problem(where, what)
         elif len(places) != 4 and (len(places) % 2 or len(places) < 6):
-            what = "a polygon of less than three points" if len(places) == 2 else (
+            what = {2: "a polygon of less than three points",
+                    5: "6 numbers: a box and a score, as predictions have, or half a point"}.get(
+                len(places),
                 f"{len(values)} numbers, neither a box (5) nor a polygon (7, 9, …)")  # fmt: skip
             reading.problem(where, f"it holds {what}")
         elif not all(-TOLERANCE <= value <= 1 + TOLERANCE for value in places):
@@ -297,7 +308,7 @@ def _rounded(box: tuple[float, float, float, float]) -> tuple[float, float, floa
 def holds_labels(file: Path) -> bool:
     """Whether a text file looks like an image's labels; an empty one may be."""
     try:
-        with file.open(encoding="utf-8", errors="strict") as lines:
+        with file.open(encoding="utf-8-sig", errors="strict") as lines:
             words = lines.readline(2**16).split()
         return not words or (len(words) >= 5 and all(float(w) > -1e9 for w in words))
     except (OSError, ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,8 @@ class DataOptions:
 
     Attributes:
         path: a folder, a zip archive, a ``data.yaml``, a ``.json`` or an ``.xml``.
-        format: ``'coco'``, ``'voc'``, ``'yolo'``, ``'labelme'``, ``'cvat'`` or ``'masks'``.
-            Default: recognised by what is there.
+        format: one of :data:`mmpvt.datasets.formats.FORMATS`. Default: recognised by what is
+            there.
         classes: their names. Default: the data's.
         val_fraction: of the images, to validate on where the data has no such split.
         split_seed: of the choice of these images.
@@ -131,24 +131,16 @@ def _make(folder: Path, undo: ExitStack) -> None:
 
 def _use_objects(config: Config, dataset: OpenedDataset, folder: Path) -> tuple[str, ...]:
     data.load_objects(config, with_masks=dataset.has_masks)
-    files = {split: str(file.resolve()) for split, file in dataset.write_coco(folder).items()}
-    sources = _sources(dataset)
-    data.set_datasets(
+    files = _set_datasets(
         config,
-        {
-            split: dict(
-                type="mmdet.CocoDataset",
-                metainfo=_metainfo(dataset.classes, dataset.palette),
-                data_root="",
-                ann_file=files[source],
-                data_prefix=dict(img=str(dataset.image_root)),
-            )
-            for split, source in sources.items()
-        },
+        dataset.write_coco(folder),
+        dataset.classes,
+        dataset.palette,
+        type="mmdet.CocoDataset",
+        data_prefix=dict(img=str(dataset.image_root)),
     )
     val, test = (
-        data.coco_metric(config, files[sources[split]], dataset.has_masks)
-        for split in ("val", "test")
+        data.coco_metric(config, files[split], dataset.has_masks) for split in ("val", "test")
     )
     config.val_evaluator, config.test_evaluator = val, test
     return dataset.classes
@@ -157,38 +149,39 @@ def _use_objects(config: Config, dataset: OpenedDataset, folder: Path) -> tuple[
 def _use_label_maps(config: Config, dataset: OpenedDataset, folder: Path) -> tuple[str, ...]:
     data.load_labels_as_they_are(config)
     maps = dataset.write_label_maps(folder)
-    data.set_datasets(
+    _set_datasets(
         config,
-        {
-            split: dict(
-                type="mmseg.BaseSegDataset",
-                metainfo=_metainfo(maps.classes, maps.palette),
-                data_root="",
-                ann_file=str(maps.lists[source].resolve()),
-                data_prefix=dict(
-                    img_path=str(maps.img_path.resolve()),
-                    seg_map_path=str(maps.seg_map_path.resolve()),
-                ),
-                img_suffix=maps.img_suffix,
-                seg_map_suffix=maps.seg_map_suffix,
-                reduce_zero_label=False,
-            )
-            for split, source in _sources(dataset).items()
-        },
+        maps.lists,
+        maps.classes,
+        maps.palette,
+        type="mmseg.BaseSegDataset",
+        data_prefix=dict(
+            img_path=str(maps.img_path.resolve()), seg_map_path=str(maps.seg_map_path.resolve())
+        ),
+        img_suffix=maps.img_suffix,
+        seg_map_suffix=maps.seg_map_suffix,
+        reduce_zero_label=False,
     )
     config.val_evaluator = ConfigDict(type="mmseg.IoUMetric", iou_metrics=["mIoU"])
     config.test_evaluator = config.val_evaluator
     return maps.classes
 
 
-def _sources(dataset: OpenedDataset) -> dict[str, str]:
-    """The data's split for each of the config's; without one to test on, that to validate on."""
-    test = "test" if dataset.splits.get("test") else "val"
-    return dict(train="train", val="val", test=test)
-
-
-def _metainfo(classes: Sequence[str], palette: Sequence[Sequence[int]]) -> dict:
-    return dict(classes=tuple(classes), palette=[tuple(colour) for colour in palette])
+def _set_datasets(
+    config: Config,
+    files: Mapping[str, Path],
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    **fields: object,
+) -> dict[str, str]:
+    """Puts the data's splits in the place of the config's; those without images to test on are
+    tested on those to validate on. Returns the annotation file of each."""
+    files = {**files, "test": files.get("test", files["val"])}
+    named = {split: str(files[split].resolve()) for split in ("train", "val", "test")}
+    metainfo = dict(classes=tuple(classes), palette=[tuple(colour) for colour in palette])
+    common = dict(metainfo=metainfo, data_root="", **fields)
+    data.set_datasets(config, {k: dict(ann_file=file, **common) for k, file in named.items()})
+    return named
 
 
 def _written(config: Config, undo: ExitStack) -> Config:
