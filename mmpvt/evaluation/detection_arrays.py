@@ -180,10 +180,11 @@ class ObjectArrays:
             if one["category_id"] in labels
         ]
         sizes = [image["width"] * image["height"] for *_, image in found]
+        areas = [one.get("area", one["bbox"][2] * one["bbox"][3]) for _, _, one, _ in found]
         return cls(
             images=np.array([index for index, *_ in found], np.int64),
             labels=np.array([label for _, label, *_ in found], np.int64),
             boxes=np.array([one["bbox"] for _, _, one, _ in found], float).reshape(-1, 4),
             crowd=np.array([bool(one.get("iscrowd")) for _, _, one, _ in found], bool),
-            shares=np.array([one["area"] for _, _, one, _ in found], float) / np.array(sizes),
+            shares=np.array(areas, float) / np.array(sizes, float),
         )

@@ -69,8 +69,7 @@ function errorRows(entries, images, kind, minScore) {
   return [el("p", { class: "note" }, kind === "missed"
     ? `Objects that no detection with a score of at least ${fixed(minScore, 2)} covers: large ones, and those with the lowest IoU, first.`
     : "Detections that are no object, or of another class, a second one of the same, or badly placed: the highest score first."),
-  el("ul", { class: "legend key" }, [["var(--correct)", "detected"], ["var(--missed)", "missed"], ["var(--wrong)", "false positive"]]
-    .map(([colour, name]) => el("li", {}, el("i", { style: { borderColor: colour } }), name))), list, el("p", {}, more)];
+  key(), list, el("p", {}, more)];
 }
 
 function errorRow({ entry, mark }, images) {
