@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from mmdet.datasets.api_wrappers import COCO
-from mmdet.structures.mask import encode_mask_results
+from mmdet.structures.mask import encode_mask_results, mask2bbox
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
@@ -43,26 +44,33 @@ class DetectionCollector:
 
     def __init__(self, runner: Runner, details: bool) -> None:
         self.details = details
-        metrics = runner.test_loop.evaluator.metrics
-        self.metric = next((m for m in metrics if isinstance(m, CocoMetric)), None)
+        self.metrics = runner.test_loop.evaluator.metrics
+        self.metric = next((m for m in self.metrics if isinstance(m, CocoMetric)), None)
 
     def collect(self, sample: BaseDataElement) -> dict:
         """What the gallery needs of an image's prediction: ``bboxes`` (n, 4), left, top, right,
         bottom in pixels of the image file, ``scores``, ``labels``, and run-length encoded
-        ``masks`` or None."""
-        instances = sample.pred_instances.cpu()
-        instances = instances[instances.scores >= (LOWEST_SCORE if self.details else MIN_SCORE)]
-        instances = instances[instances.scores.argsort(descending=True, stable=True)]
-        masks = instances.get("masks")
-        if hasattr(masks, "numpy"):
-            masks = encode_mask_results(masks[:MAX_MASKS].numpy())
-            masks += [None] * (len(instances) - len(masks))
-        return dict(
+        ``masks`` or None; none of these of a panoptic model."""
+        image = dict(
             id=sample.metainfo.get("img_id"),
             path=sample.metainfo.get("img_path"),
             skipped="skipped" in sample.metainfo,
             size=sample.ori_shape[1::-1],
-            bboxes=instances.bboxes.numpy(),
+        )
+        if "pred_instances" not in sample:
+            return image
+        instances = sample.pred_instances.cpu()
+        instances = instances[instances.scores >= (LOWEST_SCORE if self.details else MIN_SCORE)]
+        instances = instances[instances.scores.argsort(descending=True, stable=True)]
+        boxes, masks = instances.bboxes, instances.get("masks")
+        if isinstance(masks, torch.Tensor):
+            if not boxes.any():  # of a model of masks alone
+                boxes = mask2bbox(masks)
+            masks = encode_mask_results(masks[:MAX_MASKS].numpy())
+            masks += [None] * (len(instances) - len(masks))
+        return dict(
+            image,
+            bboxes=boxes.numpy(),
             scores=instances.scores.numpy(),
             labels=instances.labels.numpy(),
             masks=masks,
@@ -70,19 +78,24 @@ class DetectionCollector:
 
     def summarize(self, images: list[dict], max_images: int) -> dict:
         """``curves`` of ``bbox`` and perhaps ``segm``, and a ``gallery``, the worst first, and with
-        details ``by_score``, ``confusion`` and ``min_score``; nothing without a COCO metric."""
+        details ``by_score``, ``confusion`` and ``min_score``; ``missing``, a sentence for each of
+        these that can't be had."""
         metric = self.metric
-        if metric is None or metric.coco is None:
-            return {}
-        kinds = [kind for kind in metric.metrics if kind in ("bbox", "segm")]
-        content: dict = dict(curves={kind: curves(metric, kind) for kind in kinds})
-        names = [metric.coco.cats[number]["name"] for number in metric.cat_ids]
         images = [image for image in images if not image["skipped"]]
+        if reason := self._why_nothing(images):
+            return dict(missing=dict.fromkeys(("curves", "by_score", "confusion", "gallery"), reason))
+        missing = {}
+        kinds = [kind for kind in metric.metrics if kind in ("bbox", "segm")]
+        content: dict = dict(curves={kind: curves(metric, kind) for kind in kinds}, missing=missing)
+        names = [metric.coco.cats[number]["name"] for number in metric.cat_ids]
         objects = ObjectArrays.collect(metric.coco, [one["id"] for one in images], metric.cat_ids)
         detections = DetectionArrays.collect(images, with_masks=False)
         min_score = MIN_SCORE
         result = next((metric.evaluations[k] for k in kinds if k in metric.evaluations), None)
-        if self.details and result is not None:  # something was detected
+        if result is None:
+            missing["scores"] = "The model detected nothing, of which MMDetection computes no AP."
+            missing["by_score"] = "The model detected nothing."
+        elif self.details:
             own = ObjectArrays.collect(metric.coco, result.image_ids, metric.cat_ids)
             matches = match(own, result.detections)
             curves_by_class = score_curves(own, result.detections, matches, len(names))
@@ -94,11 +107,30 @@ class DetectionCollector:
             content["confusion"] = dict(names=[*names, "background"], counts=counts)
         content["min_score"] = min_score
         errors = find_errors(objects, detections, min_score)
+        if not max_images:
+            missing["gallery"] = "No pictures were asked for."
+        if not len(objects.images):
+            missing["false_negatives"] = "The images hold no objects."
+        if not len(errors.detections.images):
+            missing["false_positives"] = f"No detection has a score of at least {min_score:.2f}."
         content["gallery"] = [
             _entry(images[i], _marks(images[i], i, objects, errors, metric), names)
             for i in worst_first(objects, errors, len(images))[:max_images]
         ]
         return content
+
+
+    def _why_nothing(self, images: list[dict]) -> str | None:
+        if self.metric is None:
+            names = ", ".join(type(metric).__name__ for metric in self.metrics)
+            return f"This needs mmpvt.CocoMetric, and the test’s evaluator is {names}."
+        if not images:
+            return "No image was tested."
+        if self.metric.coco is None:
+            return "The test’s evaluator had no annotations."
+        if any("bboxes" not in image for image in images):
+            return "The model predicts no objects of their own."
+        return None
 
 
 def over_score(curves: Sequence[ScoreCurve], names: Sequence[str]) -> dict:

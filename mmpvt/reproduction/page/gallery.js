@@ -6,7 +6,7 @@ const FALSE_POSITIVES = ["duplicate", "classification", "localization", "backgro
 
 function gallery(model, images) {
   const entries = model.gallery || [];
-  if (!entries.length) return el("p", { class: "note" }, "There are no images with errors.");
+  if (!entries.length) return el("p", { class: "note" }, (model.missing || {}).gallery || "There are no images with errors.");
   return entries[0].truth_map === undefined ? detections(entries, images) : maps(entries, images);
 }
 
