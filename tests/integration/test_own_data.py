@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from annotated import CLASSES, FORMATS, masks, yolo
 from helpers import ROOT
+from mmpvt.checkpoint.saving import is_intact, newest_checkpoint
 
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco_mini"
 
@@ -85,6 +87,22 @@ def test_an_archive_is_trained_on_and_resumed(tiny_config: Path, tmp_path: Path,
     assert not (resumed / "epoch_1.pth").exists()
     expected = weights(whole)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items())
+
+
+def test_a_signal_stops_the_report_alone(tiny_config: Path, tmp_path: Path, start_tool):
+    root, work = tmp_path / "mine", tmp_path / "run"
+    root.mkdir()
+    yolo(root)
+    args = ("--data", root, "--epochs", 1, "--seed", 0, "--work-dir", work)
+    process = start_tool("train.py", tiny_config, *args)
+    process.wait_for(lambda: "Load checkpoint from" in process.text)  # to test it
+    process.signal(signal.SIGINT)
+    assert process.wait() == 130, process.text
+    *_, said, last = process.text.rstrip().splitlines()
+    assert said == f"the training is complete, in {work}; only its report was stopped"
+    assert last == "stopped by SIGINT"
+    assert is_intact(newest_checkpoint(work)) and read(work)["meta"]["epoch"] == 1
+    assert not (work / "report").exists() and not list(work.rglob(".*.part"))
 
 
 @pytest.mark.parametrize(

@@ -108,3 +108,15 @@ class InterruptHook(Hook):
         hooks = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
         hook = next(hooks, None)
         return hook and hook.save_interrupted(runner, runner.epoch, done)
+
+
+def raise_if_asked() -> None:
+    """Ends what follows a run in its process, where Python dropped the exception of a signal.
+
+    Raises:
+        Interrupted: a signal came after the training, or in the test.
+    """
+    for number in SIGNALS:
+        hook = getattr(signal.getsignal(number), "__self__", None)
+        if isinstance(hook, InterruptHook) and hook.asked and not hook.training:
+            raise Interrupted(hook.asked)
