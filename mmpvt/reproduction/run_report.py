@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
+from mmpvt.engine.config import set_hook
 from mmpvt.engine.hooks.interrupt import raise_if_asked
 from mmpvt.engine.preparation import TestOptions, prepare_test
 from mmpvt.errors import CheckpointError, Interrupted, UserError
@@ -85,10 +86,10 @@ def write_run_report(
     hooks = [hook for hook in config.custom_hooks if hook.type != "mmpvt.ReproductionHook"]
     hook = dict(type="mmpvt.ReproductionHook", details=True, max_images=max_images)
     config.custom_hooks = [*hooks, hook]
+    set_hook(config, type="mmpvt.InterruptHook", follows=True)
     data = summarize_data(config) if is_main_process() else []
     began = time.monotonic()
     runner = Runner.from_cfg(config)
-    raise_if_asked()  # the test handles signals anew
     runner.test()
     if not is_main_process():
         return out / PAGE

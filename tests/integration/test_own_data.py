@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from annotated import CLASSES, FORMATS, masks, yolo
 from helpers import ROOT
 from mmpvt.checkpoint.saving import is_intact, newest_checkpoint
+from mmpvt.reproduction import run_report
 
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco_mini"
 
@@ -55,13 +57,23 @@ def test_equal_data_trains_alike_in_every_format(
     assert (tmp_path / "run_coco" / "report" / "index.html").is_file()
 
 
-def test_label_maps_train_a_segmenter(tiny_segmenter: Path, tmp_path: Path, call_tool):
+def test_label_maps_train_a_segmenter(
+    tiny_segmenter: Path, tmp_path: Path, call_tool, monkeypatch: pytest.MonkeyPatch
+):
     root, work_dir = tmp_path / "data", tmp_path / "run"
+    write_run_report, workers = run_report.write_run_report, []
+
+    def write(*args: object) -> Path:
+        workers.append(multiprocessing.active_children())
+        return write_run_report(*args)
+
+    monkeypatch.setattr(run_report, "write_run_report", write)
     root.mkdir()
     masks(root)
     args = ("--data", root, "--work-dir", work_dir, "--epochs", 1, "--seed", 0)
     ended = call_tool("train.py", tiny_segmenter, *args)
     assert ended.code == 0, ended.out + ended.err
+    assert workers == [[]]  # for each that is left, the report would wait five seconds
     classes = read(work_dir)["meta"]["dataset_meta"]["classes"]
     assert tuple(classes) == ("background", *CLASSES)
     assert weights(work_dir)["decode_head.conv_seg.weight"].shape[0] == 4

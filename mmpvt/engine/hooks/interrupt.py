@@ -32,17 +32,24 @@ class InterruptHook(Hook):
     computed, and a test, at once; a second signal ends any at once, with the processes that it has
     started. An exception alone would not do: Python drops one that arrives within a destructor or
     a callback ("Exception ignored in …"), and the run would continue.
+
+    Args:
+        follows (bool): whether this run goes on where another of the process has ended: a signal
+            that came in between ends it. Default: False.
     """
 
     priority = "LOWEST"  # after the schedules have moved on and a regular checkpoint is written
 
-    def __init__(self) -> None:
+    def __init__(self, follows: bool = False) -> None:
+        self.follows = follows
         self.asked = 0
         self.training = False
         self.computing: Runner | None = None  # a validation's metrics: of whichever length
 
     def before_run(self, runner: Runner) -> None:
         """Handles signals from here on."""
+        if self.follows:
+            raise_if_asked()
         for number in SIGNALS:
             handle(number, self._note)
 
@@ -119,4 +126,5 @@ def raise_if_asked() -> None:
     for number in SIGNALS:
         hook = getattr(signal.getsignal(number), "__self__", None)
         if isinstance(hook, InterruptHook) and hook.asked and not hook.training:
-            raise Interrupted(hook.asked)
+            asked, hook.asked = hook.asked, 0
+            raise Interrupted(asked)
