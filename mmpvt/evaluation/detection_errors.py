@@ -1,7 +1,7 @@
 """False negatives and false positives, of the kinds that TIDE tells apart.
 
-Source of the kinds: TIDE, arXiv 2008.08115, section 2. A detection takes one object at most here, so
-that the kinds sum up to :func:`~mmpvt.evaluation.confusion.detection_confusion`.
+Source of the kinds: TIDE, arXiv 2008.08115, section 2. A detection takes one object at most here,
+so that the kinds sum up to :func:`~mmpvt.evaluation.confusion.detection_confusion`.
 """
 
 from __future__ import annotations

@@ -83,7 +83,9 @@ class DetectionCollector:
         metric = self.metric
         images = [image for image in images if not image["skipped"]]
         if reason := self._why_nothing(images):
-            return dict(missing=dict.fromkeys(("curves", "by_score", "confusion", "gallery"), reason))
+            return dict(
+                missing=dict.fromkeys(("curves", "by_score", "confusion", "gallery"), reason)
+            )
         missing = {}
         kinds = [kind for kind in metric.metrics if kind in ("bbox", "segm")]
         content: dict = dict(curves={kind: curves(metric, kind) for kind in kinds}, missing=missing)
@@ -118,7 +120,6 @@ class DetectionCollector:
             for i in worst_first(objects, errors, len(images))[:max_images]
         ]
         return content
-
 
     def _why_nothing(self, images: list[dict]) -> str | None:
         if self.metric is None:
@@ -174,9 +175,7 @@ def _marks(
     """An image's objects and detections, a dict each."""
     coco: COCO = metric.coco
     annotations = (
-        one
-        for one in coco.imgToAnns.get(image["id"], ())
-        if one["category_id"] in metric.cat_ids
+        one for one in coco.imgToAnns.get(image["id"], ()) if one["category_id"] in metric.cat_ids
     )
     has_masks = image["masks"] is not None
     truth = [

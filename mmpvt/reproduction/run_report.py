@@ -48,7 +48,9 @@ def report_on_training(config: Config, checkpoint: str | None = None) -> str:
         return f"the report is {write_run_report(config, options, work_dir / FOLDER)}"
     except BaseException as error:  # the training is worth more than its report
         if stop := Interrupted.behind(error):
-            print(printable(f"the training is complete, in {work_dir}; only its report was stopped"))
+            print(
+                printable(f"the training is complete, in {work_dir}; only its report was stopped")
+            )
             raise stop from None
         if not isinstance(error, Exception):
             raise

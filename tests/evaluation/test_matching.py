@@ -207,7 +207,13 @@ def test_each_kind_of_error():
         (2, far, 0.2),  # of too low a score
     )
     errors = find_errors(objects, detections, score=0.3)
-    assert errors.object_kinds.tolist() == ["detected", "misclassified", "missed", "crowd", "missed"]
+    assert errors.object_kinds.tolist() == [
+        "detected",
+        "misclassified",
+        "missed",
+        "crowd",
+        "missed",
+    ]
     assert errors.detection_kinds.tolist() == [
         *("correct", "duplicate", "duplicate", "classification", "localization"),
         *("background", "ignored", "background"),

@@ -160,9 +160,7 @@ def test_averages_are_what_is_tested_and_predicted_with(train, configs, shapes: 
     scalars = [json.loads(line) for line in next(work.glob("*/vis_data/scalars.json")).open()]
     validated = next(line for line in reversed(scalars) if "coco/bbox_mAP" in line)
     out = work / "test"
-    ended = call_tool(
-        "test.py", configs["epochs"], file, "--data-root", shapes, "--work-dir", out
-    )
+    ended = call_tool("test.py", configs["epochs"], file, "--data-root", shapes, "--work-dir", out)
     assert ended.code == 0, ended.out + ended.err
     assert not re.search("unexpected key|missing key|ema_state", ended.out + ended.err)
     tested = json.loads(next(out.glob("*/*.json")).read_text())

@@ -98,8 +98,15 @@ class EarlyStoppingHook(Hook):
         self._stop_if_due(runner, best, waited)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Counts validations; one without a score, of a model that predicts nothing, too."""
+        """Counts validations; one without a score, of a model that predicts nothing, too, but none
+        of an evaluator that has no score to tell what is better."""
         name = main_metric(metrics or {})
+        if unknown := [key for key in metrics or () if not (name or key.startswith("val/"))]:
+            runner.logger.warning(
+                f"training won't end early: none of {', '.join(unknown)} tells which model is "
+                "better"
+            )
+            return
         score = float(metrics[name]) if metrics and name else -math.inf
         best, waited, last = runner.message_hub.get_info(EARLY_STOP, START)
         if last != runner.iter:  # else it ended a run while the checkpoint was being saved

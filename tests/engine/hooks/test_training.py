@@ -69,6 +69,16 @@ def test_training_ends_early():
         assert resumed.train_loop.stop_training == stops
 
 
+def test_a_score_that_tells_nothing_ends_no_training(caplog: pytest.LogCaptureFixture):
+    hook, runner = EarlyStoppingHook(1), runner_of()
+    for runner.iter in (1, 2):
+        hook.after_val_epoch(runner, {"val/loss": 1.0, "own/score": 0.5})
+    assert not runner.train_loop.stop_training
+    assert "none of own/score tells which model is better" in caplog.text
+    hook.after_val_epoch(runner, {"val/loss": 1.0})  # of a model that predicts nothing
+    assert runner.train_loop.stop_training
+
+
 def test_averages_are_saved_from_within_a_validation():
     model = nn.Linear(2, 2)
     hook, runner = EMAHook(momentum=0.1), runner_of(model)
