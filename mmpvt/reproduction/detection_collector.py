@@ -86,7 +86,7 @@ class DetectionCollector:
             return dict(
                 missing=dict.fromkeys(("curves", "by_score", "confusion", "gallery"), reason)
             )
-        missing = {}
+        missing: dict[str, str] = {}
         kinds = [kind for kind in metric.metrics if kind in ("bbox", "segm")]
         content: dict = dict(curves={kind: curves(metric, kind) for kind in kinds}, missing=missing)
         names = [metric.coco.cats[number]["name"] for number in metric.cat_ids]
@@ -124,11 +124,11 @@ class DetectionCollector:
     def _why_nothing(self, images: list[dict]) -> str | None:
         if self.metric is None:
             names = ", ".join(type(metric).__name__ for metric in self.metrics)
-            return f"This needs mmpvt.CocoMetric, and the test’s evaluator is {names}."
+            return f"This needs mmpvt.CocoMetric, and the evaluator of the test is {names}."
         if not images:
             return "No image was tested."
         if self.metric.coco is None:
-            return "The test’s evaluator had no annotations."
+            return "The evaluator of the test had no annotations."
         if any("bboxes" not in image for image in images):
             return "The model predicts no objects of their own."
         return None
