@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ class DetectionCollector:
         """``curves`` of ``bbox`` and perhaps ``segm``, and a ``gallery``, the worst first, and with
         details ``by_score``, ``confusion`` and ``min_score``; ``missing``, a sentence for each of
         these that can't be had."""
-        metric = self.metric
+        metric: Any = self.metric  # there where nothing is missing
         images = [image for image in images if not image["skipped"]]
         if reason := self._why_nothing(images):
             return dict(
