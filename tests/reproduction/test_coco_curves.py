@@ -144,7 +144,7 @@ def test_what_is_missing_has_a_reason(file: str):
     other = collector(VOCMetric()).summarize([found.collect(sample(1, **NOTHING))], 9)
     assert list(other) == ["missing"]
     assert set(other["missing"]) == {"curves", "by_score", "confusion", "gallery"}
-    assert "evaluator is VOCMetric" in other["missing"]["confusion"]
+    assert "the test is VOCMetric" in other["missing"]["confusion"]
     for images, said in (
         ([], "No image was tested"),
         ([sample(1)], "no objects of their own"),  # of a panoptic model
