@@ -124,3 +124,12 @@ class Interrupted(KeyboardInterrupt):
 
     def __str__(self) -> str:
         return f"stopped by {signal.Signals(self.number).name}"
+
+    @staticmethod
+    def behind(error: BaseException) -> KeyboardInterrupt | None:
+        """The interrupt that an error was raised in the place of, as MMEngine does while it formats
+        a config, if there is one."""
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__cause__ or cause.__context__
+        return cause

@@ -131,7 +131,12 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
     logging.raiseExceptions = False  # a full disk is said once, not by each line of the log
     UserError.name_setting = staticmethod(as_flag)
     try:
-        yield
+        try:
+            yield
+        except Exception as error:
+            if stop := Interrupted.behind(error):
+                raise stop from None
+            raise
     except UserError as error:
         _leave(f"error: {error}", USER_ERROR)
     except Interrupted as interrupt:

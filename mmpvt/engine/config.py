@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 import os
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
@@ -270,7 +272,7 @@ def freeze_stages(config: Config, number: int) -> None:
         number (int): how many stages; of PVTs, with their patch and position embeddings.
 
     Raises:
-        ConfigError: the model has no backbone, or one that can't freeze stages.
+        ConfigError: the model has no backbone, or one that can't freeze as many stages.
     """
     from mmpvt.datasets.pipelines import find_class  # imports MMDetection, which a swap needn't
 
@@ -284,10 +286,23 @@ def freeze_stages(config: Config, number: int) -> None:
                     f"a {backbone['type']} has no frozen_stages, so that none can be frozen",
                     setting="freeze",
                 )
+            if not _can_be_built(backbone, number) and _can_be_built(backbone, 0):
+                raise ConfigError(
+                    f"a {backbone['type']} has fewer than {number} stages", setting="freeze"
+                )
             backbone["frozen_stages"] = number
     sources = (d.get(key) for d in backbones for key in ("init_cfg", "pretrained"))
     if number and not any((config.get("load_from"), config.model.get("pretrained"), *sources)):
         print("warning: the frozen stages keep random weights, as none are loaded", file=sys.stderr)
+
+
+def _can_be_built(backbone: ConfigDict, frozen_stages: int) -> bool:
+    try:
+        with torch.device("meta"):
+            MODELS.build(dict(copy.deepcopy(backbone), frozen_stages=frozen_stages))
+    except Exception:  # of any backbone
+        return False
+    return True
 
 
 def make_work_dir(config: Config) -> None:

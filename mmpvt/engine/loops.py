@@ -74,6 +74,14 @@ class ResumableLoop(BaseLoop):
         if self.runner.val_loop is not None and done >= self.val_begin and due:
             self.runner.val_loop.run()
 
+    def _end_workers(self) -> None:
+        """Once Python collects the loaders, it is too late to tell their workers, and PyTorch waits
+        five seconds for each: in the test that follows, for a report."""
+        self.dataloader_iterator: Any = None
+        for loop in (self, self.runner.val_loop):
+            if loop is not None:
+                loop.dataloader._iterator = None
+
     def _seed_iteration(self) -> None:
         seed_generators(self.dataloader.batch_sampler.seed, get_rank(), self._iter)
 
@@ -91,6 +99,7 @@ class EpochLoop(ResumableLoop, EpochBasedTrainLoop):
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
             self._validate_if_due()
+        self._end_workers()
         self.runner.call_hook("after_train")
         return self.runner.model
 
@@ -130,5 +139,6 @@ class IterLoop(ResumableLoop, IterBasedTrainLoop):
             self.run_iter(data_batch)
             self._validate_if_due()
         self.runner.call_hook("after_train_epoch")
+        self._end_workers()
         self.runner.call_hook("after_train")
         return self.runner.model

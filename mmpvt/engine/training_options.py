@@ -51,10 +51,13 @@ def set_early_stop(config: Config, patience: int) -> None:
     length = loop.max_epochs if by_epoch else loop.max_iters
     validations = math.ceil(length / loop.get("val_interval", 1 if by_epoch else 1000))
     if validations <= patience:
+        interval = f"train_cfg.val_interval={max(1, length // (4 * patience))}"
         raise ConfigError(
-            f"the run has {validations} validations, too few to see {patience} without improvement",
+            f"the number of validations is {validations}, too few to see {patience} without "
+            "improvement",
             setting="early_stop",
-            instead=("cfg_options", f"train_cfg.val_interval={max(1, length // (4 * patience))}"),
+            instead=("cfg_options", interval) if length > patience else None,
+            hint=None if length > patience else "name a smaller number, or train for longer",
         )
     set_hook(config, type="mmpvt.EarlyStoppingHook", patience=patience)
 

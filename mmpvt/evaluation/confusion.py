@@ -21,8 +21,9 @@ def detection_confusion(
     """Counts the classes of objects and of the detections that lie on them.
 
     Each detection lies on one object at most, and each object has one at most, as
-    :func:`~mmpvt.evaluation.matching.match` matches them across classes: a row's sum is the number
-    of a class's objects, a column's that of its detections. MMDetection's
+    :func:`~mmpvt.evaluation.matching.match` matches them, within classes first: the diagonal counts
+    COCO's true positives, a row's sum is the number of a class's objects, a column's that of its
+    detections. MMDetection's
     ``tools/analysis_tools/confusion_matrix.py`` counts each pair of a high enough IoU instead, so
     that duplicates count as correct, and an object of another class's detection as missed, too.
     Ultralytics and supervision match one with one as well, but the highest IoU first.

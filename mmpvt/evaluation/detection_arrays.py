@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from pycocotools.coco import COCO
-from pycocotools.mask import area
+from pycocotools.mask import area, toBbox
 
 AREA_BATCH = 255  # pycocotools 2.0.11 counts the masks of a list in a byte
 
@@ -85,6 +85,9 @@ class DetectionArrays:
         boxes = boxes.astype(np.float64)
         with np.errstate(invalid="ignore"):  # Inf, of a model that diverged
             boxes[:, 2:] -= boxes[:, :2]
+        masks = RLEArray.concatenate([r["masks"] for r in results]) if with_masks else None
+        if masks is not None and not boxes.any():  # of a model of masks alone
+            boxes = np.array([toBbox(mask) for mask in masks.unpack()], float).reshape(-1, 4)
         scores = np.concatenate([result.get(score, result["scores"]) for result in results])
         scores[np.isnan(scores)] = -np.inf  # sorted last, as in pycocotools
         counts = [len(result["labels"]) for result in results]
@@ -93,7 +96,7 @@ class DetectionArrays:
             labels=np.concatenate([result["labels"] for result in results]),
             scores=scores,
             boxes=boxes,
-            masks=RLEArray.concatenate([r["masks"] for r in results]) if with_masks else None,
+            masks=masks,
         )
 
     def select(self, chosen: np.ndarray) -> DetectionArrays:
@@ -180,10 +183,11 @@ class ObjectArrays:
             if one["category_id"] in labels
         ]
         sizes = [image["width"] * image["height"] for *_, image in found]
+        areas = [one.get("area", one["bbox"][2] * one["bbox"][3]) for _, _, one, _ in found]
         return cls(
             images=np.array([index for index, *_ in found], np.int64),
             labels=np.array([label for _, label, *_ in found], np.int64),
             boxes=np.array([one["bbox"] for _, _, one, _ in found], float).reshape(-1, 4),
             crowd=np.array([bool(one.get("iscrowd")) for _, _, one, _ in found], bool),
-            shares=np.array([one["area"] for _, _, one, _ in found], float) / np.array(sizes),
+            shares=np.array(areas, float) / np.array(sizes, float),
         )

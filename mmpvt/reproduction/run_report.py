@@ -10,8 +10,10 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
+from mmpvt.engine.config import set_hook
+from mmpvt.engine.hooks.interrupt import raise_if_asked
 from mmpvt.engine.preparation import TestOptions, prepare_test
-from mmpvt.errors import CheckpointError, UserError
+from mmpvt.errors import CheckpointError, Interrupted, UserError
 from mmpvt.reproduction import report
 from mmpvt.reproduction.data_summary import summarize_data
 from mmpvt.reproduction.page import render
@@ -44,10 +46,14 @@ def report_on_training(config: Config, checkpoint: str | None = None) -> str:
             checkpoint = _last_checkpoint(work_dir)
         options = TestOptions(checkpoint=checkpoint, launcher=config.get("launcher", "none"))
         return f"the report is {write_run_report(config, options, work_dir / FOLDER)}"
-    except KeyboardInterrupt:
-        print(printable(f"the training is complete, in {work_dir}; only its report was stopped"))
-        raise
-    except Exception as error:  # the training is worth more than its report
+    except BaseException as error:  # the training is worth more than its report
+        if stop := Interrupted.behind(error):
+            print(
+                printable(f"the training is complete, in {work_dir}; only its report was stopped")
+            )
+            raise stop from None
+        if not isinstance(error, Exception):
+            raise
         what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return printable(f"the training is complete, in {work_dir}, but without a report: {what}")
 
@@ -82,6 +88,7 @@ def write_run_report(
     hooks = [hook for hook in config.custom_hooks if hook.type != "mmpvt.ReproductionHook"]
     hook = dict(type="mmpvt.ReproductionHook", details=True, max_images=max_images)
     config.custom_hooks = [*hooks, hook]
+    set_hook(config, type="mmpvt.InterruptHook", follows=True)
     data = summarize_data(config) if is_main_process() else []
     began = time.monotonic()
     runner = Runner.from_cfg(config)
@@ -103,8 +110,9 @@ def write_run_report(
         data=data,
         training=read_run(training or Path(options.checkpoint).parent),
     )
-    title = f"Report: {name}"
-    return outputs.write(PAGE, render([record], title=title).encode())
+    page = render([record], title=f"Report: {name}").encode()
+    raise_if_asked()
+    return outputs.write(PAGE, page)
 
 
 def _last_checkpoint(work_dir: Path) -> str:

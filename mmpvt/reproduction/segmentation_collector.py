@@ -63,8 +63,12 @@ class SegmentationCollector:
 
     def summarize(self, images: list[dict], max_images: int) -> dict:
         """``classes``, each one's IoU (NaN where neither truth nor prediction has it) and share of
-        all pixels, and a ``gallery``, the worst first; with details the ``confusion``, too."""
+        all pixels, and a ``gallery``, the worst first; with details the ``confusion``, too;
+        ``missing``, a sentence for each of these that can't be had."""
         images = [image for image in images if not image["skipped"]]
+        if not images:
+            missing = dict.fromkeys(("curves", "confusion", "gallery"), "No image was tested.")
+            return dict(classes=[], missing=missing)
         none = np.zeros(len(self.classes))
         intersection, union, area = (sum((i[key] for i in images), none) for key in COUNTS)
         with np.errstate(invalid="ignore"):
@@ -76,6 +80,7 @@ class SegmentationCollector:
         ]
         order = sorted((i for i in images if i["truth"].any()), key=_mean_iou)
         content: dict = dict(classes=classes, gallery=[self._entry(i) for i in order[:max_images]])
+        content["missing"] = {} if max_images else {"gallery": "No pictures were asked for."}
         if self.details:
             counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
             for image in images:

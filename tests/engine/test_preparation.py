@@ -316,7 +316,8 @@ def test_a_configs_own_average_keeps_its_kind(options: dict):
     ("asked", "changes", "says"),
     [
         (dict(early_stop=0), {}, "early_stop: 0 is no number"),
-        (dict(early_stop=1), {}, "has 1 validations, too few"),
+        (dict(early_stop=1), {}, "validations is 1, too few to see 1 without improvement"),
+        (dict(early_stop=999), {}, "too few to see 999 without improvement: name a smaller number"),
         (dict(early_stop=1), dict(val_cfg=None), "has no validation"),
         (dict(early_stop=1), {"train_cfg.type": "Own"}, "the loop Own can't be told to end"),
         (dict(ema=0.999), {}, "0.999 is no momentum"),
@@ -324,6 +325,7 @@ def test_a_configs_own_average_keeps_its_kind(options: dict):
         (dict(loggers=["own"]), {}, "there is no 'own', but tensorboard, mlflow, wandb"),
         (dict(epochs=0), {}, "epochs: 0: a run takes"),
         (dict(freeze=-1), {}, "freeze: -1 is no number"),
+        (dict(freeze=5), {}, "freeze: a mmpvt.PyramidVisionTransformerV2 has fewer than 5 stages"),
         (dict(freeze=1), {"model.backbone.type": "CSPDarknet"}, None),
         (dict(freeze=1), {"model.backbone.type": "HRNet"}, "a HRNet has no frozen_stages"),
     ],

@@ -11,7 +11,8 @@ from pycocotools.cocoeval import COCOeval
 
 from mmpvt.evaluation.confusion import detection_confusion
 from mmpvt.evaluation.detection_arrays import DetectionArrays, ObjectArrays
-from mmpvt.evaluation.matching import match, worst_false_negatives, worst_false_positives
+from mmpvt.evaluation.detection_errors import find_errors
+from mmpvt.evaluation.matching import match
 from mmpvt.evaluation.score_curves import score_curves
 
 LEFT, RIGHT, LOW = (0, 0, 10, 10), (50, 0, 10, 10), (0, 50, 40, 40)
@@ -188,19 +189,71 @@ def test_confusion_sums_are_objects_and_detections(score: float):
     assert matrix[-1, -1] == 0 and (matrix[:3, :3] - np.diag(np.diag(matrix[:3, :3]))).any()
 
 
-def test_worst_errors():
-    objects = made_objects((0, LEFT, False), (1, LOW, False), (0, RIGHT, False), (1, LOW, True))
-    far = (80, 80, 10, 10)
-    half = (0, 50, 40, 16)
-    detections = made_detections((0, far, 0.4), (1, far, 0.9), (1, half, 0.8), (0, RIGHT, 0.7))
-    matches = match(objects, detections)
-    positives = worst_false_positives(detections, matches, ["a"])
-    expected = [("a", far, 1, 0.9, 0), ("a", far, 0, 0.4, 0)]  # the other lies in the crowd
-    assert [(*p[:3], pytest.approx(p.score), p.iou) for p in positives] == expected
-    negatives = worst_false_negatives(objects, matches, ["a"])
-    assert [(n.box, n.label, n.score) for n in negatives] == [(LOW, 1, None), (LEFT, 0, None)]
-    assert negatives[0].iou == pytest.approx(0.4) and negatives[1].iou == 0
-    assert len(worst_false_negatives(objects, matches, ["a"], most=1)) == 1
+def test_each_kind_of_error():
+    high, far = (50, 0, 10, 20), (80, 80, 10, 10)
+    objects = made_objects(
+        *((0, LEFT, False), (1, high, False), (2, LOW, False), (0, (60, 50, 40, 40), True)),
+        (2, far, False),
+    )
+    detections = made_detections(
+        (0, LEFT, 0.9),
+        (0, LEFT, 0.8),  # again
+        (1, LEFT, 0.75),  # again, of another class
+        (0, high, 0.7),  # of another class
+        (2, (0, 50, 40, 16), 0.6),  # of an IoU of 0.4
+        (2, (0, 20, 10, 10), 0.5),
+        (0, (70, 60, 10, 10), 0.45),  # of a crowd
+        (1, (70, 60, 10, 10), 0.4),  # another class's crowd is no object to it
+        (2, far, 0.2),  # of too low a score
+    )
+    errors = find_errors(objects, detections, score=0.3)
+    assert errors.object_kinds.tolist() == [
+        "detected",
+        "misclassified",
+        "missed",
+        "crowd",
+        "missed",
+    ]
+    assert errors.detection_kinds.tolist() == [
+        *("correct", "duplicate", "duplicate", "classification", "localization"),
+        *("background", "ignored", "background"),
+    ]
+    assert errors.true_labels[3] == 1
+    expected = [0, 0.8, 0.75, 0.7, 0.6, 0.5, 0, 0.4]
+    assert errors.false_positives.tolist() == pytest.approx(expected)
+    severities = [0, 0, 0.4 * (1 - 0.4), 0, 0.1]
+    assert errors.false_negatives.tolist() == pytest.approx(severities)
+
+
+def test_errors_without_objects_or_detections():
+    one, none = made_objects((0, LEFT, False)), made_objects()
+    errors = find_errors(one, made_detections(), 0.3)
+    assert errors.false_negatives.tolist() == [0.1] and errors.false_positives.tolist() == []
+    errors = find_errors(none, made_detections((0, LEFT, 0.9)), 0.3)
+    assert errors.detection_kinds.tolist() == ["background"] and len(errors.object_kinds) == 0
+
+
+@pytest.mark.parametrize("score", [0.05, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_errors_sum_up_to_the_matrix_and_to_the_matches_of_coco(seed: int, score: float):
+    *_, objects, detections = random_api(seed, 20, 3, 8, 25)
+    errors = find_errors(objects, detections, score)
+    found, kinds = errors.detections, errors.detection_kinds
+    matrix = np.zeros((4, 4), int)
+    for kind in ("correct", "classification"):
+        np.add.at(matrix, (errors.true_labels[kinds == kind], found.labels[kinds == kind]), 1)
+    is_spurious = np.isin(kinds, ("duplicate", "localization", "background"))
+    np.add.at(matrix, (3, found.labels[is_spurious]), 1)
+    np.add.at(matrix, (objects.labels[errors.object_kinds == "missed"], 3), 1)
+    assert (matrix == detection_confusion(objects, detections, 3, score)).all()
+    assert set(kinds) >= {"correct", "ignored", "classification", "duplicate", "background"}
+
+    matches = match(objects, detections)  # of all scores, within classes
+    is_positive = (matches.objects >= 0) & ~matches.ignored & (detections.scores >= score)
+    positives = np.bincount(detections.labels[is_positive], minlength=3)
+    assert np.diag(matrix)[:3].tolist() == positives.tolist()
+    misclassified = np.count_nonzero(errors.object_kinds == "misclassified")
+    assert misclassified == np.count_nonzero(kinds == "classification") > 0
 
 
 def test_infinite_boxes_match_nothing():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 
 from annotated import CLASSES, FORMATS, masks, yolo
 from helpers import ROOT
+from mmpvt.checkpoint.saving import is_intact, newest_checkpoint
+from mmpvt.reproduction import run_report
 
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco_mini"
 
@@ -53,13 +57,23 @@ def test_equal_data_trains_alike_in_every_format(
     assert (tmp_path / "run_coco" / "report" / "index.html").is_file()
 
 
-def test_label_maps_train_a_segmenter(tiny_segmenter: Path, tmp_path: Path, call_tool):
+def test_label_maps_train_a_segmenter(
+    tiny_segmenter: Path, tmp_path: Path, call_tool, monkeypatch: pytest.MonkeyPatch
+):
     root, work_dir = tmp_path / "data", tmp_path / "run"
+    write_run_report, workers = run_report.write_run_report, []
+
+    def write(*args: object) -> Path:
+        workers.append(multiprocessing.active_children())
+        return write_run_report(*args)
+
+    monkeypatch.setattr(run_report, "write_run_report", write)
     root.mkdir()
     masks(root)
     args = ("--data", root, "--work-dir", work_dir, "--epochs", 1, "--seed", 0)
     ended = call_tool("train.py", tiny_segmenter, *args)
     assert ended.code == 0, ended.out + ended.err
+    assert workers == [[]]  # for each that is left, the report would wait five seconds
     classes = read(work_dir)["meta"]["dataset_meta"]["classes"]
     assert tuple(classes) == ("background", *CLASSES)
     assert weights(work_dir)["decode_head.conv_seg.weight"].shape[0] == 4
@@ -85,6 +99,22 @@ def test_an_archive_is_trained_on_and_resumed(tiny_config: Path, tmp_path: Path,
     assert not (resumed / "epoch_1.pth").exists()
     expected = weights(whole)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items())
+
+
+def test_a_signal_stops_the_report_alone(tiny_config: Path, tmp_path: Path, start_tool):
+    root, work = tmp_path / "mine", tmp_path / "run"
+    root.mkdir()
+    yolo(root)
+    args = ("--data", root, "--epochs", 1, "--seed", 0, "--work-dir", work)
+    process = start_tool("train.py", tiny_config, *args)
+    process.wait_for(lambda: "Load checkpoint from" in process.text)  # to test it
+    process.signal(signal.SIGINT)
+    assert process.wait() == 130, process.text
+    *_, said, last = process.text.rstrip().splitlines()
+    assert said == f"the training is complete, in {work}; only its report was stopped"
+    assert last == "stopped by SIGINT"
+    assert is_intact(newest_checkpoint(work)) and read(work)["meta"]["epoch"] == 1
+    assert not (work / "report").exists() and not list(work.rglob(".*.part"))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -147,6 +148,24 @@ def test_resumed_stops_where_never_stopped(kind: str, name: str, length: int, tr
         info = [run["message_hub"]["runtime_info"] for run in (ours, theirs)]
         assert info[0][EARLY_STOP] == info[1][EARLY_STOP]
         assert ours["meta"]["iter"] == end["meta"]["iter"]
+
+
+def test_averages_are_what_is_tested_and_predicted_with(train, configs, shapes: Path, call_tool):
+    work = train("epochs", 0, "--ema", 0.1)
+    file, last = (work / "last_checkpoint").read_text(), checkpoint(work)
+    predictor = mmpvt.Predictor(configs["epochs"], file)
+    assert_equal(dict(predictor.model.state_dict()), dict(last["state_dict"]))
+    name = next(iter(last["state_dict"]))
+    assert not torch.equal(last["state_dict"][name], last[EMA][f"module.{name}"])
+    scalars = [json.loads(line) for line in next(work.glob("*/vis_data/scalars.json")).open()]
+    validated = next(line for line in reversed(scalars) if "coco/bbox_mAP" in line)
+    out = work / "test"
+    ended = call_tool("test.py", configs["epochs"], file, "--data-root", shapes, "--work-dir", out)
+    assert ended.code == 0, ended.out + ended.err
+    assert not re.search("unexpected key|missing key|ema_state", ended.out + ended.err)
+    tested = json.loads(next(out.glob("*/*.json")).read_text())
+    scores = [name for name in tested if name.startswith("coco/")]
+    assert scores and all(tested[name] == validated[name] for name in scores)
 
 
 def test_averaged_run_resumes_as_one(train, configs, shapes: Path, call_tool):

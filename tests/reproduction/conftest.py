@@ -78,7 +78,7 @@ def make_run() -> Callable[[str], dict]:
             **dict(name=HOSTILE, file="x.pth", run=True, min_score=0.3, config="config"),
             **dict(gflops=None, parameters=2.3e7, images_per_second=10.0, seconds=1.0, images=5),
             **dict(memory=dict(of="RAM", MiB=600.0), versions=dict(device="CPU"), processes=1),
-            **dict(skipped=0, finished="2026-01-01T00:00:00"),
+            **dict(skipped=0, finished="2026-01-01T00:00:00", metrics={}, missing={}),
             by_score=dict(scores=[0.0, 0.5], classes=classes, mean=dict(line, name="mean"))
             if is_detector
             else None,

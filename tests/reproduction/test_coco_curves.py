@@ -1,18 +1,22 @@
-"""Precision-recall curves and AP by class, beside pycocotools' own."""
+"""Precision-recall curves and AP by class, beside pycocotools' own, and what can't be had."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmdet.evaluation import VOCMetric
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmpvt.evaluation import CocoMetric
-from mmpvt.reproduction.detection_collector import curves
+from mmpvt.reproduction.detection_collector import DetectionCollector, curves
 
 CLASSES = ["cat", "dog", "bird"]
 NUMBERS = {"cat": 9, "dog": 4, "bird": 7}  # not in the order of the classes
@@ -108,3 +112,63 @@ def test_other_thresholds(file: str):
     found = curves(evaluated(file, detections(file), iou_thrs=[0.3, 0.5]), "bbox")
     assert list(found["curves"]) == ["0.50", "mean"]
     assert found["AP75"] is None and found["AP50"] > 0
+
+
+def collector(metric: object) -> DetectionCollector:
+    loop = SimpleNamespace(evaluator=SimpleNamespace(metrics=[metric]))
+    return DetectionCollector(SimpleNamespace(test_loop=loop), details=True)
+
+
+def sample(number: int, **instances: torch.Tensor) -> DetDataSample:
+    made = DetDataSample(metainfo=dict(img_id=number, img_path="a.jpg", ori_shape=(100, 200)))
+    if instances:
+        made.pred_instances = InstanceData(**instances)
+    return made
+
+
+NOTHING = dict(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0).long())
+
+
+def test_what_is_missing_has_a_reason(file: str):
+    metric = evaluated(file, [])
+    found = collector(metric)
+    content = found.summarize([found.collect(sample(i, **NOTHING)) for i in (1, 2)], 0)
+    assert content["missing"] == dict(
+        scores="The model detected nothing, of which MMDetection computes no AP.",
+        by_score="The model detected nothing.",
+        gallery="No pictures were asked for.",
+        false_positives="No detection has a score of at least 0.30.",
+    )
+    assert content["confusion"]["counts"][:, -1].tolist() == [4, 2, 0, 0]
+
+    other = collector(VOCMetric()).summarize([found.collect(sample(1, **NOTHING))], 9)
+    assert list(other) == ["missing"]
+    assert set(other["missing"]) == {"curves", "by_score", "confusion", "gallery"}
+    assert "the test is VOCMetric" in other["missing"]["confusion"]
+    for images, said in (
+        ([], "No image was tested"),
+        ([sample(1)], "no objects of their own"),  # of a panoptic model
+    ):
+        missing = found.summarize([found.collect(image) for image in images], 9)["missing"]
+        assert all(said in reason for reason in missing.values())
+
+
+def test_a_model_of_masks_alone_has_boxes(file: str):
+    masks = torch.zeros(1, 100, 200, dtype=torch.bool)
+    masks[0, 10:30, 50:120] = True
+    instances = dict(NOTHING, bboxes=torch.zeros(1, 4), masks=masks)
+    instances.update(scores=torch.tensor([0.9]), labels=torch.tensor([1]))
+    metric = CocoMetric(ann_file=file, metric="segm")
+    metric.dataset_meta = dict(classes=CLASSES)
+    found = collector(metric)
+    assert found.collect(sample(1, **instances))["bboxes"].tolist() == [[50, 10, 120, 30]]
+    metric.process({}, [sample(1, **instances).to_dict()])
+    content = json.loads(Path(file).read_text())
+    content["annotations"] = [dict(content["annotations"][0], category_id=4, segmentation=[])]
+    x, y, width, height = content["annotations"][0]["bbox"]
+    corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+    content["annotations"][0]["segmentation"] = [corners]
+    metric._coco_api.dataset = content
+    metric._coco_api.createIndex()
+    metric.evaluate(1)
+    assert metric.evaluations["segm"].detections.boxes.tolist() == [[50, 10, 70, 20]]

@@ -182,15 +182,31 @@ def test_the_report_of_one_run(browser, tmp_path: Path, make_run):
         page.context.close()
 
 
-def test_a_run_without_a_log_says_so(browser, tmp_path: Path, make_run):
+def test_what_is_missing_is_explained(browser, tmp_path: Path, make_run):
     path = tmp_path / "index.html"
-    path.write_text(render([dict(make_run("detector"), training=None)]))
     page = browser.new_page()
+    path.write_text(render([dict(make_run("detector"), training=None)]))
     page.goto(path.as_uri())
     assert "no log of this checkpoint" in page.inner_text("section[aria-label=Training]")
     rows = page.locator("section[aria-label='Worst false negatives'] .card.row")
     assert rows.count() == 8 and "cat, missed (IoU 0.10)\nb_first.jpg" in rows.first.inner_text()
     assert rows.first.locator(".chosen .mark.missed").count() == 1
+
+    missing = {name: f"No {name}." for name in ("curves", "by_score", "confusion", "gallery")}
+    for kind, sections in (
+        ("detector", ("Precision, recall and F1 over the score", "Worst false negatives")),
+        ("segmenter", ("Worst images",)),
+    ):
+        none = dict(by_score=None, confusion=None, gallery=[], missing=missing, curves=None)
+        none.update(scores={}, metrics={"pascal_voc/mAP": 0.25})
+        path.write_text(render([dict(make_run(kind), **none)]))
+        page.goto(path.as_uri())
+        results = page.inner_text("section[aria-label=Results]")
+        assert "pascal_voc/mAP\n0.250" in results and "No curves." in results
+        assert "no curve of them" in page.inner_text("section[aria-label=Training]")
+        notes = [page.inner_text(f"section[aria-label='{s}']") for s in ("Confusions", *sections)]
+        assert all(f"No {name}." in "".join(notes) for name in ("confusion", "gallery"))
+        assert all(len(note.splitlines()) > 1 for note in notes)
     page.close()
 
 

@@ -32,17 +32,24 @@ class InterruptHook(Hook):
     computed, and a test, at once; a second signal ends any at once, with the processes that it has
     started. An exception alone would not do: Python drops one that arrives within a destructor or
     a callback ("Exception ignored in …"), and the run would continue.
+
+    Args:
+        follows (bool): whether this run goes on where another of the process has ended: a signal
+            that came in between ends it. Default: False.
     """
 
     priority = "LOWEST"  # after the schedules have moved on and a regular checkpoint is written
 
-    def __init__(self) -> None:
+    def __init__(self, follows: bool = False) -> None:
+        self.follows = follows
         self.asked = 0
         self.training = False
         self.computing: Runner | None = None  # a validation's metrics: of whichever length
 
     def before_run(self, runner: Runner) -> None:
         """Handles signals from here on."""
+        if self.follows:
+            raise_if_asked()
         for number in SIGNALS:
             handle(number, self._note)
 
@@ -108,3 +115,16 @@ class InterruptHook(Hook):
         hooks = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
         hook = next(hooks, None)
         return hook and hook.save_interrupted(runner, runner.epoch, done)
+
+
+def raise_if_asked() -> None:
+    """Ends what follows a run in its process, where Python dropped the exception of a signal.
+
+    Raises:
+        Interrupted: a signal came after the training, or in the test.
+    """
+    for number in SIGNALS:
+        hook = getattr(signal.getsignal(number), "__self__", None)
+        if isinstance(hook, InterruptHook) and hook.asked and not hook.training:
+            asked, hook.asked = hook.asked, 0
+            raise Interrupted(asked)

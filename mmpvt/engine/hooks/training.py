@@ -98,8 +98,15 @@ class EarlyStoppingHook(Hook):
         self._stop_if_due(runner, best, waited)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Counts validations; one without a score, of a model that predicts nothing, too."""
+        """Counts validations; one without a score, of a model that predicts nothing, too, but none
+        of an evaluator that has no score to tell what is better."""
         name = main_metric(metrics or {})
+        if unknown := [key for key in metrics or () if not (name or key.startswith("val/"))]:
+            runner.logger.warning(
+                f"training won't end early: none of {', '.join(unknown)} tells which model is "
+                "better"
+            )
+            return
         score = float(metrics[name]) if metrics and name else -math.inf
         best, waited, last = runner.message_hub.get_info(EARLY_STOP, START)
         if last != runner.iter:  # else it ended a run while the checkpoint was being saved
@@ -136,6 +143,7 @@ class ValLossHook(Hook):
 
     def __init__(self, dataloader: dict) -> None:
         self.dataloader: Any = dataloader
+        self.as_trained = False  # whether the backbone gives what it gives in training
 
     def before_train(self, runner: Runner) -> None:
         """Computes the losses of a batch.
@@ -146,7 +154,13 @@ class ValLossHook(Hook):
         loader = runner.build_dataloader(self.dataloader, runner.seed)
         self.dataloader = fault_tolerant(loader, evaluating=True)
         try:
-            self._compute(runner, batches=1)
+            try:
+                self._compute(runner, batches=1)
+            except UserError:
+                raise
+            except Exception:  # DDRNet's backbone has maps for an auxiliary head in training alone
+                self.as_trained = True
+                self._compute(runner, batches=1)
         except UserError:
             raise
         except Exception as error:
@@ -174,16 +188,20 @@ class ValLossHook(Hook):
     def _compute(self, runner: Runner, batches: int | None = None) -> dict[str, float]:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         with _generators_kept(), torch.no_grad():
-            return _mean_losses(_loss_model(model), itertools.islice(self.dataloader, batches))
+            return _mean_losses(
+                _loss_model(model, self.as_trained), itertools.islice(self.dataloader, batches)
+            )
 
 
-def _loss_model(model: nn.Module) -> Any:
-    """A copy that computes its losses as in training, from features as in evaluation."""
+def _loss_model(model: nn.Module, as_trained: bool) -> Any:
+    """A copy that computes its losses as in training, from features as in evaluation; the
+    backbone's own ``forward``, not that of its parts, may be told that it trains."""
     model = copy.deepcopy(model).train()
     for name, part in model.named_modules():
         is_random = isinstance(part, nn.MultiheadAttention) or "Drop" in type(part).__name__
         if is_random or isinstance(part, _NormBase) or name.rpartition(".")[2] == "backbone":
             part.eval()
+            part.training = as_trained and name == "backbone"
     preprocessor: Any = model.data_preprocessor
     if getattr(preprocessor, "batch_augments", None) is not None:
         preprocessor.batch_augments = None

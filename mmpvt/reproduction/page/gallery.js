@@ -6,7 +6,7 @@ const FALSE_POSITIVES = ["duplicate", "classification", "localization", "backgro
 
 function gallery(model, images) {
   const entries = model.gallery || [];
-  if (!entries.length) return el("p", { class: "note" }, "There are no images with errors.");
+  if (!entries.length) return el("p", { class: "note" }, (model.missing || {}).gallery || "There are no images with errors.");
   return entries[0].truth_map === undefined ? detections(entries, images) : maps(entries, images);
 }
 
@@ -36,9 +36,7 @@ function detections(entries, images) {
   return el("div", {},
     el("div", { class: "bar" }, choice("Show", [["all", "both, in turns"],
       ["false_negative", "false negatives, the worst first"], ["false_positive", "false positives, the worst first"]], "all", (value) => start(orders[value]()))),
-    el("ul", { class: "legend key" }, [["var(--correct)", "detected"], ["var(--missed)", "missed"],
-      ["var(--wrong)", "false positive"]].map(([colour, name]) =>
-      el("li", {}, el("i", { style: { borderColor: colour } }), name))),
+    key(),
     el("p", { class: "note" }, "Detections with a score of at least 0.3. A false negative is the worse the larger the " +
       "object and the lower its best IoU; a false positive, the higher its score."),
     element);
@@ -77,12 +75,20 @@ function shot(source, title, entry, marks, labels) {
     overlay, el("figcaption", {}, title));
 }
 
+function key() {
+  return el("ul", { class: "legend key" }, [["var(--correct)", "detected"], ["var(--missed)", "missed"],
+    ["var(--wrong)", "false positive, or detected as another class"]].map(([colour, name]) =>
+    el("li", {}, el("i", { style: { borderColor: colour } }), name)));
+}
+
 function describe(mark) {
   if (mark.kind === "detected") return `${mark.name}, detected`;
   if (mark.kind === "crowd") return `${mark.name}, a crowd: ignored`;
+  if (mark.kind === "misclassified") return `${mark.name}, detected as another class`;
   if (mark.kind === "missed") return `${mark.name}, missed (IoU ${mark.iou.toFixed(2)})`;
   const score = `${mark.name} ${mark.score.toFixed(2)}`;
   if (mark.kind === "correct") return `${score}, correct (IoU ${mark.iou.toFixed(2)})`;
+  if (mark.kind === "ignored") return `${score}, in a crowd: ignored`;
   if (mark.kind === "classification") return `${score}, wrong class: ${mark.true_class}`;
   if (mark.kind === "duplicate") return `${score}, duplicate`;
   if (mark.kind === "localization") return `${score}, poor localization (IoU ${mark.iou.toFixed(2)})`;

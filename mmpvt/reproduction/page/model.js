@@ -18,6 +18,8 @@ function tiles(model) {
       ? [el("span", { class: gap.kind }, gap.text), ` to the published ${fixed(model.published[name], 1)}${also}`]
       : model.run ? null : "not published"];
   });
+  if (!list.length) // of another evaluator than COCO's and MMSegmentation's
+    list.push(...Object.entries(model.metrics || {}).filter(([, value]) => isNumber(value)).map(([name, value]) => [name, fixed(value, 3)]));
   list.push(["parameters", `${fixed(model.parameters / 1e6, 1)} M`],
     ["GFLOPs", fixed(model.gflops, 1)],
     ["images a second", fixed(model.images_per_second, 1), model.processes > 1 ? `of each of ${model.processes} processes` : model.versions.device],

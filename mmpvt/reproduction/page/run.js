@@ -9,23 +9,39 @@ function runSummary(model) {
 
 function runView(model, images) {
   const section = (title, ...children) => el("section", { "aria-label": title }, el("h2", {}, title), children);
+  const note = (text) => (text ? el("p", { class: "note" }, text) : null);
+  const missing = model.missing || {};
   const entries = model.gallery || [];
-  const boxes = entries.length && entries[0].truth !== undefined;
+  const errors = (kind, title) => section(title,
+    note(missing.gallery || missing[kind]) || errorRows(entries, images, kind, model.min_score));
+  const detector = () => [
+    section("Precision, recall and F1 over the score", note(missing.by_score) || overScore(model.by_score)),
+    confusions("objects", `Detections with a score of at least ${fixed(model.min_score, 2)}, ` +
+      "matched with the truth at an IoU of 0.5. The last row holds detections that found no object of their own (background, " +
+      "duplicates, badly placed boxes), the last column objects that were not detected."),
+    errors("false_negatives", "Worst false negatives"),
+    errors("false_positives", "Worst false positives"),
+  ];
+  function confusions(unit, text) {
+    return section("Confusions", note(missing.confusion) || [confusionMatrix(model.confusion, unit), note(text)]);
+  }
   return [
-    section("Results", tiles(model), el("div", { class: model.classes ? "charts wide" : "charts" }, bySize(model), precisionRecall(model), byClass(model))),
-    section("Training", model.training ? el("div", { class: "charts" }, training(model))
-      : el("p", { class: "note" }, "There is no log of this checkpoint’s training in its folder, so its curves can’t be shown.")),
-    model.by_score ? section("Precision, recall and F1 over the score", overScore(model.by_score)) : null,
-    model.confusion ? section("Confusions", confusionMatrix(model.confusion, model.classes ? "pixels" : "objects"),
-      model.classes ? null : el("p", { class: "note" }, `Detections with a score of at least ${fixed(model.min_score, 2)}, ` +
-        "matched with the truth at an IoU of 0.5. The last row holds detections of what is no object of these classes, the last column objects " +
-        "that were not detected.")) : null,
-    boxes ? [["missed", "Worst false negatives"], ["wrong", "Worst false positives"]].map(([kind, title]) =>
-      section(title, errorRows(entries, images, kind, model.min_score)))
-      : section("Worst images", entries.length ? maps(entries, images) : el("p", { class: "note" }, "There are no images with errors.")),
+    section("Results", tiles(model), note(missing.scores), missing.curves ? note(`There are no scores by class. ${missing.curves}`)
+      : el("div", { class: model.classes ? "charts wide" : "charts" }, bySize(model), precisionRecall(model), byClass(model))),
+    section("Training", model.training ? [el("div", { class: "charts" }, training(model)), note(validations(model.training))]
+      : note("There is no log of this checkpoint’s training in its folder, so its curves can’t be shown.")),
+    model.classes ? [confusions("pixels"), section("Worst images", note(missing.gallery) || maps(entries, images))] : detector(),
     section("Data", dataView(model.data)),
     el("section", { "aria-label": "Files and versions" }, facts(model)),
-  ].flat().filter(Boolean);
+  ].flat();
+}
+
+// Why there is no curve of the validations' scores.
+function validations({ scores }) {
+  const most = Math.max(0, ...Object.values(scores).map((points) => points.length));
+  if (most > 1) return null;
+  return most ? "There was one validation, and a curve of its scores takes two."
+    : "The log has no validation with AP in COCO’s way or mIoU, so there is no curve of them.";
 }
 
 function overScore({ scores, classes, mean }) {
@@ -51,11 +67,11 @@ function overScore({ scores, classes, mean }) {
     })),
     note: "The threshold of the highest F1. Lower ones find more objects, higher ones give fewer false positives.",
   });
-  return el("div", { class: "charts" }, el("div", {}, el("div", { class: "bar" }, chooser), place), table);
+  return el("div", { class: "charts wide" }, el("div", {}, el("div", { class: "bar" }, chooser), place), table);
 }
 
 function errorRows(entries, images, kind, minScore) {
-  const side = kind === "missed" ? "truth" : "detections";
+  const side = kind === "false_negatives" ? "truth" : "detections";
   const errors = entries.flatMap((entry) => entry[side].filter((mark) => mark.severity > 0).map((mark) => ({ entry, mark })))
     .sort((a, b) => b.mark.severity - a.mark.severity);
   if (!errors.length) return el("p", { class: "note" }, "There are none.");
@@ -66,11 +82,10 @@ function errorRows(entries, images, kind, minScore) {
     more.hidden = list.children.length === errors.length;
   }
   show(ERRORS);
-  return [el("p", { class: "note" }, kind === "missed"
+  return [el("p", { class: "note" }, kind === "false_negatives"
     ? `Objects that no detection with a score of at least ${fixed(minScore, 2)} covers: large ones, and those with the lowest IoU, first.`
     : "Detections that are no object, or of another class, a second one of the same, or badly placed: the highest score first."),
-  el("ul", { class: "legend key" }, [["var(--correct)", "detected"], ["var(--missed)", "missed"], ["var(--wrong)", "false positive"]]
-    .map(([colour, name]) => el("li", {}, el("i", { style: { borderColor: colour } }), name))), list, el("p", {}, more)];
+  key(), list, el("p", {}, more)];
 }
 
 function errorRow({ entry, mark }, images) {
@@ -112,7 +127,7 @@ function dataView(sets) {
     note: good.some((one) => one.read < one.images) ? `Of ${good.map((one) => `${name(one)}: ${one.read} of ${one.images}`).join("; ")} label maps.` : null,
   }) : null;
   if (bars && good.length > 1) bars.append(legend(good.slice(0, 2).map(name)));
-  return el("div", {}, el("div", { class: "charts" }, el("div", {}, table), bars),
+  return el("div", {}, el("div", { class: "charts wide" }, el("div", {}, table), bars),
     el("ul", { class: "note" }, sets.map((one) => el("li", {}, `${name(one)}: ${one.place}`, one.error ? `: ${one.error}` : ""))));
 }
 const sum = (one) => one.classes.reduce((total, c) => total + c.count, 0);

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from helpers import environment
-from mmpvt.engine.hooks.interrupt import InterruptHook
+from mmpvt.engine.hooks.interrupt import InterruptHook, raise_if_asked
 
 
 @pytest.fixture(autouse=True)
@@ -41,11 +41,16 @@ def test_lost_in_a_destructor():
     with pytest.raises(KeyboardInterrupt) as caught:
         hook.after_test_iter(None, 1)
     assert caught.value.code == 130
+    with pytest.raises(KeyboardInterrupt):  # nor is the test of a report made afterwards
+        InterruptHook(follows=True).before_run(None)
+    hook.asked = signal.SIGTERM
+    hook.before_train(None)  # which saves first
+    raise_if_asked()
 
 
 TRAINING = """
 import os, signal
-from mmpvt.engine.hooks.interrupt import InterruptHook
+from mmpvt.engine.hooks.interrupt import InterruptHook, raise_if_asked
 
 hook = InterruptHook()
 hook.before_run(None)

@@ -69,6 +69,16 @@ def test_training_ends_early():
         assert resumed.train_loop.stop_training == stops
 
 
+def test_a_score_that_tells_nothing_ends_no_training(caplog: pytest.LogCaptureFixture):
+    hook, runner = EarlyStoppingHook(1), runner_of()
+    for runner.iter in (1, 2):
+        hook.after_val_epoch(runner, {"val/loss": 1.0, "own/score": 0.5})
+    assert not runner.train_loop.stop_training
+    assert "none of own/score tells which model is better" in caplog.text
+    hook.after_val_epoch(runner, {"val/loss": 1.0})  # of a model that predicts nothing
+    assert runner.train_loop.stop_training
+
+
 def test_averages_are_saved_from_within_a_validation():
     model = nn.Linear(2, 2)
     hook, runner = EMAHook(momentum=0.1), runner_of(model)
@@ -122,6 +132,24 @@ class Model(BaseModel):
         return dict(loss_own=self.head(x), accuracy=x.sum())
 
 
+class Backbone(nn.Sequential):
+    """Gives a map more in training."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (super().forward(x), x) if self.training else (super().forward(x),)
+
+
+class TwoMaps(Model):
+    def __init__(self):
+        super().__init__()
+        self.backbone = Backbone(*self.backbone)
+
+    def forward(self, inputs, data_samples=None, mode="tensor"):
+        first, second = self.backbone(torch.stack(inputs))
+        assert not first.isnan().any() and not any(part.training for part in self.backbone)
+        return dict(loss_own=first.mean() + second.mean())
+
+
 class Images(Dataset):
     """Of the values 0, 1 and 2; the last is a placeholder."""
 
@@ -167,3 +195,11 @@ def test_the_loss_of_a_validation():
     model.head = None
     with pytest.raises(ConfigError, match=r"val_loss: this model's loss can't be computed .*None"):
         ValLossHook(hook_settings).before_train(runner)
+
+
+def test_the_loss_of_a_backbone_with_maps_for_training_alone():
+    hook = ValLossHook(dict(dataset=Images(), batch_size=1, collate_fn=collate))
+    metrics: dict = {}
+    hook.before_train(runner_of(TwoMaps()))
+    hook.after_val_epoch(runner_of(TwoMaps()), metrics)
+    assert 0 < metrics["val/loss"] < 2
