@@ -129,6 +129,7 @@ class IterLoop(ResumableLoop, IterBasedTrainLoop):
             self._seed_iteration()
             self.run_iter(data_batch)
             self._validate_if_due()
+        del self.dataloader_iterator  # whose workers InterruptHook ends
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         return self.runner.model

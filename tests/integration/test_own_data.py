@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from annotated import CLASSES, FORMATS, masks, yolo
 from helpers import ROOT
+from mmpvt.reproduction import run_report
 
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco_mini"
 
@@ -25,6 +27,18 @@ def read(work_dir: Path) -> dict:
 
 def listing(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def _no_workers_at_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report would wait ten seconds for each loading worker that the training left."""
+    report = run_report.report_on_training
+
+    def check(*args: object) -> str:
+        assert not multiprocessing.active_children()
+        return report(*args)
+
+    monkeypatch.setattr(run_report, "report_on_training", check)
 
 
 @pytest.mark.parametrize(

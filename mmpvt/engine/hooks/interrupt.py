@@ -13,7 +13,7 @@ from types import FrameType
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from mmpvt.engine.hooks.checkpoints import CheckpointHook
 from mmpvt.errors import Interrupted
@@ -53,6 +53,16 @@ class InterruptHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """It is saved."""
         self.training = False
+
+    def after_run(self, runner: Runner) -> None:
+        """Ends the data-loading workers, which what comes next in this process would wait for.
+
+        Left to the garbage collector, which finds their queues before them, they aren't told: torch
+        waits five seconds for each, sends SIGTERM, which they ignore, and waits once more.
+        """
+        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+            if isinstance(loop, BaseLoop):
+                loop.dataloader._iterator = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         again, self.asked = self.asked, number
