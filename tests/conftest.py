@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import mmengine.config.config
 import mmengine.config.utils
 import pytest
 import torch
@@ -38,6 +40,28 @@ def _cheap_runs() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         load = functools.cache(mmengine.config.utils.load)
         patch.setattr(mmengine.config.utils, "load", load)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configs_are_not_formatted() -> Iterator[None]:
+    """MMEngine formats a config's text four times a run, which takes longer than a tiny test.
+
+    Text that isn't ASCII is formatted, once: odd names are to get through it.
+    """
+    format_code, known = mmengine.config.config.FormatCode, {}
+
+    def remember(text: str, **options: object) -> tuple:
+        if text not in known:
+            with contextlib.suppress(SyntaxError):
+                compile(text, "config", "exec")
+                known[text] = text, False
+            if text not in known or not text.isascii():
+                known[text] = format_code(text, **options)
+        return known[text]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.config, "FormatCode", remember)
         yield
 
 

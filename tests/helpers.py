@@ -29,6 +29,7 @@ from mmpvt.models.backbone import PyramidBackbone
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 DATA = Path(__file__).parent / "data"
+SWAP_FAMILIES = (DATA / "swap_families.txt").read_text().split()  # a shipped config of each
 
 
 def need(path: Path) -> Path:

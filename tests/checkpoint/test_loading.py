@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,6 +142,7 @@ def test_errors_are_told_apart_by_type(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(CheckpointMismatchError):
         fit_to_model(load_checkpoint(path), torch.nn.Linear(1, 1))
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between a download's attempts
     with pytest.raises(DownloadError) as caught:
         load_checkpoint("http://127.0.0.1:9/a.pth")
     assert caught.value.where == "http://127.0.0.1:9/a.pth"

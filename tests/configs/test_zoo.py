@@ -23,6 +23,9 @@ from mmpvt.engine.config import set_pretrained
 from mmpvt.engine.config_parts import iter_dicts
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+# Of configs that only the backbone's depth tells apart, the least deep ones run in `make test`;
+# test_cost builds all.
+DEEP = r".*_pvt_(m|l|v2_b[345])_.*"
 SHRINK = 8  # how many times smaller, a side, than a config says, images are tested at
 
 # How far a cost may be from the published one, M parameters and part of the GFLOPs, where it isn't
@@ -51,7 +54,13 @@ def test_cost(name: str, zoo: dict[str, model_zoo.Entry]):
         assert entry.macs / 1e9 == pytest.approx(gflops, rel=part)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.full if re.fullmatch(DEEP, name) else ())
+        for name in NAMES
+    ],
+)
 def test_learns_and_predicts(name: str, zoo: dict[str, model_zoo.Entry], pictures: Path):
     config = small(copy.deepcopy(zoo[name].config), pictures)
     set_random_seed(0)

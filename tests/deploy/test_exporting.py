@@ -202,31 +202,14 @@ def test_kinds_that_cannot_be_exported(name: str, part: str):
         export(MODELS.build(config.model), config)
 
 
-def attributes(model: nn.Module) -> dict[str, dict[str, str]]:
-    """Each module's attributes; functions and modules by their addresses."""
-    return {
-        name: {key: repr(value) for key, value in vars(part).items() if key != "_modules"}
-        for name, part in model.named_modules()
-    }
-
-
-@pytest.mark.parametrize(
-    "kind", ["fpn", *(pytest.param(k, marks=pytest.mark.full) for k in ("mask_rcnn", "detr"))]
-)
-def test_the_model_is_left_as_it_was(kind: str):
+@pytest.mark.parametrize(("kind", "version"), DEFAULT)
+def test_the_model_is_left_as_it_was(kind: str, version: str, exported: Callable):
     """Its modules' attributes, modes included, and what it predicts."""
-    model, config = build(kind, "v2")
-    image = picture(120, 160)
-    before = predict(model, config, image)
-    model.train()
-    model.backbone.eval()  # modules of both modes
-    unchanged = attributes(model)
-    export(model, config)
-    assert attributes(model) == unchanged
-    after = predict(model, config, image)
-    assert attributes(model) == unchanged
-    for name, array in before.items():
-        np.testing.assert_array_equal(after[name], array)
+    made = exported(kind, version)
+    (found, attributes), (found_after, attributes_after) = made.before, made.after
+    assert attributes_after == attributes
+    for name, array in found.items():
+        np.testing.assert_array_equal(found_after[name], array)
 
 
 def test_upsampling_by_a_fraction_is_named():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import runpy
 import signal
@@ -10,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import mmengine.config.config
 import pytest
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -57,28 +55,6 @@ test_dataloader = dict(num_workers=1)
 train_cfg = dict(max_iters=4, val_interval=4)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=4))
 """
-
-
-@pytest.fixture(scope="session", autouse=True)
-def configs_are_not_formatted() -> Iterator[None]:
-    """MMEngine formats a config's text four times a run, which takes longer than a tiny test.
-
-    Text that isn't ASCII is formatted, once: odd names are to get through it.
-    """
-    format_code, known = mmengine.config.config.FormatCode, {}
-
-    def remember(text: str, **options: object) -> tuple:
-        if text not in known:
-            with contextlib.suppress(SyntaxError):
-                compile(text, "config", "exec")
-                known[text] = text, False
-            if text not in known or not text.isascii():
-                known[text] = format_code(text, **options)
-        return known[text]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmengine.config.config, "FormatCode", remember)
-        yield
 
 
 @pytest.fixture(scope="session")

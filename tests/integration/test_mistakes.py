@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -198,7 +199,10 @@ def test_checkpoint(
     assert not path.with_suffix(".ran").exists()
 
 
-def test_pretrained_weights(tmp_path: Path, shapes: Path, tiny_config: Path, call_tool):
+def test_pretrained_weights(
+    tmp_path: Path, shapes: Path, tiny_config: Path, call_tool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between a download's attempts
     args = (tiny_config, "--data-root", shapes, "--work-dir", tmp_path)
     address = "http://127.0.0.1:9/pvt_v2_b0.pth"
     sentence = call_tool("train.py", *args, "--pretrained", address).one_sentence()

@@ -31,6 +31,18 @@ def listing(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.fixture(autouse=True)
+def _no_workers_at_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report would wait ten seconds for each loading worker that the training left."""
+    report = run_report.report_on_training
+
+    def check(*args: object) -> str:
+        assert not multiprocessing.active_children()
+        return report(*args)
+
+    monkeypatch.setattr(run_report, "report_on_training", check)
+
+
 @pytest.mark.parametrize(
     "kinds", [("coco", "yolo"), pytest.param(tuple(FORMATS), marks=pytest.mark.full)]
 )
