@@ -146,7 +146,7 @@ class Started:
             if time.monotonic() > end:
                 self.signal(signal.SIGUSR1)  # all its processes print where they are
                 time.sleep(2)
-                raise AssertionError(f"nothing in {timeout} s: {self.text[-8000:]}")
+                raise AssertionError(f"nothing in {timeout} s: {self.text[-30000:]}")
             assert self.is_alive() or condition(), self.text[-3000:]
             time.sleep(pause)
 

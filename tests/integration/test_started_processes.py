@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import signal
@@ -107,11 +108,11 @@ def _registered():
 def start(tmp_path: Path, shapes: Path, tiny_config: Path, start_tool) -> Callable[..., Started]:
     """Starts a run whose config has some lines more."""
 
-    def start(lines: str) -> Started:
+    def start(lines: str, copied: bool = True) -> Started:
         config = tmp_path / "more.py"
         config.write_text(f'_base_ = "{tiny_config}"\n{lines}\n')
         places = ("--data-root", shapes, "--work-dir", tmp_path / "work")
-        return start_tool("train.py", config, *places, "--seed", 0)
+        return start_tool("train.py", config, *places, "--seed", 0, copied=copied)
 
     return start
 
@@ -151,8 +152,20 @@ def wait_for_none(group: int) -> None:
         pytest.param("fork", 50, marks=pytest.mark.full),
     ],
 )
-def test_a_metric_ends_its_processes(method: str, rounds: int, start):
-    process = start(metric(method=method, rounds=rounds))
+def test_a_metric_ends_its_processes(method: str, rounds: int, tmp_path: Path, start):
+    # a copy of the tests' process has the state that hundreds of tests left, a user's has not
+    (tmp_path / "computing.py").write_text(
+        "import multiprocessing, os, signal, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from mmengine.evaluator import BaseMetric\n"
+        "from mmengine.registry import METRICS\n"
+        f"LONG = {LONG}\n@METRICS.register_module()\n{inspect.getsource(Computes)}"
+    )
+    imports = (
+        f"import sys\nsys.path.append({str(tmp_path)!r})\n"
+        'custom_imports = dict(imports=["computing"])\n'
+    )
+    process = start(imports + metric(method=method, rounds=rounds), copied=False)
     assert process.wait(240) == 0, process.text
     assert process.text.count("computing in") == 4
     wait_for_none(process.pid)
