@@ -1,22 +1,18 @@
 """Shows a detector or segmenter on a page on this machine, to be tried on images.
 
-python tools/app.py configs/retinanet_pvt_s_fpn_1x_coco.py CHECKPOINT
+mmpvt app retinanet_pvt_s_fpn_1x_coco CHECKPOINT
 """
 
 from __future__ import annotations
 
 import argparse
 
-import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from mmpvt.app import serving
-from mmpvt.engine.cli import user_errors
-from mmpvt.inference.predictor import Predictor
+from mmpvt.engine.cli import CHECKPOINT, CONFIG, user_errors
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
-    parser.add_argument("checkpoint", help="checkpoint file or URL")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help=CONFIG)
+    parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument("--port", type=int, default=7860, help="default: %(default)s")
     parser.add_argument(
         "--host",
@@ -32,16 +28,14 @@ def parse_args() -> argparse.Namespace:
         "several times",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU where there is one)")
-    return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
-    with user_errors("closed"), serving.private_folder():
-        serving.check(args.host, args.port, args.allow_host)
-        predictor = Predictor(args.config, args.checkpoint, args.device)
-        serving.serve(predictor, args.config, args.host, args.port, args.allow_host)
+def run(args: argparse.Namespace) -> None:
+    with user_errors("closed"):
+        from mmpvt.app import serving
+        from mmpvt.inference.predictor import Predictor
 
-
-if __name__ == "__main__":
-    main()
+        with serving.private_folder():
+            serving.check(args.host, args.port, args.allow_host)
+            predictor = Predictor(args.config, args.checkpoint, args.device)
+            serving.serve(predictor, args.config, args.host, args.port, args.allow_host)

@@ -1,37 +1,32 @@
-"""Inspects all of a config's data: python tools/check_data.py CONFIG --data-root data/coco
+"""Inspects all of a config's data.
 
-Exit code 0: all is well; 1: there are errors; 2: there is no data to inspect.
+mmpvt check-data CONFIG --data-root data/coco
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 from mmengine.config import DictAction
 
-import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from mmpvt.engine.cli import FAILURE, add_data_arguments, data_options_from, user_errors
-from mmpvt.engine.config import load_config, make_work_dir, set_data_root
+from mmpvt.engine.cli import CONFIG, FAILURE, add_data_arguments, data_options_from, user_errors
 from mmpvt.engine.config_parts import SPLITS
-from mmpvt.engine.own_data import use_own_data
-from mmpvt.inspection import compare, describe, draw, inspect_datasets
 from mmpvt.utils.outputs import Outputs
 from mmpvt.utils.text import printable, to_json
 
 PICTURE, LISTING = "data.png", "data.json"
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Decode every file of a config's data sets and check every annotation; say "
-        "what is wrong, and draw a summary.",
-        epilog=__doc__.split("\n\n")[1],
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Decode every file of a config's data sets and check every annotation; say what is wrong, "
+        "and draw a summary."
     )
-    parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
+    parser.epilog = "Exit code 0: all is well; 1: there are errors; 2: there is no data to inspect."
+    parser.add_argument("config", help=CONFIG)
     add_data_arguments(parser)
     parser.add_argument("--data-root", metavar="DIR", help="the folder the data lies in")
     parser.add_argument(
@@ -51,14 +46,15 @@ def parse_args() -> argparse.Namespace:
         help="processes that decode files (default: %(default)d)",
     )
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
-    args = parser.parse_args()
-    args.data = data_options_from(parser, args)
-    return args
 
 
-def main() -> None:
-    args = parse_args()
+def run(args: argparse.Namespace) -> int:
     with user_errors(on_interrupt="interrupted; nothing was written"):
+        from mmpvt.engine.config import load_config, make_work_dir, set_data_root
+        from mmpvt.engine.own_data import use_own_data
+        from mmpvt.inspection import compare, describe, draw, inspect_datasets
+
+        data = data_options_from(args)
         config = load_config(args.config, args.cfg_options)
         if args.data_root:
             set_data_root(config, args.data_root)
@@ -66,9 +62,9 @@ def main() -> None:
             config.work_dir = str(args.out)
         out = Outputs(config.work_dir)
         out.check(PICTURE, LISTING)
-        if args.data:
+        if data:
             with ExitStack() as undo:
-                config = use_own_data(config, args.data, undo, args.cfg_options)
+                config = use_own_data(config, data, undo, args.cfg_options)
                 undo.pop_all()
         reports = inspect_datasets(config, args.splits, max(1, args.workers))
         compare(reports)
@@ -83,8 +79,4 @@ def main() -> None:
         number = sum(len(said) for one in reports for said in one.errors.values())
         print(printable(f"summary: {picture}; all that was found: {listing}"))
         print(f"{number:,} error{'s' * (number > 1)}" if number else "all is well")
-    sys.exit(FAILURE if number else 0)
-
-
-if __name__ == "__main__":
-    main()
+    return FAILURE if number else 0

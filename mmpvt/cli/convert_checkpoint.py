@@ -1,6 +1,6 @@
 """Converts a checkpoint to another project's tensor names: a backbone, a classifier, a detector.
 
-python tools/convert_checkpoint.py pvt_v2_b2.pth pvt_v2_b2.safetensors --to huggingface
+mmpvt convert-checkpoint pvt_v2_b2.pth pvt_v2_b2.safetensors --to huggingface
 """
 
 from __future__ import annotations
@@ -8,22 +8,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmpvt.checkpoint import load_checkpoint, unwrap
-from mmpvt.checkpoint.conversion import WRAPPERS
-from mmpvt.checkpoint.convert_checkpoint import (
-    SUFFIXES,
-    TARGETS,
-    convert_checkpoint,
-    save_checkpoint,
-)
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import CheckpointError, OutputError
 from mmpvt.utils.outputs import check_free
 from mmpvt.utils.text import printable
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from mmpvt.checkpoint.convert_checkpoint import SUFFIXES, TARGETS
+
     parser.add_argument("source", metavar="IN", help="file or URL, in any known layout")
     parser.add_argument("out", metavar="OUT", help=f"file to write: {', '.join(SUFFIXES)}")
     parser.add_argument("--to", required=True, choices=TARGETS, help="whose names the tensors get")
@@ -31,12 +24,13 @@ def parse_args() -> argparse.Namespace:
         "--backbone-only", action="store_true", help="leave out the rest of a detector"
     )
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
-    return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
+def run(args: argparse.Namespace) -> None:
     with user_errors():
+        from mmpvt.checkpoint import load_checkpoint
+        from mmpvt.checkpoint.convert_checkpoint import convert_checkpoint, save_checkpoint
+
         out = free_path(args.out, args.force)
         checkpoint = load_checkpoint(args.source)
         try:
@@ -57,6 +51,9 @@ def main() -> None:
 
 def other_content(checkpoint: dict, keeps_meta: bool) -> list[str]:
     """What a training run's file holds beside its weights, and the new one doesn't."""
+    from mmpvt.checkpoint import unwrap
+    from mmpvt.checkpoint.conversion import WRAPPERS
+
     if unwrap(checkpoint) is checkpoint:
         return []
     kept = (*WRAPPERS, "meta") if keeps_meta else WRAPPERS
@@ -65,11 +62,9 @@ def other_content(checkpoint: dict, keeps_meta: bool) -> list[str]:
 
 def free_path(path: str, force: bool) -> Path:
     """Refuses the path of a file to write where something would be lost by it."""
+    from mmpvt.checkpoint.convert_checkpoint import SUFFIXES
+
     out = Path(path)
     if out.suffix not in SUFFIXES:
         raise OutputError(f"{out}: a checkpoint's name ends in {', '.join(SUFFIXES)}", where=out)
     return check_free(out, force)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,7 @@
-"""Convert annotated images: python tools/convert_dataset.py IN OUT --to coco"""
+"""Converts annotated images to another format.
+
+mmpvt convert-dataset IN OUT --to coco
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,19 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from mmpvt.datasets.formats import FORMATS, open_dataset
-from mmpvt.datasets.formats.writing import TARGETS
-from mmpvt.engine.cli import ON_BAD_DATA, user_errors
+from mmpvt.engine.choices import ON_BAD_DATA
+from mmpvt.engine.cli import user_errors
 from mmpvt.errors import OutputError
+from mmpvt.utils.constants import FORMATS
 from mmpvt.utils.text import printable
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Copy a data set in COCO's, Pascal VOC's, YOLO's, LabelMe's or CVAT's format, "
-        "or of label maps, to another format. The data set itself stays as it is."
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from mmpvt.datasets.formats.writing import TARGETS
+
+    parser.description = (
+        "Copy a data set in COCO's, Pascal VOC's, YOLO's, LabelMe's or CVAT's format, or of label "
+        "maps, to another format. The data set itself stays as it is."
     )
     parser.add_argument(
         "source", metavar="IN", help="a folder, .zip, data.yaml, .json or .xml: the data set"
@@ -55,12 +59,12 @@ def parse_args() -> argparse.Namespace:
         help="annotations and images that can't be used: end with an error (auto, stop), or skip "
         "them and say how many",
     )
-    return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
+def run(args: argparse.Namespace) -> None:
     with user_errors(on_interrupt="interrupted; nothing was written"):
+        from mmpvt.datasets.formats import open_dataset
+
         if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
             raise OutputError(f"{args.out} exists", where=args.out, hint="name a new folder")
         with tempfile.TemporaryDirectory(prefix="mmpvt-") as folder:
@@ -79,7 +83,3 @@ def main() -> None:
                 print(printable(opened.notes[-1]))
             out = opened.write(args.out, args.to)
         print(printable(f"{out}: {args.to}"))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,7 @@
-"""Downloads data sets, weights, detectors: python tools/get.py coco --dir data/coco"""
+"""Downloads data sets, weights, detectors.
+
+mmpvt get coco --dir data/coco
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,6 @@ import argparse
 import math
 from pathlib import Path
 
-import torch
-
-import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from mmpvt.datasets.download import download_archives, download_weights
-from mmpvt.datasets.download.catalog import FILES, choose
 from mmpvt.engine.cli import user_errors
 from mmpvt.utils.download import RetryPolicy
 from mmpvt.utils.text import printable
@@ -18,11 +16,13 @@ from mmpvt.utils.text import printable
 FOLDERS = dict(coco="data/coco", ade20k="data/ade")  # where the configs look
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Download COCO 2017, ADE20K (SceneParse150), the published ImageNet weights or "
-        "the RetinaNets with PVT that MMDetection published: complete, verified, unpacked. The "
-        "same command resumes a download that was stopped."
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from mmpvt.datasets.download.catalog import FILES
+
+    parser.description = (
+        "Download COCO 2017, ADE20K (SceneParse150), the published ImageNet weights or the "
+        "RetinaNets with PVT that MMDetection published: complete, verified, unpacked. The same "
+        "command resumes a download that was stopped."
     )
     parser.add_argument("what", choices=FILES)
     parser.add_argument(
@@ -60,7 +60,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--tries", type=lambda n: int(n) - 1, dest="retries", help=argparse.SUPPRESS
     )
-    return parser.parse_args()
 
 
 def _positive(text: str) -> float:
@@ -70,9 +69,13 @@ def _positive(text: str) -> float:
     return value
 
 
-def main() -> None:
-    args = parse_args()
+def run(args: argparse.Namespace) -> None:
     with user_errors(on_interrupt="stopped: the same command resumes from there"):
+        import torch
+
+        from mmpvt.datasets.download import download_archives, download_weights
+        from mmpvt.datasets.download.catalog import choose
+
         files = choose(args.what, args.names, args.mirror)
         policy = RetryPolicy(args.timeout, args.retries)
         if args.what in ("weights", "detectors"):
@@ -82,7 +85,3 @@ def main() -> None:
             folder = args.dir or Path(FOLDERS[args.what])
             download_archives(files, folder, policy, args.keep_archives)
         print(f"everything is in {printable(folder)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,25 +1,24 @@
 """Counts a model's parameters and multiply-adds, as the PVT papers do.
 
-python tools/get_flops.py configs/gfl_pvt_v2_b2_fpn_3x_mstrain_fp16.py --shape 1280 800
+mmpvt get-flops gfl_pvt_v2_b2_fpn_3x_mstrain_fp16 --shape 1280 800
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mmengine.config import DictAction
 
-import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from mmpvt.engine.cli import user_errors
-from mmpvt.engine.config import load_config
-from mmpvt.models import complexity
-from mmpvt.models.data_preprocessor import input_channels
+from mmpvt.engine.cli import CONFIG, user_errors
+
+if TYPE_CHECKING:
+    from mmpvt.models import complexity
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help=CONFIG)
     parser.add_argument(
         "--shape",
         type=int,
@@ -35,12 +34,14 @@ def parse_args() -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="settings to override, such as model.backbone.arch=small",
     )
-    return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
+def run(args: argparse.Namespace) -> None:
     with user_errors():
+        from mmpvt.engine.config import load_config
+        from mmpvt.models import complexity
+        from mmpvt.models.data_preprocessor import input_channels
+
         config = load_config(args.config, args.cfg_options)
         model = complexity.build_without_memory(config)
         shape = tuple(args.shape or complexity.default_shape(model))
@@ -51,6 +52,8 @@ def main() -> None:
 
 def print_table(costs: Sequence[complexity.ModuleCost]) -> None:
     """Each module's cost, and their sum."""
+    from mmpvt.models import complexity
+
     width = max(len(cost.name) for cost in costs)
     print(f"{'':{width}}  parameters, M    GFLOPs")
     total = complexity.ModuleCost(
@@ -58,7 +61,3 @@ def print_table(costs: Sequence[complexity.ModuleCost]) -> None:
     )
     for cost in (*costs, total):
         print(f"{cost.name:{width}}  {cost.parameters / 1e6:13.2f}  {cost.macs / 1e9:8.2f}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,7 @@
-"""Write the built-in shapes data set: python tools/make_shapes.py data/shapes"""
+"""Writes the built-in shapes data set.
+
+mmpvt make-shapes data/shapes
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,9 @@ from mmpvt.engine.cli import user_errors
 from mmpvt.utils.text import printable
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Write the built-in shapes data set, in COCO's and in ADE20K's layout.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Write the built-in shapes data set, in COCO's and in ADE20K's layout."
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("root", help="the folder to write")
     parser.add_argument(
         "--train", dest="num_train", type=int, metavar="N", help="images to train on"
@@ -30,11 +31,9 @@ def parse_args() -> argparse.Namespace:
         "--force", action="store_true", help="replace a shapes data set of other settings"
     )
     parser.set_defaults(**shapes.generate.__kwdefaults__)
-    return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
+def run(args: argparse.Namespace) -> None:
     with user_errors(on_interrupt="interrupted; nothing was written"):
         root = shapes.generate(**vars(args))
         settings = json.loads((root / "shapes.json").read_text())
@@ -42,7 +41,3 @@ def main() -> None:
             f"{printable(root)}: {settings['train']} training and {settings['val']} validation "
             f"images of {len(shapes.CLASSES)} classes"
         )
-
-
-if __name__ == "__main__":
-    main()

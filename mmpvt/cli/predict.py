@@ -1,6 +1,6 @@
 """Predicts on images with a detector's or segmenter's checkpoint.
 
-python tools/predict.py configs/retinanet_pvt_s_fpn_1x_coco.py CHECKPOINT photos/ --out results/
+mmpvt predict retinanet_pvt_s_fpn_1x_coco published photos/ --out results/
 """
 
 from __future__ import annotations
@@ -8,19 +8,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from mmpvt.engine.cli import user_errors
+from mmpvt.engine.cli import CHECKPOINT, CONFIG, user_errors
 from mmpvt.errors import UserError
-from mmpvt.inference.folders import check_out, predict_folder
-from mmpvt.inference.predictor import SCORE, Predictor
-from mmpvt.inference.sources import find_sources
+from mmpvt.utils.constants import SCORE
 from mmpvt.utils.text import printable
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
-    parser.add_argument("checkpoint", help="checkpoint file or URL")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help=CONFIG)
+    parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument("images", nargs="+", help="image files, and folders that hold some")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of results")
     parser.add_argument(
@@ -37,12 +33,14 @@ def parse_args() -> argparse.Namespace:
         metavar="N",
         help="images of one size at a time, at most (default: %(default)s)",
     )
-    return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
+def run(args: argparse.Namespace) -> None:
     with user_errors("interrupted: what was predicted so far is written"):
+        from mmpvt.inference.folders import check_out, predict_folder
+        from mmpvt.inference.predictor import Predictor
+        from mmpvt.inference.sources import find_sources
+
         if not 0 <= args.score <= 1:
             raise UserError(f"--score {args.score}: a score is a number from 0 to 1")
         if args.batch < 1:
@@ -60,7 +58,3 @@ def main() -> None:
         if others:
             counts.append(f"{len(others)} other files ignored ({others[0].name} …)")
         print(printable(f"{', '.join(counts)}: see {out}"))
-
-
-if __name__ == "__main__":
-    main()

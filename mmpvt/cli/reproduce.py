@@ -1,7 +1,6 @@
 """Tests published checkpoints and reports what came out beside what the papers say.
 
-python tools/reproduce.py --checkpoints DIR --coco data/coco --ade data/ade/ADEChallengeData2016 \\
-    --out report/
+mmpvt reproduce --checkpoints DIR --coco data/coco --ade data/ade/ADEChallengeData2016 --out report
 """
 
 from __future__ import annotations
@@ -10,29 +9,17 @@ import argparse
 import signal
 from pathlib import Path
 
-import mmpvt.setup  # noqa: F401  before MMDetection is imported
+from mmpvt.engine.choices import LAUNCHERS
 from mmpvt.engine.cli import FAILURE, user_errors
-from mmpvt.engine.launch import LAUNCHERS, check_launcher, is_first_process
 from mmpvt.errors import ConfigError, Interrupted
-from mmpvt.reproduction import (
-    ReproduceOptions,
-    check_device,
-    find_checkpoints,
-    parse_map,
-    read_published,
-    reproduce,
-)
 from mmpvt.utils.signals import handle
 from mmpvt.utils.text import printable
 
-ROOT = Path(__file__).resolve().parents[1]
 
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        epilog="Exit code: 0 if every checkpoint that has a config was tested, 1 if one failed, "
-        "2 for a mistake on the command line. The same command resumes where it was stopped.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Exit code: 0 if every checkpoint that has a config was tested, 1 if one failed, 2 for a "
+        "mistake on the command line. The same command resumes where it was stopped."
     )
     parser.add_argument(
         "--checkpoints", type=Path, metavar="DIR", required=True, help="searched recursively"
@@ -63,7 +50,6 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="job launcher")
     parser.add_argument("--device", metavar="{cpu,cuda,cuda:N}", help="default: a GPU if there is")
-    return parser.parse_args()
 
 
 def stop(number: int, frame: object) -> None:
@@ -71,24 +57,35 @@ def stop(number: int, frame: object) -> None:
     raise Interrupted(number)
 
 
-def main() -> int:
-    args = parse_args()
+def run(args: argparse.Namespace) -> int:
     handle(signal.SIGTERM, stop)
     with user_errors("interrupted; the same command resumes from here"):
+        from mmpvt.engine.launch import check_launcher, is_first_process
+        from mmpvt.engine.zoo import files_folder
+        from mmpvt.reproduction import (
+            ReproduceOptions,
+            check_device,
+            find_checkpoints,
+            parse_map,
+            read_published,
+            reproduce,
+        )
+
         check_launcher(args.launcher)
         check_device(args.device)
         if args.pictures < 0:
             raise ConfigError(f"{args.pictures} is not at least 0", setting="pictures")
         if args.logs and not args.logs.is_dir():
             raise ConfigError(f"there is no folder {args.logs}", setting="logs")
-        zoo = read_published(ROOT)
+        root = files_folder()
+        zoo = read_published(root)
         checkpoints = find_checkpoints(
             args.checkpoints,
             {name: path for name, (path, _) in zoo.items()},
             parse_map(args.map),
         )
         options = ReproduceOptions(
-            tool=Path(__file__).with_name("test.py"),
+            tool=root / "tools" / "test.py",
             out=args.out,
             published={name: record for name, (_, record) in zoo.items()},
             roots=dict(coco=args.coco, ade=args.ade),
@@ -103,7 +100,3 @@ def main() -> int:
             print(f"the report is {printable(args.out / 'index.html')}")
         return FAILURE if any(record["status"] == "failed" for record in records) else 0
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,6 +1,6 @@
 """Puts PVT under an existing MMDetection or MMSegmentation config.
 
-python tools/swap_backbone.py mmdet::atss/atss_r50_fpn_1x_coco.py --arch small --out my_config.py
+mmpvt swap mmdet::atss/atss_r50_fpn_1x_coco.py --arch small --out my_config.py
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ import os
 import sys
 from pathlib import Path
 
+from mmpvt.engine.cli import CONFIG, user_errors
+from mmpvt.errors import OutputError
+from mmpvt.utils.outputs import check_free
+from mmpvt.utils.text import printable
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("base", help="config file, or mmdet::… / mmseg::… for an installed one")
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("base", help=CONFIG)
     parser.add_argument("--arch", required=True, help="tiny … large, b0 … b5, b2_li")
     parser.add_argument("--out", metavar="FILE", help="where to write the config (default: print)")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
@@ -24,13 +28,9 @@ def parse_args() -> argparse.Namespace:
         "the detector's)",
     )
     parser.add_argument("--keep-optimizer", action="store_true", help="leave the optimizer")
-    return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()  # before the imports, which take seconds: --help is at once
-    from mmpvt.engine.cli import user_errors
-
+def run(args: argparse.Namespace) -> None:
     with user_errors():
         swap_config(args)
 
@@ -39,14 +39,13 @@ def swap_config(args: argparse.Namespace) -> None:
     from mmpvt.engine.config import read_config
     from mmpvt.swap import as_text, swap
     from mmpvt.utils.atomic import atomic_write
-    from mmpvt.utils.text import printable
 
     out = check_out(Path(args.out), args.force, args.base) if args.out else None
     base = read_config(args.base)
     swapped = swap(base, args.arch, args.part, args.keep_optimizer)
     name = args.base
     if "::" not in name:
-        name = os.path.relpath(name, out.parent if out else ".")
+        name = os.path.relpath(base.filename, out.parent if out else ".")
     title = f"{Path(args.base.rpartition('::')[2]).stem} on {swapped.name}"
     text = as_text(base, swapped.config, name, title)
     if out:
@@ -63,16 +62,9 @@ def swap_config(args: argparse.Namespace) -> None:
 
 def check_out(out: Path, force: bool, base: str) -> Path:
     """``out``, or an OutputError if it is no config's name, exists, or is the base itself."""
-    from mmpvt.errors import OutputError
-    from mmpvt.utils.outputs import check_free
-
     if out.suffix != ".py":
         raise OutputError(f"--out {out}: a config's name ends in .py")
     check_free(out, force, "out")
     if out.exists() and Path(base).exists() and out.samefile(base):
         raise OutputError(f"--out {out} is the base itself, which the new config inherits")
     return out
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Trains a detector or segmenter.
 
-python tools/train.py configs/retinanet_pvt_s_fpn_1x_coco.py --data-root data/coco
+mmpvt train retinanet_pvt_s_fpn_1x_coco --data-root data/coco
 """
 
 from __future__ import annotations
@@ -8,10 +8,7 @@ from __future__ import annotations
 import argparse
 from contextlib import ExitStack
 
-from mmengine.dist import is_main_process
-from mmengine.runner import Runner
-
-import mmpvt.setup  # noqa: F401  before MMDetection is imported
+from mmpvt.engine.choices import AMP_DTYPES, EMA_MOMENTUM, LOGGERS, REACTIONS
 from mmpvt.engine.cli import (
     add_data_arguments,
     add_run_arguments,
@@ -19,15 +16,10 @@ from mmpvt.engine.cli import (
     options_from,
     user_errors,
 )
-from mmpvt.engine.config import load_config
-from mmpvt.engine.hooks.divergence import REACTIONS
-from mmpvt.engine.preparation import AMP_DTYPES, TrainOptions, prepare_training
-from mmpvt.engine.training_options import EMA_MOMENTUM, LOGGERS
 from mmpvt.utils.text import printable
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument(
@@ -111,14 +103,17 @@ def parse_args() -> argparse.Namespace:
         help=f"write scalars for {', '.join(LOGGERS)}; TensorBoard's are written where it is "
         "installed",
     )
-    args = parser.parse_args()
-    args.data = data_options_from(parser, args)
-    return args
 
 
-def main() -> None:
-    args = parse_args()
+def run(args: argparse.Namespace) -> None:
     with user_errors(), ExitStack() as locks:
+        from mmengine.dist import is_main_process
+        from mmengine.runner import Runner
+
+        from mmpvt.engine.config import load_config
+        from mmpvt.engine.preparation import TrainOptions, prepare_training
+
+        args.data = data_options_from(args)
         config = load_config(args.config, args.cfg_options, args.backbone)
         config = prepare_training(config, options_from(args, TrainOptions), locks)
         Runner.from_cfg(config).train()
@@ -128,7 +123,3 @@ def main() -> None:
             said = report_on_training(config)
             if is_main_process():
                 print(printable(said))
-
-
-if __name__ == "__main__":
-    main()

@@ -17,10 +17,10 @@ from mmseg.models import BaseSegmentor
 from mmpvt.engine.class_names import read_class_lists
 from mmpvt.engine.config import read_config, take_channels
 from mmpvt.engine.pipeline import MAX_PIXELS, TestPipeline, load_model
+from mmpvt.engine.start_from import find_checkpoint
 from mmpvt.errors import LaunchError, UserError
+from mmpvt.utils.constants import SCORE
 from mmpvt.visualization.drawing import draw_sample, viewable
-
-SCORE = 0.3  # instances below are not shown, unless asked for
 
 
 class Predictor:
@@ -33,7 +33,8 @@ class Predictor:
 
     Args:
         config (str | PathLike | Config): of an experiment; ``mmdet::…`` and ``mmseg::…`` too.
-        checkpoint (str | PathLike): file or URL, of any layout that tests take.
+        checkpoint (str | PathLike): file or URL, of any layout that tests take, ``hf://…``, or
+            ``'published'``: MMDetection's for this config's architecture.
         device (str | None): ``'cpu'``, ``'cuda'``, ``'cuda:1'``. Default: a GPU where there is one.
         max_pixels (int): an image of more is refused. Default: 179 million.
 
@@ -69,6 +70,7 @@ class Predictor:
         take_channels(config)
         self.pipeline = TestPipeline(config, max_pixels)
         self._autocast = bool((config.get("test_cfg") or {}).get("fp16"))
+        checkpoint = find_checkpoint(config, checkpoint)
         self.model: BaseModel = load_model(config, checkpoint).to(self.device)
         self.meta = cast(dict, self.model.dataset_meta)  # torch says Tensor | Module
         self.classes = list(self.meta.get("classes", ()))
