@@ -13,10 +13,12 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
+from mmpvt.checkpoint.hub import WEIGHTS_FILE
 from mmpvt.checkpoint.saving import newest_checkpoint
 from mmpvt.compat import fix_package_lookup
 from mmpvt.engine.class_names import read_class_lists
 from mmpvt.engine.config_parts import SPLITS, default_argument, iter_dicts
+from mmpvt.engine.saved_config import CONFIG_FILE, read_saved
 from mmpvt.engine.zoo import config_folder, find_config
 from mmpvt.errors import CheckpointError, ConfigError, OutputError, UserError
 from mmpvt.swap import swap
@@ -37,8 +39,9 @@ def read_config(path: str) -> Config:
     """Reads a config file as it is.
 
     Args:
-        path (str): a file; the name of one that comes with the package, without its ending; or
-            ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one.
+        path (str): a file; the name of one that comes with the package, without its ending;
+            ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one; or a folder of
+            ``save_pretrained``.
 
     Returns:
         Config: the config.
@@ -47,6 +50,9 @@ def read_config(path: str) -> Config:
         ConfigError: there is no such config, it can't be parsed, or it holds no model.
     """
     file = _find(path)
+    if file.suffix == ".json" and (saved := read_saved(file)):
+        saved._filename = str(file)
+        return saved
     try:
         with ExitStack() as undo:
             fix_package_lookup(undo)  # for bases of ``mmdet::``
@@ -334,14 +340,17 @@ def _backbones(config: Config, setting: str) -> list[dict]:
 
 
 def _exists(checkpoint: str) -> bool:
-    """Whether a file is there; a URL is tried when it is downloaded."""
-    return "://" in checkpoint or Path(checkpoint).expanduser().is_file()
+    """Whether a file, or a folder with one, is there; a URL is tried when it is downloaded."""
+    path = Path(checkpoint).expanduser()
+    return "://" in checkpoint or path.is_file() or (path / WEIGHTS_FILE).is_file()
 
 
 def _find(path: str) -> Path:
     package, _, name = path.rpartition("::")
     folder = config_folder(package) if package in PACKAGES else None
     file = folder / name if folder else Path(path)
+    if (file / CONFIG_FILE).is_file():
+        file /= CONFIG_FILE
     if not file.is_file():
         file = file.with_name(file.name.replace(*RENAMED))
     if not file.is_file():
