@@ -45,6 +45,7 @@ OPTIONAL = {
     *("torchvision", "mmpretrain", "transformers", "timm", "safetensors", "huggingface_hub"),
     "onnxruntime",
 }
+NOT_IMPORTED = {"transformers", "timm", "onnxruntime"}  # seconds each, and mmpvt hardly needs them
 VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTHONPATH")
 WIDTH = 16  # characters of the names
 
@@ -73,7 +74,9 @@ def _lines() -> Iterator[tuple[str, str]]:
         if not versions and util.find_spec(module) is None:
             yield module, "not installed" + ("" if module in OPTIONAL else ": mmpvt needs it")
             continue
-        failure = _failure(lambda module=module: importlib.import_module(module))
+        failure = ""
+        if module not in NOT_IMPORTED:
+            failure = _failure(lambda module=module: importlib.import_module(module))
         said = " and ".join(versions) or "of unknown version"
         if len(versions) > 1:
             said += ", which write over one another's files: uninstall all, then install one"
