@@ -32,7 +32,7 @@ KEPT = (
 )
 SOURCES = ("init_cfg", "pretrained")  # of weights that a training starts from
 SCOPES = ("mmengine", "mmcv", "mmdet", "mmseg", "mmpvt")
-OPERATORS = {"nms", "soft_nms", "RoIAlign", "RoIPool"}  # that heads look up in mmcv.ops
+OPERATORS = {"nms", "soft_nms", "RoIAlign", "RoIPool", "SimpleRoIAlign"}  # that heads look up in mmcv.ops
 EVALUATING = {"CameraMotionCompensation"}  # it evaluates an argument as Python
 REGISTRIES = [kind for kind in vars(mmengine.registry).values() if isinstance(kind, Registry)]
 
@@ -53,9 +53,11 @@ def to_data(config: Config, meta: Mapping) -> dict:
         ConfigError: it holds what is no data, or what :func:`from_data` refuses.
     """
     kept = Config({key: copy.deepcopy(config[key]) for key in KEPT if key in config})
-    if "test_dataloader" not in kept:
-        kept.test_dataloader = copy.deepcopy(config.val_dataloader)
-    _, dataset = next(split_datasets(kept, ["test"]))
+    if not kept.get("test_dataloader"):
+        kept.test_dataloader = copy.deepcopy(config.get("val_dataloader"))
+    _, dataset = next(split_datasets(kept, ["test"]), ("", None))
+    if dataset is None:
+        raise ConfigError("the config has no test_dataloader, which says how images are prepared")
     if meta:
         dataset["metainfo"] = dict(dataset.get("metainfo") or {}, **meta)
     kept.test_dataloader.dataset = dataset  # without wrappers such as ConcatDataset
