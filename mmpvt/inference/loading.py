@@ -21,9 +21,10 @@ def load_model(
     """A trained detector or segmenter, which predicts on files and arrays.
 
     Args:
-        name (str | PathLike): of a config that comes with mmpvt (``mmpvt list`` names them) or a
+        name (str | PathLike): of a config that comes with mmpvt (``mmpvt list`` names them), or a
             config's file; a folder of :meth:`Predictor.save_pretrained`; or ``hf://OWNER/NAME``, a
-            repository that holds one, with ``@REVISION`` or not.
+            repository that holds such files, with ``@REVISION`` or not. Neither the folder's nor
+            the repository's files are run.
         checkpoint (str | PathLike | None): of the config: a file, a URL, ``hf://OWNER/NAME``, or
             ``'published'`` for the detector that MMDetection published for the architecture.
             Default: None, what the folder or repository holds, else ``'published'``.
@@ -48,9 +49,9 @@ def load_model(
             hint="give a config's name: mmpvt list names them",
         )
     if name.startswith(SCHEME):
-        config = os.fspath(download_from_hub(name, CONFIG_FILE))
-        held = checkpoint or download_from_hub(name)
-    else:
-        config, folder = name, Path(name)
-        held = checkpoint or (folder / WEIGHTS_FILE if folder.is_dir() else PUBLISHED)
-    return Predictor(config, held, device)
+        files = (CONFIG_FILE,) if checkpoint else (CONFIG_FILE, WEIGHTS_FILE)
+        config, *weights = download_from_hub(name, *files)
+        return Predictor(config, checkpoint or weights[0], device)
+    folder = Path(name)
+    held = folder / WEIGHTS_FILE if folder.is_dir() else PUBLISHED
+    return Predictor(name, checkpoint or held, device)

@@ -7,9 +7,9 @@ import shutil
 import socket
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import constants
 
 import mmpvt
 from helpers import save_untrained
@@ -179,8 +179,10 @@ def test_a_repository(
     detector: Predictor, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     with HubServer() as server:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        files = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         with pytest.raises(UserError, match="me/tiny can't be uploaded: .*401"):
             detector.push_to_hub("me/tiny", token="wrong")
         url = detector.push_to_hub("me/tiny", token="secret", private=True)
@@ -196,7 +198,10 @@ def test_a_repository(
         by_config = Predictor(detector.config, "hf://me/tiny@main/model.safetensors", "cpu")
         assert torch.equal(by_config(image).pred_instances.scores, wanted)
         assert not list((tmp_path / "cache").rglob("*.py"))
-        with pytest.raises(DownloadError, match=r"config\.json of hf://me/none can't be downloaded"):
+        with pytest.raises(
+            DownloadError, match=r"config\.json of hf://me/none can't be downloaded"
+        ):
             mmpvt.load_model("hf://me/none", device="cpu")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     again = mmpvt.load_model("hf://me/tiny", device="cpu")  # from the cache
     assert again.classes == list(NAMES)
