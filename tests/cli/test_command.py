@@ -30,7 +30,9 @@ for arguments in (["--help"], ["train", "--help"], ["predict", "--help"], ["swap
 main(["list", "atss"])
 print(*sys.modules, file=sys.stderr)
 """
-WITHOUT = "import sys; sys.modules[{module!r}] = None; import mmpvt_command; sys.exit(mmpvt_command.main())"
+WITHOUT = (
+    "import sys; sys.modules[{module!r}] = None; from mmpvt_command import main; sys.exit(main())"
+)
 
 
 def run_python(code: str, *args: str) -> subprocess.CompletedProcess:

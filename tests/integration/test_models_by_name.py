@@ -183,7 +183,7 @@ def test_a_repository(
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        with pytest.raises(UserError, match="me/tiny can't be uploaded: .*401"):
+        with pytest.raises(UserError, match=r"me/tiny can't be uploaded: .*401"):
             detector.push_to_hub("me/tiny", token="wrong")
         url = detector.push_to_hub("me/tiny", token="secret", private=True)
         assert url.startswith(f"{server.url}/me/tiny/commit/")
