@@ -32,13 +32,8 @@ KEPT = (
 )
 SOURCES = ("init_cfg", "pretrained")  # of weights that a training starts from
 SCOPES = ("mmengine", "mmcv", "mmdet", "mmseg", "mmpvt")
-OPERATORS = {
-    "nms",
-    "soft_nms",
-    "RoIAlign",
-    "RoIPool",
-    "SimpleRoIAlign",
-}  # that heads look up in mmcv.ops
+# of mmcv.ops, that heads name
+OPERATORS = {"nms", "soft_nms", "RoIAlign", "RoIPool", "SimpleRoIAlign"}
 EVALUATING = {"CameraMotionCompensation"}  # it evaluates an argument as Python
 REGISTRIES = [kind for kind in vars(mmengine.registry).values() if isinstance(kind, Registry)]
 
