@@ -81,6 +81,13 @@ def test_tools_have_the_commands_options(capsys: pytest.CaptureFixture):
             assert f'run_tool("{name}")' in text
 
 
+def test_a_command_runs_with_its_own_options(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """One that passes all of them on, too."""
+    root = str(tmp_path / "shapes")
+    assert cli.main(["make_shapes", root, *("--train 1 --val 1 --size 64 64".split())]) == 0
+    assert (tmp_path / "shapes" / "val2017").is_dir() and root in capsys.readouterr().out
+
+
 def test_help_is_fast():
     """What takes seconds to import isn't imported by it."""
     ended = run_python(HELP)
