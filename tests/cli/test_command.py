@@ -30,6 +30,7 @@ for arguments in (["--help"], ["train", "--help"], ["predict", "--help"], ["swap
 main(["list", "atss"])
 print(*sys.modules, file=sys.stderr)
 """
+SMALL = ("--train", "1", "--val", "1", "--size", "64", "64")
 WITHOUT = (
     "import sys; sys.modules[{module!r}] = None; from mmpvt_command import main; sys.exit(main())"
 )
@@ -84,7 +85,7 @@ def test_tools_have_the_commands_options(capsys: pytest.CaptureFixture):
 def test_a_command_runs_with_its_own_options(tmp_path: Path, capsys: pytest.CaptureFixture):
     """One that passes all of them on, too."""
     root = str(tmp_path / "shapes")
-    assert cli.main(["make_shapes", root, *("--train 1 --val 1 --size 64 64".split())]) == 0
+    assert cli.main(["make_shapes", root, *SMALL]) == 0
     assert (tmp_path / "shapes" / "val2017").is_dir() and root in capsys.readouterr().out
 
 
