@@ -19,6 +19,8 @@ from mmpvt.utils.outputs import check_free
 if TYPE_CHECKING:
     import numpy as np
 
+PACKAGES = ("onnx", "onnxscript", "onnx_ir", "onnxruntime")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help=CONFIG)
@@ -95,12 +97,7 @@ def load_deploy() -> ModuleType:
     try:
         from mmpvt import deploy
     except ModuleNotFoundError as error:
-        if str(error.name).partition(".")[0] not in (
-            "onnx",
-            "onnxscript",
-            "onnx_ir",
-            "onnxruntime",
-        ):
+        if str(error.name).partition(".")[0] not in PACKAGES:
             raise
         raise UserError(f"exporting needs {error.name}: pip install 'mmpvt[export]'") from error
     return deploy
