@@ -101,6 +101,9 @@ def test_tools_take_a_folder(saved: Path, shapes: Path, image: Path, tmp_path: P
     assert ended.code == 0, ended.err
     assert json.loads((out / "predictions.json").read_text())
     args = ("--data-root", shapes, "--work-dir", tmp_path / "work")
+    ended = call_tool("train.py", saved, *args)
+    assert ended.code == 2 and "the config has no train_dataloader, train_cfg, opt" in ended.err
+    assert "--start-from" in ended.err and not (tmp_path / "work").exists()
     ended = call_tool("test.py", saved, saved, *args)
     assert ended.code == 0 and "coco/bbox_mAP: " in ended.out, ended.err
 
