@@ -22,7 +22,7 @@ from mmpvt.swap import swap
 from mmpvt.utils.text import printable
 
 DET_PREPROCESSORS = ("DetDataPreprocessor", "mmdet.DetDataPreprocessor")
-PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH
+PACKAGES = ("mmpvt", "mmdet", "mmseg", "mmpretrain")  # whose configs a path may name as PACKAGE::PATH
 SUFFIXES = (".py", ".json", ".yaml", ".yml")
 WARM_UPS = ("LinearLR", "ConstantLR")
 RENAMED = ("_memorise", "_overfit")  # in the names of configs, which may be given as they were

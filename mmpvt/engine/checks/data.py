@@ -136,7 +136,8 @@ def keep_inside(config: Config) -> None:
         return
     for _, dataset in split_datasets(config):
         root = dataset.get("data_root") or ""
-        prefixes = (dataset.get("data_prefix") or {}).values()
+        prefix = dataset.get("data_prefix") or {}
+        prefixes = [prefix] if isinstance(prefix, str) else prefix.values()
         folders = [root, *(os.path.join(root, prefix or "") for prefix in prefixes)]  # noqa: PTH118
         for step in iter_dicts(dataset.get("pipeline")):
             if step.get("type") in LOADERS and dataset.get("backend_args") is None:
