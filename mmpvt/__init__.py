@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mmpvt import checkpoint, models
     from mmpvt.inference import Predictor
     from mmpvt.inference.attention import visualize_attention
+    from mmpvt.inference.loading import load_model
     from mmpvt.swap import swap_backbone
 
 ops.supply()
@@ -29,6 +30,7 @@ __all__ = [
     "UserError",
     "__version__",
     "checkpoint",
+    "load_model",
     "models",
     "ops",
     "registry",
@@ -40,6 +42,7 @@ __all__ = [
 
 _LATE = {  # imported when they are asked for: PyTorch alone takes a second
     "Predictor": "mmpvt.inference",
+    "load_model": "mmpvt.inference.loading",
     "swap_backbone": "mmpvt.swap",
     "visualize_attention": "mmpvt.inference.attention",
 }

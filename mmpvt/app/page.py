@@ -17,7 +17,8 @@ from starlette.middleware import Middleware
 from mmpvt.app import trial as trials
 from mmpvt.app.guard import MAX_UPLOAD, Guard, host_names
 from mmpvt.errors import UserError
-from mmpvt.inference.predictor import SCORE, Predictor
+from mmpvt.inference.predictor import Predictor
+from mmpvt.utils.constants import SCORE
 
 MAX_SESSIONS = 8  # visitors whose last image is kept
 MAX_QUEUE = 16  # requests

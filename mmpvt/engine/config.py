@@ -13,10 +13,13 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
+from mmpvt.checkpoint.hub import WEIGHTS_FILE
 from mmpvt.checkpoint.saving import newest_checkpoint
-from mmpvt.compat import fix_package_lookup, get_installed_path
+from mmpvt.compat import fix_package_lookup
 from mmpvt.engine.class_names import read_class_lists
 from mmpvt.engine.config_parts import SPLITS, default_argument, iter_dicts
+from mmpvt.engine.saved_config import CONFIG_FILE, read_saved
+from mmpvt.engine.zoo import config_folder, find_config
 from mmpvt.errors import CheckpointError, ConfigError, OutputError, UserError
 from mmpvt.swap import swap
 from mmpvt.utils.text import printable
@@ -36,7 +39,9 @@ def read_config(path: str) -> Config:
     """Reads a config file as it is.
 
     Args:
-        path (str): a file, or ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one.
+        path (str): a file; the name of one that comes with the package, without its ending;
+            ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one; or a folder of
+            ``save_pretrained``.
 
     Returns:
         Config: the config.
@@ -45,6 +50,9 @@ def read_config(path: str) -> Config:
         ConfigError: there is no such config, it can't be parsed, or it holds no model.
     """
     file = _find(path)
+    if file.suffix == ".json" and (saved := read_saved(file)):
+        saved._filename = str(file)
+        return saved
     try:
         with ExitStack() as undo:
             fix_package_lookup(undo)  # for bases of ``mmdet::``
@@ -66,7 +74,8 @@ def load_config(path: str, cfg_options: dict | None = None, backbone: str | None
     """Reads a config file, and makes it one to run.
 
     Args:
-        path (str): a file, or ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one.
+        path (str): a file; the name of one that comes with the package, without its ending; or
+            ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one.
         cfg_options (dict | None): dotted keys and the values to set.
         backbone (str | None): a PVT to put in the place of the model's backbone first.
 
@@ -323,16 +332,6 @@ def set_hook(config: Config, **hook) -> None:
     config.custom_hooks = hooks
 
 
-def config_folder(package: str) -> Path | None:
-    """The folder of an installed package's configs."""
-    try:
-        path = Path(get_installed_path(package))
-    except ModuleNotFoundError:
-        return None
-    inside = path / ".mim" / "configs"
-    return inside if inside.is_dir() else path.parent / "configs"
-
-
 def _backbones(config: Config, setting: str) -> list[dict]:
     backbones = [d["backbone"] for d in iter_dicts(config.model) if "backbone" in d]
     if not backbones:
@@ -341,19 +340,24 @@ def _backbones(config: Config, setting: str) -> list[dict]:
 
 
 def _exists(checkpoint: str) -> bool:
-    """Whether a file is there; a URL is tried when it is downloaded."""
-    return "://" in checkpoint or Path(checkpoint).expanduser().is_file()
+    """Whether a file, or a folder with one, is there; a URL is tried when it is downloaded."""
+    path = Path(checkpoint).expanduser()
+    return "://" in checkpoint or path.is_file() or (path / WEIGHTS_FILE).is_file()
 
 
 def _find(path: str) -> Path:
     package, _, name = path.rpartition("::")
     folder = config_folder(package) if package in PACKAGES else None
     file = folder / name if folder else Path(path)
+    if (file / CONFIG_FILE).is_file():
+        file /= CONFIG_FILE
     if not file.is_file():
         file = file.with_name(file.name.replace(*RENAMED))
     if not file.is_file():
+        file = find_config(path.replace(*RENAMED)) or file
+    if not file.is_file():
         near = _near(path)
-        hint = f"did you mean {' or '.join(near)}?" if near else "configs/ holds the project's own"
+        hint = f"did you mean {' or '.join(near)}?" if near else "mmpvt list names those there are"
         raise ConfigError(f"no config at {path}", where=path, hint=hint)
     if file.suffix not in SUFFIXES:
         raise ConfigError(f"{path} is no config: one ends in .py, .json, .yaml or .yml", where=path)
@@ -370,7 +374,7 @@ def _near(path: str) -> list[str]:
         for file in folder.glob("*.py")
     }
     installed = {
-        file.stem: f"{package}::{file.relative_to(folder)}"
+        file.stem: file.stem if package == "mmpvt" else f"{package}::{file.relative_to(folder)}"
         for package in PACKAGES
         if (folder := config_folder(package))
         for file in folder.rglob("*.py")

@@ -28,7 +28,7 @@ from mmpvt.engine.config_parts import SPLITS, iter_dicts
 from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher, process_count
 from mmpvt.engine.own_data import DataOptions, use_own_data
-from mmpvt.engine.start_from import set_start_from
+from mmpvt.engine.start_from import find_checkpoint, set_start_from
 from mmpvt.engine.training_options import (
     LOOPS,
     add_val_loss,
@@ -41,7 +41,6 @@ from mmpvt.errors import ConfigError, LaunchError, OutputError
 from mmpvt.utils.locking import locked
 from mmpvt.utils.outputs import Outputs, check_free
 
-AMP_DTYPES = ("float16", "bfloat16")
 FUSED = ("Adam", "AdamW", "SGD")  # PyTorch's optimizers that have a fused kernel
 BATCH_SAMPLER = "mmpvt.ResumableBatchSampler"
 
@@ -251,7 +250,7 @@ def prepare_test(config: Config, options: TestOptions) -> Config:
     """
     # What the options ask for
     config = _with_common_options(config, options)
-    set_checkpoint(config, options.checkpoint)
+    set_checkpoint(config, find_checkpoint(config, options.checkpoint))
     if options.out:
         _set_out(config, options.out, options.force)
     if options.show_dir:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def set_start_from(config: Config, options: TrainOptions) -> None:
                 hint=f"leave it or {UserError.name_setting(other)} out",
             )
     config.start_from = options.start_from or config.start_from
-    source = _published_detector(config) if config.start_from == PUBLISHED else config.start_from
+    source = published_detector(config) if config.start_from == PUBLISHED else config.start_from
     if is_first_process() or "://" not in source:  # each process would download
         try:
             checkpoint = load_checkpoint(source)
@@ -142,8 +143,31 @@ def build_for_classes(config: Config, more: int = 0, device: str = "meta") -> nn
             return MODELS.build(model)
 
 
-def _published_detector(config: Config) -> str:
-    """URL of the detector that was published for a config's architecture."""
+def find_checkpoint(config: Config, checkpoint: str | os.PathLike) -> str:
+    """Where a trained model's checkpoint is.
+
+    Args:
+        config (Config): of the model.
+        checkpoint (str | PathLike): a file or a URL, which is given back, or ``'published'`` for
+            the detector that MMDetection published for this config's architecture.
+
+    Raises:
+        ConfigError: none was published.
+    """
+    source = os.fspath(checkpoint)
+    return published_detector(config, None) if source == PUBLISHED else source
+
+
+def published_detector(config: Config, setting: str | None = "start_from") -> str:
+    """URL of the detector that MMDetection published for a config's architecture.
+
+    Args:
+        config (Config): of the model.
+        setting (str | None): that asks for it, for the message. Default: ``'start_from'``.
+
+    Raises:
+        ConfigError: none was published.
+    """
     # these take time to import
     from mmdet.models import RetinaNet
 
@@ -163,7 +187,7 @@ def _published_detector(config: Config) -> str:
             return known[variant.full_name].verified_url
     raise ConfigError(
         "no detector was published for this config's architecture",
-        setting="start_from",
+        setting=setting,
         hint="name a checkpoint, or take a RetinaNet with FPN and one of these backbones: "
         + ", ".join(known),
     )

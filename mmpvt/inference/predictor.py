@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,10 +18,11 @@ from mmseg.models import BaseSegmentor
 from mmpvt.engine.class_names import read_class_lists
 from mmpvt.engine.config import read_config, take_channels
 from mmpvt.engine.pipeline import MAX_PIXELS, TestPipeline, load_model
+from mmpvt.engine.start_from import find_checkpoint
 from mmpvt.errors import LaunchError, UserError
+from mmpvt.inference.saving import push_to_hub, save_pretrained
+from mmpvt.utils.constants import SCORE
 from mmpvt.visualization.drawing import draw_sample, viewable
-
-SCORE = 0.3  # instances below are not shown, unless asked for
 
 
 class Predictor:
@@ -33,12 +35,14 @@ class Predictor:
 
     Args:
         config (str | PathLike | Config): of an experiment; ``mmdet::…`` and ``mmseg::…`` too.
-        checkpoint (str | PathLike): file or URL, of any layout that tests take.
+        checkpoint (str | PathLike): file or URL, of any layout that tests take, ``hf://…``, or
+            ``'published'``: MMDetection's for this config's architecture.
         device (str | None): ``'cpu'``, ``'cuda'``, ``'cuda:1'``. Default: a GPU where there is one.
         max_pixels (int): an image of more is refused. Default: 179 million.
 
     Attributes:
         model (BaseModel): MMDetection's or MMSegmentation's.
+        config (Config): that it was built from.
         classes (list[str]): by label: the checkpoint's, or else the config's data set's.
         meta (dict): ``classes`` and, perhaps, ``palette``.
         pipeline (TestPipeline): from an image to the model's input.
@@ -67,8 +71,10 @@ class Predictor:
         config = copy.deepcopy(config)
         read_class_lists(config)
         take_channels(config)
+        self.config = config
         self.pipeline = TestPipeline(config, max_pixels)
         self._autocast = bool((config.get("test_cfg") or {}).get("fp16"))
+        checkpoint = find_checkpoint(config, checkpoint)
         self.model: BaseModel = load_model(config, checkpoint).to(self.device)
         self.meta = cast(dict, self.model.dataset_meta)  # torch says Tensor | Module
         self.classes = list(self.meta.get("classes", ()))
@@ -147,6 +153,41 @@ class Predictor:
             np.ndarray: RGB, uint8, the shorter side at least 480 pixels.
         """
         return draw_sample(viewable(image), sample, self.meta, truth=False, score_thr=score)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> Path:
+        """Writes the model to a folder that :func:`mmpvt.load_model` reads, without a network.
+
+        It holds ``model.safetensors``, ``config.json`` (with the class names) and ``README.md``, a
+        model card, which stays as it is once it was edited.
+
+        Args:
+            folder (str | PathLike): a new or empty one, or one that this wrote.
+
+        Returns:
+            Path: the folder.
+
+        Raises:
+            OutputError: the folder holds other files, or can't be written.
+            ConfigError: the config holds what is no data.
+            CheckpointError: safetensors isn't installed.
+        """
+        return save_pretrained(folder, self.model, self.config, self.meta)
+
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Uploads what :meth:`save_pretrained` writes to a repository of the Hugging Face hub.
+
+        Args:
+            repo (str): ``'OWNER/NAME'``; made where there is none.
+            **options: ``private``, ``message`` and ``token`` of
+                :func:`mmpvt.inference.saving.push_to_hub`.
+
+        Returns:
+            str: the commit's URL.
+
+        Raises:
+            UserError: huggingface_hub isn't installed, or the hub refuses or can't be reached.
+        """
+        return push_to_hub(repo, self.model, self.config, self.meta, **options)
 
 
 def choose_device(name: str | None) -> torch.device:

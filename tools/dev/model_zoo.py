@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 from mmengine.config import Config
 
+from mmpvt.datasets.download.catalog import detector_of
 from mmpvt.models.complexity import ModuleCost, build_without_memory, count
 from mmpvt.reproduction.checkpoints import read_published
 
@@ -204,10 +205,12 @@ def _model(entry: Entry) -> dict:
         for task, metrics in tasks.items()
         if any(metrics.values())
     ]
+    detector = detector_of(entry.name)
     return {
         "Name": entry.name,
         "In Collection": "PVT v2" if published["backbone"].startswith("pvt_v2") else "PVT",
         "Config": f"configs/{entry.path.name}",
         "Metadata": metadata,
         **({"Results": results} if results else {}),
+        **({"Weights": detector.url} if detector else {}),
     }

@@ -25,12 +25,13 @@ from mmpvt.datasets.formats.labelme import read_labelme
 from mmpvt.datasets.formats.masks import Pairs, find_pairs, read_masks
 from mmpvt.datasets.formats.opened import OpenedDataset, distinct_colours
 from mmpvt.datasets.formats.reading import VIDEOS, Content, Files, Reading, stem
-from mmpvt.datasets.formats.records import FORMATS, ImageRecord, Instance
+from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.datasets.formats.voc import read_voc
 from mmpvt.datasets.formats.writing import LabelMaps
 from mmpvt.datasets.formats.yolo import CLASS_FILES, holds_labels, parse_yaml, read_yolo
 from mmpvt.errors import ConfigError, DatasetError
 from mmpvt.utils.atomic import atomic_write
+from mmpvt.utils.constants import FORMATS
 from mmpvt.utils.files import MAX_ANNOTATIONS, read_bytes
 from mmpvt.utils.text import few
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FORMATS = ("coco", "voc", "yolo", "labelme", "cvat", "masks")
 ALL = "all"  # the one split of a data set that isn't split
 
 Colour = tuple[int, int, int]  # RGB
