@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 PUBLISHED = "published"
 COUNTS = ("num_classes", "num_things_classes")  # settings that heads take their classes' number by
 # data sets that checkpoints of so many classes and without names were published for, by scope
-NAMELESS = {("mmdet", 80): "CocoDataset", ("mmseg", 150): "ADE20KDataset"}
+NAMELESS = {
+    ("mmdet", 80): "CocoDataset",
+    ("mmseg", 150): "ADE20KDataset",
+    ("mmpretrain", 1000): "ImageNet",
+}
 
 
 def set_start_from(config: Config, options: TrainOptions) -> None:
