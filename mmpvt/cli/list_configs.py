@@ -52,6 +52,6 @@ def row(entry: ZooEntry) -> tuple[str, ...]:
         entry.name,
         f"{scores} on {entry.dataset}" if scores else "-",
         f"{entry.parameters / 1e6:.1f}" if entry.parameters else "-",
-        f"{entry.macs / 1e9:.0f}" if entry.macs else "-",
+        f"{entry.macs / 1e9:.3g}" if entry.macs else "-",
         "published" if entry.weights else "",
     )

@@ -35,7 +35,7 @@ CLASSES = tuple(_FORMS)
 
 _OBJECTS = (2, 8)
 _DIAMETER = (0.2, 0.72)  # of the picture's shorter side
-_DIAMETER_ALONE = (0.5, 0.9)
+_DIAMETER_ALONE = (0.6, 0.9)  # of an object that is all in the picture
 _MIN_VISIBLE = 0.4  # of an object's whole area, so that its form can still be told
 _MIN_AREA = 40  # pixels
 _TRIES = 20
@@ -104,7 +104,7 @@ def draw_scene(
     if alone is None:
         objects, instances = _arrange(rng, height, width)
     else:
-        thing = _form(rng, height, width, alone, _DIAMETER_ALONE)
+        thing = _form(rng, height, width, alone, _DIAMETER_ALONE, margin=1)
         objects, instances = [thing], np.zeros((height, width), np.uint8)
         patch, inside = _overlap(instances, thing.corner, thing.cover)
         instances[patch] = thing.cover[inside] >= 0.5
@@ -153,14 +153,20 @@ def _arrange(rng: np.random.Generator, height: int, width: int) -> tuple[list[_O
 
 
 def _form(
-    rng: np.random.Generator, height: int, width: int, label: int, diameter: tuple[float, float]
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    label: int,
+    diameter: tuple[float, float],
+    margin: float = 0.7,
 ) -> _Object:
-    """An object of a class, of any size, place and rotation."""
+    """An object of a class, of any size, place and rotation, its centre at least ``margin`` radii
+    within the picture."""
     corners, rounding, hole = _FORMS[CLASSES[label]]
     least, most = np.log(diameter)
     radius = 0.5 * min(height, width) * float(np.exp(rng.uniform(least, most)))
     angle = rng.uniform(0, 2 * np.pi)
-    centre = rng.uniform(0.7 * radius, np.array((width, height)) - 0.7 * radius)
+    centre = rng.uniform(margin * radius, np.array((width, height)) - margin * radius)
     corner = np.floor(centre - radius).astype(int) - 2
     centre = centre - corner
     side = int(np.ceil(2 * radius)) + 5
