@@ -36,6 +36,7 @@ CLASSES = tuple(_FORMS)
 _OBJECTS = (2, 8)
 _DIAMETER = (0.2, 0.72)  # of the picture's shorter side
 _DIAMETER_ALONE = (0.6, 0.9)  # of an object that is all in the picture
+_TILT = np.pi / 12  # at most, of such an object
 _MIN_VISIBLE = 0.4  # of an object's whole area, so that its form can still be told
 _MIN_AREA = 40  # pixels
 _TRIES = 20
@@ -104,7 +105,7 @@ def draw_scene(
     if alone is None:
         objects, instances = _arrange(rng, height, width)
     else:
-        thing = _form(rng, height, width, alone, _DIAMETER_ALONE, margin=1)
+        thing = _form(rng, height, width, alone, _DIAMETER_ALONE, margin=1, turn=_TILT)
         objects, instances = [thing], np.zeros((height, width), np.uint8)
         patch, inside = _overlap(instances, thing.corner, thing.cover)
         instances[patch] = thing.cover[inside] >= 0.5
@@ -159,13 +160,14 @@ def _form(
     label: int,
     diameter: tuple[float, float],
     margin: float = 0.7,
+    turn: float = np.pi,
 ) -> _Object:
-    """An object of a class, of any size, place and rotation, its centre at least ``margin`` radii
-    within the picture."""
+    """An object of a class, of any size and place, its centre at least ``margin`` radii within the
+    picture, turned by at most ``turn``."""
     corners, rounding, hole = _FORMS[CLASSES[label]]
     least, most = np.log(diameter)
     radius = 0.5 * min(height, width) * float(np.exp(rng.uniform(least, most)))
-    angle = rng.uniform(0, 2 * np.pi)
+    angle = rng.uniform(0, 2 * np.pi) if turn == np.pi else rng.uniform(-turn, turn) + np.pi / 2
     centre = rng.uniform(margin * radius, np.array((width, height)) - margin * radius)
     corner = np.floor(centre - radius).astype(int) - 2
     centre = centre - corner

@@ -16,13 +16,13 @@ function runView(model, images) {
     section("Training", model.training ? el("div", { class: "charts" }, training(model))
       : el("p", { class: "note" }, "There is no log of this checkpoint’s training in its folder, so its curves can’t be shown.")),
     model.by_score ? section("Precision, recall and F1 over the score", overScore(model.by_score)) : null,
-    model.confusion ? section("Confusions", confusionMatrix(model.confusion, model.classes ? "pixels" : "objects"),
+    model.confusion ? section("Confusions", confusionMatrix(model.confusion, model.classified ? "images" : model.classes ? "pixels" : "objects"),
       model.classes ? null : el("p", { class: "note" }, `Detections with a score of at least ${fixed(model.min_score, 2)}, ` +
         "matched with the truth at an IoU of 0.5. The last row holds detections of what is no object of these classes, the last column objects " +
         "that were not detected.")) : null,
     boxes ? [["missed", "Worst false negatives"], ["wrong", "Worst false positives"]].map(([kind, title]) =>
       section(title, errorRows(entries, images, kind, model.min_score)))
-      : section("Worst images", entries.length ? maps(entries, images) : el("p", { class: "note" }, "There are no images with errors.")),
+      : section("Worst images", entries.length ? gallery(model, images) : el("p", { class: "note" }, "There are no images with errors.")),
     section("Data", dataView(model.data)),
     el("section", { "aria-label": "Files and versions" }, facts(model)),
   ].flat().filter(Boolean);
@@ -104,7 +104,7 @@ function dataView(sets) {
   const pixels = good.some((one) => one.unit === "pixels");
   const most = shares.map((share) => Math.max(1, ...Object.values(share)));
   const bars = good.length ? barTable({
-    title: pixels ? "Labelled pixels by class, %" : "Objects by class", label: "class", judged: false, heads: good.map(name),
+    title: pixels ? "Labelled pixels by class, %" : good[0]?.unit === "images" ? "Images by class" : "Objects by class", label: "class", judged: false, heads: good.map(name),
     rows: names.map((title) => ({
       name: title, weight: shares[0][title] || 0, values: shares.slice(0, 2).map((share, i) => (share[title] || 0) / most[i]),
       cells: shares.map((share, i) => (pixels ? fixed((100 * (share[title] || 0)) / Math.max(1, sum(good[i])), 2) : (share[title] || 0).toLocaleString("en"))),
