@@ -118,7 +118,7 @@ def generate(
                     draw_scene(
                         np.random.default_rng((seed, index, i)),
                         (low, high),
-                        i % len(CLASSES) if classification else None,
+                        **(dict(alone=i % len(CLASSES)) if classification else {}),
                     )
                     for i in range(count)
                 )

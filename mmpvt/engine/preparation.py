@@ -175,7 +175,7 @@ def prepare_training(
         _set_options(config, options)
 
         # Checks, then the first that is written
-        splits = ("train", "val") if config.get("val_cfg") else ("train",)
+        splits = ("train",) if config.get("val_cfg") is None else ("train", "val")
         contents = _check(config, splits)
         undo.pop_all()
     make_work_dir(config)

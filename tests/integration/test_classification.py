@@ -145,7 +145,7 @@ def test_own_images(tiny: Path, images: Path, tmp_path: Path, call_tool):
     [
         (lambda root: shutil.rmtree(root / "train"), "no images under"),
         (lambda root: remove(root / "train" / "ring"), "there are no images of 1 of 6 classes"),
-        (lambda root: (root / "val" / "ring").rename(root / "val" / "torus"), "torus"),
+        (lambda root: (root / "val" / "ring").rename(root / "val" / "torus"), "class 2 is 'ring' in the config"),
         (lambda root: shutil.rmtree(root / "val" / "ring"), "has 5 folders"),
     ],
 )
@@ -169,7 +169,7 @@ def remove(folder: Path) -> None:
     ("folders", "said"),
     [
         ([], "no class"),
-        (["train/a", "val/a", "val/b"], "['b'] in val"),
+        (["train/a", "val/a", "val/b"], "has b in val"),
     ],
 )
 def test_broken_own_images(folders, said, tiny, images, tmp_path: Path, call_tool):
