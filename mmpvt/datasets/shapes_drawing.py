@@ -89,9 +89,7 @@ class Scene:
         return np.array((0, *(label + 1 for label in self.labels)), np.uint8)[self.instances]
 
 
-def draw_scene(
-    rng: np.random.Generator, size: tuple[int, int], alone: int | None = None
-) -> Scene:
+def draw_scene(rng: np.random.Generator, size: tuple[int, int], alone: int | None = None) -> Scene:
     """Draws two to eight objects, fewer where they find no room, on a background.
 
     Args:

@@ -89,9 +89,7 @@ def _inspect_classified(dataset: DatasetConfig, splits: list[str], workers: int)
     """
     images = dataset.classified_images
     classes = dataset.classes
-    report = DatasetReport(
-        dataset, splits, str(images.place), classes, images=len(images.names)
-    )
+    report = DatasetReport(dataset, splits, str(images.place), classes, images=len(images.names))
     try:
         check_images(dataset)
     except UserError as error:

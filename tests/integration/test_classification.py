@@ -1,4 +1,4 @@
-"""Classifiers through the tools, as a user would: training, resuming, one's own images, mistakes."""
+"""Classifiers through the tools: training, resuming, one's own images, mistakes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ from mmpvt.datasets.shapes import generate
 
 pytest.importorskip("mmpretrain")
 
-ARCH = "dict(_delete_=True, embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), mlp_ratios=(2, 2, 2, 2))"
+ARCH = (
+    "dict(_delete_=True, embed_dims=(8, 16, 20, 32), depths=(1, 1, 1, 1), mlp_ratios=(2, 2, 2, 2))"
+)
 TINY = """
 _base_ = "{root}/configs/pvt_v2_b0_8xb128_in1k.py"
-model = dict(backbone=dict(arch={arch}, drop_path_rate=0.3), head=dict(in_channels=32, num_classes=6))
+model = dict(
+    backbone=dict(arch={arch}, drop_path_rate=0.3), head=dict(in_channels=32, num_classes=6)
+)
 data_preprocessor = dict(num_classes=6)
 _base_.train_pipeline[1].scale = 32
 _base_.test_pipeline[1].scale = 40
@@ -57,9 +61,7 @@ model = dict(backbone=dict(arch={arch}), neck=dict(in_channels=[8, 16, 20, 32]))
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 images to train on and 12 to validate on, of six classes, in a folder each."""
     root = tmp_path_factory.mktemp("data") / "shapes"
-    return generate(
-        root, num_train=24, num_val=12, size=48, classification=True, progress=False
-    )
+    return generate(root, num_train=24, num_val=12, size=48, classification=True, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +78,7 @@ def train(tiny: Path, images: Path, call_tool: Callable[..., Ended]) -> Callable
     return lambda *options: call_tool("train.py", tiny, "--data-root", images, *options)
 
 
-def test_a_classifier_through_the_tools(
-    train, tiny: Path, images: Path, tmp_path: Path, call_tool
-):
+def test_a_classifier_through_the_tools(train, tiny: Path, images: Path, tmp_path: Path, call_tool):
     """Resumed in the middle of an epoch, with mixed images, repeated augmentation and random
     erasing, a run ends with the weights of one that was never stopped."""
     first, second = tmp_path / "first", tmp_path / "second"
@@ -145,7 +145,10 @@ def test_own_images(tiny: Path, images: Path, tmp_path: Path, call_tool):
     [
         (lambda root: shutil.rmtree(root / "train"), "no images under"),
         (lambda root: remove(root / "train" / "ring"), "there are no images of 1 of 6 classes"),
-        (lambda root: (root / "val" / "ring").rename(root / "val" / "torus"), "class 2 is 'ring' in the config"),
+        (
+            lambda root: (root / "val" / "ring").rename(root / "val" / "torus"),
+            "class 2 is 'ring' in the config",
+        ),
         (lambda root: shutil.rmtree(root / "val" / "ring"), "has 5 folders"),
     ],
 )

@@ -204,7 +204,9 @@ class SkippedDataHook(Hook):
 def _drop_labels(loop: BaseLoop, samples: list[BaseDataElement]) -> None:
     """Takes placeholder images, which have labels as all others, out of a classifier's scores."""
     for metric in loop.evaluator.metrics:
-        if type(metric).__module__.startswith("mmpretrain.") and len(metric.results) >= len(samples):
+        if type(metric).__module__.startswith("mmpretrain.") and len(metric.results) >= len(
+            samples
+        ):
             first = len(metric.results) - len(samples)
             kept = [r for r, s in zip(metric.results[first:], samples, strict=True)
                     if "skipped" not in s.metainfo]  # fmt: skip
