@@ -1,5 +1,6 @@
 # The demo's classifier: a small one that learns the shapes (python tools/make_shapes.py
-# data/shapes_classification --classification) from scratch in minutes, on a CPU.
+# data/shapes_classification --classification --train 3200 --val 300 --size 64 80) from scratch in
+# minutes, on a CPU.
 _base_ = "mmpretrain::_base_/default_runtime.py"
 custom_imports = dict(imports=["mmpvt.setup"], allow_failed_imports=False)
 model = dict(
@@ -26,7 +27,7 @@ data_preprocessor = dict(
 
 _load = [dict(type="LoadImageFromFile"), dict(type="Resize", scale=(64, 64))]
 train_dataloader = dict(
-    batch_size=32,
+    batch_size=16,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
@@ -38,7 +39,7 @@ train_dataloader = dict(
         data_prefix=dict(img_path="train"),
         pipeline=[
             *_load,
-            dict(type="RandomFlip", prob=[0.3, 0.3], direction=["horizontal", "vertical"]),
+            dict(type="RandomFlip", prob=0.5, direction="horizontal"),
             dict(type="PackInputs"),
         ],
     ),
@@ -61,15 +62,15 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="Accuracy")
 test_evaluator = val_evaluator
 
-epochs = 20
-train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=5)
+epochs = 12  # of 200 iterations
+train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=4)
 val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(
-    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05), clip_grad=dict(max_norm=5.0)
+    optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.05), clip_grad=dict(max_norm=5.0)
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100),
     dict(type="CosineAnnealingLR", T_max=epochs, end=epochs, convert_to_iter_based=True),
 ]
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(max_keep_ckpts=2))

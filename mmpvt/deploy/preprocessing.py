@@ -96,9 +96,7 @@ def read_image_format(config: Config) -> ImageFormat:
     return ImageFormat(channels, is_bgr, bool(step.get("to_float32")))
 
 
-def read_resizing(
-    config: Config, shape: Sequence[int] | None = None
-) -> list[ResizingStep]:
+def read_resizing(config: Config, shape: Sequence[int] | None = None) -> list[ResizingStep]:
     """The resizing of the test pipeline, or to ``shape`` (height and width) in its place.
 
     Raises:
@@ -265,9 +263,7 @@ class PreprocessingGraph:
         scaled = [op.Add(op.Mul(side, ratio), np.float64(0.5)) for side in doubles]
         return [op.Cast(op.Floor(side), to=INT64) for side in scaled]
 
-    def _crop(
-        self, x: ir.Value, sides: Sequence[ir.Value], size: tuple[int, int]
-    ) -> ir.Value:
+    def _crop(self, x: ir.Value, sides: Sequence[ir.Value], size: tuple[int, int]) -> ir.Value:
         """The middle of (height, width, channels)."""
         op = self._op
         starts = []

@@ -109,6 +109,18 @@ def test_a_classifier_through_the_tools(train, tiny: Path, images: Path, tmp_pat
     assert len(entries) == 2 and entries[0]["class"] in names
     assert entries[0]["score"] == pytest.approx(max(entries[0]["scores"].values()))
 
+    pytest.importorskip("onnxruntime")
+    file = tmp_path / "model.onnx"
+    ended = call_tool("export.py", tiny, checkpoint, "--out", file)
+    assert ended.code == 0, ended.err
+    assert "the same class has the highest score" in ended.out
+    ended = call_tool("run_onnx.py", file, images / "val" / "ring", "--out", tmp_path / "onnx")
+    assert ended.code == 0, ended.err
+    exported = json.loads((tmp_path / "onnx" / "predictions.json").read_text())
+    assert [one["class"] for one in exported] == [one["class"] for one in entries]
+    for one, other in zip(exported, entries, strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-3)
+
     detector = tmp_path / "detector.py"
     detector.write_text(DETECTOR.format(root=ROOT, arch=ARCH))
     config = Config.fromfile(detector)
