@@ -103,7 +103,7 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int], alone: int | Non
     if alone is None:
         objects, instances = _arrange(rng, height, width)
     else:
-        thing = _form(rng, height, width, alone, _DIAMETER_ALONE, margin=1, turn=_TILT)
+        thing = _form(rng, height, width, alone, _DIAMETER_ALONE, margin=1, tilt=_TILT)
         objects, instances = [thing], np.zeros((height, width), np.uint8)
         patch, inside = _overlap(instances, thing.corner, thing.cover)
         instances[patch] = thing.cover[inside] >= 0.5
@@ -158,14 +158,14 @@ def _form(
     label: int,
     diameter: tuple[float, float],
     margin: float = 0.7,
-    turn: float = np.pi,
+    tilt: float = np.pi,
 ) -> _Object:
     """An object of a class, of any size and place, its centre at least ``margin`` radii within the
-    picture, turned by at most ``turn``."""
+    picture, turned by at most ``tilt``."""
     corners, rounding, hole = _FORMS[CLASSES[label]]
     least, most = np.log(diameter)
     radius = 0.5 * min(height, width) * float(np.exp(rng.uniform(least, most)))
-    angle = rng.uniform(0, 2 * np.pi) if turn == np.pi else rng.uniform(-turn, turn) + np.pi / 2
+    angle = rng.uniform(0, 2 * np.pi) if tilt == np.pi else rng.uniform(-tilt, tilt) + np.pi / 2
     centre = rng.uniform(margin * radius, np.array((width, height)) - margin * radius)
     corner = np.floor(centre - radius).astype(int) - 2
     centre = centre - corner

@@ -242,7 +242,9 @@ class PreprocessingGraph:
         quotient = self._op.Div(self._op.Add(side, _int64(divisor - 1)), _int64(divisor))
         return self._op.Mul(quotient, _int64(divisor))
 
-    def _target(self, step: ResizingStep, sides: Sequence[ir.Value]) -> list[ir.Value]:
+    def _target(
+        self, step: Resize | ResizeToMultiple | ResizeEdge, sides: Sequence[ir.Value]
+    ) -> list[ir.Value]:
         """The sides after ``step``, as MMCV's ``rescale_size`` rounds them."""
         op = self._op
         if isinstance(step, ResizeToMultiple):

@@ -149,6 +149,7 @@ class DatasetConfig:
         """
         known = {k: v for k, v in self.fields.items() if k not in ("pipeline", "metainfo")}
         known.pop("type")
+        assert self.kind is not None  # by is_classification
         built = self.kind(**known, metainfo={}, lazy_init=True)  # it knows where its splits are
         folder = Path(built.img_prefix)
         if not folder.is_dir():

@@ -370,7 +370,7 @@ def _set_out(config: Config, out: str, force: bool) -> None:
 
 
 def _set_tta(config: Config) -> None:
-    """Tests under the config's augmentations; detectors and classifiers without any, under a flip."""
+    """Tests under the config's augmentations, or a flip; segmenters need some of their own."""
     dataset = config.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset.dataset

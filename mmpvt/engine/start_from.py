@@ -175,9 +175,9 @@ def published_detector(config: Config, setting: str | None = "start_from") -> st
     """
     kinds = {1: PyramidVisionTransformer, 2: PyramidVisionTransformerV2}
     if is_classifier(config.model):
-        backbone = build_for_classes(config).backbone
+        pvt = getattr(build_for_classes(config), "backbone", None)
         for variant in VARIANTS:
-            if isinstance(backbone, kinds[variant.version]) and backbone.arch == variant.arch:
+            if isinstance(pvt, kinds[variant.version]) and pvt.arch == variant.arch:
                 return variant.weights
         raise ConfigError(
             "no classifier was published for this config's architecture",

@@ -10,8 +10,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmpvt.engine.checks.channels import rejected_channels
-from mmpvt.engine.checks.classification import check_images
 from mmpvt.engine.checks.classes import check_class_counts, check_same_classes
+from mmpvt.engine.checks.classification import check_images
 from mmpvt.engine.checks.data import check_arguments
 from mmpvt.engine.checks.label_maps import MAX_MAPS, check_heads, label_map_problem
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs

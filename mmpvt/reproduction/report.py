@@ -25,9 +25,9 @@ MAIN = dict(box_AP="box AP", mask_AP="mask AP", mIoU="mIoU", top1="top-1")
 INTRODUCTION = """\
 # Measured against published
 
-AP, mIoU and top-1 in percent, as `tools/test.py` gives them; in parentheses the difference to what the
-papers report. Speed is of inference alone, in images a second of one process; memory is the most
-that one process took, of the GPU's or, where there is none, of the machine's.
+AP, mIoU and top-1 in percent, as `tools/test.py` gives them; in parentheses the difference to what
+the papers report. Speed is of inference alone, in images a second of one process; memory is the
+most that one process took, of the GPU's or, where there is none, of the machine's.
 """
 
 

@@ -56,11 +56,8 @@ def read_folders(reading: Reading) -> Content:
         )
     labels = {name: label for label, name in enumerate(classes)}
     splits: dict[str, list[ImageRecord]] = defaultdict(list)
-    for name in with_progress(list(places), "reading images"):
-        place = places[name]
-        if place is None:
-            continue
-        split, kind = place
+    known_places = [(name, place) for name, place in places.items() if place is not None]
+    for name, (split, kind) in with_progress(known_places, "reading images"):
         if kind not in labels:
             reading.count("images of other classes are skipped", name)
             continue
