@@ -15,9 +15,10 @@ def main() -> int:
     try:
         from mmpvt.cli import main
     except Exception as error:  # of a broken package, whatever it raises
-        if sys.argv[1:2] == ["env"]:
-            folder = Path(find_spec("mmpvt").origin).parent
-            runpy.run_path(str(folder / "cli" / "env.py"))["run"]()
+        package = find_spec("mmpvt")
+        if sys.argv[1:2] == ["env"] and package is not None and package.origin is not None:
+            file = Path(package.origin).parent / "cli" / "env.py"
+            runpy.run_path(str(file))["run"]()
             return 0
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         print(f"error: {reason} (mmpvt env says what is installed)", file=sys.stderr)

@@ -13,15 +13,15 @@ WEIGHTS_FILE = "model.safetensors"
 ADDRESS = re.compile(rf"{SCHEME}(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
 
 
-def download_from_hub(address: str, file: str = WEIGHTS_FILE) -> Path:
-    """Downloads a file of a repository, to huggingface_hub's cache.
+def download_from_hub(address: str, *files: str) -> list[Path]:
+    """Downloads files of a repository, all of one commit, to huggingface_hub's cache.
 
     Args:
         address (str): ``hf://OWNER/NAME``, with ``@REVISION`` or not, with ``/FILE`` or not.
-        file (str): which, where the address doesn't say. Default: ``'model.safetensors'``.
+        *files (str): which, where the address doesn't say. Default: ``'model.safetensors'``.
 
     Returns:
-        Path: the file, which was downloaded now or before.
+        list[Path]: the files, which were downloaded now or before.
 
     Raises:
         DownloadError: the address is none, or the hub can't be reached or lacks the file.
@@ -33,13 +33,17 @@ def download_from_hub(address: str, file: str = WEIGHTS_FILE) -> Path:
             f"{address} is no repository", where=address, hint=f"write {SCHEME}OWNER/NAME"
         )
     hub = import_hub()
-    name = match["file"] or file
-    try:
-        return Path(hub.hf_hub_download(match["repo"], name, revision=match["revision"]))
-    except Exception as error:  # its own, and those of what it downloads with
-        raise DownloadError(
-            f"{name} of {address} can't be downloaded: {reason_of(error)}", where=address
-        ) from error
+    found: list[Path] = []
+    revision = match["revision"]
+    for name in [match["file"]] if match["file"] else files or [WEIGHTS_FILE]:
+        try:
+            found.append(Path(hub.hf_hub_download(match["repo"], name, revision=revision)))
+        except Exception as error:  # its own, and those of what it downloads with
+            raise DownloadError(
+                f"{name} of {address} can't be downloaded: {reason_of(error)}", where=address
+            ) from error
+        revision = found[0].parents[name.count("/")].name  # the cache's folder of a commit
+    return found
 
 
 def import_hub() -> ModuleType:

@@ -81,7 +81,7 @@ def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu")
     """
     source = os.fspath(source)
     if source.startswith(SCHEME):
-        path = download_from_hub(source)
+        (path,) = download_from_hub(source)
     else:
         path = _fetch(source) if source.startswith(("http://", "https://")) else Path(source)
     path = path.expanduser()

@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given[0] == "run-onnx":
             return _module("run-onnx").run_script(given[1:])
     args = build_parser(given[:1]).parse_args(given)
-    return args.run(args) or 0
+    command = vars(args).pop("command")
+    return _module(command).run(args) or 0
 
 
 def build_parser(commands: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
@@ -80,13 +81,14 @@ def build_parser(commands: Collection[str] = COMMANDS) -> argparse.ArgumentParse
         epilog="mmpvt COMMAND --help lists a command's options.",
     )
     parser.add_argument("--version", action="version", version=f"mmpvt {__version__}")
-    added = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+    added = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, title="commands"
+    )
     for name in COMMANDS:
         command = _module(name)
         its = added.add_parser(name, help=_summary(command), description=_summary(command))
         if name in commands:
             command.add_arguments(its)
-            its.set_defaults(run=getattr(command, "run", None))
     return parser
 
 

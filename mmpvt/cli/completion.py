@@ -31,14 +31,16 @@ def run(args: argparse.Namespace) -> None:
         from mmpvt.cli import build_parser
 
         names = " ".join(entry.name for entry in read_zoo())
-        configs = dict.fromkeys(("bash", "zsh"), "_mmpvt_configs")
-        configs["preamble"] = dict(bash=BASH % names, zsh=ZSH % names)
+        configs = dict(
+            **dict.fromkeys(("bash", "zsh"), "_mmpvt_configs"),
+            preamble=dict(bash=BASH % names, zsh=ZSH % names),
+        )
         parser = build_parser()
-        (commands,) = (action for action in parser._actions if isinstance(action.choices, dict))
-        for command in commands.choices.values():
+        (choices,) = (a.choices for a in parser._actions if isinstance(a.choices, dict))
+        for command in choices.values():
             for action in command._actions:
                 if action.dest in ("config", "base"):
-                    action.complete = configs
+                    action.complete = configs  # where shtab looks
                 elif action.nargs != 0 and not action.choices and action.type is not int:
                     action.complete = shtab.FILE
         print(shtab.complete(parser, shell=args.shell))

@@ -18,8 +18,8 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from importlib import metadata, util
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 # modules, and the distributions that bring them
@@ -45,6 +45,7 @@ OPTIONAL = {
     *("torchvision", "mmpretrain", "transformers", "timm", "safetensors", "huggingface_hub"),
     "onnxruntime",
 }
+NOT_IMPORTED = {"transformers", "timm", "onnxruntime"}  # seconds each, and mmpvt hardly needs them
 VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTHONPATH")
 WIDTH = 16  # characters of the names
 
@@ -60,8 +61,9 @@ def run(args: argparse.Namespace | None = None) -> None:
 
 
 def _lines() -> Iterator[tuple[str, str]]:
-    package = util.find_spec("mmpvt")
-    yield "mmpvt", f"{_mmpvt_version(package)} in {Path(package.origin).parent}"
+    package = Path(__file__).parents[1]
+    version = runpy.run_path(str(package / "version.py"))["__version__"]  # imports nothing else
+    yield "mmpvt", f"{version} in {package}"
     yield "Python", f"{platform.python_version()}, {sys.executable}"
     yield "OS", platform.platform()
     yield "CPU", f"{_cpu()}, {os.cpu_count()} cores"
@@ -73,7 +75,9 @@ def _lines() -> Iterator[tuple[str, str]]:
         if not versions and util.find_spec(module) is None:
             yield module, "not installed" + ("" if module in OPTIONAL else ": mmpvt needs it")
             continue
-        failure = _failure(lambda module=module: importlib.import_module(module))
+        failure = ""
+        if module not in NOT_IMPORTED:
+            failure = _failure(partial(importlib.import_module, module))
         said = " and ".join(versions) or "of unknown version"
         if len(versions) > 1:
             said += ", which write over one another's files: uninstall all, then install one"
@@ -117,7 +121,9 @@ def _operators() -> str:
             and thing.__module__ != answers.__name__
         }
     )
-    theirs = dict(nms=_torchvision_nms, roi_align=_torchvision_kernels)
+    theirs: dict[str, Callable[[str], object]] = dict(
+        nms=_torchvision_nms, roi_align=_torchvision_kernels
+    )
     faster = [name for name, find in theirs.items() if find(device)]
     said = f"mmpvt answers for {', '.join(ours)}"
     if faster:
@@ -152,11 +158,6 @@ def _cpu() -> str:
         if found := re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()):
             return found[1]
     return platform.processor() or platform.machine()
-
-
-def _mmpvt_version(package: ModuleSpec) -> str:
-    """What ``mmpvt.version`` holds, which can be read also where ``mmpvt`` doesn't import."""
-    return runpy.run_path(str(Path(package.origin).with_name("version.py")))["__version__"]
 
 
 def _is_installed(distribution: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mmengine.config import Config, DictAction
@@ -17,6 +18,8 @@ from mmpvt.utils.outputs import check_free
 
 if TYPE_CHECKING:
     import numpy as np
+
+PACKAGES = ("onnx", "onnxscript", "onnx_ir", "onnxruntime")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,12 +92,12 @@ def read_bytes(config: Config, path: Path) -> np.ndarray:
     return image.astype(np.uint8)
 
 
-def load_deploy():
+def load_deploy() -> ModuleType:
     """What needs the extra packages."""
     try:
         from mmpvt import deploy
     except ModuleNotFoundError as error:
-        if error.name.partition(".")[0] not in ("onnx", "onnxscript", "onnx_ir", "onnxruntime"):
+        if str(error.name).partition(".")[0] not in PACKAGES:
             raise
         raise UserError(f"exporting needs {error.name}: pip install 'mmpvt[export]'") from error
     return deploy

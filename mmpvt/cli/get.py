@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "RetinaNets with PVT that MMDetection published: complete, verified, unpacked. The same "
         "command resumes a download that was stopped."
     )
-    parser.add_argument("what", choices=FILES)
+    parser.add_argument("what", choices=tuple(FILES))
     parser.add_argument(
         "names",
         nargs="*",

@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> None:
         ]
         if not found:
             raise ConfigError(f"no config's name holds {' and '.join(args.words)}")
-        rows = [("config", "published figures", "params, M", "GFLOPs", "checkpoint")]
-        rows += [row(entry) for entry in found]
+        head = ("config", "published figures", "params, M", "GFLOPs", "checkpoint")
+        rows = [head, *map(row, found)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for cells in rows:
             aligned = [cells[0].ljust(widths[0]), cells[1].ljust(widths[1])]

@@ -9,6 +9,7 @@ import argparse
 import json
 
 from mmpvt.datasets import shapes
+from mmpvt.datasets.shapes_drawing import CLASSES
 from mmpvt.engine.cli import user_errors
 from mmpvt.utils.text import printable
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="replace a shapes data set of other settings"
     )
-    parser.set_defaults(**shapes.generate.__kwdefaults__)
+    parser.set_defaults(**(shapes.generate.__kwdefaults__ or {}))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -44,5 +45,5 @@ def run(args: argparse.Namespace) -> None:
         settings = json.loads((root / "shapes.json").read_text())
         print(
             f"{printable(root)}: {settings['train']} training and {settings['val']} validation "
-            f"images of {len(shapes.CLASSES)} classes"
+            f"images of {len(CLASSES)} classes"
         )

@@ -57,7 +57,9 @@ def swap_config(args: argparse.Namespace) -> None:
         line = printable(f"{change.where}: {change.what}")
         print(line, file=sys.stdout if out else sys.stderr)
     if out:
-        print(printable(f"wrote {out}; train it with: python tools/train.py {out}"))
+        is_tool = Path(sys.argv[0]).stem == "swap_backbone"
+        trains = "python tools/train.py" if is_tool else "mmpvt train"
+        print(printable(f"wrote {out}; train it with: {trains} {out}"))
 
 
 def check_out(out: Path, force: bool, base: str) -> Path:

@@ -32,7 +32,8 @@ KEPT = (
 )
 SOURCES = ("init_cfg", "pretrained")  # of weights that a training starts from
 SCOPES = ("mmengine", "mmcv", "mmdet", "mmseg", "mmpvt")
-OPERATORS = {"nms", "soft_nms", "RoIAlign", "RoIPool"}  # that heads look up in mmcv.ops
+# of mmcv.ops, that heads name
+OPERATORS = {"nms", "soft_nms", "RoIAlign", "RoIPool", "SimpleRoIAlign"}
 EVALUATING = {"CameraMotionCompensation"}  # it evaluates an argument as Python
 REGISTRIES = [kind for kind in vars(mmengine.registry).values() if isinstance(kind, Registry)]
 
@@ -53,19 +54,21 @@ def to_data(config: Config, meta: Mapping) -> dict:
         ConfigError: it holds what is no data, or what :func:`from_data` refuses.
     """
     kept = Config({key: copy.deepcopy(config[key]) for key in KEPT if key in config})
-    if "test_dataloader" not in kept:
-        kept.test_dataloader = copy.deepcopy(config.val_dataloader)
-    _, dataset = next(split_datasets(kept, ["test"]))
+    if not kept.get("test_dataloader"):
+        kept.test_dataloader = copy.deepcopy(config.get("val_dataloader"))
+    _, dataset = next(split_datasets(kept, ["test"]), ("", None))
+    if dataset is None:
+        raise ConfigError("the config has no test_dataloader, which says how images are prepared")
     if meta:
         dataset["metainfo"] = dict(dataset.get("metainfo") or {}, **meta)
     kept.test_dataloader.dataset = dataset  # without wrappers such as ConcatDataset
-    content = {key: _encode(kept[key], key) for key in kept}
+    content: dict[str, object] = {key: _encode(kept[key], key) for key in kept}
     _drop_sources(content)
     for key in ("test_dataloader", "test_evaluator"):
         if key in content:
             content[key] = _without_folders(content[key])
-    data = dict(library="mmpvt", version=__version__, classes=list(meta.get("classes", ())))
-    data["config"] = content
+    classes = list(meta.get("classes", ()))
+    data = dict(library="mmpvt", version=__version__, classes=classes, config=content)
     from_data(json.loads(to_json(data)))
     return data
 
@@ -80,7 +83,7 @@ def from_data(data: object) -> Config:
         ConfigError: it is none, or names what isn't registered.
     """
     content = data.get("config") if isinstance(data, dict) else None
-    if not isinstance(content, dict) or data.get("library") != "mmpvt":
+    if not isinstance(content, dict) or not _is_ours(data):
         raise ConfigError("it is not one that mmpvt's save_pretrained wrote")
     content = {key: _decode(value) for key, value in content.items() if key in KEPT}
     scope = content.get("default_scope", "mmdet")
@@ -101,12 +104,16 @@ def read_saved(path: Path) -> Config | None:
         data = parse_json(read_bytes(path, MAX_BYTES))
     except (BadFileError, OSError, ValueError) as error:
         raise ConfigError(f"{path} can't be read as a config: {error}", where=path) from error
-    if not isinstance(data, dict) or data.get("library") != "mmpvt":
+    if not _is_ours(data):
         return None
     try:
         return from_data(data)
     except ConfigError as error:
         raise ConfigError(f"{path} is refused: {error.what}", where=path) from error
+
+
+def _is_ours(data: object) -> bool:
+    return isinstance(data, dict) and data.get("library") == "mmpvt"
 
 
 def _drop_sources(content: dict) -> None:

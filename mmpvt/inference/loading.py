@@ -39,10 +39,11 @@ def load_model(
     of a PVT alone, its ImageNet classifier or backbone, as timm's ``create_model`` gives them.
 
     Args:
-        name (str | PathLike): of a config that comes with mmpvt (``mmpvt list`` names them) or a
+        name (str | PathLike): of a config that comes with mmpvt (``mmpvt list`` names them), or a
             config's file; a folder of :meth:`Predictor.save_pretrained`; or ``hf://OWNER/NAME``, a
-            repository that holds one, with ``@REVISION`` or not. ``'pvt_small'``, ``'pvt_v2_b2'``
-            and their like name a PVT.
+            repository that holds such files, with ``@REVISION`` or not. Neither the folder's nor
+            the repository's files are run. ``'pvt_small'``, ``'pvt_v2_b2'`` and their like name a
+            PVT.
         checkpoint (str | PathLike | None): of the config: a file, a URL, ``hf://OWNER/NAME``, or
             ``'published'`` for the detector that MMDetection, or the classifier that the papers'
             authors, published for the architecture. Default: None, what the folder or repository
@@ -84,12 +85,12 @@ def load_model(
             f"such as {VARIANTS[0].full_name}"
         )
     if name.startswith(SCHEME):
-        config = os.fspath(download_from_hub(name, CONFIG_FILE))
-        held = checkpoint or download_from_hub(name)
-    else:
-        config, folder = name, Path(name)
-        held = checkpoint or (folder / WEIGHTS_FILE if folder.is_dir() else PUBLISHED)
-    return Predictor(config, held, device)
+        files = (CONFIG_FILE,) if checkpoint else (CONFIG_FILE, WEIGHTS_FILE)
+        config, *weights = download_from_hub(name, *files)
+        return Predictor(config, checkpoint or weights[0], device)
+    folder = Path(name)
+    held = folder / WEIGHTS_FILE if folder.is_dir() else PUBLISHED
+    return Predictor(name, checkpoint or held, device)
 
 
 def _backbone(variant: Variant, source: str, _: int) -> nn.Module:
