@@ -12,9 +12,9 @@ from mmpvt.engine.zoo import ZooEntry, read_zoo
 from mmpvt.errors import ConfigError
 
 NOTE = """\
-AP and mIoU in percent, as published: targets of a training, not results of this project's.
-GFLOPs: multiply-adds, counted once. Where a checkpoint is published, by MMDetection, CHECKPOINT can
-be the word published.\
+AP, mIoU, accuracy in percent, as published: targets of a training, not results of this project's.
+GFLOPs: multiply-adds, counted once. Where a checkpoint is published, by MMDetection or the papers'
+authors, CHECKPOINT can be the word published.\
 """
 
 

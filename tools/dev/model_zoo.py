@@ -15,6 +15,7 @@ import yaml
 from mmengine.config import Config
 
 from mmpvt.datasets.download.catalog import detector_of
+from mmpvt.models.archs import find_variant
 from mmpvt.models.complexity import ModuleCost, build_without_memory, count
 from mmpvt.reproduction.checkpoints import read_published
 
@@ -210,11 +211,14 @@ def _model(entry: Entry) -> dict:
         if any(metrics.values())
     ]
     detector = detector_of(entry.name)
+    weights = detector.url if detector else None
+    if "top1" in published:
+        weights = find_variant(entry.name.removesuffix("_8xb128_in1k")).weights
     return {
         "Name": entry.name,
         "In Collection": "PVT v2" if published["backbone"].startswith("pvt_v2") else "PVT",
         "Config": f"configs/{entry.path.name}",
         "Metadata": metadata,
         **({"Results": results} if results else {}),
-        **({"Weights": detector.url} if detector else {}),
+        **({"Weights": weights} if weights else {}),
     }
