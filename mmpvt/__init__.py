@@ -53,8 +53,9 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"mmpvt.{name}")
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mmpvt.compat import switch_off_multimodal
+    from mmpvt.compat import import_torchvision, switch_off_multimodal
 
     with ExitStack() as undo:  # of what importing mmseg.models needs
+        import_torchvision(undo)
         switch_off_multimodal(undo)
         return getattr(importlib.import_module(_LATE[name]), name)

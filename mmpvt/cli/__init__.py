@@ -101,7 +101,7 @@ def run_tool(name: str) -> None:
     command = _module(name)
     parser = argparse.ArgumentParser(description=_summary(command))
     command.add_arguments(parser)
-    sys.exit(command.run(parser.parse_args()))
+    sys.exit(command.run(parser.parse_args()) or 0)
 
 
 def _module(command: str) -> ModuleType:

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         metavar=("H", "W"),
         help="the image's sides in pixels (default: 1280 800 for a detector, 512 512 for a "
-        "segmenter)",
+        "segmenter, 224 224 for a classifier)",
     )
     parser.add_argument(
         "--cfg-options",

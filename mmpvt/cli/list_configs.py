@@ -12,9 +12,9 @@ from mmpvt.engine.zoo import ZooEntry, read_zoo
 from mmpvt.errors import ConfigError
 
 NOTE = """\
-AP and mIoU in percent, as published: targets of a training, not results of this project's.
-GFLOPs: multiply-adds, counted once. Where a checkpoint is published, by MMDetection, CHECKPOINT can
-be the word published.\
+AP, mIoU, accuracy in percent, as published: targets of a training, not results of this project's.
+GFLOPs: multiply-adds, counted once. Where a checkpoint is published, by MMDetection or the papers'
+authors, CHECKPOINT can be the word published.\
 """
 
 
@@ -52,6 +52,6 @@ def row(entry: ZooEntry) -> tuple[str, ...]:
         entry.name,
         f"{scores} on {entry.dataset}" if scores else "-",
         f"{entry.parameters / 1e6:.1f}" if entry.parameters else "-",
-        f"{entry.macs / 1e9:.0f}" if entry.macs else "-",
+        f"{entry.macs / 1e9:.3g}" if entry.macs else "-",
         "published" if entry.weights else "",
     )

@@ -29,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, metavar="S", help="another seed, another data set")
     parser.add_argument(
+        "--classification",
+        action="store_true",
+        help="one shape an image, in ImageNet's layout: a folder a class",
+    )
+    parser.add_argument(
         "--force", action="store_true", help="replace a shapes data set of other settings"
     )
     parser.set_defaults(**(shapes.generate.__kwdefaults__ or {}))

@@ -1,4 +1,4 @@
-"""Changes to MMEngine, MMDetection and mmpretrain."""
+"""Changes to MMEngine, MMDetection, mmpretrain and to torchvision, which mmpretrain imports."""
 
 from __future__ import annotations
 
@@ -156,6 +156,25 @@ def _map_categories_by_name(module: ModuleType, undo: ExitStack) -> None:
         return [by_name[name] for name in cat_names]
 
     replace_attribute(module.COCO, "get_cat_ids", get_cat_ids, undo)
+
+
+def import_torchvision(undo: ExitStack) -> None:
+    """Lets torchvision be imported where its kernels don't fit this PyTorch.
+
+    A torchvision that was built for CUDA, as PyPI's is, has no kernels beside a PyTorch for CPUs;
+    it means to go on without, and then fails on their shape functions: ``RuntimeError: operator
+    torchvision::nms does not exist`` (pytorch/vision#9085). mmpretrain needs its image transforms
+    alone. The shape functions are skipped; whoever calls a kernel is told what is wrong, by
+    torchvision. It can go once torchvision skips them itself.
+    """
+    after_import("torchvision.extension", _skip_shape_functions, undo)
+
+
+def _skip_shape_functions(module: Any, undo: ExitStack) -> None:
+    if not module._has_ops():
+        name = "torchvision._meta_registrations"
+        sys.modules.setdefault(name, ModuleType(name))
+        undo.callback(sys.modules.pop, name, None)
 
 
 def switch_off_multimodal(undo: ExitStack) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import importlib.util
 import math
 import os
 import sys
@@ -27,7 +28,8 @@ from mmpvt.swap import swap
 from mmpvt.utils.text import printable
 
 DET_PREPROCESSORS = ("DetDataPreprocessor", "mmdet.DetDataPreprocessor")
-PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH
+PACKAGES = ("mmpvt", "mmdet", "mmseg", "mmpretrain")  # whose configs PACKAGE::PATH may name
+CLASSIFICATION = ("mmpretrain", "torchvision")  # packages that classifiers take
 SUFFIXES = (".py", ".json", ".yaml", ".yml")
 WARM_UPS = ("LinearLR", "ConstantLR")
 RENAMED = ("_memorise", "_overfit")  # in the names of configs, which may be given as they were
@@ -42,8 +44,8 @@ def read_config(path: str) -> Config:
 
     Args:
         path (str): a file; the name of one that comes with the package, without its ending;
-            ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one; or a folder of
-            ``save_pretrained``.
+            ``mmdet::…``, ``mmseg::…``, ``mmpretrain::…``, ``mmpvt::…`` for an installed one; or a
+            folder of ``save_pretrained``.
 
     Returns:
         Config: the config.
@@ -62,14 +64,29 @@ def read_config(path: str) -> Config:
     except UserError:
         raise
     except Exception as error:
+        if "mmpretrain" in str(error):
+            _check_classification(path)
         raise ConfigError(
             f"{path} can't be read as a config: {type(error).__name__}: {error}", where=path
         ) from error
+    if config.get("default_scope") == "mmpretrain":
+        _check_classification(path)
     if not isinstance(config.get("model"), dict):
         raise ConfigError(
             f"{path} holds no model", where=path, hint="give an experiment's config, not a part"
         )
     return config
+
+
+def _check_classification(path: str) -> None:
+    """Raises a ConfigError where a package is missing that classifiers take."""
+    missing = [name for name in CLASSIFICATION if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"{path} is a classifier's config, which takes {' and '.join(missing)}",
+            where=path,
+            hint="pip install 'mmpvt[classification]'",
+        )
 
 
 def load_config(path: str, cfg_options: dict | None = None, backbone: str | None = None) -> Config:

@@ -183,7 +183,7 @@ def prepare_training(
         _set_options(config, options)
 
         # Checks, then the first that is written
-        splits = ("train", "val") if config.get("val_cfg") else ("train",)
+        splits = ("train",) if config.get("val_cfg") is None else ("train", "val")
         contents = _check(config, splits)
         undo.pop_all()
     make_work_dir(config)
@@ -351,7 +351,7 @@ def _set_auto_scale_lr(config: Config) -> None:
 
 
 def _set_out(config: Config, out: str, force: bool) -> None:
-    """Keeps a test's predictions: a detector's as a pickle file, a segmenter's as label maps."""
+    """Keeps a test's predictions: as a pickle file, a segmenter's as label maps."""
     evaluators = config.test_evaluator
     evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
     if config.get("default_scope") == "mmseg":
@@ -368,7 +368,9 @@ def _set_out(config: Config, out: str, force: bool) -> None:
         return
     if Path(out).suffix not in (".pkl", ".pickle"):
         raise OutputError(
-            f"a detector's results take a file ending in .pkl, not {out}", setting="out", where=out
+            f"results of a detector or classifier take a file ending in .pkl, not {out}",
+            setting="out",
+            where=out,
         )
     check_free(Path(out), force, "out")
     dump = ConfigDict(type="mmpvt.DumpDetResults", out_file_path=out)
@@ -376,19 +378,23 @@ def _set_out(config: Config, out: str, force: bool) -> None:
 
 
 def _set_tta(config: Config) -> None:
-    """Tests under the config's augmentations; a detector without any, under a flip."""
+    """Tests under the config's augmentations, or a flip; segmenters need some of their own."""
     dataset = config.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset.dataset
     if "tta_model" not in config or "tta_pipeline" not in config:
         if config.get("default_scope") == "mmseg":
             raise ConfigError("the config holds no tta_model and tta_pipeline", setting="tta")
-        keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
         flips = [ConfigDict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
-        pack = ConfigDict(type="PackDetInputs", meta_keys=(*keys, "flip", "flip_direction"))
+        if config.get("default_scope") == "mmpretrain":
+            pack = dataset.pipeline[-1]
+            config.tta_model = dict(type="AverageClsScoreTTA")
+        else:
+            keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+            pack = ConfigDict(type="PackDetInputs", meta_keys=(*keys, "flip", "flip_direction"))
+            nms = dict(type="nms", iou_threshold=0.5)
+            config.tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
         tta = ConfigDict(type="TestTimeAug", transforms=[flips, [pack]])
-        nms = dict(type="nms", iou_threshold=0.5)
-        config.tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
         config.tta_pipeline = [*dataset.pipeline[:-1], tta]
     if config.model.get("type") != config.tta_model.type:
         config.model = ConfigDict(**config.tta_model, module=config.model)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmpvt.checkpoint import fit_to_model, load_checkpoint, newest_checkpoint
 from mmpvt.checkpoint.class_rows import class_counts, find_class_rows, start_by_class_names
 from mmpvt.checkpoint.fitting import unwrapped
-from mmpvt.engine.class_names import dataset_meta, stored_meta
+from mmpvt.engine.class_names import dataset_meta, is_classifier, stored_meta
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import CheckpointMismatchError, ConfigError, DownloadError, UserError
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 PUBLISHED = "published"
 COUNTS = ("num_classes", "num_things_classes")  # settings that heads take their classes' number by
 # data sets that checkpoints of so many classes and without names were published for, by scope
-NAMELESS = {("mmdet", 80): "CocoDataset", ("mmseg", 150): "ADE20KDataset"}
+NAMELESS = {
+    ("mmdet", 80): "CocoDataset",
+    ("mmseg", 150): "ADE20KDataset",
+    ("mmpretrain", 1000): "ImageNet",
+}
 
 
 def set_start_from(config: Config, options: TrainOptions) -> None:
@@ -159,7 +163,8 @@ def find_checkpoint(config: Config, checkpoint: str | os.PathLike) -> str:
 
 
 def published_detector(config: Config, setting: str | None = "start_from") -> str:
-    """URL of the detector that MMDetection published for a config's architecture.
+    """URL of the detector that MMDetection published for a config's architecture; of a classifier,
+    of what its authors did.
 
     Args:
         config (Config): of the model.
@@ -168,6 +173,17 @@ def published_detector(config: Config, setting: str | None = "start_from") -> st
     Raises:
         ConfigError: none was published.
     """
+    kinds = {1: PyramidVisionTransformer, 2: PyramidVisionTransformerV2}
+    if is_classifier(config.model):
+        pvt = getattr(build_for_classes(config), "backbone", None)
+        for variant in VARIANTS:
+            if isinstance(pvt, kinds[variant.version]) and pvt.arch == variant.arch:
+                return variant.weights
+        raise ConfigError(
+            "no classifier was published for this config's architecture",
+            setting=setting,
+            hint="name a checkpoint",
+        )
     # these take time to import
     from mmdet.models import RetinaNet
 
@@ -175,7 +191,6 @@ def published_detector(config: Config, setting: str | None = "start_from") -> st
 
     model = build_for_classes(config)
     backbone = getattr(model, "backbone", None)
-    kinds = {1: PyramidVisionTransformer, 2: PyramidVisionTransformerV2}
     known = FILES["detectors"]
     for variant in VARIANTS:
         if (

@@ -29,7 +29,7 @@ LOOPS = {  # MMEngine's to ours
 
 def check_validates(config: Config, setting: str) -> None:
     """Raises a ConfigError if a setting needs a validation, and the training has none."""
-    if not config.get("val_cfg"):
+    if config.get("val_cfg") is None:
         raise ConfigError("the config's training has no validation", setting=setting)
 
 

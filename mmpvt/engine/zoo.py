@@ -10,7 +10,7 @@ import yaml
 from mmpvt.compat import get_installed_path
 from mmpvt.errors import ConfigError
 
-SCORES = ("box AP", "mask AP", "mIoU")
+SCORES = ("box AP", "mask AP", "mIoU", "Top 1 Accuracy")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class ZooEntry:
     Attributes:
         name: of the config, without its ending.
         dataset: that the figures are on, empty where there are none.
-        scores: what the papers report, in percent, by name: ``box AP``, ``mask AP``, ``mIoU``.
+        scores: what the papers report, in percent, by name: ``box AP``, ``mask AP``, ``mIoU``,
+            ``Top 1 Accuracy``.
         parameters: of the whole model; None for a config of this project's own.
         macs: multiply-adds for one image, counted once; None likewise.
         weights: URL of a published checkpoint of the whole model, or None.

@@ -1,4 +1,4 @@
-"""Prediction with a trained detector or segmenter."""
+"""Prediction with a trained detector, segmenter or classifier."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from mmseg.models import BaseSegmentor
 
-from mmpvt.engine.class_names import read_class_lists
+from mmpvt.engine.class_names import is_classifier, read_class_lists
 from mmpvt.engine.config import read_config, take_channels
 from mmpvt.engine.pipeline import MAX_PIXELS, TestPipeline, load_model
 from mmpvt.engine.start_from import find_checkpoint
@@ -81,8 +81,13 @@ class Predictor:
 
     @property
     def finds_instances(self) -> bool:
-        """Whether it gives instances (boxes, masks) rather than a label map."""
-        return not isinstance(self.model, BaseSegmentor)
+        """Whether it gives instances (boxes, masks) rather than a label map or an image's class."""
+        return not self.classifies and not isinstance(self.model, BaseSegmentor)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it gives an image's class."""
+        return is_classifier(self.config.model)
 
     def load(self, path: str | os.PathLike) -> np.ndarray:
         """Decodes an image file as the config has it loaded: (height, width, 3), uint8, BGR, say.
@@ -103,7 +108,8 @@ class Predictor:
 
         Returns:
             BaseDataElement | list[BaseDataElement]: MMDetection's or MMSegmentation's data
-            sample, with ``pred_instances`` or ``pred_sem_seg`` in the image's pixels, on the CPU.
+            sample, with ``pred_instances`` or ``pred_sem_seg`` in the image's pixels, or
+            mmpretrain's, with ``pred_label`` and ``pred_score``, on the CPU.
 
         Raises:
             UserError: an image can't be read.

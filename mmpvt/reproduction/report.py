@@ -20,14 +20,14 @@ SCORES = {  # our names: the metrics'
     f"{ours}_AP{our_suffix}": f"coco/{theirs}_mAP{their_suffix}"
     for ours, theirs in (("box", "bbox"), ("mask", "segm"))
     for our_suffix, their_suffix in SUFFIXES.items()
-} | dict(mIoU="mIoU", mAcc="mAcc", aAcc="aAcc")
-MAIN = dict(box_AP="box AP", mask_AP="mask AP", mIoU="mIoU")
+} | dict(mIoU="mIoU", mAcc="mAcc", aAcc="aAcc", top1="accuracy/top1", top5="accuracy/top5")
+MAIN = dict(box_AP="box AP", mask_AP="mask AP", mIoU="mIoU", top1="top-1")
 INTRODUCTION = """\
 # Measured against published
 
-AP and mIoU in percent, as `tools/test.py` gives them; in parentheses the difference to what the
-papers report. Speed is of inference alone, in images a second of one process; memory is the most
-that one process took, of the GPU's or, where there is none, of the machine's.
+AP, mIoU and top-1 in percent, as `tools/test.py` gives them; in parentheses the difference to what
+the papers report. Speed is of inference alone, in images a second of one process; memory is the
+most that one process took, of the GPU's or, where there is none, of the machine's.
 """
 
 

@@ -104,8 +104,24 @@ def run_code(code: str, *first: Path) -> str:
     return done.stdout.strip()
 
 
+def test_torchvision_without_its_kernels(tmp_path: Path):
+    """Laid out as torchvision 0.28: built for another PyTorch, it has no operators."""
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from . import extension\nfrom torchvision import _meta_registrations, transforms\n"
+    )
+    (package / "extension.py").write_text("def _has_ops():\n    return False\n")
+    (package / "_meta_registrations.py").write_text("raise RuntimeError('no operator nms')\n")
+    (package / "transforms.py").write_text("")
+    code = "import mmpvt.setup, torchvision.transforms as t; print(t.__name__)"
+    assert run_code(code, tmp_path) == "torchvision.transforms"
+    (package / "extension.py").write_text("def _has_ops():\n    return True\n")
+    (package / "_meta_registrations.py").write_text("print('registered')\n")
+    assert run_code(code, tmp_path).split() == ["registered", "torchvision.transforms"]
+
+
 def test_mmpretrain_beside_any_transformers(tmp_path: Path):
-    """Its package is too much for these tests to install, and needs torchvision besides."""
     pytest.importorskip("transformers", minversion="5")
     for name, text in LIKE_MMPRETRAIN.items():
         path = tmp_path / "new" / "mmpretrain" / name

@@ -171,7 +171,6 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         "fpn_pvt_t_ade20k_40k": "no detector was published for this config's architecture",
         "retinanet_pvt_v2_b0_1x": "did you mean retinanet_pvt_v2_b0_fpn_1x_coco",
         "resnet50": "no config at resnet50",
-        "pvt_v2_b0": "pvt_v2_b0 is a backbone, which neither detects nor segments",
         "hf://alone": "hf://alone is no repository: write hf://OWNER/NAME",
     }.items():
         with pytest.raises(UserError, match=sentence):
