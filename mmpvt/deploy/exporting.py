@@ -113,13 +113,16 @@ def write(
     """Exports a model to a file, intact or not at all, and compares its results with PyTorch's.
 
     Args:
-        model, config, shape, report: as :func:`export`'s.
+        model (BaseModel): as :func:`export`'s.
+        config (Config): as :func:`export`'s.
         out (Path): the file.
+        shape (Sequence[int] | None): as :func:`export`'s. Default: None.
         half (bool): layers in float16. Default: False.
         photos (Sequence[ndarray] | None): layers in int8, calibrated on these images,
             uint8, as the test pipeline decodes them.
         image (ndarray | None): uint8, as the test pipeline decodes it, to compare results on; by
             default shapes are drawn.
+        report (Callable): as :func:`export`'s.
 
     Returns:
         Deviation: of the file's results from PyTorch's.
