@@ -150,18 +150,32 @@ class Predictor:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name; by default a GPU where there is one."""
+    """The device of that name; by default a CUDA GPU where there is one, or else the CPU.
+
+    Raises:
+        LaunchError: PyTorch knows no such device, or this machine has none.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        is_known = device.type in ("cpu", "cuda")
     except RuntimeError:
-        is_known = False
-    if not is_known:
-        raise LaunchError(f"no device {name!r}", hint="take cpu, cuda, or cuda:1 for the second")
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
+        raise LaunchError(
+            f"no device {name!r}", hint="take cpu, cuda, or cuda:1 for the second"
+        ) from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        is_there = (device.index or 0) < count
         available = f"{count} GPUs" if count else "no GPU that PyTorch can use"
+    else:
+        is_there, available = _has(device), "none that PyTorch can use"
+    if not is_there:
         raise LaunchError(f"no device {name!r}: this machine has {available}", hint="take cpu, say")
     return device
+
+
+def _has(device: torch.device) -> bool:
+    try:
+        return torch.zeros(1, device=device).item() == 0
+    except (AssertionError, NotImplementedError, RuntimeError):  # as each backend likes it
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from mmengine.config import Config
@@ -102,11 +103,12 @@ def markdown(records: Sequence[Mapping]) -> str:
 
 
 def _cells(record: Mapping, names: Sequence[str]) -> list[str]:
+    memory = record["memory"]
     numbers = [
         _number(record["parameters"] / 1e6, 1),
         _number(record["gflops"], 1),
         _number(record["images_per_second"], 1),
-        _number(record["memory"].get("MiB", 0) / 1024, 2) + f" {record['memory'].get('of', '')}",
+        _number(memory.get("MiB", math.nan) / 1024, 2) + f" {memory.get('of', '')}",
     ]
     return [*(_scored(record, name) for name in names), *numbers]
 
@@ -121,7 +123,7 @@ def _scored(record: Mapping, name: str) -> str:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _text(text: str) -> str:

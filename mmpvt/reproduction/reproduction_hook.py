@@ -139,8 +139,10 @@ def _peak_memory() -> dict:
     """Of this process: the GPU's, where there is one."""
     if torch.cuda.is_available():
         return dict(of="GPU", MiB=torch.cuda.max_memory_allocated() / 2**20)
-    import resource  # not on Windows
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        return dict(of="not measured")
     unit = 1 if sys.platform == "darwin" else 2**10
     return dict(of="RAM", MiB=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import cv2
@@ -47,6 +48,17 @@ def test_where_packages_lie():
     assert not is_installed("no-such-package")
     with pytest.raises(ModuleNotFoundError, match="no-such-package is not installed"):
         get_installed_path("no-such-package")
+
+
+def test_where_packages_of_other_distributions_lie(monkeypatch: pytest.MonkeyPatch):
+    """OneDL's ``onedl-mmsegmentation`` has the module ``mmseg``, too."""
+
+    def renamed(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", renamed)
+    assert get_installed_path("mmsegmentation") == str(Path(mmseg.__file__).parent)
+    assert is_installed("mmsegmentation") and not is_installed("no-such-package")
 
 
 def test_drawing_over_an_image_leaves_it_in_place():
