@@ -11,6 +11,11 @@ import importlib
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from mmpvt.utils.requirements import check_requirements
+
+check_requirements()  # what is imported next would fail with less said
+
+# ruff: isort: split
 from mmpvt import ops, registry
 from mmpvt.environment import restore_environment, setup_environment
 from mmpvt.errors import UserError
