@@ -147,7 +147,7 @@ def test_wheel_carries_what_is_read(wheel: Path):
     assert "mmpvt/py.typed" in names
     for line in ("License-Expression: Apache-2.0", "Requires-Dist: torch>=2.4"):
         assert f"\n{line}\n" in metadata
-    extras = {"lite", "full", "evaluation", "export", "app", "safetensors", "tensorboard"}
+    extras = {"lite", "full", "onedl", "evaluation", "export", "app", "safetensors", "tensorboard"}
     assert extras < set(re.findall("^Provides-Extra: (.+)$", metadata, re.MULTILINE))
 
 
