@@ -53,9 +53,9 @@ checkout: draw the shapes data set, train, resume, test, predict, swap a backbon
 config, export to ONNX, run the exported file. `make test`, which every change passes, runs all of
 the suite with the versions of `requirements/tested.txt`.
 
-The sessions cover each version of Python and PyTorch, both stacks (OpenMMLab's and OneDL's) and each
-optional package at least once; they aren't all combinations. One that has no row here wasn't run, or
-not to its end. All ran on Linux x86_64 without a GPU.
+The sessions cover each version of Python and PyTorch, both stacks (OpenMMLab's and OneDL's) and
+each optional package at least once; they aren't all combinations. One without a row has no complete
+run with this version. All ran on Linux x86_64 without a GPU.
 
 **Not run:** Windows, macOS (so PyTorch's `mps` device), ARM, Python 3.14, PyTorch 2.15, mmcv's
 compiled extension in these sessions. Code that is for Linux only has fallbacks there
