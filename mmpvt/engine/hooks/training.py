@@ -153,23 +153,21 @@ class ValLossHook(Hook):
         """
         loader = runner.build_dataloader(self.dataloader, runner.seed)
         self.dataloader = fault_tolerant(loader, evaluating=True)
-        try:
+        # DDRNet's backbone has maps for an auxiliary head in training alone
+        for self.as_trained in (False, True):
             try:
                 self._compute(runner, batches=1)
+                return
             except UserError:
                 raise
-            except Exception:  # DDRNet's backbone has maps for an auxiliary head in training alone
-                self.as_trained = True
-                self._compute(runner, batches=1)
-        except UserError:
-            raise
-        except Exception as error:
-            raise ConfigError(
-                "this model's loss can't be computed on the validation data: "
-                f"{type(error).__name__}: {error}",
-                setting="val_loss",
-                hint="leave it out",
-            ) from error
+            except Exception as error:
+                failure = error
+        raise ConfigError(
+            "this model's loss can't be computed on the validation data: "
+            f"{type(failure).__name__}: {failure}",
+            setting="val_loss",
+            hint="leave it out",
+        ) from failure
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Drops the former losses, which MMEngine would log again for each batch."""
