@@ -9,7 +9,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
 	--numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 DEMO := configs/retinanet_pvt_v2_b0_fpn_shapes.py
 
-.PHONY: install demo test test-full lint clean
+DOCS := $(VENV)-docs/.installed
+
+.PHONY: install demo test test-full lint docs clean
 
 install: $(INSTALLED)
 
@@ -36,5 +38,14 @@ lint: install
 	$(BIN)/deptry .
 	$(BIN)/mypy
 
+# The documentation site, in site/. It reads the sources and imports nothing of them.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(dir $(DOCS))bin/mkdocs build --quiet
+
+$(DOCS): requirements/docs.txt
+	$(PYTHON) -m venv $(dir $(DOCS))
+	$(dir $(DOCS))bin/pip install --quiet -r requirements/docs.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) work_dirs build dist mmpvt.egg-info mmpvt/.mim .mypy_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-docs .nox site work_dirs build dist mmpvt.egg-info mmpvt/.mim .mypy_cache .import_linter_cache

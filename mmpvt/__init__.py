@@ -11,6 +11,11 @@ import importlib
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from mmpvt.utils.requirements import check_requirements
+
+check_requirements()  # what is imported next would fail with less said
+
+# ruff: isort: split
 from mmpvt import ops, registry
 from mmpvt.environment import restore_environment, setup_environment
 from mmpvt.errors import UserError
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from mmpvt import checkpoint, models
     from mmpvt.inference import Predictor
     from mmpvt.inference.attention import visualize_attention
+    from mmpvt.inference.loading import load_model
     from mmpvt.swap import swap_backbone
 
 ops.supply()
@@ -29,6 +35,7 @@ __all__ = [
     "UserError",
     "__version__",
     "checkpoint",
+    "load_model",
     "models",
     "ops",
     "registry",
@@ -40,6 +47,7 @@ __all__ = [
 
 _LATE = {  # imported when they are asked for: PyTorch alone takes a second
     "Predictor": "mmpvt.inference",
+    "load_model": "mmpvt.inference.loading",
     "swap_backbone": "mmpvt.swap",
     "visualize_attention": "mmpvt.inference.attention",
 }
@@ -50,8 +58,9 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"mmpvt.{name}")
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mmpvt.compat import switch_off_multimodal
+    from mmpvt.compat import import_torchvision, switch_off_multimodal
 
     with ExitStack() as undo:  # of what importing mmseg.models needs
+        import_torchvision(undo)
         switch_off_multimodal(undo)
         return getattr(importlib.import_module(_LATE[name]), name)

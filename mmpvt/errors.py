@@ -57,6 +57,10 @@ class UserError(ValueError):
         return ": ".join(part for part in parts if part)
 
 
+class SetupError(UserError, ImportError):
+    """An environment that mmpvt can't run in: what is installed, and what isn't."""
+
+
 class ConfigError(UserError):
     """A config, or an option for it, that can't be used."""
 

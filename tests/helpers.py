@@ -67,6 +67,36 @@ def relative(ours: torch.Tensor | np.ndarray, theirs: torch.Tensor | np.ndarray)
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
+def assert_equal(ours: object, theirs: object, where: str = "") -> None:
+    """Bit for bit, through dicts and lists."""
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            assert_equal(ours[key], theirs[key], f"{where}.{key}")
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs), where
+        for i, pair in enumerate(zip(ours, theirs, strict=True)):
+            assert_equal(*pair, f"{where}.{i}")
+    else:
+        assert ours == theirs, where
+
+
+def randomised(model: torch.nn.Module) -> torch.nn.Module:
+    """Random biases and norms too: fresh ones are constant, which would hide a mix-up.
+
+    Its norms of patch embedding and attention have another epsilon than the published code's.
+    """
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.LayerNorm) and ("embedding" in name or "attention" in name):
+            module.eps = 1e-5
+    return model.eval().double()
+
+
 @dataclass
 class Ended:
     """How a tool ended."""

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
-import mmpvt
+import mmpvt.setup  # before MMDetection is imported
 from benchmarks import backbone_worker
 from benchmarks.peers import PEERS
 from benchmarks.results_table import OURS, Measured, markdown

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from export import load_deploy
 from mmengine.config import DictAction
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mmpvt.cli.export import load_deploy
 from mmpvt.datasets.coco import read_annotations
 from mmpvt.engine.cli import user_errors
 from mmpvt.engine.config import load_config, set_checkpoint

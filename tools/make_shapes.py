@@ -1,48 +1,6 @@
-"""Write the built-in shapes data set: python tools/make_shapes.py data/shapes"""
+"""``mmpvt make-shapes`` of this checkout: python tools/make_shapes.py --help"""
 
-from __future__ import annotations
-
-import argparse
-import json
-
-from mmpvt.datasets import shapes
-from mmpvt.engine.cli import user_errors
-from mmpvt.utils.text import printable
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Write the built-in shapes data set, in COCO's and in ADE20K's layout.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("root", help="the folder to write")
-    parser.add_argument(
-        "--train", dest="num_train", type=int, metavar="N", help="images to train on"
-    )
-    parser.add_argument(
-        "--val", dest="num_val", type=int, metavar="N", help="images to validate on"
-    )
-    parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("LO", "HI"), help="shortest and longest side, pixels"
-    )
-    parser.add_argument("--seed", type=int, metavar="S", help="another seed, another data set")
-    parser.add_argument(
-        "--force", action="store_true", help="replace a shapes data set of other settings"
-    )
-    parser.set_defaults(**shapes.generate.__kwdefaults__)
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    with user_errors(on_interrupt="interrupted; nothing was written"):
-        root = shapes.generate(**vars(args))
-        settings = json.loads((root / "shapes.json").read_text())
-        print(
-            f"{printable(root)}: {settings['train']} training and {settings['val']} validation "
-            f"images of {len(shapes.CLASSES)} classes"
-        )
-
+from mmpvt.cli import run_tool
 
 if __name__ == "__main__":
-    main()
+    run_tool("make-shapes")

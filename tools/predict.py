@@ -1,66 +1,6 @@
-"""Predicts on images with a detector's or segmenter's checkpoint.
+"""``mmpvt predict`` of this checkout: python tools/predict.py --help"""
 
-python tools/predict.py configs/retinanet_pvt_s_fpn_1x_coco.py CHECKPOINT photos/ --out results/
-"""
-
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from mmpvt.engine.cli import user_errors
-from mmpvt.errors import UserError
-from mmpvt.inference.folders import check_out, predict_folder
-from mmpvt.inference.predictor import SCORE, Predictor
-from mmpvt.inference.sources import find_sources
-from mmpvt.utils.text import printable
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
-    parser.add_argument("checkpoint", help="checkpoint file or URL")
-    parser.add_argument("images", nargs="+", help="image files, and folders that hold some")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of results")
-    parser.add_argument(
-        "--score",
-        type=float,
-        default=SCORE,
-        help="instances below are not drawn; predictions.json holds all (default: %(default)s)",
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU where there is one)")
-    parser.add_argument(
-        "--batch",
-        type=int,
-        default=1,
-        metavar="N",
-        help="images of one size at a time, at most (default: %(default)s)",
-    )
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    with user_errors("interrupted: what was predicted so far is written"):
-        if not 0 <= args.score <= 1:
-            raise UserError(f"--score {args.score}: a score is a number from 0 to 1")
-        if args.batch < 1:
-            raise UserError(f"--batch {args.batch}: at least one image at a time")
-        out = Path(args.out)
-        sources, others = find_sources(args.images, out)
-        check_out(out)
-        predictor = Predictor(args.config, args.checkpoint, args.device)
-        summary = predict_folder(predictor, sources, out, args.score, args.batch)
-        if not summary.images:
-            raise UserError(f"none of the {len(sources)} images can be used")
-        counts = [f"{summary.images} images", f"{len(summary.skipped)} skipped"]
-        if summary.instances is not None:
-            counts.insert(1, f"{summary.instances} instances over {args.score}")
-        if others:
-            counts.append(f"{len(others)} other files ignored ({others[0].name} …)")
-        print(printable(f"{', '.join(counts)}: see {out}"))
-
+from mmpvt.cli import run_tool
 
 if __name__ == "__main__":
-    main()
+    run_tool("predict")

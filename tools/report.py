@@ -1,60 +1,6 @@
-"""Tests a checkpoint and writes a page on it: curves, classes, confusions, errors, data.
+"""``mmpvt report`` of this checkout: python tools/report.py --help"""
 
-python tools/report.py configs/retinanet_pvt_v2_b0_fpn_shapes.py work_dirs/shapes/epoch_10.pth
-"""
-
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-import mmpvt.setup  # noqa: F401  before MMDetection is imported
-from mmpvt.engine.cli import add_run_arguments, options_from, user_errors
-from mmpvt.engine.config import load_config
-from mmpvt.engine.launch import is_first_process
-from mmpvt.engine.preparation import TestOptions
-from mmpvt.errors import ConfigError
-from mmpvt.reproduction.run_report import FOLDER, write_run_report
-from mmpvt.utils.text import printable
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    add_run_arguments(parser)
-    parser.add_argument("checkpoint", help="checkpoint file or URL")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help=f"of the report (default: {FOLDER}/ in the work dir)",
-    )
-    parser.add_argument(
-        "--logs",
-        type=Path,
-        metavar="DIR",
-        help="work directory of the training, for its curves (default: the checkpoint's folder)",
-    )
-    parser.add_argument(
-        "--pictures", type=int, metavar="N", default=24, help="images shown (default: %(default)s)"
-    )
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    with user_errors():
-        if args.pictures < 0:
-            raise ConfigError(f"{args.pictures} is not at least 0", setting="pictures")
-        if args.logs and not args.logs.is_dir():
-            raise ConfigError(f"there is no folder {args.logs}", setting="logs")
-        config = load_config(args.config, args.cfg_options)
-        out = args.out or Path(args.work_dir or config.work_dir, FOLDER)
-        args.out, args.force, args.show_dir, args.tta = None, False, None, False
-        options = options_from(args, TestOptions)
-        page = write_run_report(config, options, out, args.logs, args.pictures)
-        if is_first_process():
-            print(f"the report is {printable(page)}")
-
+from mmpvt.cli import run_tool
 
 if __name__ == "__main__":
-    main()
+    run_tool("report")

@@ -43,7 +43,9 @@ OUTPUTS = {
     "detection": {"boxes", "scores", "labels"},
     "instance segmentation": {"boxes", "scores", "labels", "masks"},
     "semantic segmentation": {"label_map"},
+    "classification": {"scores"},
 }
+TOP = 5  # classes whose scores are kept of a classified image
 
 
 class UserError(Exception):
@@ -103,11 +105,12 @@ class Model:
         Returns:
             dict[str, ndarray]: ``boxes`` (N, 4), x1, y1, x2, y2 in pixels, ``scores`` and
             ``labels`` (N,), by falling score, and, of an instance segmenter, ``masks``, bool,
-            (N, height, width); of a semantic one, ``label_map``, (height, width).
+            (N, height, width); of a semantic one, ``label_map``, (height, width); of a classifier,
+            ``scores`` by class.
 
         Raises:
             UserError: the model can't take the image (it is a line of pixels, say), or its outputs
-                aren't detections or a label map.
+                aren't detections, a label map or scores.
         """
         height, width = image.shape[:2]
         try:
@@ -120,6 +123,8 @@ class Model:
     def _check(self, found: dict[str, np.ndarray], height: int, width: int) -> None:
         """Refuses outputs of wrong types, shapes or values."""
         number = len(found["boxes"]) if np.ndim(found.get("boxes")) else 0
+        if self.task == "classification":
+            number = len(self.classes) or np.size(found["scores"])
         wanted = {
             "boxes": ("f", (number, 4)),
             "scores": ("f", (number,)),
@@ -133,6 +138,10 @@ class Model:
                 raise UserError(f"the model's output {name} is of the wrong type")
             if array.shape != shape:
                 raise UserError(f"the model's output {name} has shape {array.shape}, not {shape}")
+        if self.task == "classification":
+            if not number or not np.isfinite(found["scores"]).all():
+                raise UserError("the model gives no scores, or some of NaN or Inf")
+            return
         if number > MAX_DETECTIONS:
             raise UserError(
                 f"the model gives {number} detections, and {MAX_DETECTIONS} are the limit"
@@ -446,7 +455,13 @@ def keep_scores_above(found: dict[str, np.ndarray], score: float) -> dict[str, n
 
 
 def records(model: Model, image_id: int | str, found: dict[str, np.ndarray]) -> Iterator[dict]:
-    """Detections in COCO's results format."""
+    """Detections in COCO's results format; of a classified image, its class and best scores."""
+    if model.task == "classification":
+        labels = np.argsort(-found["scores"])[:TOP].tolist()
+        ranked = {model.name(label): float(found["scores"][label]) for label in labels}
+        name = model.name(labels[0])
+        yield {"image_id": image_id, "class": name, "score": ranked[name], "scores": ranked}
+        return
     for i, (x1, y1, x2, y2) in enumerate(found["boxes"].tolist()):
         label = int(found["labels"][i])
         record = {
@@ -493,6 +508,10 @@ def draw(model: Model, image: np.ndarray, found: dict[str, np.ndarray]) -> Image
         for label in np.unique(labels).tolist():
             table[label] = model.colour(label)
         return Image.fromarray(((image + table[labels]) // 2).astype(np.uint8))
+    if model.task == "classification":
+        label = int(found["scores"].argmax())
+        corner = np.zeros((1, 4), np.float32)
+        found = {"boxes": corner, "labels": np.array([label]), "scores": found["scores"][[label]]}
     image = image.copy()
     for mask, label in zip(found.get("masks", ()), found["labels"].tolist(), strict=False):
         colour = np.array(model.colour(label))
@@ -589,7 +608,7 @@ def write(
     found: dict[str, np.ndarray],
     score: float,
 ) -> list[dict]:
-    """Writes an image's files, and gives its detections in COCO's results format.
+    """Writes an image's files, and gives what predictions.json holds of it.
 
     Raises:
         UserError: they can't be written.
@@ -601,7 +620,8 @@ def write(
         with _writing(out.folder / "label_maps" / f"{name}.png"):
             out.write(f"label_maps/{name}.png", encode(Image.fromarray(labels), "PNG"))
     else:
-        found = keep_scores_above(found, score)
+        if model.task != "classification":
+            found = keep_scores_above(found, score)
         detections = list(records(model, image_id, found))
     picture = draw(model, image, found)
     kind, suffix = ("JPEG", "jpg") if max(picture.size) <= MAX_JPEG_SIDE else ("PNG", "png")

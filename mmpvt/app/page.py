@@ -17,7 +17,8 @@ from starlette.middleware import Middleware
 from mmpvt.app import trial as trials
 from mmpvt.app.guard import MAX_UPLOAD, Guard, host_names
 from mmpvt.errors import UserError
-from mmpvt.inference.predictor import SCORE, Predictor
+from mmpvt.inference.predictor import Predictor
+from mmpvt.utils.constants import SCORE
 
 MAX_SESSIONS = 8  # visitors whose last image is kept
 MAX_QUEUE = 16  # requests
@@ -52,8 +53,9 @@ class _Page(gr.Blocks):
 
 def build(predictor: Predictor, title: str) -> gr.Blocks:
     """The page of a model, with its name as the headline."""
-    semantic = not predictor.finds_instances
-    table = ["class", "pixels, %"] if semantic else ["class", "score", "box"]
+    table = ["class", "score"] if predictor.classifies else ["class", "pixels, %"]
+    if predictor.finds_instances:
+        table = ["class", "score", "box"]
     about = f"{len(predictor.classes)} classes · {predictor.device}"
     with _Page(
         title=f"{title} · mmpvt", delete_cache=DELETE_CACHE, analytics_enabled=False
@@ -68,7 +70,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
                     *(trials.MIN_SCORE, 1, SCORE, 0.01),
                     label="lowest score",
                     elem_id="score",
-                    visible=not semantic,
+                    visible=predictor.finds_instances,
                 )
                 times = gr.HTML(elem_id="times")
                 listed = gr.Dataframe(

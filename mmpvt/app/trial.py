@@ -21,6 +21,7 @@ MAX_PIXELS = 50_000_000  # of an image
 MAX_SIDE = 2000  # pixels: longer images are resized, as masks of their size would fill the memory
 MIN_SCORE = 0.05  # of instances that are kept
 MAX_ROWS = 100  # of a table
+TOP = 5  # classes of an image
 MIN_SHARE = 0.001  # of the pixels: rarer classes aren't listed
 
 
@@ -78,7 +79,12 @@ def draw(predictor: Predictor, trial: Trial, score: float) -> np.ndarray:
 
 def rows(predictor: Predictor, trial: Trial, score: float) -> list[list]:
     """The prediction as a table: class, score and box (left, top, right, bottom) of each instance
-    above ``score``, or class and percentage of the pixels; the largest first."""
+    above ``score``, class and percentage of the pixels, or class and score of an image's likeliest
+    classes; the largest first."""
+    if "pred_label" in trial.sample:
+        scores, labels = trial.sample.pred_score.topk(min(TOP, len(trial.sample.pred_score)))
+        pairs = zip(labels.tolist(), scores.tolist(), strict=True)
+        return [[_name(predictor, label), f"{value:.2f}"] for label, value in pairs]
     if "pred_instances" not in trial.sample:
         labels, counts = np.unique(label_map(trial.sample), return_counts=True)
         shares = sorted(zip(counts / counts.sum(), labels, strict=True), reverse=True)

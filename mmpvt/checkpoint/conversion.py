@@ -17,6 +17,7 @@ MAX_WRAPPERS = 4  # within each other; a hostile file's can go on for ever
 BACKBONE = "backbone."  # its place in a detector or segmenter
 EPS = "norm_eps"  # a scalar, where it isn't the published epsilon
 CLASSIFIER = r"(head|classifier|norm)\..*|cls_token"  # what dense prediction has no use for
+HEAD = {f"head.{part}": f"head.fc.{part}" for part in ("weight", "bias")}  # ours, and mmpretrain's
 
 _Tensors = TypeVar("_Tensors", bound=Mapping)
 
@@ -50,7 +51,8 @@ def convert(checkpoint: Mapping, target: Mapping[str, Tensor]) -> dict[str, Tens
         checkpoint (Mapping): what a file holds, or a state dict: a backbone's, a classifier's or
             a whole detector's (``backbone.`` in front; the rest of it is dropped).
         target (Mapping[str, Tensor]): state dict of the backbone to be filled; position
-            embeddings are resized to its shapes, stages that it lacks are dropped.
+            embeddings are resized to its shapes, stages and a class token that it lacks are
+            dropped.
 
     Returns:
         dict[str, Tensor]: the tensors, those that fit no pattern under the name they had.
@@ -64,8 +66,26 @@ def convert(checkpoint: Mapping, target: Mapping[str, Tensor]) -> dict[str, Tens
     return {
         name: _fit(name, tensor, target)
         for name, tensor in convert_from(tensors, layout).items()
-        if not re.fullmatch(CLASSIFIER, name) and (_stage(name) is None or _stage(name) in stages)
+        if (name in target or not re.fullmatch(CLASSIFIER, name))
+        and (_stage(name) is None or _stage(name) in stages)
     }
+
+
+def convert_head(checkpoint: Mapping) -> dict[str, Tensor]:
+    """A classifier's last layer under mmpretrain's names, from a checkpoint of any known layout.
+
+    Args:
+        checkpoint (Mapping): what a file holds, or a state dict.
+
+    Returns:
+        dict[str, Tensor]: the tensors; none of a backbone's or detector's checkpoint.
+    """
+    tensors = tensors_of(checkpoint)
+    layout = recognise(tensors)
+    if layout is None:
+        return {}
+    ours = {to_ours(name, layout): tensor for name, tensor in tensors.items()}
+    return {HEAD[name]: tensor for name, tensor in ours.items() if name in HEAD}
 
 
 def convert_in_place(state_dict: dict, prefix: str, target: Mapping[str, Tensor]) -> None:
@@ -155,8 +175,13 @@ def downgrade(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def without_class_token(pos_embed: Tensor) -> Tensor:
     """(1, n, channels) of a square grid, without the class token's position, which comes first."""
+    return pos_embed[:, _extra_positions(pos_embed) :]
+
+
+def _extra_positions(pos_embed: Tensor) -> int:
+    """1 where (1, n, channels) is of a square grid and a class token, else 0."""
     side = int(pos_embed.shape[1] ** 0.5)
-    return pos_embed[:, 1:] if pos_embed.shape[1] == side * side + 1 else pos_embed
+    return int(pos_embed.shape[1] == side * side + 1)
 
 
 def _is_linear(name: str) -> bool:
@@ -173,13 +198,14 @@ def _fit(name: str, tensor: Tensor, target: Mapping[str, Tensor]) -> Tensor:
     if not name.startswith("pos_embed") or name not in target or tensor.dim() != 3:
         return tensor
     positions = target[name].shape[1]
-    if tensor.shape[1] == positions:
+    extra = _extra_positions(target[name])
+    if tensor.shape[1] == positions or extra > _extra_positions(tensor):
         return tensor
-    tensor = without_class_token(tensor)
-    side = int(tensor.shape[1] ** 0.5)
-    if tensor.shape[1] in (positions, 0) or tensor.shape[1] != side * side:
-        return tensor
-    grid = tensor.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    new_side = round(positions**0.5)
+    bare = without_class_token(tensor)
+    side = int(bare.shape[1] ** 0.5)
+    if bare.shape[1] in (positions, 0) or bare.shape[1] != side * side:
+        return bare
+    grid = bare.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    new_side = int((positions - extra) ** 0.5)
     grid = F.interpolate(grid, size=(new_side, new_side), mode="bilinear")
-    return grid.flatten(2).transpose(1, 2)
+    return torch.cat([tensor[:, :extra], grid.flatten(2).transpose(1, 2)], 1)

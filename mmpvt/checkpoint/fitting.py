@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 
@@ -11,9 +10,9 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from mmpvt.checkpoint.conversion import (
-    CLASSIFIER,
     EPS,
     convert,
+    convert_head,
     convert_in_place,
     tensors_of,
     under,
@@ -70,7 +69,8 @@ def fit_to_model(checkpoint: Mapping, model: nn.Module, strict: bool = True) -> 
         alone = convert(tensors, own)
         has_others = not prefix or any(name.startswith(prefix) for name in tensors)
         if not has_others and describe_incompatible_keys(alone, own) is None:
-            tensors = {prefix + name: tensor for name, tensor in alone.items()}
+            head = {k: v for k, v in convert_head(tensors).items() if prefix and k in target}
+            tensors = {prefix + name: tensor for name, tensor in alone.items()} | head
         else:
             convert_in_place(tensors, prefix, own)
     problem = describe_incompatible_keys(tensors, target)
@@ -160,11 +160,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _find_backbones(target: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Tensor]]]:
-    """Where PVTs without a classifier lie in a model's state dict, and what each holds."""
+    """Where PVTs without a last layer lie in a model's state dict, and what each holds."""
     found = []
     for prefix in [name.removesuffix(FIRST) for name in target if name.endswith(FIRST)]:
         own = under(target, prefix)
-        if prefix[-1:] in ("", ".") and not any(re.fullmatch(CLASSIFIER, name) for name in own):
+        if prefix[-1:] in ("", ".") and not any(name.startswith("head.") for name in own):
             found.append((prefix, own))
     return found
 

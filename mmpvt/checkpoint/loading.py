@@ -27,6 +27,7 @@ from mmengine.logging import HistoryBuffer, print_log
 
 from mmpvt.checkpoint import safety
 from mmpvt.checkpoint.conversion import upgrade
+from mmpvt.checkpoint.hub import SCHEME, WEIGHTS_FILE, download_from_hub
 from mmpvt.compat.torch import Global, weights_only_globals
 from mmpvt.errors import CheckpointError, DownloadError, UserError
 
@@ -63,9 +64,11 @@ def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu")
     """Reads a checkpoint without running any code from it.
 
     Args:
-        source (str | PathLike): a file (PyTorch's or, by its suffix, ``.safetensors``), or an
-            ``http(s)://`` URL, whose file is kept in PyTorch's hub folder. One that ends in
-            ``#sha256=…`` is verified by these first digits.
+        source (str | PathLike): a file (PyTorch's or, by its suffix, ``.safetensors``), a folder
+            of ``save_pretrained``; an ``http(s)://`` URL, whose file is kept in PyTorch's hub
+            folder: one that ends in ``#sha256=…`` is verified by these first digits; or
+            ``hf://OWNER/NAME``, with ``@REVISION`` or not, with ``/FILE`` or not, for the
+            ``model.safetensors`` or the file of a repository of the Hugging Face hub.
         map_location (str | None): device for the tensors, as for ``torch.load``.
 
     Returns:
@@ -77,8 +80,13 @@ def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu")
         DownloadError: it can't be downloaded.
     """
     source = os.fspath(source)
-    path = _fetch(source) if source.startswith(("http://", "https://")) else Path(source)
+    if source.startswith(SCHEME):
+        (path,) = download_from_hub(source)
+    else:
+        path = _fetch(source) if source.startswith(("http://", "https://")) else Path(source)
     path = path.expanduser()
+    if path.is_dir() and (path / WEIGHTS_FILE).is_file():
+        path /= WEIGHTS_FILE
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {source}: there is no such file", where=source)
     try:

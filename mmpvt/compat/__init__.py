@@ -7,6 +7,7 @@ function                       package and what fails without it            for 
 ``keep_image_in_place``        MMEngine: drawn images shift and shrink       ``setup_environment``
 ``load_checkpoints_with``      MMEngine: its checkpoints are not read        ``setup_environment``
 ``map_labels_by_name``         MMDetection: labels follow a file's order     ``setup_environment``
+``import_torchvision``         torchvision: the import fails                 ``setup_environment``
 ``switch_off_multimodal``      mmpretrain: the import fails                  ``setup_environment``
 ``weights_only_globals``       PyTorch: types that a checkpoint may hold     while one is read
 =============================  ===========================================  ========================
@@ -18,6 +19,7 @@ None is made by ``import mmpvt``, which supplies ``mmcv._ext`` where it is missi
 from mmpvt.compat.openmmlab import (
     fix_package_lookup,
     get_installed_path,
+    import_torchvision,
     keep_image_in_place,
     load_checkpoints_with,
     map_labels_by_name,
@@ -27,6 +29,7 @@ from mmpvt.compat.openmmlab import (
 __all__ = [
     "fix_package_lookup",
     "get_installed_path",
+    "import_torchvision",
     "keep_image_in_place",
     "load_checkpoints_with",
     "map_labels_by_name",

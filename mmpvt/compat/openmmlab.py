@@ -1,11 +1,11 @@
-"""Changes to MMEngine, MMDetection and mmpretrain."""
+"""Changes to MMEngine, MMDetection, mmpretrain and to torchvision, which mmpretrain imports."""
 
 from __future__ import annotations
 
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib import metadata, util
 from pathlib import Path
 from types import ModuleType
@@ -45,7 +45,7 @@ def is_installed(package: str) -> bool:
     try:
         metadata.distribution(package)
     except metadata.PackageNotFoundError:
-        spec = util.find_spec(package)
+        spec = util.find_spec(_module_of(package))
         return spec is not None and spec.origin is not None
     return True
 
@@ -56,17 +56,24 @@ def get_installed_path(package: str) -> str:
     Raises:
         ModuleNotFoundError: there is no such package.
     """
-    module = package
-    if util.find_spec(package) is None:
-        try:
-            listed = metadata.distribution(package).read_text("top_level.txt") or ""
-        except metadata.PackageNotFoundError:
-            listed = ""
-        module = next(iter(listed.split()), package)
-    spec = util.find_spec(module)
+    spec = util.find_spec(_module_of(package))
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"{package} is not installed", name=package)
     return str(Path(spec.origin).parent)
+
+
+def _module_of(package: str) -> str:
+    """The name that a distribution is imported by; OneDL's have other names and equal modules."""
+    from mmengine.config.utils import MODULE2PACKAGE  # takes time to import
+
+    for module, distribution in MODULE2PACKAGE.items():
+        if distribution == package:
+            return module
+    if util.find_spec(package) is None:
+        with suppress(metadata.PackageNotFoundError):
+            listed = metadata.distribution(package).read_text("top_level.txt") or ""
+            return next(iter(listed.split()), package)
+    return package
 
 
 def keep_image_in_place(undo: ExitStack) -> None:
@@ -156,6 +163,25 @@ def _map_categories_by_name(module: ModuleType, undo: ExitStack) -> None:
         return [by_name[name] for name in cat_names]
 
     replace_attribute(module.COCO, "get_cat_ids", get_cat_ids, undo)
+
+
+def import_torchvision(undo: ExitStack) -> None:
+    """Lets torchvision be imported where its kernels don't fit this PyTorch.
+
+    A torchvision that was built for CUDA, as PyPI's is, has no kernels beside a PyTorch for CPUs;
+    it means to go on without, and then fails on their shape functions: ``RuntimeError: operator
+    torchvision::nms does not exist`` (pytorch/vision#9085). mmpretrain needs its image transforms
+    alone. The shape functions are skipped; whoever calls a kernel is told what is wrong, by
+    torchvision. It can go once torchvision skips them itself.
+    """
+    after_import("torchvision.extension", _skip_shape_functions, undo)
+
+
+def _skip_shape_functions(module: Any, undo: ExitStack) -> None:
+    if not module._has_ops():
+        name = "torchvision._meta_registrations"
+        sys.modules.setdefault(name, ModuleType(name))
+        undo.callback(sys.modules.pop, name, None)
 
 
 def switch_off_multimodal(undo: ExitStack) -> None:

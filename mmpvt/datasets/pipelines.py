@@ -11,7 +11,13 @@ from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.errors import ConfigError
 
 SEVERAL_FILES = ("LoadMultiChannelImageFromFiles", "LoadMultipleRSImageFromFile")
-KNOWN = ("mmcv", "mmdet", "mmseg", "mmpvt")  # whose transforms keep an image's channels,
+KNOWN = (
+    "mmcv",
+    "mmdet",
+    "mmseg",
+    "mmpretrain",
+    "mmpvt",
+)  # whose transforms keep an image's channels,
 CHANGING = ("RGB2Gray", "ConcatCDInput")  # except for these
 
 

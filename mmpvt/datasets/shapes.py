@@ -1,7 +1,8 @@
 """The built-in shapes data set: drawn, seeded, in COCO's and in ADE20K's layout at once.
 
 Textured shapes overlap on busy backgrounds. A class is a form and nothing else: colour, texture,
-outline, size and rotation are independent of it. Every object is annotated by what is visible.
+outline, size and rotation are independent of it. Every object is annotated by what is visible. For
+classification there is a set of one shape an image, in a folder a class.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ VERSION = 1  # raise it when the same settings give other images or annotations
 _SIDES = (48, 2048)
 _SPLITS = dict(train="training", val="validation")  # COCO's names to ADE20K's
 _SETTINGS_FILE = "shapes.json"
-_ENTRIES = {_SETTINGS_FILE, "annotations", "images", "train2017", "val2017"}
+_ENTRIES = {_SETTINGS_FILE, "annotations", "images", "train2017", "val2017", "train", "val", "meta"}
 
 
 def generate(
@@ -49,6 +50,7 @@ def generate(
     num_val: int = 200,
     size: int | tuple[int, int] = (160, 192),
     seed: int = 0,
+    classification: bool = False,
     progress: bool = True,
     force: bool = False,
 ) -> Path:
@@ -67,6 +69,13 @@ def generate(
 
     With ``reduce_zero_label=True`` the background is ignored and the classes start at 0.
 
+    For classification, with as many images of each class::
+
+        root/
+          shapes.json
+          {train,val}/circle/000000000001.jpg     ImageNet's layout
+          meta/{train,val}.txt                    each image's label, an index into CLASSES
+
     Args:
         root (str | os.PathLike): the folder to write.
         num_train (int): images to train on. Default: 1000.
@@ -74,6 +83,7 @@ def generate(
         size (int | tuple[int, int]): sides in pixels, or the least and greatest length that height
             and width are each drawn from. Default: (160, 192).
         seed (int): another seed, another set. Default: 0.
+        classification (bool): one object an image, in a folder of its class. Default: False.
         progress (bool): whether to show a progress bar on stderr. Default: True.
         force (bool): whether to replace a shapes data set of other settings; a folder with anything
             else in it is never replaced. Default: False.
@@ -87,8 +97,10 @@ def generate(
     """
     counts = dict(train=num_train, val=num_val)
     low, high = (size, size) if isinstance(size, int) else size
-    _check(counts, low, high, seed)
+    _check(counts, low, high, seed, least=len(CLASSES) if classification else 1)
     settings = dict(version=VERSION, **counts, size=[low, high], seed=seed, classes=[*CLASSES])
+    if classification:
+        settings["classification"] = True
     root = Path(root).expanduser().resolve()
     drawn = itertools.count(1)
     total = sum(counts.values())
@@ -102,9 +114,16 @@ def generate(
         with beside as temporary, shown as advance:
             folder = Path(temporary) / "new"
             for index, (split, count) in enumerate(counts.items()):
-                rngs = (np.random.default_rng((seed, index, i)) for i in range(count))
-                scenes = (draw_scene(rng, (low, high)) for rng in rngs)
-                _write_split(folder, split, scenes, lambda: advance(next(drawn)))
+                scenes = (
+                    draw_scene(
+                        np.random.default_rng((seed, index, i)),
+                        (low, high),
+                        **(dict(alone=i % len(CLASSES)) if classification else {}),
+                    )
+                    for i in range(count)
+                )
+                write = _write_classes if classification else _write_split
+                write(folder, split, scenes, lambda: advance(next(drawn)))
             (folder / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
             if not _is_written(root, settings, force):  # by another process, meanwhile
                 if root.exists():
@@ -118,10 +137,12 @@ def generate(
     return root
 
 
-def _check(counts: dict[str, int], low: int, high: int, seed: int) -> None:
+def _check(counts: dict[str, int], low: int, high: int, seed: int, least: int) -> None:
     for split, count in counts.items():
-        if count < 1:
-            raise ConfigError(f"a shapes data set of {count} {split} images: choose 1 or more")
+        if count < least:
+            raise ConfigError(
+                f"a shapes data set of {count} {split} images: choose {least} or more"
+            )
     if not _SIDES[0] <= low <= high <= _SIDES[1]:
         raise ConfigError(
             f"images with sides from {low} to {high} pixels cannot be drawn: choose two lengths "
@@ -170,7 +191,7 @@ def _write_split(
     annotations: list[dict] = []
     for image_id, scene in enumerate(scenes, start=1):
         picture = pictures / f"{image_id:012d}.jpg"
-        picture.write_bytes(_encoded(scene.image[..., ::-1], ".jpg", cv2.IMWRITE_JPEG_QUALITY, 92))
+        picture.write_bytes(_jpeg(scene))
         _link(picture, links / picture.name)
         (label_maps / f"{picture.stem}.png").write_bytes(_encoded(scene.label_map, ".png"))
 
@@ -191,6 +212,25 @@ def _write_split(
     )
     path = folder / "annotations" / f"instances_{split}2017.json"
     path.write_text(json.dumps(content, separators=(",", ":")))
+
+
+def _write_classes(
+    folder: Path, split: str, scenes: Iterable[Scene], advance: Callable[[], None]
+) -> None:
+    lines = []
+    for image_id, scene in enumerate(scenes, start=1):
+        (label,) = scene.labels
+        picture = folder / split / CLASSES[label] / f"{image_id:012d}.jpg"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_bytes(_jpeg(scene))
+        lines.append(f"{picture.parent.name}/{picture.name} {label}\n")
+        advance()
+    (folder / "meta").mkdir(exist_ok=True)
+    (folder / "meta" / f"{split}.txt").write_text("".join(lines))
+
+
+def _jpeg(scene: Scene) -> bytes:
+    return _encoded(scene.image[..., ::-1], ".jpg", cv2.IMWRITE_JPEG_QUALITY, 92)
 
 
 def _encoded(image: np.ndarray, suffix: str, *params: int) -> bytes:

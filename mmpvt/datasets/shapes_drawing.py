@@ -35,6 +35,8 @@ CLASSES = tuple(_FORMS)
 
 _OBJECTS = (2, 8)
 _DIAMETER = (0.2, 0.72)  # of the picture's shorter side
+_DIAMETER_ALONE = (0.6, 0.9)  # of an object that is all in the picture
+_TILT = np.pi / 12  # at most, of such an object
 _MIN_VISIBLE = 0.4  # of an object's whole area, so that its form can still be told
 _MIN_AREA = 40  # pixels
 _TRIES = 20
@@ -87,16 +89,24 @@ class Scene:
         return np.array((0, *(label + 1 for label in self.labels)), np.uint8)[self.instances]
 
 
-def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
+def draw_scene(rng: np.random.Generator, size: tuple[int, int], alone: int | None = None) -> Scene:
     """Draws two to eight objects, fewer where they find no room, on a background.
 
     Args:
         rng (np.random.Generator): decides everything that is random.
         size (tuple[int, int]): the least and greatest length in pixels that the image's height and
             width are each drawn from.
+        alone (int | None): the class of a single, larger object that is drawn instead. Default:
+            None.
     """
     height, width = rng.integers(*size, size=2, endpoint=True).tolist()
-    objects, instances = _arrange(rng, height, width)
+    if alone is None:
+        objects, instances = _arrange(rng, height, width)
+    else:
+        thing = _form(rng, height, width, alone, _DIAMETER_ALONE, margin=1, tilt=_TILT)
+        objects, instances = [thing], np.zeros((height, width), np.uint8)
+        patch, inside = _overlap(instances, thing.corner, thing.cover)
+        instances[patch] = thing.cover[inside] >= 0.5
     canvas = _background(rng, height, width)
     colours = rng.permutation(_COLOURS)  # no two objects of a picture share one
     for thing, colour in zip(objects, colours, strict=False):
@@ -126,7 +136,7 @@ def _arrange(rng: np.random.Generator, height: int, width: int) -> tuple[list[_O
     instances = np.zeros((height, width), np.uint8)
     for _ in range(rng.integers(*_OBJECTS, endpoint=True)):
         for _ in range(_TRIES):
-            thing = _form(rng, height, width)
+            thing = _form(rng, height, width, int(rng.integers(len(CLASSES))), _DIAMETER)
             solid = thing.cover >= 0.5
             trial = instances.copy()
             patch, inside = _overlap(trial, thing.corner, solid)
@@ -141,14 +151,22 @@ def _arrange(rng: np.random.Generator, height: int, width: int) -> tuple[list[_O
     return objects, instances
 
 
-def _form(rng: np.random.Generator, height: int, width: int) -> _Object:
-    """An object of any class, size, place and rotation."""
-    label = int(rng.integers(len(CLASSES)))
+def _form(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    label: int,
+    diameter: tuple[float, float],
+    margin: float = 0.7,
+    tilt: float = np.pi,
+) -> _Object:
+    """An object of a class, of any size and place, its centre at least ``margin`` radii within the
+    picture, turned by at most ``tilt``."""
     corners, rounding, hole = _FORMS[CLASSES[label]]
-    least, most = np.log(_DIAMETER)
+    least, most = np.log(diameter)
     radius = 0.5 * min(height, width) * float(np.exp(rng.uniform(least, most)))
-    angle = rng.uniform(0, 2 * np.pi)
-    centre = rng.uniform(0.7 * radius, np.array((width, height)) - 0.7 * radius)
+    angle = rng.uniform(0, 2 * np.pi) if tilt == np.pi else rng.uniform(-tilt, tilt) + np.pi / 2
+    centre = rng.uniform(margin * radius, np.array((width, height)) - margin * radius)
     corner = np.floor(centre - radius).astype(int) - 2
     centre = centre - corner
     side = int(np.ceil(2 * radius)) + 5

@@ -20,13 +20,15 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmseg.models.segmentors import EncoderDecoder
 from torch.export import Dim
 
+from mmpvt.deploy.classifiers import ExportableClassifier
 from mmpvt.deploy.detectors import ExportableDETR, ExportableOneStage, ExportableTwoStage
 from mmpvt.deploy.operators import OPSET, TRANSLATIONS
 from mmpvt.deploy.precision import FLOAT32_NODES, quiet, to_float16, to_int8
 from mmpvt.deploy.preprocessing import (
+    CenterCrop,
     PreprocessingGraph,
-    Resize,
     ResizeToMultiple,
+    ResizingStep,
     read_image_format,
     read_resizing,
     round_shape,
@@ -37,6 +39,7 @@ from mmpvt.engine.checks.channels import channel_mismatch
 from mmpvt.engine.pipeline import evaluating
 from mmpvt.errors import ExportError, OutputError
 from mmpvt.evaluation.coco_results import coco_categories
+from mmpvt.models.complexity import is_classifier
 from mmpvt.models.data_preprocessor import input_channels
 from mmpvt.utils.atomic import replacing
 from mmpvt.utils.text import encodable, printable
@@ -45,9 +48,16 @@ from mmpvt.version import __version__
 EXAMPLE_SHAPE = (256, 320)  # pixels of the input that a network of dynamic size is traced with
 MAX_SIDE = 4096  # pixels of the network's input, where sizes are dynamic
 SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch writes which module a node comes from
+CLASSIFIER_HEADS = ("LinearClsHead", "StackedLinearClsHead")  # their scores are a softmax
 CHANNEL_ORDERS = {1: "grey", 3: "RGB", 4: "RGBA"}  # of an image's channels, by their number
 
-Exportable = ExportableDETR | ExportableOneStage | ExportableTwoStage | ExportableSegmentor
+Exportable = (
+    ExportableClassifier
+    | ExportableDETR
+    | ExportableOneStage
+    | ExportableTwoStage
+    | ExportableSegmentor
+)
 
 
 def export(
@@ -56,12 +66,12 @@ def export(
     shape: Sequence[int] | None = None,
     report: Callable[[str], None] = print,
 ) -> ir.Model:
-    """Exports a whole model to ONNX: image in; boxes, masks or label map out.
+    """Exports a whole model to ONNX: image in; boxes, masks, label map or scores out.
 
     The model itself is left as it was.
 
     Args:
-        model (BaseModel): MMDetection's or MMSegmentation's, its weights loaded.
+        model (BaseModel): MMDetection's, MMSegmentation's or mmpretrain's, its weights loaded.
         config (Config): its config, of which the test pipeline is read.
         shape (Sequence[int] | None): height and width, in pixels, that every image is fitted into;
             by default images have the sizes that the test pipeline gives them.
@@ -81,6 +91,8 @@ def export(
     data_preprocessor = model.data_preprocessor
     divisor, pad_value = read_padding(data_preprocessor)
     input_shape = shape and [-(-side // divisor) * divisor for side in shape]
+    if resizing and isinstance(resizing[-1], CenterCrop):  # all images are of that size
+        input_shape = [-(-side // divisor) * divisor for side in resizing[-1].size]
     network = exportable(model)
 
     start = time.monotonic()
@@ -113,13 +125,16 @@ def write(
     """Exports a model to a file, intact or not at all, and compares its results with PyTorch's.
 
     Args:
-        model, config, shape, report: as :func:`export`'s.
+        model (BaseModel): as :func:`export`'s.
+        config (Config): as :func:`export`'s.
         out (Path): the file.
+        shape (Sequence[int] | None): as :func:`export`'s. Default: None.
         half (bool): layers in float16. Default: False.
         photos (Sequence[ndarray] | None): layers in int8, calibrated on these images,
             uint8, as the test pipeline decodes them.
         image (ndarray | None): uint8, as the test pipeline decodes it, to compare results on; by
             default shapes are drawn.
+        report (Callable): as :func:`export`'s.
 
     Returns:
         Deviation: of the file's results from PyTorch's.
@@ -169,6 +184,12 @@ def exportable(model: BaseModel) -> Exportable:
             raise ExportError(f"{type(part).__name__} (the model's {name}) can't be exported")
     if type(model) is DETR:
         return ExportableDETR(model)
+    if is_classifier(model):
+        if type(model.head).__name__ not in CLASSIFIER_HEADS:
+            raise ExportError(
+                f"{type(model.head).__name__} can't be exported: {', '.join(CLASSIFIER_HEADS)} can"
+            )
+        return ExportableClassifier(model)
     own = type(model)
     for base, form in (
         (TwoStageDetector, ExportableTwoStage),
@@ -254,7 +275,7 @@ def describe(
     model: BaseModel,
     config: Config,
     outputs: Sequence[str],
-    resizing: Sequence[Resize | ResizeToMultiple],
+    resizing: Sequence[ResizingStep],
     input_shape: Sequence[int] | None,
     channels: int,
 ) -> dict[str, str]:
@@ -262,6 +283,7 @@ def describe(
     meta = getattr(model, "dataset_meta", None) or {}
     classes = [encodable(name) for name in meta.get("classes", ())]
     tasks = dict(masks="instance segmentation", label_map="semantic segmentation")
+    tasks |= dict(scores="classification") if len(outputs) == 1 else {}
     mean, std = (
         [round(x, 4) for x in getattr(model.data_preprocessor, name).flatten().tolist()]
         if model.data_preprocessor._enable_normalize

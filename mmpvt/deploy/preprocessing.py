@@ -46,6 +46,24 @@ class ResizeToMultiple:
 
 
 @dataclass(frozen=True)
+class ResizeEdge:
+    """mmpretrain's transform of that name, by Pillow's bicubic interpolation: the shorter side to
+    so many pixels."""
+
+    side: int
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """mmpretrain's transform of that name, to height and width."""
+
+    size: tuple[int, int]
+
+
+ResizingStep = Resize | ResizeToMultiple | ResizeEdge | CenterCrop
+
+
+@dataclass(frozen=True)
 class ImageFormat:
     """How an image of 8 bits is decoded."""
 
@@ -78,15 +96,13 @@ def read_image_format(config: Config) -> ImageFormat:
     return ImageFormat(channels, is_bgr, bool(step.get("to_float32")))
 
 
-def read_resizing(
-    config: Config, shape: Sequence[int] | None = None
-) -> list[Resize | ResizeToMultiple]:
+def read_resizing(config: Config, shape: Sequence[int] | None = None) -> list[ResizingStep]:
     """The resizing of the test pipeline, or to ``shape`` (height and width) in its place.
 
     Raises:
         ExportError: the pipeline holds a transform that can't be exported; it is named.
     """
-    steps: list[Resize | ResizeToMultiple] = []
+    steps: list[ResizingStep] = []
     for transform in read_test_pipeline(config):
         name = transform_name(transform)
         if name.startswith(("Load", "Pack")):
@@ -98,6 +114,18 @@ def read_resizing(
             steps.append(Resize(scale[1], scale[0], bool(transform.get("keep_ratio"))))
         elif name == "ResizeToMultiple":
             steps.append(ResizeToMultiple(transform.get("size_divisor", 32)))
+        elif name == "ResizeEdge":
+            ways = [transform.get(key) for key in ("edge", "backend", "interpolation")]
+            if ways != ["short", "pillow", "bicubic"]:
+                raise ExportError(
+                    f"ResizeEdge with {', '.join(map(str, ways))} can't be exported: short, "
+                    "pillow, bicubic can"
+                )
+            steps.append(ResizeEdge(transform["scale"]))
+            continue
+        elif name == "CenterCrop":
+            size = transform["crop_size"]
+            steps.append(CenterCrop((size, size) if isinstance(size, int) else tuple(size)))
         else:
             raise ExportError(f"{name}, a transform of the test pipeline, can't be exported")
         if transform.get("interpolation", "bilinear") != "bilinear":
@@ -107,6 +135,8 @@ def read_resizing(
             )
     if shape is None:
         return steps
+    if any(isinstance(step, CenterCrop) for step in steps):
+        raise ExportError("the images are cropped to one size: leave the shape out")
     keep_ratio = all(step.keep_ratio for step in steps if isinstance(step, Resize))
     return [Resize(shape[0], shape[1], keep_ratio, either_orientation=False)]
 
@@ -125,7 +155,7 @@ class PreprocessingGraph:
     """The graph's nodes, from ``image`` to the network's inputs.
 
     Args:
-        resizing (Sequence[Resize | ResizeToMultiple]): of the test pipeline.
+        resizing (Sequence[ResizingStep]): of the test pipeline.
         data_preprocessor (BaseDataPreprocessor): the model's: mean, std, order of channels.
         divisor (int): the network's input is padded to multiples of it.
         pad_value (float): of the padding, after normalisation.
@@ -145,7 +175,7 @@ class PreprocessingGraph:
 
     def __init__(
         self,
-        resizing: Sequence[Resize | ResizeToMultiple],
+        resizing: Sequence[ResizingStep],
         data_preprocessor: BaseDataPreprocessor,
         divisor: int,
         pad_value: float,
@@ -163,11 +193,16 @@ class PreprocessingGraph:
         original = sides = self._sides(self.image)
         x = op.Cast(self.image, to=FLOAT if image_format.is_float else INT32)
         for step in resizing:
+            if isinstance(step, CenterCrop):
+                x = self._crop(x, sides, step.size)
+                sides = self._sides(x)
+                continue
             sides = self._target(step, sides)
-            x = self._resize(x, self._sides(x), sides)
+            resize = self._resize_by_pillow if isinstance(step, ResizeEdge) else self._resize
+            x = resize(x, self._sides(x), sides)
 
         x = op.Cast(op.Transpose(x, perm=(2, 0, 1)), to=FLOAT)
-        names = ("_channel_conversion", "channel_conversion")
+        names = ("_channel_conversion", "channel_conversion", "to_rgb")
         swaps = any(getattr(data_preprocessor, name, False) for name in names)
         if channels != 3 and isinstance(data_preprocessor, SegDataPreProcessor):
             swaps = False  # MMSegmentation does so for three channels only
@@ -207,11 +242,16 @@ class PreprocessingGraph:
         quotient = self._op.Div(self._op.Add(side, _int64(divisor - 1)), _int64(divisor))
         return self._op.Mul(quotient, _int64(divisor))
 
-    def _target(self, step: Resize | ResizeToMultiple, sides: Sequence[ir.Value]) -> list[ir.Value]:
+    def _target(
+        self, step: Resize | ResizeToMultiple | ResizeEdge, sides: Sequence[ir.Value]
+    ) -> list[ir.Value]:
         """The sides after ``step``, as MMCV's ``rescale_size`` rounds them."""
         op = self._op
         if isinstance(step, ResizeToMultiple):
             return [self._round_up(side, step.divisor) for side in sides]
+        if isinstance(step, ResizeEdge):
+            shorter = op.Cast(op.Min(*(op.Cast(side, to=DOUBLE) for side in sides)), to=INT64)
+            return [op.Div(op.Mul(side, _int64(step.side)), shorter) for side in sides]
         if not step.keep_ratio:
             return [op.Identity(_int64(side)) for side in (step.height, step.width)]
         measured = doubles = [op.Cast(side, to=DOUBLE) for side in sides]
@@ -224,6 +264,35 @@ class PreprocessingGraph:
         )
         scaled = [op.Add(op.Mul(side, ratio), np.float64(0.5)) for side in doubles]
         return [op.Cast(op.Floor(side), to=INT64) for side in scaled]
+
+    def _crop(self, x: ir.Value, sides: Sequence[ir.Value], size: tuple[int, int]) -> ir.Value:
+        """The middle of (height, width, channels)."""
+        op = self._op
+        starts = []
+        for side, wanted in zip(sides, size, strict=True):
+            rest = op.Cast(op.Sub(side, _int64(wanted)), to=DOUBLE)
+            half = op.Round(op.Div(rest, np.float64(2)))  # to even, as Python's
+            starts.append(op.Max(op.Cast(half, to=INT64), _int64(0)))
+        ends = [op.Add(start, _int64(wanted)) for start, wanted in zip(starts, size, strict=True)]
+        places = (op.Concat(*starts, axis=0), op.Concat(*ends, axis=0))
+        return op.Slice(x, *places, _int64(0, 1))
+
+    def _resize_by_pillow(
+        self, x: ir.Value, old: Sequence[ir.Value], new: Sequence[ir.Value]
+    ) -> ir.Value:
+        """(height, width, channels), int32 of bytes, to another size, bicubic with antialiasing."""
+        op = self._op
+        planes = op.Unsqueeze(op.Transpose(x, perm=(2, 0, 1)), _int64(0))
+        planes = op.Cast(planes, to=ir.DataType.UINT8)
+        sizes = op.Concat(op.Shape(planes, start=0, end=2), *new, axis=0)
+        resized = op.Resize(
+            *(planes, None, None, sizes),
+            mode="cubic",
+            antialias=1,
+            cubic_coeff_a=-0.5,
+            exclude_outside=1,
+        )
+        return op.Cast(op.Transpose(op.Squeeze(resized, _int64(0)), perm=(1, 2, 0)), to=INT32)
 
     def _resize(self, x: ir.Value, old: Sequence[ir.Value], new: Sequence[ir.Value]) -> ir.Value:
         """(height, width, channels), int32 of bytes or float32, to another size."""
@@ -284,10 +353,10 @@ class _Ops:
         self.tape = Tape()
 
     def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
-        def record(*inputs: ir.Value | np.ndarray, **attributes: object) -> ir.Value:
+        def record(*inputs: ir.Value | np.ndarray | None, **attributes: object) -> ir.Value:
             values = [
                 x
-                if isinstance(x, ir.Value)
+                if x is None or isinstance(x, ir.Value)
                 else self.tape.op("Constant", [], {"value": ir.tensor(np.asarray(x))})
                 for x in inputs
             ]

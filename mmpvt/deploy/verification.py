@@ -54,6 +54,9 @@ class Deviation:
     def __str__(self) -> str:
         if self.unit == "pixels":
             return f"{self.unmatched} of {self.compared} pixels have another label"
+        if self.unit == "classes":
+            same = "another class" if self.unmatched else "the same class"
+            return f"{same} has the highest score; scores deviate by at most {self.score:.1e}"
         mask = f", masks by {self.mask:.3%} of their pixels" if self.mask else ""
         return (
             f"{self.unmatched} of {self.compared} detections over {MIN_SCORE} are missing; the "
@@ -70,6 +73,8 @@ def predict(model: BaseModel, config: Config, image: np.ndarray) -> dict[str, np
         (sample,) = model.test_step({key: [value] for key, value in data.items()})
     if "pred_sem_seg" in sample:
         return dict(label_map=sample.pred_sem_seg.data[0].numpy())
+    if "pred_score" in sample:
+        return dict(scores=sample.pred_score.numpy())
     instances = sample.pred_instances
     names = dict(bboxes="boxes", scores="scores", labels="labels", masks="masks")
     return {ours: instances[name].numpy() for name, ours in names.items() if name in instances}
@@ -83,6 +88,10 @@ def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray])
     if "label_map" in expected:
         labels = expected["label_map"]
         return Deviation(labels.size, int((found["label_map"] != labels).sum()), unit="pixels")
+    if "labels" not in expected:
+        ours, theirs = found["scores"], expected["scores"]
+        unmatched = int(ours.argmax() != theirs.argmax())
+        return Deviation(1, unmatched, score=float(np.abs(ours - theirs).max()), unit="classes")
     deviation = Deviation()
     free = np.ones(len(found["labels"]), bool)
     for i in np.flatnonzero(expected["scores"] > MIN_SCORE):

@@ -80,10 +80,16 @@ def _class_list(classes: object, where: str) -> tuple[str, ...]:
     return tuple(classes)
 
 
+def is_classifier(model: Mapping) -> bool:
+    """Whether a model's config is that of one of mmpretrain's image classifiers."""
+    return str(model.get("type")).rpartition(".")[2] == "ImageClassifier"
+
+
 def iter_heads(model: object) -> Iterator[tuple[str, dict]]:
     """The heads of a model's config that tell classes apart, each with its name."""
     for part in iter_dicts(model):
-        for name in sorted(CLASSIFYING & part.keys()):
+        known = CLASSIFYING | ({"head"} if is_classifier(part) else set())
+        for name in sorted(known & part.keys()):
             heads = part[name] if isinstance(part[name], list | tuple) else [part[name]]
             yield from ((name, head) for head in heads if isinstance(head, dict))
 

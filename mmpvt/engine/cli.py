@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mmengine.config import DictAction
 
-from mmpvt.engine.launch import LAUNCHERS, failure_of
+from mmpvt.engine.choices import LAUNCHERS, ON_BAD_DATA
 from mmpvt.environment import setup_environment
-from mmpvt.errors import Interrupted, UserError, as_argument
+from mmpvt.errors import ConfigError, Interrupted, UserError, as_argument
+from mmpvt.utils.constants import FORMATS
 from mmpvt.utils.text import print_safely, printable
 
 if TYPE_CHECKING:
     from mmpvt.engine.own_data import DataOptions
     from mmpvt.engine.preparation import RunOptions
 
-ON_BAD_DATA = ("auto", "stop", "skip")
+CONFIG = "config's name (mmpvt list) or file, or mmdet::… / mmseg::… for an installed one"
+CHECKPOINT = "checkpoint file or URL, hf://OWNER/NAME, or published: MMDetection's for this config"
 FAILURE = 1
 USER_ERROR = 2
 
@@ -31,7 +33,7 @@ Options = TypeVar("Options", bound="RunOptions")
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that training and testing have in common."""
-    parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
+    parser.add_argument("config", help=CONFIG)
     parser.add_argument("--work-dir", help="where logs, checkpoints and pictures go")
     parser.add_argument("--data-root", metavar="DIR", help="the folder the data lies in")
     parser.add_argument("--seed", type=int, help="of all that is random")
@@ -55,8 +57,6 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a user's own data."""
-    from mmpvt.datasets.formats import FORMATS  # imports what most tools don't need
-
     group = parser.add_argument_group("your own data (docs/own_data.md)")
     group.add_argument(
         "--data",
@@ -89,10 +89,12 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def data_options_from(
-    parser: argparse.ArgumentParser, args: argparse.Namespace
-) -> DataOptions | None:
-    """The user's own data of a command line, or None."""
+def data_options_from(args: argparse.Namespace) -> DataOptions | None:
+    """The user's own data of a command line, or None.
+
+    Raises:
+        ConfigError: there are options for it alone.
+    """
     given = dict(
         format=args.data_format,
         classes=args.classes and [name.strip() for name in args.classes.split(",")],
@@ -103,7 +105,7 @@ def data_options_from(
     given = {name: value for name, value in given.items() if value is not None}
     if args.data is None:
         if given:
-            parser.error(
+            raise ConfigError(
                 "--data-format, --classes, --val-fraction, --split-seed and --keep-empty "
                 "are of --data, which isn't given"
             )
@@ -148,6 +150,8 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
             said = f"{interrupt} after iteration {interrupt.iteration}, which {saved}"
         _leave(said, interrupt.code)
     except RuntimeError as error:
+        from mmpvt.engine.launch import failure_of
+
         failure = failure_of(error)
         if failure is None:
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import importlib.util
 import math
 import os
 import sys
@@ -15,16 +16,20 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
+from mmpvt.checkpoint.hub import WEIGHTS_FILE
 from mmpvt.checkpoint.saving import newest_checkpoint
-from mmpvt.compat import fix_package_lookup, get_installed_path
+from mmpvt.compat import fix_package_lookup
 from mmpvt.engine.class_names import read_class_lists
 from mmpvt.engine.config_parts import SPLITS, default_argument, iter_dicts
+from mmpvt.engine.saved_config import CONFIG_FILE, read_saved
+from mmpvt.engine.zoo import config_folder, find_config
 from mmpvt.errors import CheckpointError, ConfigError, OutputError, UserError
 from mmpvt.swap import swap
 from mmpvt.utils.text import printable
 
 DET_PREPROCESSORS = ("DetDataPreprocessor", "mmdet.DetDataPreprocessor")
-PACKAGES = ("mmpvt", "mmdet", "mmseg")  # whose configs a path may name as PACKAGE::PATH
+PACKAGES = ("mmpvt", "mmdet", "mmseg", "mmpretrain")  # whose configs PACKAGE::PATH may name
+CLASSIFICATION = ("mmpretrain", "torchvision")  # packages that classifiers take
 SUFFIXES = (".py", ".json", ".yaml", ".yml")
 WARM_UPS = ("LinearLR", "ConstantLR")
 RENAMED = ("_memorise", "_overfit")  # in the names of configs, which may be given as they were
@@ -38,7 +43,9 @@ def read_config(path: str) -> Config:
     """Reads a config file as it is.
 
     Args:
-        path (str): a file, or ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one.
+        path (str): a file; the name of one that comes with the package, without its ending;
+            ``mmdet::…``, ``mmseg::…``, ``mmpretrain::…``, ``mmpvt::…`` for an installed one; or a
+            folder of ``save_pretrained``.
 
     Returns:
         Config: the config.
@@ -47,6 +54,9 @@ def read_config(path: str) -> Config:
         ConfigError: there is no such config, it can't be parsed, or it holds no model.
     """
     file = _find(path)
+    if file.suffix == ".json" and (saved := read_saved(file)):
+        saved._filename = str(file)
+        return saved
     try:
         with ExitStack() as undo:
             fix_package_lookup(undo)  # for bases of ``mmdet::``
@@ -54,9 +64,13 @@ def read_config(path: str) -> Config:
     except UserError:
         raise
     except Exception as error:
+        if "mmpretrain" in str(error):
+            _check_classification(path)
         raise ConfigError(
             f"{path} can't be read as a config: {type(error).__name__}: {error}", where=path
         ) from error
+    if config.get("default_scope") == "mmpretrain":
+        _check_classification(path)
     if not isinstance(config.get("model"), dict):
         raise ConfigError(
             f"{path} holds no model", where=path, hint="give an experiment's config, not a part"
@@ -64,11 +78,23 @@ def read_config(path: str) -> Config:
     return config
 
 
+def _check_classification(path: str) -> None:
+    """Raises a ConfigError where a package is missing that classifiers take."""
+    missing = [name for name in CLASSIFICATION if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"{path} is a classifier's config, which takes {' and '.join(missing)}",
+            where=path,
+            hint="pip install 'mmpvt[classification]'",
+        )
+
+
 def load_config(path: str, cfg_options: dict | None = None, backbone: str | None = None) -> Config:
     """Reads a config file, and makes it one to run.
 
     Args:
-        path (str): a file, or ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one.
+        path (str): a file; the name of one that comes with the package, without its ending; or
+            ``mmdet::…``, ``mmseg::…``, ``mmpvt::…`` for an installed one.
         cfg_options (dict | None): dotted keys and the values to set.
         backbone (str | None): a PVT to put in the place of the model's backbone first.
 
@@ -338,16 +364,6 @@ def set_hook(config: Config, **hook) -> None:
     config.custom_hooks = hooks
 
 
-def config_folder(package: str) -> Path | None:
-    """The folder of an installed package's configs."""
-    try:
-        path = Path(get_installed_path(package))
-    except ModuleNotFoundError:
-        return None
-    inside = path / ".mim" / "configs"
-    return inside if inside.is_dir() else path.parent / "configs"
-
-
 def _backbones(config: Config, setting: str) -> list[dict]:
     backbones = [d["backbone"] for d in iter_dicts(config.model) if "backbone" in d]
     if not backbones:
@@ -356,19 +372,24 @@ def _backbones(config: Config, setting: str) -> list[dict]:
 
 
 def _exists(checkpoint: str) -> bool:
-    """Whether a file is there; a URL is tried when it is downloaded."""
-    return "://" in checkpoint or Path(checkpoint).expanduser().is_file()
+    """Whether a file, or a folder with one, is there; a URL is tried when it is downloaded."""
+    path = Path(checkpoint).expanduser()
+    return "://" in checkpoint or path.is_file() or (path / WEIGHTS_FILE).is_file()
 
 
 def _find(path: str) -> Path:
     package, _, name = path.rpartition("::")
     folder = config_folder(package) if package in PACKAGES else None
     file = folder / name if folder else Path(path)
+    if (file / CONFIG_FILE).is_file():
+        file /= CONFIG_FILE
     if not file.is_file():
         file = file.with_name(file.name.replace(*RENAMED))
     if not file.is_file():
+        file = find_config(path.replace(*RENAMED)) or file
+    if not file.is_file():
         near = _near(path)
-        hint = f"did you mean {' or '.join(near)}?" if near else "configs/ holds the project's own"
+        hint = f"did you mean {' or '.join(near)}?" if near else "mmpvt list names those there are"
         raise ConfigError(f"no config at {path}", where=path, hint=hint)
     if file.suffix not in SUFFIXES:
         raise ConfigError(f"{path} is no config: one ends in .py, .json, .yaml or .yml", where=path)
@@ -385,7 +406,7 @@ def _near(path: str) -> list[str]:
         for file in folder.glob("*.py")
     }
     installed = {
-        file.stem: f"{package}::{file.relative_to(folder)}"
+        file.stem: file.stem if package == "mmpvt" else f"{package}::{file.relative_to(folder)}"
         for package in PACKAGES
         if (folder := config_folder(package))
         for file in folder.rglob("*.py")

@@ -34,6 +34,21 @@ class SegmentationFiles(NamedTuple):
         return str(self.map_folder / (stem + self.map_suffix)) if self.map_folder else None
 
 
+class ClassifiedImages(NamedTuple):
+    """The images of a classification data set."""
+
+    folder: Path  # that their names start from
+    names: list[str]  # with slashes
+    labels: list[int]
+    folders: list[str] | None  # one a class, sorted as its labels count; None of a list of images
+    ann_file: Path | None  # the list
+
+    @property
+    def place(self) -> Path:
+        """The list of images, or the folder of folders."""
+        return self.ann_file or self.folder
+
+
 class DatasetConfig:
     """A data set as its config describes it.
 
@@ -67,6 +82,17 @@ class DatasetConfig:
         """Whether it is read as MMSegmentation's ``BaseSegDataset`` reads images and label maps."""
         return self.is_read_as(BaseSegDataset)
 
+    @property
+    def is_classification(self) -> bool:
+        """Whether it is read as mmpretrain's ``CustomDataset`` reads a list or a folder a class."""
+        if self.scope != "mmpretrain":
+            return False
+        from mmpretrain.datasets import CustomDataset  # an extra
+
+        return self.is_read_as(CustomDataset) or (
+            isinstance(self.kind, type) and self.kind.load_data_list is CustomDataset.load_data_list
+        )
+
     def is_read_as(self, known: type) -> bool:
         """Whether its class takes the reading of files from another, which LVIS's doesn't, say."""
         if not isinstance(self.kind, type) or not issubclass(self.kind, known):
@@ -76,8 +102,12 @@ class DatasetConfig:
 
     @property
     def classes(self) -> list[str]:
-        """Its class names, by label: those that its config names, or its class knows."""
-        return list((self.fields.get("metainfo") or {}).get("classes") or self.known_classes)
+        """Its class names, by label: those that its config names, its class knows, or its folders
+        of images have."""
+        named = (self.fields.get("metainfo") or {}).get("classes") or self.known_classes
+        if not named and self.is_classification and self.is_local and self.root.is_dir():
+            named = self.classified_images.folders or ()
+        return list(named)
 
     @property
     def known_classes(self) -> Sequence[str]:
@@ -109,6 +139,50 @@ class DatasetConfig:
         if self.fields.get("data_root") and not self.root.is_dir():
             raise DatasetError(f"no data under {self.root}: there is no such folder", **GET_DATA)
 
+    @cached_property
+    def classified_images(self) -> ClassifiedImages:
+        """The images of a classification data set, and the label of each.
+
+        Raises:
+            DatasetError: there is no list or folder; the list is no list of images and labels, or
+                names files elsewhere; there are no folders of images.
+        """
+        known = {k: v for k, v in self.fields.items() if k not in ("pipeline", "metainfo")}
+        known.pop("type")
+        assert self.kind is not None  # by is_classification
+        built = self.kind(**known, metainfo={}, lazy_init=True)  # it knows where its splits are
+        folder = Path(built.img_prefix)
+        if not folder.is_dir():
+            raise DatasetError(f"no images under {folder}: there is no such folder", **GET_DATA)
+        if built.ann_file:
+            lines = read_list(Path(built.ann_file), self.allow_outside)
+            pairs = [line.rsplit(" ", 1) for line in lines]
+            wrong = next((i for i, pair in enumerate(pairs) if not _names_label(pair)), None)
+            if wrong is not None:
+                raise DatasetError(
+                    f"line {wrong + 1} of {built.ann_file} is no image and label: "
+                    f"{lines[wrong][:60]!r}",
+                    where=built.ann_file,
+                )
+            names, labels = zip(*pairs, strict=True)
+            ann_file = Path(built.ann_file)
+            return ClassifiedImages(folder, list(names), list(map(int, labels)), None, ann_file)
+        folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        folders = [name for name in folders if not name.startswith(".")]
+        if not folders:
+            raise DatasetError(
+                f"there are no classes in {folder}: images lie in a folder a class", **GET_DATA
+            )
+        found = [
+            (path.relative_to(folder).as_posix(), label)
+            for label, name in enumerate(folders)
+            for path in sorted((folder / name).rglob("*"))
+            if built.is_valid_file(path.name)
+        ]
+        return ClassifiedImages(
+            folder, [name for name, _ in found], [label for _, label in found], folders, None
+        )
+
     def segmentation_files(self) -> SegmentationFiles:
         """Lists the images and label maps of a segmentation data set.
 
@@ -131,6 +205,10 @@ class DatasetConfig:
         map_folder = self.root / maps if maps else None
         map_suffix = self.argument("seg_map_suffix")
         return SegmentationFiles(folder, suffix, map_folder, map_suffix, sorted(stems))
+
+
+def _names_label(pair: list[str]) -> bool:
+    return len(pair) == 2 and pair[1].isdecimal()
 
 
 def iter_dataset_configs(

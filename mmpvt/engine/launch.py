@@ -13,7 +13,6 @@ from mmengine.dist import get_rank, get_world_size, is_distributed
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import LaunchError
 
-LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 SIZES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 VARIABLES = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}
 PORTS = (20_000, 10_000)  # the first that a SLURM job may meet at, and how many there are

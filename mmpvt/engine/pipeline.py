@@ -24,7 +24,7 @@ from mmpvt.datasets.pipelines import build_image_loader, loading_step, transform
 from mmpvt.engine.checks.channels import channel_mismatch
 from mmpvt.engine.class_names import model_meta
 from mmpvt.engine.config_parts import split_datasets
-from mmpvt.errors import BadFileError, ConfigError, UserError
+from mmpvt.errors import BadFileError, ConfigError, DownloadError, UserError
 from mmpvt.utils.files import check_regular
 
 MAX_PIXELS = 2 * 89_478_485  # 179 million: from there on Pillow, too, sees an attack
@@ -48,7 +48,11 @@ def load_model(config: Config, checkpoint: str | os.PathLike) -> nn.Module:
     if config.get("data_preprocessor"):
         settings.setdefault("data_preprocessor", config.data_preprocessor)
     model = revert_sync_batchnorm(MODELS.build(settings))
-    content = load_checkpoint(checkpoint)
+    try:
+        content = load_checkpoint(checkpoint)
+    except DownloadError as error:
+        error.instead = None  # training has one
+        raise
     model.load_state_dict(fit_to_model(content, model), strict=False)  # that one is strict
     model.cfg, model.dataset_meta = config, model_meta(config, content)
     return model.eval()

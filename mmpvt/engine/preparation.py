@@ -28,7 +28,7 @@ from mmpvt.engine.config_parts import SPLITS, iter_dicts
 from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher, process_count
 from mmpvt.engine.own_data import DataOptions, use_own_data
-from mmpvt.engine.start_from import set_start_from
+from mmpvt.engine.start_from import find_checkpoint, set_start_from
 from mmpvt.engine.training_options import (
     LOOPS,
     add_val_loss,
@@ -41,8 +41,8 @@ from mmpvt.errors import ConfigError, LaunchError, OutputError
 from mmpvt.utils.locking import locked
 from mmpvt.utils.outputs import Outputs, check_free
 
-AMP_DTYPES = ("float16", "bfloat16")
 FUSED = ("Adam", "AdamW", "SGD")  # PyTorch's optimizers that have a fused kernel
+TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper")  # what a config to train has
 BATCH_SAMPLER = "mmpvt.ResumableBatchSampler"
 
 
@@ -158,6 +158,13 @@ def prepare_training(
             use.
     """
     with ExitStack() as undo:  # of what is written for the user's own data
+        missing = [key for key in TRAINING if not config.get(key)]
+        if missing:
+            raise ConfigError(
+                f"the config has no {', '.join(missing)}, which training takes",
+                hint="to go on with a saved model, name the config that it was trained by, and the "
+                f"model's folder with {ConfigError.name_setting('start_from')}",
+            )
         # What the options ask for
         config = _with_common_options(config, options)
         has_work_dir = Path(config.work_dir).is_dir()
@@ -176,7 +183,7 @@ def prepare_training(
         _set_options(config, options)
 
         # Checks, then the first that is written
-        splits = ("train", "val") if config.get("val_cfg") else ("train",)
+        splits = ("train",) if config.get("val_cfg") is None else ("train", "val")
         contents = _check(config, splits)
         undo.pop_all()
     make_work_dir(config)
@@ -251,7 +258,7 @@ def prepare_test(config: Config, options: TestOptions) -> Config:
     """
     # What the options ask for
     config = _with_common_options(config, options)
-    set_checkpoint(config, options.checkpoint)
+    set_checkpoint(config, find_checkpoint(config, options.checkpoint))
     if options.out:
         _set_out(config, options.out, options.force)
     if options.show_dir:
@@ -344,7 +351,7 @@ def _set_auto_scale_lr(config: Config) -> None:
 
 
 def _set_out(config: Config, out: str, force: bool) -> None:
-    """Keeps a test's predictions: a detector's as a pickle file, a segmenter's as label maps."""
+    """Keeps a test's predictions: as a pickle file, a segmenter's as label maps."""
     evaluators = config.test_evaluator
     evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
     if config.get("default_scope") == "mmseg":
@@ -361,7 +368,9 @@ def _set_out(config: Config, out: str, force: bool) -> None:
         return
     if Path(out).suffix not in (".pkl", ".pickle"):
         raise OutputError(
-            f"a detector's results take a file ending in .pkl, not {out}", setting="out", where=out
+            f"results of a detector or classifier take a file ending in .pkl, not {out}",
+            setting="out",
+            where=out,
         )
     check_free(Path(out), force, "out")
     dump = ConfigDict(type="mmpvt.DumpDetResults", out_file_path=out)
@@ -369,19 +378,23 @@ def _set_out(config: Config, out: str, force: bool) -> None:
 
 
 def _set_tta(config: Config) -> None:
-    """Tests under the config's augmentations; a detector without any, under a flip."""
+    """Tests under the config's augmentations, or a flip; segmenters need some of their own."""
     dataset = config.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset.dataset
     if "tta_model" not in config or "tta_pipeline" not in config:
         if config.get("default_scope") == "mmseg":
             raise ConfigError("the config holds no tta_model and tta_pipeline", setting="tta")
-        keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
         flips = [ConfigDict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
-        pack = ConfigDict(type="PackDetInputs", meta_keys=(*keys, "flip", "flip_direction"))
+        if config.get("default_scope") == "mmpretrain":
+            pack = dataset.pipeline[-1]
+            config.tta_model = dict(type="AverageClsScoreTTA")
+        else:
+            keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
+            pack = ConfigDict(type="PackDetInputs", meta_keys=(*keys, "flip", "flip_direction"))
+            nms = dict(type="nms", iou_threshold=0.5)
+            config.tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
         tta = ConfigDict(type="TestTimeAug", transforms=[flips, [pack]])
-        nms = dict(type="nms", iou_threshold=0.5)
-        config.tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
         config.tta_pipeline = [*dataset.pipeline[:-1], tta]
     if config.model.get("type") != config.tta_model.type:
         config.model = ConfigDict(**config.tta_model, module=config.model)

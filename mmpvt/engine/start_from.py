@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from mmpvt.checkpoint import fit_to_model, load_checkpoint, newest_checkpoint
 from mmpvt.checkpoint.class_rows import class_counts, find_class_rows, start_by_class_names
 from mmpvt.checkpoint.fitting import unwrapped
-from mmpvt.engine.class_names import dataset_meta, stored_meta
+from mmpvt.engine.class_names import dataset_meta, is_classifier, stored_meta
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import CheckpointMismatchError, ConfigError, DownloadError, UserError
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
 PUBLISHED = "published"
 COUNTS = ("num_classes", "num_things_classes")  # settings that heads take their classes' number by
 # data sets that checkpoints of so many classes and without names were published for, by scope
-NAMELESS = {("mmdet", 80): "CocoDataset", ("mmseg", 150): "ADE20KDataset"}
+NAMELESS = {
+    ("mmdet", 80): "CocoDataset",
+    ("mmseg", 150): "ADE20KDataset",
+    ("mmpretrain", 1000): "ImageNet",
+}
 
 
 def set_start_from(config: Config, options: TrainOptions) -> None:
@@ -62,7 +67,7 @@ def set_start_from(config: Config, options: TrainOptions) -> None:
                 hint=f"leave it or {UserError.name_setting(other)} out",
             )
     config.start_from = options.start_from or config.start_from
-    source = _published_detector(config) if config.start_from == PUBLISHED else config.start_from
+    source = published_detector(config) if config.start_from == PUBLISHED else config.start_from
     if is_first_process() or "://" not in source:  # each process would download
         try:
             checkpoint = load_checkpoint(source)
@@ -142,8 +147,43 @@ def build_for_classes(config: Config, more: int = 0, device: str = "meta") -> nn
             return MODELS.build(model)
 
 
-def _published_detector(config: Config) -> str:
-    """URL of the detector that was published for a config's architecture."""
+def find_checkpoint(config: Config, checkpoint: str | os.PathLike) -> str:
+    """Where a trained model's checkpoint is.
+
+    Args:
+        config (Config): of the model.
+        checkpoint (str | PathLike): a file or a URL, which is given back, or ``'published'`` for
+            the detector that MMDetection published for this config's architecture.
+
+    Raises:
+        ConfigError: none was published.
+    """
+    source = os.fspath(checkpoint)
+    return published_detector(config, None) if source == PUBLISHED else source
+
+
+def published_detector(config: Config, setting: str | None = "start_from") -> str:
+    """URL of the detector that MMDetection published for a config's architecture; of a classifier,
+    of what its authors did.
+
+    Args:
+        config (Config): of the model.
+        setting (str | None): that asks for it, for the message. Default: ``'start_from'``.
+
+    Raises:
+        ConfigError: none was published.
+    """
+    kinds = {1: PyramidVisionTransformer, 2: PyramidVisionTransformerV2}
+    if is_classifier(config.model):
+        pvt = getattr(build_for_classes(config), "backbone", None)
+        for variant in VARIANTS:
+            if isinstance(pvt, kinds[variant.version]) and pvt.arch == variant.arch:
+                return variant.weights
+        raise ConfigError(
+            "no classifier was published for this config's architecture",
+            setting=setting,
+            hint="name a checkpoint",
+        )
     # these take time to import
     from mmdet.models import RetinaNet
 
@@ -151,7 +191,6 @@ def _published_detector(config: Config) -> str:
 
     model = build_for_classes(config)
     backbone = getattr(model, "backbone", None)
-    kinds = {1: PyramidVisionTransformer, 2: PyramidVisionTransformerV2}
     known = FILES["detectors"]
     for variant in VARIANTS:
         if (
@@ -163,7 +202,7 @@ def _published_detector(config: Config) -> str:
             return known[variant.full_name].verified_url
     raise ConfigError(
         "no detector was published for this config's architecture",
-        setting="start_from",
+        setting=setting,
         hint="name a checkpoint, or take a RetinaNet with FPN and one of these backbones: "
         + ", ".join(known),
     )

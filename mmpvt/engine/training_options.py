@@ -14,18 +14,13 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from mmpvt.datasets.pipelines import loading_step, transform_name
+from mmpvt.engine.choices import EMA_MOMENTUM, LOGGERS
 from mmpvt.engine.config import set_hook
 from mmpvt.engine.config_parts import iter_datasets, split_datasets
 from mmpvt.errors import ConfigError
 from mmpvt.utils.text import encodable, printable
 
-EMA_MOMENTUM = 0.0002  # MMEngine's
 EMA_GAMMA = 10  # after t steps at least 10 / (10 + t) of the new weights: short runs average, too
-LOGGERS = {  # packages, and what writes for them
-    "tensorboard": "TensorboardVisBackend",
-    "mlflow": "MLflowVisBackend",
-    "wandb": "WandbVisBackend",
-}
 LOOPS = {  # MMEngine's to ours
     "EpochBasedTrainLoop": "mmpvt.EpochLoop",
     "IterBasedTrainLoop": "mmpvt.IterLoop",
@@ -34,7 +29,7 @@ LOOPS = {  # MMEngine's to ours
 
 def check_validates(config: Config, setting: str) -> None:
     """Raises a ConfigError if a setting needs a validation, and the training has none."""
-    if not config.get("val_cfg"):
+    if config.get("val_cfg") is None:
         raise ConfigError("the config's training has no validation", setting=setting)
 
 

@@ -61,7 +61,8 @@ class CocoMetric(MMDetCocoMetric):
             ``'proposal_fast'``.
 
     Args:
-        *args, **kwargs: of MMDetection's ``CocoMetric``.
+        *args: of MMDetection's ``CocoMetric``.
+        **kwargs: of MMDetection's ``CocoMetric``.
     """
 
     def __init__(self, *args, **kwargs) -> None:

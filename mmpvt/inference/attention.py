@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from mmpvt.engine.pipeline import TestPipeline, check_array, evaluating, read_image
 from mmpvt.errors import UserError
-from mmpvt.models.archs import IMAGENET_MEAN, IMAGENET_STD, STRIDES
+from mmpvt.models.archs import IMAGENET_MEAN, IMAGENET_STD, NUM_STAGES, STRIDES
 from mmpvt.models.backbone import PyramidBackbone
+from mmpvt.models.complexity import is_classifier
 from mmpvt.models.layers import SpatialReductionAttention
 from mmpvt.visualization.drawing import viewable
 from mmpvt.visualization.heat_maps import draw_heat, side_by_side
@@ -145,14 +146,20 @@ def visualize_attention(
     backbone = next((m for m in network.modules() if isinstance(m, PyramidBackbone)), None)
     if backbone is None:
         raise UserError(f"{type(network).__name__} holds no PVT backbone")
-    shown, inputs, resized = _prepare(network, image)
+    shown, inputs, resized, window = _prepare(network, image)
+    if window is not None:
+        position = window.place(position)
     y, x = _checked_position(position, shown.shape[:2])
     scale = [new / old for new, old in zip(resized, shown.shape[:2], strict=True)]
     point = [(value + 0.5) * factor for value, factor in zip((y, x), scale, strict=True)]
     records: list[list[_Record]] = [[] for _ in range(backbone.num_stages)]
 
     def record(stage: int, attn: Any, args: tuple) -> None:
-        records[stage].append(_attend(attn, args[0], STRIDES[stage], point))
+        (tokens,) = args
+        if getattr(backbone, "with_cls_token", False) and stage == NUM_STAGES - 1:
+            grid = [side // STRIDES[stage] for side in inputs.shape[2:]]
+            tokens = tokens[:, 0, 1:].unflatten(1, grid)  # the class token has no position
+        records[stage].append(_attend(attn, tokens, STRIDES[stage], point))
 
     with ExitStack() as hooks, torch.no_grad(), evaluating(backbone):
         for stage in range(backbone.num_stages):
@@ -199,15 +206,38 @@ def _attend(
     return _Record((row, column), cell, weights.cpu().numpy())
 
 
+class _Window(NamedTuple):
+    """The part of an image that a classifier sees: it is resized, and its middle cropped."""
+
+    shape: tuple[int, int]  # height and width of the image
+    resized: tuple[int, ...]
+    cropped: tuple[int, ...]
+
+    def place(self, position: Sequence[float]) -> tuple[float, ...]:
+        """A position of the image, in pixels of the part; a UserError where it isn't in it."""
+        place = []
+        for value, old, new, side in zip(
+            _checked_position(position, self.shape), self.shape, self.resized, self.cropped,
+            strict=True,
+        ):  # fmt: skip
+            place.append((value + 0.5) * new / old - max(0, round((new - side) / 2)))
+        if not all(0 <= value < side for value, side in zip(place, self.cropped, strict=True)):
+            raise UserError(
+                "the position is outside of the middle part of the image that the classifier sees"
+            )
+        return tuple(place)
+
+
 def _prepare(
     model: nn.Module, image: str | os.PathLike | np.ndarray | Tensor
-) -> tuple[np.ndarray, Tensor, tuple[int, ...]]:
-    """The image to show, RGB; the backbone's input, (1, 3, h, w); the image's size in that."""
+) -> tuple[np.ndarray, Tensor, tuple[int, ...], _Window | None]:
+    """The image to show, RGB; the backbone's input, (1, 3, h, w); the image's size in that; of a
+    classifier, which part of the image is shown."""
     if isinstance(image, Tensor):
         inputs = image.unsqueeze(0) if image.ndim == 3 else image
         if inputs.ndim != 4 or len(inputs) != 1:
             raise UserError(f"one image is a (3, height, width) tensor, not {tuple(image.shape)}")
-        return _as_picture(inputs[0]), inputs, tuple(inputs.shape[2:])
+        return _as_picture(inputs[0]), inputs, tuple(inputs.shape[2:]), None
     config = getattr(model, "cfg", None)
     pipeline = TestPipeline(config) if config is not None else None
     if not isinstance(image, np.ndarray):
@@ -231,7 +261,13 @@ def _prepare(
             )
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         inputs = ((data["inputs"].flip(0) - mean) / std).unsqueeze(0)
-    return shown, inputs, tuple(data["inputs"].shape[1:])
+    size, window = tuple(data["inputs"].shape[1:]), None
+    if pipeline and is_classifier(model):
+        scale = data["data_samples"].metainfo.get("scale_factor") or (1.0, 1.0)  # of x and y
+        resized = tuple(round(n * s) for n, s in zip(shown.shape, scale[::-1], strict=False))
+        window = _Window(shown.shape[:2], resized, size)
+        shown = viewable(data["inputs"].permute(1, 2, 0).numpy())
+    return shown, inputs, size, window
 
 
 def _as_picture(tensor: Tensor) -> np.ndarray:

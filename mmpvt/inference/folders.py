@@ -26,8 +26,17 @@ from mmpvt.visualization.sheets import grid
 
 ON_SHEET = 24  # images on the contact sheet, evenly spaced
 THUMBNAIL = 420  # pixels: the longer side of a picture kept for it
+TOP = 5  # classes whose scores a classifier's predictions hold
 MAX_PENDING = 4  # batches' worth of images that may wait for others of their size
 CATEGORIES, PREDICTIONS, SHEET = "categories.json", "predictions.json", "contact_sheet.jpg"
+
+
+def classification(sample: BaseDataElement, classes: Sequence[str]) -> dict:
+    """A classifier's prediction: ``class``, its ``score``, and the five highest ``scores``."""
+    scores, labels = sample.pred_score.topk(min(TOP, len(sample.pred_score)))
+    names = [classes[i] if i < len(classes) else str(i) for i in labels.tolist()]
+    ranked = dict(zip(names, scores.tolist(), strict=True))
+    return {"class": names[0], "score": scores[0].item(), "scores": ranked}
 
 
 @dataclass
@@ -206,6 +215,10 @@ class _ResultsWriter:
             size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
             thumbnail = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
             self.thumbnails[source.path] = (thumbnail, source.file_name)
+        if "pred_label" in sample:
+            entry = dict(image_id=source.image_id, file_name=source.file_name)
+            entry.update(classification(sample, self.predictor.classes))
+            self.predictions[source.path] = [entry]
         if "pred_instances" in sample:
             found = to_coco(sample, source.image_id, source.file_name, self.category_ids)
             self.predictions[source.path] = found

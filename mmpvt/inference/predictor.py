@@ -1,11 +1,12 @@
-"""Prediction with a trained detector or segmenter."""
+"""Prediction with a trained detector, segmenter or classifier."""
 
 from __future__ import annotations
 
 import copy
 import os
 from collections.abc import Sequence
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,13 +15,14 @@ from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from mmseg.models import BaseSegmentor
 
-from mmpvt.engine.class_names import read_class_lists
+from mmpvt.engine.class_names import is_classifier, read_class_lists
 from mmpvt.engine.config import read_config, take_channels
 from mmpvt.engine.pipeline import MAX_PIXELS, TestPipeline, load_model
+from mmpvt.engine.start_from import find_checkpoint
 from mmpvt.errors import LaunchError, UserError
+from mmpvt.inference.saving import push_to_hub, save_pretrained
+from mmpvt.utils.constants import SCORE
 from mmpvt.visualization.drawing import draw_sample, viewable
-
-SCORE = 0.3  # instances below are not shown, unless asked for
 
 
 class Predictor:
@@ -33,12 +35,14 @@ class Predictor:
 
     Args:
         config (str | PathLike | Config): of an experiment; ``mmdet::…`` and ``mmseg::…`` too.
-        checkpoint (str | PathLike): file or URL, of any layout that tests take.
+        checkpoint (str | PathLike): file or URL, of any layout that tests take, ``hf://…``, or
+            ``'published'``: MMDetection's for this config's architecture.
         device (str | None): ``'cpu'``, ``'cuda'``, ``'cuda:1'``. Default: a GPU where there is one.
         max_pixels (int): an image of more is refused. Default: 179 million.
 
     Attributes:
         model (BaseModel): MMDetection's or MMSegmentation's.
+        config (Config): that it was built from.
         classes (list[str]): by label: the checkpoint's, or else the config's data set's.
         meta (dict): ``classes`` and, perhaps, ``palette``.
         pipeline (TestPipeline): from an image to the model's input.
@@ -67,16 +71,23 @@ class Predictor:
         config = copy.deepcopy(config)
         read_class_lists(config)
         take_channels(config)
+        self.config = config
         self.pipeline = TestPipeline(config, max_pixels)
         self._autocast = bool((config.get("test_cfg") or {}).get("fp16"))
+        checkpoint = find_checkpoint(config, checkpoint)
         self.model: BaseModel = load_model(config, checkpoint).to(self.device)
         self.meta = cast(dict, self.model.dataset_meta)  # torch says Tensor | Module
         self.classes = list(self.meta.get("classes", ()))
 
     @property
     def finds_instances(self) -> bool:
-        """Whether it gives instances (boxes, masks) rather than a label map."""
-        return not isinstance(self.model, BaseSegmentor)
+        """Whether it gives instances (boxes, masks) rather than a label map or an image's class."""
+        return not self.classifies and not isinstance(self.model, BaseSegmentor)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it gives an image's class."""
+        return is_classifier(self.config.model)
 
     def load(self, path: str | os.PathLike) -> np.ndarray:
         """Decodes an image file as the config has it loaded: (height, width, 3), uint8, BGR, say.
@@ -97,7 +108,8 @@ class Predictor:
 
         Returns:
             BaseDataElement | list[BaseDataElement]: MMDetection's or MMSegmentation's data
-            sample, with ``pred_instances`` or ``pred_sem_seg`` in the image's pixels, on the CPU.
+            sample, with ``pred_instances`` or ``pred_sem_seg`` in the image's pixels, or
+            mmpretrain's, with ``pred_label`` and ``pred_score``, on the CPU.
 
         Raises:
             UserError: an image can't be read.
@@ -148,20 +160,69 @@ class Predictor:
         """
         return draw_sample(viewable(image), sample, self.meta, truth=False, score_thr=score)
 
+    def save_pretrained(self, folder: str | os.PathLike) -> Path:
+        """Writes the model to a folder that :func:`mmpvt.load_model` reads, without a network.
+
+        It holds ``model.safetensors``, ``config.json`` (with the class names) and ``README.md``, a
+        model card, which stays as it is once it was edited.
+
+        Args:
+            folder (str | PathLike): a new or empty one, or one that this wrote.
+
+        Returns:
+            Path: the folder.
+
+        Raises:
+            OutputError: the folder holds other files, or can't be written.
+            ConfigError: the config holds what is no data.
+            CheckpointError: safetensors isn't installed.
+        """
+        return save_pretrained(folder, self.model, self.config, self.meta)
+
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Uploads what :meth:`save_pretrained` writes to a repository of the Hugging Face hub.
+
+        Args:
+            repo (str): ``'OWNER/NAME'``; made where there is none.
+            **options: ``private``, ``message`` and ``token`` of
+                :func:`mmpvt.inference.saving.push_to_hub`.
+
+        Returns:
+            str: the commit's URL.
+
+        Raises:
+            UserError: huggingface_hub isn't installed, or the hub refuses or can't be reached.
+        """
+        return push_to_hub(repo, self.model, self.config, self.meta, **options)
+
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name; by default a GPU where there is one."""
+    """The device of that name; by default a CUDA GPU where there is one, or else the CPU.
+
+    Raises:
+        LaunchError: PyTorch knows no such device, or this machine has none.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        is_known = device.type in ("cpu", "cuda")
     except RuntimeError:
-        is_known = False
-    if not is_known:
-        raise LaunchError(f"no device {name!r}", hint="take cpu, cuda, or cuda:1 for the second")
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
+        raise LaunchError(
+            f"no device {name!r}", hint="take cpu, cuda, or cuda:1 for the second"
+        ) from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        is_there = (device.index or 0) < count
         available = f"{count} GPUs" if count else "no GPU that PyTorch can use"
+    else:
+        is_there, available = _has(device), "none that PyTorch can use"
+    if not is_there:
         raise LaunchError(f"no device {name!r}: this machine has {available}", hint="take cpu, say")
     return device
+
+
+def _has(device: torch.device) -> bool:
+    try:
+        return torch.zeros(1, device=device).item() == 0
+    except (AssertionError, NotImplementedError, RuntimeError):  # as each backend likes it
+        return False

@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 
 from mmpvt.engine.checks.channels import rejected_channels
 from mmpvt.engine.checks.classes import check_class_counts, check_same_classes
+from mmpvt.engine.checks.classification import check_images
 from mmpvt.engine.checks.data import check_arguments
 from mmpvt.engine.checks.label_maps import MAX_MAPS, check_heads, label_map_problem
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
@@ -59,13 +60,16 @@ def _inspect(
 ) -> DatasetReport:
     if not dataset.is_local:
         raise ConfigError(f"the data set for {', '.join(splits)} doesn't lie on this machine")
-    if not dataset.is_coco and not dataset.is_segmentation:
+    if dataset.is_classification:
+        inspect_one = _inspect_classified
+    elif dataset.is_coco or dataset.is_segmentation:
+        inspect_one = inspect_coco if dataset.is_coco else _inspect_label_maps
+    else:
         raise ConfigError(
-            f"the data set for {', '.join(splits)} is a {dataset.fields['type']}: only COCO's and "
-            "MMSegmentation's kinds can be inspected"
+            f"the data set for {', '.join(splits)} is a {dataset.fields['type']}: only COCO's, "
+            "MMSegmentation's and mmpretrain's CustomDataset's kinds can be inspected"
         )
     dataset.check_root()
-    inspect_one = inspect_coco if dataset.is_coco else _inspect_label_maps
     report = inspect_one(dataset, splits, workers)
     try:
         check_class_counts(report.classes, config.model)
@@ -74,6 +78,37 @@ def _inspect(
         report.errors["classes"].append(str(error))
     if reasons := rejected_channels(report.channels, dataset, config):
         report.errors["channels that the model doesn't take"] += reasons
+    return report
+
+
+def _inspect_classified(dataset: DatasetConfig, splits: list[str], workers: int) -> DatasetReport:
+    """Inspects a data set of images that each are of a class.
+
+    Raises:
+        DatasetError: there are no images or classes.
+    """
+    images = dataset.classified_images
+    classes = dataset.classes
+    report = DatasetReport(dataset, splits, str(images.place), classes, images=len(images.names))
+    try:
+        check_images(dataset)
+    except UserError as error:
+        report.errors["classes"].append(str(error))
+    samples = [SampleFiles(str(images.folder / name)) for name in images.names]
+    infos = inspect_files(f"images for {report.name}", samples, report.loader, workers)
+    report.add_files(samples, infos)
+    labels = np.array(images.labels)[np.array(images.labels) < len(classes)]
+    report.counts = np.bincount(labels, minlength=len(classes)).astype(float)
+    empty = [name for name, count in zip(classes, report.counts, strict=True) if not count]
+    if empty:
+        group = report.errors if "train" in splits else report.notes
+        group["classes without images"] += [f"there is no image of {name}" for name in empty]
+    for sample, label, info in zip(samples, images.labels, infos, strict=True):
+        if info.shape:
+            height, width = info.shape
+            report.examples.append(
+                Example(sample, np.array([[0, 0, width, height]]), np.array([label]))
+            )
     return report
 
 

@@ -120,8 +120,8 @@ class PyramidBackbone(BaseModule):
         return getattr(self, f"patch_embed{stage + 1}")(x)
 
     def finish(self, stage: int, x: Tensor) -> Tensor:
-        """A stage's output, of its last block's tokens."""
-        return x
+        """A stage's output, a map, of its last block's tokens."""
+        return to_map(x)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """The maps of ``out_indices``.
@@ -153,7 +153,7 @@ class PyramidBackbone(BaseModule):
                     x = checkpoint(block, x, use_reentrant=False)
                 else:
                     x = block(x)
-            x = to_map(self.finish(stage, x))
+            x = self.finish(stage, x)
             if stage in self.out_indices:
                 outs.append(x.contiguous() if is_contiguous else x)
         return tuple(outs)

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a detector or segmenter, module by module.
+"""Parameters and multiply-adds of a detector, segmenter or classifier, module by module.
 
 Counted as in the PVT papers' tables: a multiply-add once; convolutions, linear layers and
 attention's two products. PyTorch's :class:`torch.utils.flop_counter.FlopCounterMode` counts, on the
@@ -43,7 +43,15 @@ def build_without_memory(config: Config) -> BaseModel:
 
 def default_shape(model: BaseModel) -> tuple[int, int]:
     """Height and width for which the papers give a model's multiply-adds."""
+    if is_classifier(model):
+        return 224, 224
     return (512, 512) if isinstance(model, EncoderDecoder) else (1280, 800)
+
+
+def is_classifier(model: BaseModel) -> bool:
+    """Whether it is one of mmpretrain's, an extra that isn't imported for this."""
+    module = "mmpretrain.models.classifiers.image"
+    return any(base.__module__ == module for base in type(model).__mro__)
 
 
 def count(model: BaseModel, shape: Sequence[int] | None = None) -> list[ModuleCost]:
@@ -55,7 +63,7 @@ def count(model: BaseModel, shape: Sequence[int] | None = None) -> list[ModuleCo
     Args:
         model (BaseModel): from :func:`build_without_memory`.
         shape (Sequence[int] | None): height and width of the image in pixels. Default: 1280, 800
-            for a detector; 512, 512 for a segmenter.
+            for a detector; 512, 512 for a segmenter; 224, 224 for a classifier.
 
     Returns:
         list[ModuleCost]: backbone, neck and heads in the order they run; and ``'rest'``, where
@@ -85,10 +93,13 @@ def count(model: BaseModel, shape: Sequence[int] | None = None) -> list[ModuleCo
             counter("bbox_head", maps)
         elif isinstance(model, EncoderDecoder):
             counter("decode_head", maps)
+        elif is_classifier(model):
+            counter("head", maps)
         else:
             raise ConfigError(
                 f"a {type(model).__name__} can't be counted: only single-stage and two-stage "
-                "detectors, Sparse R-CNN, DETR and encoder-decoder segmenters can"
+                "detectors, Sparse R-CNN, DETR, encoder-decoder segmenters and mmpretrain's image "
+                "classifiers can"
             )
     rest = _parameters(model) - sum(cost.parameters for cost in counter.costs)
     return counter.costs + [ModuleCost("rest", rest, 0)] * bool(rest)

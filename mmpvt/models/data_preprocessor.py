@@ -29,7 +29,8 @@ class DetDataPreprocessor(MMDetDataPreprocessor):
         mean (Sequence[float] | None): one, or one a channel, in the order after ``bgr_to_rgb``.
             Default: None.
         std (Sequence[float] | None): as many. Default: None.
-        bgr_to_rgb, rgb_to_bgr (bool): swap the first and the third channel. Default: False.
+        bgr_to_rgb (bool): swap the first and the third channel. Default: False.
+        rgb_to_bgr (bool): the same. Default: False.
         **kwargs: of MMDetection's ``DetDataPreprocessor``.
     """
 

@@ -64,7 +64,8 @@ class Trans2SegHead(BaseDecodeHead):
         input_transform (str): only ``'multiple_select'``, the default.
         embed_dims (int): channels of a token in the transformer. Default: 256.
         num_heads (int): attention heads, and so attention maps of a class. Default: 8.
-        encoder_depth, decoder_depth (int): blocks of each. Default: 4.
+        encoder_depth (int): blocks of the encoder. Default: 4.
+        decoder_depth (int): blocks of the decoder. Default: 4.
         mlp_ratio (float): hidden channels of the feed-forwards, as a multiple of their inputs.
             Default: 3.
         grid_size (int): side of the square grid that position embeddings and feed-forwards across

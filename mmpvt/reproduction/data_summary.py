@@ -40,9 +40,15 @@ def summarize_data(config: Config) -> list[dict]:
         if (key := dataset.key()) in found:
             found[key]["splits"] += [split] if split not in found[key]["splits"] else []
             continue
-        place = dataset.ann_file if dataset.fields.get("ann_file") else dataset.folder("img_path")
-        found[key] = dict(splits=[split], place=str(place))
+        found[key] = dict(splits=[split], place=str(dataset.root))
         try:
+            if dataset.fields.get("ann_file"):
+                place = dataset.ann_file
+            elif dataset.is_local and dataset.is_classification:
+                place = dataset.classified_images.place
+            else:
+                place = dataset.folder("img_path")
+            found[key]["place"] = str(place)
             found[key].update(_summarize(dataset))
         except (UserError, OSError) as error:
             found[key]["error"] = str(error)
@@ -50,8 +56,13 @@ def summarize_data(config: Config) -> list[dict]:
 
 
 def _summarize(dataset: DatasetConfig) -> dict:
+    if dataset.is_local and dataset.is_classification:
+        return _labels(dataset)
     if not dataset.is_local or not (dataset.is_coco or dataset.is_segmentation):
-        raise UserError("only local data of COCO's and MMSegmentation's kinds are summarized")
+        raise UserError(
+            "only local data of COCO's and MMSegmentation's kinds, and classified images, are "
+            "summarized"
+        )
     return _objects(dataset) if dataset.is_coco else _pixels(dataset)
 
 
@@ -91,6 +102,24 @@ def _pixels(dataset: DatasetConfig) -> dict:
         empty=sum(not pixels.any() for pixels in counts),
         **_shapes(shapes),
         **_by_class(dataset.classes, total[: len(dataset.classes)]),
+    )
+
+
+def _labels(dataset: DatasetConfig) -> dict:
+    images = dataset.classified_images
+    names = [images.names[i] for i in evenly_spaced(len(images.names), MAX_MAPS)]
+    shapes = []
+    for name in names:
+        with suppress(OSError, ValueError), Image.open(images.folder / name) as image:
+            shapes.append(image.size)
+    counts = np.bincount(images.labels, minlength=len(dataset.classes))
+    return dict(
+        unit="images",
+        images=len(images.names),
+        read=len(images.names),
+        empty=0,
+        **_shapes(shapes),
+        **_by_class(dataset.classes, counts),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from mmengine.config import Config
@@ -20,14 +21,14 @@ SCORES = {  # our names: the metrics'
     f"{ours}_AP{our_suffix}": f"coco/{theirs}_mAP{their_suffix}"
     for ours, theirs in (("box", "bbox"), ("mask", "segm"))
     for our_suffix, their_suffix in SUFFIXES.items()
-} | dict(mIoU="mIoU", mAcc="mAcc", aAcc="aAcc")
-MAIN = dict(box_AP="box AP", mask_AP="mask AP", mIoU="mIoU")
+} | dict(mIoU="mIoU", mAcc="mAcc", aAcc="aAcc", top1="accuracy/top1", top5="accuracy/top5")
+MAIN = dict(box_AP="box AP", mask_AP="mask AP", mIoU="mIoU", top1="top-1")
 INTRODUCTION = """\
 # Measured against published
 
-AP and mIoU in percent, as `tools/test.py` gives them; in parentheses the difference to what the
-papers report. Speed is of inference alone, in images a second of one process; memory is the most
-that one process took, of the GPU's or, where there is none, of the machine's.
+AP, mIoU and top-1 in percent, as `tools/test.py` gives them; in parentheses the difference to what
+the papers report. Speed is of inference alone, in images a second of one process; memory is the
+most that one process took, of the GPU's or, where there is none, of the machine's.
 """
 
 
@@ -102,11 +103,12 @@ def markdown(records: Sequence[Mapping]) -> str:
 
 
 def _cells(record: Mapping, names: Sequence[str]) -> list[str]:
+    memory = record["memory"]
     numbers = [
         _number(record["parameters"] / 1e6, 1),
         _number(record["gflops"], 1),
         _number(record["images_per_second"], 1),
-        _number(record["memory"].get("MiB", 0) / 1024, 2) + f" {record['memory'].get('of', '')}",
+        _number(memory.get("MiB", math.nan) / 1024, 2) + f" {memory.get('of', '')}",
     ]
     return [*(_scored(record, name) for name in names), *numbers]
 
@@ -121,7 +123,7 @@ def _scored(record: Mapping, name: str) -> str:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _text(text: str) -> str:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 import torch
 from mmengine.dist import collect_results, get_world_size, is_main_process
@@ -19,6 +20,7 @@ from torch import nn
 from mmpvt.errors import LaunchError
 from mmpvt.models.complexity import build_without_memory, count
 from mmpvt.registry import HOOKS
+from mmpvt.reproduction.classification_collector import ClassificationCollector
 from mmpvt.reproduction.detection_collector import DetectionCollector
 from mmpvt.reproduction.result_store import to_json
 from mmpvt.reproduction.segmentation_collector import SegmentationCollector
@@ -27,7 +29,9 @@ from mmpvt.version import __version__
 
 WARM_UP = 3  # batches that are not timed, of at least twice as many
 PROGRESS_INTERVAL = 5.0  # seconds
-PACKAGES = ("torch", "mmengine", "mmcv", "mmcv-lite", "mmdet", "mmsegmentation", "numpy")
+PACKAGES = (
+    *("torch", "mmengine", "mmcv", "mmcv-lite", "mmdet", "mmsegmentation", "mmpretrain", "numpy"),
+)
 
 
 @HOOKS.register_module()
@@ -68,8 +72,8 @@ class ReproductionHook(Hook):
 
     def before_test(self, runner: Runner) -> None:
         """Starts to measure."""
-        is_segmenter = runner.cfg.get("default_scope") == "mmseg"
-        collector = SegmentationCollector if is_segmenter else DetectionCollector
+        collectors = dict(mmseg=SegmentationCollector, mmpretrain=ClassificationCollector)
+        collector: Any = collectors.get(runner.cfg.get("default_scope"), DetectionCollector)
         self.collector = collector(runner, self.details)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.timer = model.register_forward_hook(self._stop_timer)
@@ -139,8 +143,10 @@ def _peak_memory() -> dict:
     """Of this process: the GPU's, where there is one."""
     if torch.cuda.is_available():
         return dict(of="GPU", MiB=torch.cuda.max_memory_allocated() / 2**20)
-    import resource  # not on Windows
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        return dict(of="not measured")
     unit = 1 if sys.platform == "darwin" else 2**10
     return dict(of="RAM", MiB=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
 

@@ -14,7 +14,7 @@ POINTS = 300  # of a curve at most
 MAX_NUMBER = 1e15  # float64 holds it with its digits
 TRAIN = re.compile(r"(?:Epoch|Iter)(?:\(train\))?\s*(?:\[\d+\])?\[\s*(\d+)/\d+\]")
 LOSS = re.compile(r"\bloss: (\d+\.?\d*(?:e[+-]?\d+)?)")
-SCORES = ("bbox_mAP", "segm_mAP", "mIoU")
+SCORES = ("bbox_mAP", "segm_mAP", "mIoU", "top1")
 VALIDATION = (*SCORES, "val_loss")  # in no row of a training
 SCORE = re.compile(rf"\b({'|'.join(SCORES)}): (\d+\.?\d*)")
 
@@ -155,8 +155,9 @@ def _count_through(rows: Iterable[dict]) -> Iterator[dict]:
 
 
 def _share(name: str, value: float) -> float:
-    """mIoU comes in percent from MMSegmentation 1, as a share of 1 from older ones."""
-    return value / 100 if name == "mIoU" and value > 1 else value
+    """mIoU comes in percent from MMSegmentation 1, as a share of 1 from older ones; top-1 accuracy
+    in percent."""
+    return value / 100 if name == "top1" or (name == "mIoU" and value > 1) else value
 
 
 def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

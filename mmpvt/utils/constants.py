@@ -1,3 +1,7 @@
-"""Conventions of the field that several rooms share."""
+"""Conventions of the field, and names, that several rooms share."""
 
+# Of annotated images; voc0 and voc1 are voc with coordinates that count from 0 or 1, where the data
+# doesn't tell.
+FORMATS = ("coco", "voc", "voc0", "voc1", "yolo", "labelme", "cvat", "masks", "folders")
 IGNORE_LABEL = 255  # of label maps: pixels of no class, which no loss and no score counts
+SCORE = 0.3  # instances below are not shown, unless asked for

@@ -38,7 +38,8 @@ def draw_sample(
 
     Args:
         image (np.ndarray): RGB, (height, width, 3), uint8.
-        sample (BaseDataElement): MMDetection's or MMSegmentation's, in the image's pixels.
+        sample (BaseDataElement): MMDetection's or MMSegmentation's, in the image's pixels, or
+            mmpretrain's.
         meta (dict): the data set's ``classes`` and, perhaps, ``palette``.
         truth (bool): the truth, rather than the prediction.
         score_thr (float): predicted instances below this score are not drawn.
@@ -55,6 +56,13 @@ def draw_sample(
     if f"{part}_sem_seg" in sample:
         labels = sample.get(f"{part}_sem_seg").data.squeeze(0).cpu().numpy()
         canvas = draw_map(canvas, labels, classes, palette)
+    if f"{part}_label" in sample:
+        label = int(sample.get(f"{part}_label"))
+        text = classes[label] if label < len(classes) else str(label)
+        if not truth and "pred_score" in sample:
+            text += f" {float(sample.pred_score[label]):.2f}"
+        canvas = np.ascontiguousarray(canvas)
+        draw_label(canvas, text, (0, 0), palette[label % len(palette)])
     if f"{part}_instances" in sample:
         instances = sample.get(f"{part}_instances").cpu()
         if "scores" in instances:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import cv2
@@ -47,6 +48,17 @@ def test_where_packages_lie():
     assert not is_installed("no-such-package")
     with pytest.raises(ModuleNotFoundError, match="no-such-package is not installed"):
         get_installed_path("no-such-package")
+
+
+def test_where_packages_of_other_distributions_lie(monkeypatch: pytest.MonkeyPatch):
+    """OneDL's ``onedl-mmsegmentation`` has the module ``mmseg``, too."""
+
+    def renamed(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", renamed)
+    assert get_installed_path("mmsegmentation") == str(Path(mmseg.__file__).parent)
+    assert is_installed("mmsegmentation") and not is_installed("no-such-package")
 
 
 def test_drawing_over_an_image_leaves_it_in_place():
@@ -104,8 +116,24 @@ def run_code(code: str, *first: Path) -> str:
     return done.stdout.strip()
 
 
+def test_torchvision_without_its_kernels(tmp_path: Path):
+    """Laid out as torchvision 0.28: built for another PyTorch, it has no operators."""
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from . import extension\nfrom torchvision import _meta_registrations, transforms\n"
+    )
+    (package / "extension.py").write_text("def _has_ops():\n    return False\n")
+    (package / "_meta_registrations.py").write_text("raise RuntimeError('no operator nms')\n")
+    (package / "transforms.py").write_text("")
+    code = "import mmpvt.setup, torchvision.transforms as t; print(t.__name__)"
+    assert run_code(code, tmp_path) == "torchvision.transforms"
+    (package / "extension.py").write_text("def _has_ops():\n    return True\n")
+    (package / "_meta_registrations.py").write_text("print('registered')\n")
+    assert run_code(code, tmp_path).split() == ["registered", "torchvision.transforms"]
+
+
 def test_mmpretrain_beside_any_transformers(tmp_path: Path):
-    """Its package is too much for these tests to install, and needs torchvision besides."""
     pytest.importorskip("transformers", minversion="5")
     for name, text in LIKE_MMPRETRAIN.items():
         path = tmp_path / "new" / "mmpretrain" / name

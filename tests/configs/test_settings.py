@@ -23,7 +23,9 @@ from mmpvt.models.complexity import build_without_memory
 
 RELEASED = "https://github.com/whai362/PVT/releases/download/v2/"
 V1 = dict(t="tiny", s="small", m="medium", l="large")
-NAMES = [entry.name for entry in read_zoo(ROOT) if entry.published]
+PUBLISHED = [entry.name for entry in read_zoo(ROOT) if entry.published]
+CLASSIFIERS = [name for name in PUBLISHED if name.endswith("_in1k")]
+NAMES = [name for name in PUBLISHED if name not in CLASSIFIERS]
 FPN = dict(start_level=0, add_extra_convs=False, num_outs=5)
 
 
@@ -228,6 +230,51 @@ def optimised(config: Config) -> tuple[nn.Module, dict[int, float], dict[int, fl
         {key: group[name] for key, group in by_id.items()} for name in ("weight_decay", "lr")
     )
     return model, decay, rates
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifiers(name: str, zoo: dict[str, Entry]):
+    config = zoo[name].config
+    variant = name.removesuffix("_8xb128_in1k")
+    large = variant in ("pvt_medium", "pvt_large", "pvt_v2_b3", "pvt_v2_b4", "pvt_v2_b5")
+    model, decay, _ = optimised(config)
+    is_v1 = "v2" not in variant
+    rates = {m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"}
+    assert max(rates) == pytest.approx(0.3 if large else 0.1)
+    assert (config.optim_wrapper.get("clip_grad") or {}).get("max_norm") == (1 if large else None)
+    assert is_v1 == hasattr(model.backbone, "cls_token")
+    spared = {id(p) for n, p in model.named_parameters() if p.dim() == 1 or "cls_token" in n}
+    assert all(value == (0 if key in spared else 0.05) for key, value in decay.items())
+    assert len(decay) == len(list(model.parameters()))
+
+    optimizer, (warm_up, cosine) = config.optim_wrapper.optimizer, config.param_scheduler
+    batch = 8 * config.train_dataloader.batch_size
+    assert batch == config.auto_scale_lr.base_batch_size == 1024
+    assert optimizer.type == "AdamW" and optimizer.lr == pytest.approx(5e-4 * batch / 512)
+    assert warm_up.start_factor * optimizer.lr == pytest.approx(1e-6)
+    assert (warm_up.type, warm_up.end) == ("LinearLR", cosine.begin) == ("LinearLR", 5)
+    assert (cosine.type, cosine.eta_min) == ("CosineAnnealingLR", 1e-5)
+    assert config.train_cfg.max_epochs == cosine.end == cosine.begin + cosine.T_max == 300
+
+    assert config.train_dataloader.sampler.type == "RepeatAugSampler"
+    assert config.train_dataloader.sampler.num_repeats == 3
+    mixing = [(one.type, one.alpha) for one in config.model.train_cfg.augments]
+    assert mixing == [("Mixup", 0.8), ("CutMix", 1.0)] and "probs" not in config.model.train_cfg
+    assert config.model.head.loss.label_smooth_val == 0.1
+    train, test = (
+        {t.type: t for t in loader.dataset.pipeline}
+        for loader in (config.train_dataloader, config.test_dataloader)
+    )
+    crop, augment = train["RandomResizedCrop"], train["RandAugment"]
+    assert (crop.scale, crop.interpolation) == (224, "bicubic")
+    assert (augment.policies, augment.num_policies) == ("timm_increasing", 2)
+    assert (augment.magnitude_level, augment.magnitude_std) == (9, 0.5)
+    jitter = train["ColorJitter"]
+    assert jitter.brightness == jitter.contrast == jitter.saturation == 0.4
+    assert (train["RandomErasing"].erase_prob, train["RandomErasing"].mode) == (0.25, "rand")
+    resize = test["ResizeEdge"]
+    assert (resize.scale, resize.edge, resize.interpolation) == (256, "short", "bicubic")
+    assert test["CenterCrop"].crop_size == 224
 
 
 def test_cascade(zoo: dict[str, Entry]):

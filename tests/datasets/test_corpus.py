@@ -29,7 +29,7 @@ from mmpvt.datasets.samplers import (
     fault_tolerant,
     init_worker,
 )
-from mmpvt.engine.cli import ON_BAD_DATA
+from mmpvt.engine.choices import ON_BAD_DATA
 from mmpvt.errors import BadFileError
 
 

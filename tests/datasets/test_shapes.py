@@ -339,3 +339,23 @@ def test_tool_writes_and_says_so_and_refuses_in_a_sentence(tmp_path, monkeypatch
     assert message.startswith("error: ") and "pass --force" in message
     assert len(message.splitlines()) == 1
     assert run_tool(monkeypatch, *args, "--seed", 1, "--force") == 0
+
+
+# For classification
+
+
+def test_one_shape_an_image_in_its_class_folder(tmp_path):
+    root = shapes.generate(
+        tmp_path / "shapes", num_train=12, num_val=6, size=64, classification=True, progress=False
+    )
+    lines = (root / "meta" / "train.txt").read_text().splitlines()
+    for line in lines:
+        name, label = line.split()
+        assert name.split("/")[0] == drawing.CLASSES[int(label)]
+        assert cv2.imread(str(root / "train" / name)).shape == (64, 64, 3)
+    assert len(lines) == 12 and len(list(root.glob("val/*/*.jpg"))) == 6
+    scene = drawing.draw_scene(np.random.default_rng(1), (64, 64), alone=3)
+    assert scene.labels == (3,) and set(np.unique(scene.instances)) == {0, 1}
+    assert not scene.instances[[0, -1]].any() and not scene.instances[:, [0, -1]].any()
+    with pytest.raises(UserError, match="choose 6 or more"):
+        shapes.generate(tmp_path / "few", **SMALL, classification=True)

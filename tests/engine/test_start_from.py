@@ -12,9 +12,10 @@ from mmengine.config import Config
 from helpers import ROOT, relative
 from mmpvt.checkpoint.class_rows import ClassRows, find_class_rows
 from mmpvt.datasets.download.catalog import FILES
-from mmpvt.engine.config import config_folder, load_config
+from mmpvt.engine.config import load_config
 from mmpvt.engine.preparation import TrainOptions
 from mmpvt.engine.start_from import build_for_classes, set_start_from, start
+from mmpvt.engine.zoo import config_folder
 from mmpvt.errors import CheckpointMismatchError, ConfigError
 from small_models import build
 

@@ -145,9 +145,10 @@ def test_wheel_carries_what_is_read(wheel: Path):
     assert not any(name.startswith("tests/") for name in names)
     assert "retinanet_pvt_s_fpn_1x_coco" in model_index
     assert "mmpvt/py.typed" in names
+    assert "mmpvt_command.py" in names
     for line in ("License-Expression: Apache-2.0", "Requires-Dist: torch>=2.4"):
         assert f"\n{line}\n" in metadata
-    extras = {"lite", "full", "evaluation", "export", "app", "safetensors", "tensorboard"}
+    extras = {"lite", "full", "onedl", "evaluation", "export", "app", "safetensors", "tensorboard"}
     assert extras < set(re.findall("^Provides-Extra: (.+)$", metadata, re.MULTILINE))
 
 
@@ -159,6 +160,17 @@ def test_every_tool_starts(installed: Installed, tmp_path: Path):
     ended = installed.start(installed.mim / "tools" / "reproduce.py", *args, cwd=tmp_path)
     assert ended.returncode == 2
     assert "no file under" in ended.stderr, "beyond the published results"
+
+
+def test_the_command(installed: Installed, tmp_path: Path):
+    """In a folder without the checkout, configs go by their names."""
+    command = installed.root / "bin" / "mmpvt"
+    args = ("swap", "retinanet_pvt_s_fpn_1x_coco", "--arch", "b0", "--out", "b0.py")
+    assert "wrote b0.py" in installed.run(command, *args, cwd=tmp_path)
+    counted = installed.run(command, "get-flops", "b0.py", "--shape", 64, 64, cwd=tmp_path)
+    assert "backbone" in counted
+    ended = installed.start(command, "trian", cwd=tmp_path)
+    assert ended.returncode == 2 and "did you mean train?" in ended.stderr
 
 
 @pytest.mark.full

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import mmpvt
+from helpers import assert_equal
 from mmpvt.checkpoint.resume_check import EARLY_STOP
 
 EMA = "ema_state_dict"
@@ -93,23 +94,6 @@ def checkpoint(work_dir: Path) -> dict:
 def state(work_dir: Path) -> dict:
     last = checkpoint(work_dir)
     return {key: last[key] for key in ("state_dict", "optimizer", "param_schedulers")}
-
-
-def assert_equal(ours: object, theirs: object, where: str = "") -> None:
-    """Bit for bit, through dicts and lists."""
-    assert type(ours) is type(theirs), where
-    if isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs), where
-    elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys(), where
-        for key in ours:
-            assert_equal(ours[key], theirs[key], f"{where}.{key}")
-    elif isinstance(ours, list | tuple):
-        assert len(ours) == len(theirs), where
-        for i, pair in enumerate(zip(ours, theirs, strict=True)):
-            assert_equal(*pair, f"{where}.{i}")
-    else:
-        assert ours == theirs, where
 
 
 def resume_from(iterations: Iterable[int], kind: str, workers: int, train: Callable) -> None:

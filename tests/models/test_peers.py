@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers import relative
+from helpers import randomised, relative
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
 
 transformers = pytest.importorskip("transformers")
@@ -46,16 +46,3 @@ def test_transformers_v1():
         last = {state.shape[2]: state for state in states}  # of each stage, by its channels
         for mine in ours(images)[:3]:
             assert relative(mine, last[mine.shape[1]].mT.reshape(mine.shape)) < 1e-10
-
-
-def randomised(model: torch.nn.Module) -> torch.nn.Module:
-    """Random biases and norms too: fresh ones are constant, which would hide a mix-up.
-
-    Its norms of patch embedding and attention have another epsilon than the published code's.
-    """
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.LayerNorm) and ("embedding" in name or "attention" in name):
-            module.eps = 1e-5
-    return model.eval().double()

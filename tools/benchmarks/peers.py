@@ -6,14 +6,16 @@ A peer that isn't installed, or that lacks a variant, says so in a sentence and 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.published import PublishedPVT
 from mmpvt.errors import UserError
+from mmpvt.inference.loading import load_model
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
-from mmpvt.models.archs import find_variant
+from mmpvt.models.archs import Variant, find_variant
 
 
 def mmpvt(name: str, with_cp: bool = False) -> nn.Module:
@@ -65,24 +67,32 @@ def transformers(name: str) -> nn.Module:
     except ImportError as error:
         raise UserError(f"transformers can't be imported: {error}") from error
 
-    variant = find_variant(name)
-    arch, version = variant.arch, variant.version
+    config = _transformers_config(find_variant(name))
+    if isinstance(config, theirs.PvtConfig):
+        return _OnlyOutput(theirs.PvtModel(config), "last_hidden_state")
+    return _OnlyOutput(theirs.PvtV2Backbone(config), "feature_maps")
+
+
+def _transformers_config(variant: Variant) -> Any:
+    import transformers as theirs
+
+    arch = variant.arch
     sizes = dict(
         depths=list(arch.depths),
         hidden_sizes=list(arch.embed_dims),
         num_attention_heads=list(arch.num_heads),
         mlp_ratios=list(arch.mlp_ratios),
         drop_path_rate=0.0,
+        num_labels=1000,
     )
-    if version == 1:
-        sizes["sequence_reduction_ratios"] = list(arch.sr_ratios)
-        return _OnlyOutput(theirs.PvtModel(theirs.PvtConfig(**sizes)), "last_hidden_state")
-    sizes.update(
+    if variant.version == 1:
+        return theirs.PvtConfig(sequence_reduction_ratios=list(arch.sr_ratios), **sizes)
+    return theirs.PvtV2Config(
         sr_ratios=list(arch.sr_ratios),
         linear_attention=arch.linear,
         out_features=[f"stage{i}" for i in range(1, 5)],
+        **sizes,
     )
-    return _OnlyOutput(theirs.PvtV2Backbone(theirs.PvtV2Config(**sizes)), "feature_maps")
 
 
 def timm(name: str) -> nn.Module:
@@ -106,6 +116,28 @@ PEERS: dict[str, Callable[[str], nn.Module]] = {
     "transformers": transformers,
     "timm": timm,
 }
+
+
+def classifier(peer: str, name: str) -> nn.Module:
+    """A peer's ImageNet classifier, from images to logits.
+
+    Raises:
+        UserError: it has none, or isn't installed.
+    """
+    PEERS[peer](name)  # says what is missing
+    variant = find_variant(name)
+    if peer == "mmpvt":
+        return load_model(variant.full_name, "none", "cpu")
+    if peer == "timm":
+        import timm as theirs
+
+        return theirs.create_model(variant.full_name)
+    if peer == "transformers":
+        import transformers as theirs
+
+        kinds = (theirs.PvtForImageClassification, theirs.PvtV2ForImageClassification)
+        return _OnlyOutput(kinds[variant.version - 1](_transformers_config(variant)), "logits")
+    raise UserError(f"{peer} is compared as a backbone only")
 
 
 class _OnlyOutput(nn.Module):

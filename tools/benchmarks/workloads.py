@@ -1,4 +1,4 @@
-"""What is timed: a backbone alone, or a whole detector around it."""
+"""What is timed: a backbone alone, a whole detector around it, or an ImageNet classifier."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import nn
 
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, classifier
 from mmpvt.engine.config import load_config
 from mmpvt.models.archs import find_variant
 
 BACKBONE = ("forward", "forward+backward")
 DETECTOR = ("train", "predict")
-WORK = (*BACKBONE, *DETECTOR)
+CLASSIFY = "classify"
+WORK = (*BACKBONE, *DETECTOR, CLASSIFY)
 CONFIGS = Path(__file__).parents[2] / "configs"
 DETECTORS = {1: "retinanet_pvt_s_fpn_1x_coco.py", 2: "retinanet_pvt_v2_b2_fpn_1x_coco.py"}
 LEARNING_RATE = 1e-4
@@ -67,10 +68,13 @@ def prepare(case: Case, peer: str) -> Callable[[], object]:
         UserError: the peer can't be had or lacks the variant.
     """
     torch.manual_seed(0)
-    backbone = PEERS[peer](case.arch)
+    classifies = case.work == CLASSIFY
+    backbone = classifier(peer, case.arch) if classifies else PEERS[peer](case.arch)
     torch.manual_seed(0)  # again: peers draw differently
     images = torch.randn(case.batch, 3, case.height, case.width).to(case.device)
-    if case.work in BACKBONE:
+    if classifies:
+        step = partial(_forward, backbone.to(case.device).eval(), images)
+    elif case.work in BACKBONE:
         model = backbone.to(case.device)
         run = _forward if case.work == "forward" else _forward_backward
         step = partial(run, model.train(case.work != "forward"), images)
@@ -83,7 +87,7 @@ def prepare(case: Case, peer: str) -> Callable[[], object]:
 
 
 def _with_precision(case: Case, step: Callable[[], object]) -> object:
-    grad = torch.inference_mode(case.work in ("forward", "predict"))
+    grad = torch.inference_mode(case.work in ("forward", "predict", CLASSIFY))
     cast = torch.autocast(
         case.device,
         getattr(torch, case.precision if case.precision != "float32" else "bfloat16"),

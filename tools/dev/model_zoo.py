@@ -14,6 +14,8 @@ from pathlib import Path
 import yaml
 from mmengine.config import Config
 
+from mmpvt.datasets.download.catalog import detector_of
+from mmpvt.models.archs import find_variant
 from mmpvt.models.complexity import ModuleCost, build_without_memory, count
 from mmpvt.reproduction.checkpoints import read_published
 
@@ -39,14 +41,15 @@ COLLECTIONS = {
 INTRODUCTION = """\
 # Model zoo
 
-Every published experiment has a config here. AP and mIoU are what the papers report
+Every published experiment has a config here. AP, mIoU and top-1 are what the papers report
 ([PVT](https://arxiv.org/abs/2102.12122), [PVT v2](https://arxiv.org/abs/2106.13797)): they are the
 targets of a training run of yours, not results of this project's. Parameters and GFLOPs are those
 of the config, as `tools/get_flops.py` counts them (a multiply-add once, the backbone's ImageNet
 head excluded); in parentheses, where the papers give them, theirs. Detectors are counted on one
-image of 3x1280x800, segmenters on 3x512x512.
+image of 3x1280x800, segmenters on 3x512x512, classifiers, whose head is included, on 3x224x224.
 
-Training starts from the authors' ImageNet weights, which are downloaded on first use.
+Training of detectors and segmenters starts from the authors' ImageNet weights, which are downloaded
+on first use; classifiers ([classification.md](classification.md)) start from random ones.
 
 This page and `model-index.yml` are written by `python tools/make_model_zoo.py`.
 """
@@ -55,6 +58,7 @@ SCORES = {
     "mask_AP": "mask AP",
     "mIoU": "mIoU",
     "mIoU_released_code": "mIoU, released code",
+    "top1": "top-1",
 }
 OTHERS = """\
 ## Small configs
@@ -104,7 +108,8 @@ class Entry:
     @property
     def published_gflops(self) -> float | None:
         """What the papers give, at the size that :func:`count` takes by default."""
-        return self.published.get("GFLOPs_512") or self.published.get("GFLOPs_1280x800")
+        sizes = ("GFLOPs_512", "GFLOPs_1280x800", "GFLOPs_224")
+        return next((self.published[size] for size in sizes if self.published.get(size)), None)
 
     @property
     def comment(self) -> str:
@@ -198,16 +203,22 @@ def _model(entry: Entry) -> dict:
         "Object Detection": {"box AP": published.get("box_AP"), **published.get("detail", {})},
         "Instance Segmentation": {"mask AP": published.get("mask_AP")},
         "Semantic Segmentation": {"mIoU": published.get("mIoU")},
+        "Image Classification": {"Top 1 Accuracy": published.get("top1")},
     }
     results = [
         dict(Task=task, Dataset=published["dataset"], Metrics=metrics)
         for task, metrics in tasks.items()
         if any(metrics.values())
     ]
+    detector = detector_of(entry.name)
+    weights = detector.url if detector else None
+    if "top1" in published:
+        weights = find_variant(entry.name.removesuffix("_8xb128_in1k")).weights
     return {
         "Name": entry.name,
         "In Collection": "PVT v2" if published["backbone"].startswith("pvt_v2") else "PVT",
         "Config": f"configs/{entry.path.name}",
         "Metadata": metadata,
         **({"Results": results} if results else {}),
+        **({"Weights": weights} if weights else {}),
     }

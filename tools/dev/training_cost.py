@@ -20,6 +20,7 @@ RATE = dict(float32=8e12, float16=24e12)  # assumed, FLOP/s; see docs/reproduce.
 SHORT = 800  # pixels of an image's short side that detectors' multiply-adds are counted at
 PASSES = 3  # forward, and backward for the activations and for the weights
 IMAGES = 117_266  # of train2017, with at least one object: the others are skipped
+IMAGENET_IMAGES = 1_281_167  # to train on
 BYTES = 16  # a parameter
 
 # docs/performance.md: a training iteration of RetinaNet on v1 small, one image of 800x1216, peaks
@@ -67,7 +68,8 @@ def estimate(entry: Entry) -> Cost:
     batch = config.train_dataloader.batch_size
     total = config.auto_scale_lr.base_batch_size
     loop = config.train_cfg
-    images = total * loop.max_iters if "max_iters" in loop else IMAGES * loop.max_epochs
+    per_epoch = IMAGENET_IMAGES if config.default_scope == "mmpretrain" else IMAGES
+    images = total * loop.max_iters if "max_iters" in loop else per_epoch * loop.max_epochs
     macs = entry.macs * _area(entry)
     flop = images * 2 * macs * PASSES
     gpus = total // batch
@@ -84,7 +86,7 @@ def _area(entry: Entry) -> float:
 
 def _areas(entry: Entry) -> list[float]:
     """Areas that images are resized to, over the one that multiply-adds are counted at."""
-    if entry.config.default_scope == "mmseg":
+    if entry.config.default_scope in ("mmseg", "mmpretrain"):
         return [1.0]  # crops of that very size
     scales = []
     for step in iter_dicts(entry.config.train_dataloader.dataset.pipeline):

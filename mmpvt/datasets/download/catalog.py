@@ -110,6 +110,15 @@ FILES = dict(
 )
 
 
+def detector_of(config: str) -> RemoteFile | None:
+    """The detector that MMDetection published for one of the package's configs, by its name."""
+    for file in FILES["detectors"].values():
+        folder = file.url.split("/")[-2]  # retinanet_pvtv2-b0_fpn_1x_coco
+        if folder.replace("pvtv2-", "pvt_v2_").replace("-", "_") == config:
+            return file
+    return None
+
+
 def choose(what: str, names: Sequence[str] = (), mirror: str | None = None) -> list[RemoteFile]:
     """The files of a data set, of the weights or of the detectors.
 

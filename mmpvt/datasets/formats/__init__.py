@@ -22,21 +22,23 @@ import msgspec
 from mmpvt.datasets.download.archives import unpack
 from mmpvt.datasets.formats.coco import read_coco
 from mmpvt.datasets.formats.cvat import read_cvat
+from mmpvt.datasets.formats.folders import read_folders
 from mmpvt.datasets.formats.labelme import read_labelme
 from mmpvt.datasets.formats.masks import Pairs, find_pairs, read_masks
 from mmpvt.datasets.formats.opened import OpenedDataset, distinct_colours
 from mmpvt.datasets.formats.reading import VIDEOS, Content, Files, Reading, read_json, stem
-from mmpvt.datasets.formats.records import ALL, FORMATS, ImageRecord, Instance
+from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance
 from mmpvt.datasets.formats.voc import read_voc
 from mmpvt.datasets.formats.writing import LabelMaps
 from mmpvt.datasets.formats.yolo import CLASS_FILES, holds_labels, parse_yaml, read_yolo
 from mmpvt.errors import ConfigError, DatasetError
 from mmpvt.utils.atomic import atomic_write
+from mmpvt.utils.constants import FORMATS
 from mmpvt.utils.text import few
 
 __all__ = ["FORMATS", "ImageRecord", "Instance", "LabelMaps", "OpenedDataset", "open_dataset"]
 
-TASKS = ("detection", "instance", "semantic")
+TASKS = ("detection", "instance", "semantic", "classification")
 UNPACKED = ".mmpvt-unpacked"  # in an archive's folder: which archive it was
 MOST_LOOKED_AT = 100  # files of a kind, to recognise a format
 
@@ -61,8 +63,10 @@ def open_dataset(
         classes (Sequence[str] | None): names: of label maps, in the order of their values; of
             other formats, those to take, in this order. Default: None, all that are there.
         unpack_to (str | Path | None): the new folder that an archive is unpacked to.
-        task (str | None): ``'detection'``, ``'instance'`` or ``'semantic'``: chooses between
-            formats where several fit, and refuses data that lacks what it needs. Default: None.
+        task (str | None): ``'detection'``, ``'instance'``, ``'semantic'`` or ``'classification'``:
+            chooses between formats where several fit, and refuses data that lacks what it needs.
+            Only the last takes a folder a class for annotations, unless ``format`` does. Default:
+            None.
         keep_empty (bool): take images without annotations as images without objects.
         on_bad_data (str): ``'skip'`` goes on without annotations and images that can't be used,
             and notes how many; ``'auto'`` and ``'stop'`` raise. Default: ``'auto'``.
@@ -93,7 +97,12 @@ def open_dataset(
         raise ConfigError(f"classes are names, each once, not {list(taken)}", setting="classes")
     reading = Reading(files, given, taken, keep_empty, on_bad_data == "skip", within)
     try:
-        kind, found = _choose(_recognise(files, named), format, task, given, files)
+        recognised = (
+            {"folders": None}
+            if (format or task) in ("folders", "classification")
+            else _recognise(files, named)
+        )
+        kind, found = _choose(recognised, format, task, given, files)
         content = _read(kind, reading, found, first)
         _check_once(reading, content)
         reading.finish()
@@ -256,6 +265,8 @@ def _read(kind: str, reading: Reading, found: object, first: int | None) -> Cont
     if kind == "masks":
         assert isinstance(found, Pairs)
         return read_masks(reading, found)
+    if kind == "folders":
+        return read_folders(reading)
     assert isinstance(found, list)
     if kind == "voc":
         return read_voc(reading, found, first)
@@ -375,12 +386,20 @@ def _check_task(opened: OpenedDataset, task: str | None) -> None:
     lacks = {
         "semantic": not opened.is_semantic and not opened.has_masks,
         "instance": not opened.has_masks,
-        "detection": opened.is_semantic,
+        "detection": opened.is_semantic or opened.format == "folders",
+        "classification": opened.format != "folders",
     }
     if task is not None and lacks[task]:
-        needs = dict(semantic="label maps or outlines", instance="outlines", detection="boxes")
+        needs = dict(
+            semantic="label maps or outlines",
+            instance="outlines",
+            detection="boxes",
+            classification="a folder a class",
+        )
+        holds = "label maps" if opened.is_semantic else "boxes only"
+        if opened.format == "folders":
+            holds = "images in a folder a class"
         raise DatasetError(
-            f"{opened.path} holds {'label maps' if opened.is_semantic else 'boxes only'}, and "
-            f"{task} takes {needs[task]}",
+            f"{opened.path} holds {holds}, and {task} takes {needs[task]}",
             where=opened.path,
         )

@@ -25,6 +25,7 @@ _TITLES = dict(
     labelme="LabelMe",
     cvat="CVAT for images 1.1",
     masks="images with label maps",
+    folders="images in a folder a class",
 )
 
 
@@ -85,7 +86,7 @@ class OpenedDataset:
         """One line: format, images, objects, classes, splits."""
         number = sum(1 for _ in self._instances())
         objects = ""
-        if not self.is_semantic:
+        if not self.is_semantic and self.format != "folders":
             kind = "masks" if self.has_masks else "boxes"
             objects = f", {number:,} objects with {kind}"
         total = sum(map(len, self.splits.values()))
@@ -167,6 +168,21 @@ class OpenedDataset:
             OutputError: a file can't be written, or would replace what no tool wrote.
         """
         return writing.write_coco(self, Path(folder))
+
+    def write_labels(self, folder: str | Path) -> dict[str, Path]:
+        """Writes a list of images and their labels a split, as mmpretrain's ``CustomDataset`` reads
+        it; names start from :attr:`image_root`.
+
+        Args:
+            folder (str | Path): takes ``train.txt``, …
+
+        Returns:
+            dict[str, Path]: the files, by split.
+
+        Raises:
+            OutputError: a file can't be written, or would replace what no tool wrote.
+        """
+        return writing.write_labels(self, Path(folder))
 
     def write_label_maps(self, folder: str | Path) -> LabelMaps:
         """Writes a list of images a split, and label maps where the user's can't be read.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# voc0 and voc1 are voc with coordinates that count from 0 or 1, where the data doesn't tell
-FORMATS = ("coco", "voc", "voc0", "voc1", "yolo", "labelme", "cvat", "masks")
 ALL = "all"  # the one split of a data set that isn't split
 
 Colour = tuple[int, int, int]  # RGB

@@ -104,6 +104,19 @@ def _area(one: Instance) -> float:
     return total
 
 
+def write_labels(opened: OpenedDataset, folder: Path) -> dict[str, Path]:
+    """:meth:`OpenedDataset.write_labels`."""
+    out = Outputs(folder)
+    out.check(*(f"{split}.txt" for split in opened.splits))
+    return {
+        split: out.write(
+            f"{split}.txt",
+            os.fsencode("".join(f"{opened.name_of(r)} {r.labels[0]}\n" for r in records)),
+        )
+        for split, records in opened.splits.items()
+    }
+
+
 def write_label_maps(opened: OpenedDataset, folder: Path) -> LabelMaps:
     """:meth:`OpenedDataset.write_label_maps`."""
     _check_paintable(opened)

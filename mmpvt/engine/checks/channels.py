@@ -30,7 +30,7 @@ from mmpvt.utils.files import read_bytes
 
 SAMPLED = 8  # images of a data set that are decoded
 DARK = 64  # of 255: what the brightest pixel of images cut to 8 bits reaches at least, if they fit
-PREPROCESSORS = ("DetDataPreprocessor", "SegDataPreProcessor")
+PREPROCESSORS = ("DetDataPreprocessor", "SegDataPreProcessor", "ClsDataPreprocessor")
 
 
 class LostBits(NamedTuple):
@@ -142,7 +142,7 @@ def channel_mismatch(channels: int, config: Config, trained: bool = False) -> st
         part = next((d for d in iter_dicts(config.get("model")) if "backbone" in d), {})
         preprocessor = part.get("data_preprocessor") or config.get("data_preprocessor")
         reached = channels
-        if preprocessor and transform_name(preprocessor) in PREPROCESSORS:
+        if (preprocessor or {}).get("type") and transform_name(preprocessor) in PREPROCESSORS:
             try:
                 built = MODELS.build(dict(preprocessor))
                 blank = dict(

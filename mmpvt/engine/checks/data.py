@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 
 from mmpvt.datasets import coco, voc
 from mmpvt.datasets.listed_files import ALLOW_OUTSIDE, check_inside, check_present, read_list
-from mmpvt.engine.checks import channels, classes, label_maps
+from mmpvt.engine.checks import channels, classes, classification, label_maps
 from mmpvt.engine.checks.classes import AnnotatedClasses
 from mmpvt.engine.class_names import log
 from mmpvt.engine.config_parts import dataset_kind, iter_dicts, split_datasets
@@ -62,6 +62,7 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
             notes |= dict.fromkeys(
                 classes.check_evaluator(evaluator, config, split, annotated, contents)
             )
+    notes |= dict.fromkeys(classification.check_folders(config, splits))
     classes.check_same_classes(config, splits)
     for note in notes:
         log.warning("%s", note)
@@ -136,7 +137,8 @@ def keep_inside(config: Config) -> None:
         return
     for _, dataset in split_datasets(config):
         root = dataset.get("data_root") or ""
-        prefixes = (dataset.get("data_prefix") or {}).values()
+        prefix = dataset.get("data_prefix") or {}
+        prefixes = [prefix] if isinstance(prefix, str) else prefix.values()
         folders = [root, *(os.path.join(root, prefix or "") for prefix in prefixes)]  # noqa: PTH118
         for step in iter_dicts(dataset.get("pipeline")):
             if step.get("type") in LOADERS and dataset.get("backend_args") is None:
@@ -156,6 +158,9 @@ def _check_dataset(dataset: DatasetConfig, contents: dict[Path, dict]) -> Annota
         return AnnotatedClasses.of_coco(file, dataset.classes, content) if dataset.classes else None
     if dataset.is_read_as(XMLDataset):
         return _check_voc(dataset)
+    if dataset.is_classification:
+        classification.check_images(dataset)
+        return None
     if isinstance(dataset.kind, type) and issubclass(dataset.kind, LVISV05Dataset):
         _check_lvis(file, dataset.classes)
     if dataset.is_segmentation:

@@ -16,7 +16,6 @@ from mmpvt.errors import UserError
 from mmpvt.registry import HOOKS, OPTIM_WRAPPERS
 from mmpvt.utils.text import printable
 
-REACTIONS = ("stop", "skip")
 MAX_SKIPPED = 20  # steps in a row: the weights are at fault then, not a batch
 NAMED = 5  # gradients in the log
 

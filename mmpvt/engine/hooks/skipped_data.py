@@ -13,6 +13,7 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
+from mmengine.structures import BaseDataElement
 
 from mmpvt.datasets.coco import UNKNOWN_MASK, Finding, clean_annotations, read_annotations
 from mmpvt.datasets.samplers import fault_tolerant, flatten
@@ -165,6 +166,8 @@ class SkippedDataHook(Hook):
             return
         self.evaluated.update(skipped)
         loop = getattr(runner, f"{mode}_loop")
+        if skipped:
+            _drop_labels(loop, list(flatten(data_batch["data_samples"])))
         if batch_idx + 1 == len(loop.dataloader):  # before the score is computed
             self._correct_score(runner, loop)
 
@@ -196,6 +199,18 @@ class SkippedDataHook(Hook):
                 f"the score is over {total - len(self.evaluated)} of {total} images, skipped are "
                 f"{printable(names)}"
             )
+
+
+def _drop_labels(loop: BaseLoop, samples: list[BaseDataElement]) -> None:
+    """Takes placeholder images, which have labels as all others, out of a classifier's scores."""
+    for metric in loop.evaluator.metrics:
+        if type(metric).__module__.startswith("mmpretrain.") and len(metric.results) >= len(
+            samples
+        ):
+            first = len(metric.results) - len(samples)
+            kept = [r for r, s in zip(metric.results[first:], samples, strict=True)
+                    if "skipped" not in s.metainfo]  # fmt: skip
+            metric.results[first:] = kept
 
 
 def _skipped(data_batch: dict | None) -> dict[str, tuple[str, object]]:

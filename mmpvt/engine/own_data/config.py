@@ -55,11 +55,11 @@ def use_own_data(
 ) -> Config:
     """Makes a config one for a user's own data, in whatever format it is.
 
-    Annotations in a form that MMDetection and MMSegmentation read are written to ``data`` in the
-    work directory, and beside it the config, which runs alone. The user's files stay as they are.
+    Annotations in a form that the model's package reads are written to ``data`` in the work
+    directory, and beside it the config, which runs alone. The user's files stay as they are.
 
     Args:
-        config (Config): of any detector or segmenter that learns from images alone.
+        config (Config): of any detector, segmenter or classifier that learns from images alone.
         options (DataOptions): of the data.
         undo (ExitStack): removes what is written, unless its callbacks are popped.
         cfg_options (dict | None): dotted keys and values that are set last.
@@ -74,10 +74,12 @@ def use_own_data(
         ConfigError: the model can't be trained on such data.
         DatasetError: the data can't be used.
     """
-    is_semantic = config.get("default_scope") == "mmseg"
+    scope = config.get("default_scope")
     model.check_supported(config)
-    masks = not is_semantic and data.predicts_masks(config) and data.learns_masks(config)
-    task = "semantic" if is_semantic else "instance" if masks else "detection"
+    task = {"mmseg": "semantic", "mmpretrain": "classification"}.get(scope)
+    if task is None:
+        masks = data.predicts_masks(config) and data.learns_masks(config)
+        task = "instance" if masks else "detection"
     folder = Path(config.work_dir) / FOLDER
     opened = open_dataset(
         options.path,
@@ -99,9 +101,9 @@ def use_own_data(
 
     _make(folder, undo)
     repeats = data.repeats(config)
-    use = _use_label_maps if is_semantic else _use_objects
+    use = dict(semantic=_use_label_maps, classification=_use_labels).get(task, _use_objects)
     classes = use(config, dataset, folder)
-    if options.keep_empty and not is_semantic:
+    if options.keep_empty and use is _use_objects:
         data.keep_images_without_objects(config)
     said = [f"{len(classes)} classes: {few(classes)}"]
     said += model.set_num_classes(config, len(classes))
@@ -165,6 +167,21 @@ def _use_label_maps(config: Config, dataset: OpenedDataset, folder: Path) -> tup
     config.val_evaluator = ConfigDict(type="mmseg.IoUMetric", iou_metrics=["mIoU"])
     config.test_evaluator = config.val_evaluator
     return maps.classes
+
+
+def _use_labels(config: Config, dataset: OpenedDataset, folder: Path) -> tuple[str, ...]:
+    _set_datasets(
+        config,
+        dataset.write_labels(folder),
+        dataset.classes,
+        dataset.palette,
+        type="mmpretrain.CustomDataset",
+        data_prefix=dict(img_path=str(dataset.image_root.resolve())),
+    )
+    topk = (1, 5) if len(dataset.classes) > 5 else (1,)
+    config.val_evaluator = ConfigDict(type="mmpretrain.Accuracy", topk=topk)
+    config.test_evaluator = config.val_evaluator
+    return dataset.classes
 
 
 def _set_datasets(

@@ -78,6 +78,9 @@ def set_num_classes(config: Config, count: int) -> list[str]:
             _set_out_channels(part, count, old)
         if isinstance(part.get("class_weight"), list | tuple):
             _set_class_weight(part, count, old, notes)
+    preprocessor = config.get("data_preprocessor") or {}
+    if preprocessor.get("num_classes"):  # a classifier's, which mixes labels
+        preprocessor["num_classes"] = count
     if not heads:
         raise ConfigError("the config's model has no head that tells classes apart")
     for part in iter_dicts(config.model):

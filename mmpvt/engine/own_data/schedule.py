@@ -19,6 +19,7 @@ from mmpvt.errors import ConfigError
 ITERATIONS, MAX_EPOCHS, MIN_PASSES = 3_000, 100, 50
 EPOCH_VALIDATIONS, ITERATION_VALIDATIONS = 20, 10
 WARM_UP = 0.1  # at most, of all iterations
+MIN_SIDE = 32  # pixels of a square; smaller numbers are others
 # Of memory in training, by an image of 800x1333 pixels: twice what a step adds for each image to a
 # RetinaNet on v1 small or a Cascade Mask R-CNN on v2 b2 on a CPU, 1.9 GB.
 BYTES_PER_IMAGE, PIXELS = 4e9, 800 * 1333
@@ -134,7 +135,9 @@ def _pixels(config: Config) -> int:
 
 
 def _pairs(value: object) -> list[tuple[int, int]]:
-    """The sizes, pairs of ints, in an argument of a transform."""
+    """The sizes, pairs of ints or a square's side, in an argument of a transform."""
+    if isinstance(value, int) and value >= MIN_SIDE:
+        return [(value, value)]
     if not isinstance(value, list | tuple):
         return []
     if len(value) == 2 and all(isinstance(side, int) for side in value):

@@ -7,6 +7,7 @@ const FALSE_POSITIVES = ["duplicate", "classification", "localization", "backgro
 function gallery(model, images) {
   const entries = model.gallery || [];
   if (!entries.length) return el("p", { class: "note" }, (model.missing || {}).gallery || "There are no images with errors.");
+  if (model.classified) return classified(entries, images);
   return entries[0].truth_map === undefined ? detections(entries, images) : maps(entries, images);
 }
 
@@ -99,6 +100,16 @@ function caption(entry) {
   const worst = [...entry.truth.filter((m) => m.kind === "missed").slice(0, 2),
     ...entry.detections.filter((m) => FALSE_POSITIVES.includes(m.kind)).slice(0, 2)];
   return [el("strong", {}, entry.image), " ", worst.map(describe).join("; ")];
+}
+
+function classified(entries, images) {
+  const picture = (entry) => () => el("figure", { class: "shot" },
+    el("img", { src: images[entry.jpeg], alt: `${entry.image}, of the class ${entry.class_}` }));
+  const text = (entry) => [el("strong", {}, entry.image), ` ${entry.class_}, taken for `,
+    entry.taken_for.map(([name, score]) => `${name} ${score.toFixed(2)}`).join(", ")];
+  return el("div", {},
+    el("p", { class: "note" }, "Images taken for another class, the lowest score of the true one first."),
+    shelf(entries, (entry) => card(picture(entry), text(entry))).element);
 }
 
 function maps(entries, images) {

@@ -70,6 +70,11 @@ function training(model) {
 }
 
 function byClass(model) {
+  if (model.classified) return barTable({
+    title: "Recall by class", label: "class", heads: ["recall", "precision", "% of images"],
+    rows: model.classes.map((c) => ({ name: c.name, values: [c.recall], weight: c.share,
+      cells: [percent(c.recall), percent(c.precision), fixed(100 * c.share, 1)] })),
+  });
   if (model.classes) return barTable({
     title: "IoU by class", label: "class",
     heads: ["IoU", ...(model.run ? ["precision", "recall"] : []), "% of pixels"],

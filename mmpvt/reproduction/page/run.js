@@ -30,7 +30,8 @@ function runView(model, images) {
       : el("div", { class: model.classes ? "charts wide" : "charts" }, bySize(model), precisionRecall(model), byClass(model))),
     section("Training", model.training ? [el("div", { class: "charts" }, training(model)), note(validations(model.training))]
       : note("There is no log of this checkpoint’s training in its folder, so its curves can’t be shown.")),
-    model.classes ? [confusions("pixels"), section("Worst images", note(missing.gallery) || maps(entries, images))] : detector(),
+    model.classified ? [confusions("images"), section("Worst images", gallery(model, images))]
+      : model.classes ? [confusions("pixels"), section("Worst images", note(missing.gallery) || maps(entries, images))] : detector(),
     section("Data", dataView(model.data)),
     el("section", { "aria-label": "Files and versions" }, facts(model)),
   ].flat();
@@ -119,7 +120,7 @@ function dataView(sets) {
   const pixels = good.some((one) => one.unit === "pixels");
   const most = shares.map((share) => Math.max(1, ...Object.values(share)));
   const bars = good.length ? barTable({
-    title: pixels ? "Labelled pixels by class, %" : "Objects by class", label: "class", judged: false, heads: good.map(name),
+    title: pixels ? "Labelled pixels by class, %" : good[0]?.unit === "images" ? "Images by class" : "Objects by class", label: "class", judged: false, heads: good.map(name),
     rows: names.map((title) => ({
       name: title, weight: shares[0][title] || 0, values: shares.slice(0, 2).map((share, i) => (share[title] || 0) / most[i]),
       cells: shares.map((share, i) => (pixels ? fixed((100 * (share[title] || 0)) / Math.max(1, sum(good[i])), 2) : (share[title] || 0).toLocaleString("en"))),

@@ -1,6 +1,7 @@
 // The table of models: sorted by any column, filtered by family, backbone, data set and name.
 
-const SCORED = [["box_AP", "box AP", 1], ["mask_AP", "mask AP", 1], ["mIoU", "mIoU", 2]];
+const SCORED = [["box_AP", "box AP", 1], ["mask_AP", "mask AP", 1], ["mIoU", "mIoU", 2],
+  ["top1", "top-1", 1]];
 
 function columns(models) {
   const score = (name) => (model) => model.scores[name];

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmpvt.engine.config import config_folder
+from mmpvt.engine.zoo import config_folder
 from mmpvt.errors import UserError
 from mmpvt.swap.feature_maps import MMPRETRAIN, RESNETS, type_name
 from mmpvt.swap.submodels import find_submodel

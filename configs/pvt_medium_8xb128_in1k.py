@@ -1,0 +1,3 @@
+_base_ = "_base_/pvt_in1k_8xb128.py"
+model = dict(backbone=dict(arch="medium", drop_path_rate=0.3))
+optim_wrapper = dict(clip_grad=dict(max_norm=1))

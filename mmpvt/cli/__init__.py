@@ -1,0 +1,118 @@
+"""The command lines, a module each: ``mmpvt NAME`` and ``tools/NAME.py`` run the same.
+
+A command's module has ``add_arguments(parser)`` and ``run(args)``, which returns the exit code. Its
+first paragraph is what ``--help`` says. What it runs is imported by ``run``, as PyTorch and
+MMDetection take seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+from collections.abc import Collection, Sequence
+from types import ModuleType
+
+from mmpvt.engine.cli import USER_ERROR
+from mmpvt.utils.text import printable
+from mmpvt.version import __version__
+
+COMMANDS = (
+    "train",
+    "test",
+    "predict",
+    "export",
+    "run-onnx",
+    "app",
+    "swap",
+    "report",
+    "reproduce",
+    "check-data",
+    "convert-dataset",
+    "convert-checkpoint",
+    "get",
+    "make-shapes",
+    "get-flops",
+    "list",
+    "env",
+    "completion",
+)
+ALIASES = {"data": "check-data", "swap-backbone": "swap"}
+MODULES = {"swap": "swap_backbone", "list": "list_configs"}  # where they aren't named alike
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the ``mmpvt`` command.
+
+    Args:
+        arguments (Sequence[str] | None): of the command line. Default: this process's.
+
+    Returns:
+        int: the exit code: 2 for a mistake of the user's.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given:
+        return _refuse("no command is given: mmpvt --help lists them")
+    if not given[0].startswith("-"):
+        name = given[0].replace("_", "-")
+        given[0] = ALIASES.get(name, name)
+        if given[0] not in COMMANDS:
+            near = difflib.get_close_matches(given[0], [*COMMANDS, *ALIASES], n=2, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else "mmpvt --help lists them"
+            return _refuse(f"there is no command {name}: {hint}")
+        if given[0] == "run-onnx":
+            return _module("run-onnx").run_script(given[1:])
+    args = build_parser(given[:1]).parse_args(given)
+    command = vars(args).pop("command")
+    return _module(command).run(args) or 0
+
+
+def build_parser(commands: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of the ``mmpvt`` command.
+
+    Args:
+        commands (Collection[str]): those whose options are in it; of the others, the names are.
+            Default: all.
+    """
+    parser = argparse.ArgumentParser(
+        prog="mmpvt",
+        description="Pyramid Vision Transformers under any MMDetection or MMSegmentation model.",
+        epilog="mmpvt COMMAND --help lists a command's options.",
+    )
+    parser.add_argument("--version", action="version", version=f"mmpvt {__version__}")
+    added = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, title="commands"
+    )
+    for name in COMMANDS:
+        command = _module(name)
+        its = added.add_parser(name, help=_summary(command), description=_summary(command))
+        if name in commands:
+            command.add_arguments(its)
+    return parser
+
+
+def run_tool(name: str) -> None:
+    """Runs a command as a script in ``tools`` does, and ends the process.
+
+    Args:
+        name (str): of the command.
+    """
+    command = _module(name)
+    parser = argparse.ArgumentParser(description=_summary(command))
+    command.add_arguments(parser)
+    sys.exit(command.run(parser.parse_args()) or 0)
+
+
+def _module(command: str) -> ModuleType:
+    name = MODULES.get(command, command.replace("-", "_"))
+    return importlib.import_module(f"mmpvt.cli.{name}")
+
+
+def _summary(command: ModuleType) -> str:
+    return (command.__doc__ or "").split("\n\n")[0]
+
+
+def _refuse(sentence: str) -> int:
+    print(printable(f"error: {sentence}"), file=sys.stderr)
+    return USER_ERROR

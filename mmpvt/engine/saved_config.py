@@ -1,0 +1,205 @@
+"""A trained model's config as data: the ``config.json`` that ``Predictor.save_pretrained`` writes.
+
+A ``.py`` config is code that its reader runs. A config that is data still names classes by their
+import path, which MMEngine imports, and operators, which mmcv evaluates as Python. So only what
+MMEngine, mmcv, MMDetection, MMSegmentation or mmpvt have registered is taken from this one.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import mmengine.registry
+from mmengine.config import Config
+from mmengine.registry import Registry
+
+from mmpvt.engine.config_parts import iter_dicts, split_datasets
+from mmpvt.errors import BadFileError, ConfigError
+from mmpvt.utils.files import parse_json, read_bytes
+from mmpvt.utils.text import to_json
+from mmpvt.version import __version__
+
+CONFIG_FILE = "config.json"
+MAX_BYTES = 8 << 20  # of a config; MMDetection's largest takes 0.1 MB
+TUPLE = "__tuple__"  # JSON has lists only, and transforms tell them from tuples
+KEPT = (
+    *("default_scope", "model", "data_preprocessor"),
+    *("test_dataloader", "test_evaluator", "test_cfg", "tta_model", "tta_pipeline"),
+)
+SOURCES = ("init_cfg", "pretrained")  # of weights that a training starts from
+SCOPES = ("mmengine", "mmcv", "mmdet", "mmseg", "mmpvt")
+# of mmcv.ops, that heads name
+OPERATORS = {"nms", "soft_nms", "RoIAlign", "RoIPool", "SimpleRoIAlign"}
+EVALUATING = {"CameraMotionCompensation"}  # it evaluates an argument as Python
+REGISTRIES = [kind for kind in vars(mmengine.registry).values() if isinstance(kind, Registry)]
+
+
+def to_data(config: Config, meta: Mapping) -> dict:
+    """What of a config a trained model needs, as JSON can hold it.
+
+    Paths of this machine and where the training's weights came from are left out.
+
+    Args:
+        config (Config): of an experiment; stays as it is.
+        meta (Mapping): the model's ``classes`` and, perhaps, ``palette``.
+
+    Returns:
+        dict: what :func:`from_data` takes.
+
+    Raises:
+        ConfigError: it holds what is no data, or what :func:`from_data` refuses.
+    """
+    kept = Config({key: copy.deepcopy(config[key]) for key in KEPT if key in config})
+    if not kept.get("test_dataloader"):
+        kept.test_dataloader = copy.deepcopy(config.get("val_dataloader"))
+    _, dataset = next(split_datasets(kept, ["test"]), ("", None))
+    if dataset is None:
+        raise ConfigError("the config has no test_dataloader, which says how images are prepared")
+    if meta:
+        dataset["metainfo"] = dict(dataset.get("metainfo") or {}, **meta)
+    kept.test_dataloader.dataset = dataset  # without wrappers such as ConcatDataset
+    content: dict[str, object] = {key: _encode(kept[key], key) for key in kept}
+    _drop_sources(content)
+    for key in ("test_dataloader", "test_evaluator"):
+        if key in content:
+            content[key] = _without_folders(content[key])
+    classes = list(meta.get("classes", ()))
+    data = dict(library="mmpvt", version=__version__, classes=classes, config=content)
+    from_data(json.loads(to_json(data)))
+    return data
+
+
+def from_data(data: object) -> Config:
+    """The config that :func:`to_data` wrote.
+
+    Args:
+        data (object): as JSON was parsed; it may be anybody's.
+
+    Raises:
+        ConfigError: it is none, or names what isn't registered.
+    """
+    content = data.get("config") if isinstance(data, dict) else None
+    if not isinstance(content, dict) or not _is_ours(data):
+        raise ConfigError("it is not one that mmpvt's save_pretrained wrote")
+    content = {key: _decode(value) for key, value in content.items() if key in KEPT}
+    scope = content.get("default_scope", "mmdet")
+    if scope not in SCOPES or not isinstance(content.get("model"), dict):
+        raise ConfigError("it has no model of MMDetection or MMSegmentation")
+    _check(content, scope)
+    _drop_sources(content)
+    return Config(content)
+
+
+def read_saved(path: Path) -> Config | None:
+    """The config of a JSON file, or None where another program wrote that.
+
+    Raises:
+        ConfigError: it can't be read, or names what isn't registered.
+    """
+    try:
+        data = parse_json(read_bytes(path, MAX_BYTES))
+    except (BadFileError, OSError, ValueError) as error:
+        raise ConfigError(f"{path} can't be read as a config: {error}", where=path) from error
+    if not _is_ours(data):
+        return None
+    try:
+        return from_data(data)
+    except ConfigError as error:
+        raise ConfigError(f"{path} is refused: {error.what}", where=path) from error
+
+
+def _is_ours(data: object) -> bool:
+    return isinstance(data, dict) and data.get("library") == "mmpvt"
+
+
+def _drop_sources(content: dict) -> None:
+    for part in iter_dicts(content):
+        for key in SOURCES:
+            part.pop(key, None)
+
+
+def _encode(value: object, where: str) -> object:
+    """A value as JSON can hold it."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise ConfigError(f"{where} has keys that aren't strings, which JSON can't hold")
+        return {key: _encode(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return {TUPLE: items} if isinstance(value, tuple) else items
+    if isinstance(value, type):  # of a config in MMEngine's new style
+        scope = value.__module__.partition(".")[0]
+        return f"{scope}.{value.__name__}" if scope in ("mmdet", "mmseg") else value.__name__
+    raise ConfigError(f"{where} is a {type(value).__name__}, which JSON can't hold")
+
+
+def _decode(value: object) -> object:
+    if isinstance(value, dict):
+        if value.keys() == {TUPLE} and isinstance(value[TUPLE], list):
+            return tuple(map(_decode, value[TUPLE]))
+        return {key: _decode(item) for key, item in value.items()}
+    return list(map(_decode, value)) if isinstance(value, list) else value
+
+
+def _without_folders(value: object) -> object:
+    """Absolute paths as their last part."""
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return list(map(_without_folders, value))
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value
+
+
+def _check(value: object, scope: str) -> None:
+    """Refuses what would run code: a name that isn't registered, a config's file."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key == "type":
+                _check_name(item, scope)
+            elif key == "_scope_" and item not in SCOPES:
+                raise ConfigError(f"it names the scope {item!r}")
+            elif key == "_base_":
+                raise ConfigError("it inherits another config")
+            else:
+                _check(item, scope)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check(item, scope)
+    elif isinstance(value, str) and value.lower().endswith(".py"):
+        raise ConfigError(f"it names a Python file, {value!r}")
+
+
+def _check_name(name: object, scope: str) -> None:
+    prefix, _, own = str(name).rpartition(".")
+    scopes = (prefix,) if prefix else (scope, "mmengine")
+    known = isinstance(name, str) and own not in EVALUATING and set(scopes) <= set(SCOPES)
+    if known and not (name in OPERATORS or any(_is_registered(own, one) for one in scopes)):
+        known = False
+    if not known:
+        raise ConfigError(
+            f"its type {name!r} is not registered by MMEngine, mmcv, MMDetection, MMSegmentation "
+            "or mmpvt"
+        )
+
+
+def _is_registered(name: str, scope: str) -> bool:
+    if scope in ("mmengine", "mmcv"):  # mmcv registers with MMEngine
+        kinds = REGISTRIES
+    else:
+        importlib.import_module(f"{scope}.registry")
+        kinds = [kind.children[scope] for kind in REGISTRIES if scope in kind.children]
+    if any(name in kind.module_dict for kind in kinds):
+        return True
+    for kind in kinds:  # what registers is imported when it is asked for
+        kind.import_from_location()
+        if name in kind.module_dict:
+            return True
+    return False

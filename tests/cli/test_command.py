@@ -1,0 +1,179 @@
+"""The ``mmpvt`` command: its commands, mistakes, listings, and what it says of a broken stack."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import ROOT, environment
+from mmpvt import cli
+from mmpvt.datasets.download.catalog import FILES, detector_of
+from mmpvt.engine.choices import AMP_DTYPES
+from mmpvt.engine.config import load_config, read_config
+from mmpvt.engine.zoo import config_folder, read_zoo
+from mmpvt.errors import ConfigError
+
+NAME = "retinanet_pvt_s_fpn_1x_coco"
+HELP = """
+import sys
+from mmpvt.cli import main
+for arguments in (["--help"], ["train", "--help"], ["predict", "--help"], ["swap", "--help"]):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert not end.code
+main(["list", "atss"])
+print(*sys.modules, file=sys.stderr)
+"""
+SMALL = ("--train", "1", "--val", "1", "--size", "64", "64")
+WITHOUT = (
+    "import sys; sys.modules[{module!r}] = None; from mmpvt_command import main; sys.exit(main())"
+)
+
+
+def run_python(code: str, *args: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code, *args],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ((), "error: no command is given: mmpvt --help lists them\n"),
+        (("trian", "config.py"), "error: there is no command trian: did you mean train?\n"),
+        (("\x1b[2J",), "error: there is no command \\x1b[2J: mmpvt --help lists them\n"),
+    ],
+)
+def test_mistaken_commands(arguments: tuple, sentence: str, capsys: pytest.CaptureFixture):
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr() == ("", sentence)
+
+
+def test_tools_have_the_commands_options(capsys: pytest.CaptureFixture):
+    """``mmpvt NAME --help`` and ``tools/NAME.py --help`` are the same, and each command has one."""
+    tools = {
+        tool.stem
+        for tool in (ROOT / "tools").glob("*.py")
+        if not tool.stem.startswith(("benchmark", "make_model_zoo", "sweep_swap"))
+    }
+    modules = {name: cli.MODULES.get(name, name.replace("-", "_")) for name in cli.COMMANDS}
+    assert tools == set(modules.values()) - {"list_configs", "env", "completion"}
+    for name, module in modules.items():
+        command = importlib.import_module(f"mmpvt.cli.{module}")
+        alone = argparse.ArgumentParser(prog=f"mmpvt {name}", description=cli._summary(command))
+        command.add_arguments(alone)
+        if name != "run-onnx":
+            with pytest.raises(SystemExit, match="0"):
+                cli.main([name, "--help"])
+            assert capsys.readouterr().out == alone.format_help()
+        if module in tools - {"run_onnx"}:
+            text = (ROOT / "tools" / f"{module}.py").read_text()
+            assert f'run_tool("{name}")' in text
+
+
+def test_a_command_runs_with_its_own_options(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """One that passes all of them on, too."""
+    root = str(tmp_path / "shapes")
+    assert cli.main(["make_shapes", root, *SMALL]) == 0
+    assert (tmp_path / "shapes" / "val2017").is_dir() and root in capsys.readouterr().out
+
+
+def test_help_is_fast():
+    """What takes seconds to import isn't imported by it."""
+    ended = run_python(HELP)
+    assert ended.returncode == 0, ended.stderr
+    for name in ("train", "predict", "swap"):
+        assert f"usage: mmpvt {name}" in ended.stdout
+    assert not {"torch", "mmcv", "mmdet", "mmseg"} & set(ended.stderr.split())
+
+
+def test_configs_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where there is no checkout; unknown names get close ones."""
+    monkeypatch.chdir(tmp_path)
+    config = load_config(NAME)
+    assert config.work_dir == f"work_dirs/{NAME}"
+    assert config.model == read_config(str(ROOT / "configs" / f"{NAME}.py")).model
+    assert read_config("retinanet_pvt_t_fpn_memorise16_coco").model  # its name once
+    with pytest.raises(ConfigError, match=f"no config at retinanet_pvt_s_1x: did you mean.*{NAME}"):
+        read_config("retinanet_pvt_s_1x")
+    with pytest.raises(ConfigError, match="no config at zzzzzz: mmpvt list names those there are"):
+        read_config("zzzzzz")
+
+
+def test_list(capsys: pytest.CaptureFixture):
+    assert cli.main(["list", "v2_B2", "retina", "coco"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[0] == "config"
+    assert [line.split()[0] for line in lines[1:3]] == [
+        "retinanet_pvt_v2_b2_li_fpn_1x_coco",
+        "retinanet_pvt_v2_b2_fpn_1x_coco",
+    ]
+    assert "box AP 44.6 on COCO val2017" in lines[2] and lines[2].endswith("published")
+    assert not lines[3]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["list", "resnet"])
+    assert capsys.readouterr().err == "error: no config's name holds resnet\n"
+
+
+def test_the_zoo_has_every_config():
+    entries = {entry.name: entry for entry in read_zoo()}
+    assert entries.keys() == {path.stem for path in config_folder("mmpvt").glob("*.py")}
+    weights = {entry.weights for entry in entries.values()} - {None}
+    assert weights == {file.url for file in FILES["detectors"].values()}
+    for name, entry in entries.items():
+        published = detector_of(name)
+        assert entry.weights == (published and published.url)
+    assert entries["mask_rcnn_pvt_t_fpn_1x_coco"].scores == {"box AP": 36.7, "mask AP": 35.1}
+
+
+def test_env(capsys: pytest.CaptureFixture):
+    assert cli.main(["env"]) == 0
+    said = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert said["import mmpvt"].strip() == "works"
+    assert "mmcv-lite" in said["mmcv"] or "mmcv " in said["mmcv"]
+    assert "roi_align" in said["operators"] or "mmcv's compiled" in said["operators"]
+    assert said["devices"].strip().startswith("cpu")
+
+
+def test_a_broken_stack():
+    """``mmpvt env`` says all the same what is there; other commands end in a sentence."""
+    ended = run_python(WITHOUT.format(module="mmengine"), "env")
+    assert ended.returncode == 0 and not ended.stderr
+    said = dict(line.split(":", 1) for line in ended.stdout.splitlines())
+    assert "doesn't import: ModuleNotFoundError" in said["mmengine"]
+    assert "fails: ModuleNotFoundError" in said["import mmpvt"]
+    assert said["devices"].strip().startswith("cpu")
+    ended = run_python(WITHOUT.format(module="mmcv"), "list")
+    assert ended.returncode == 2 and not ended.stdout
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: mmpvt needs mmcv: `pip install 'mmpvt[lite]'`")
+
+
+def test_completion(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """What bash offers at the places of a command, a choice and a config."""
+    assert cli.main(["completion", "bash"]) == 0
+    script = tmp_path / "mmpvt.bash"
+    script.write_text(capsys.readouterr().out)
+
+    def offered(*words: str) -> list[str]:
+        code = (
+            f"source {script}; COMP_WORDS=(mmpvt {' '.join(words)}); "
+            f"COMP_CWORD={len(words)}; _shtab_mmpvt; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        )
+        done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert offered("tr") == ["train"]
+    assert offered("train", "--amp", "''") == list(AMP_DTYPES)
+    assert f"{NAME}_640" in offered("train", "retinanet_pvt_s")
