@@ -16,8 +16,9 @@ import platform
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 
 import torch
@@ -35,14 +36,19 @@ from mmpvt.models.archs import find_variant
 TOLERANCE = 1e-3  # relative, of the norms of equal maps in float32
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def parse_args(options: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        epilog="--then begins another set of options, for tables that follow in the same run.",
+    )
     parser.add_argument("--arch", nargs="+", default=["small"], help="variants (default: small)")
     parser.add_argument("--work", nargs="+", choices=WORK, default=list(BACKBONE), help="what runs")
     parser.add_argument(
         "--sizes", nargs="+", default=["800x1216"], metavar="HxW", help="pixels of an image"
     )
-    parser.add_argument("--batch", type=int, default=1, help="images at once (default: 1)")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", default=[1], help="images at once (default: 1)"
+    )
     parser.add_argument(
         "--precision",
         nargs="+",
@@ -61,39 +67,46 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="on the CPU")
     parser.add_argument("--out", metavar="FILE", help="where the figures go, as JSON")
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser.parse_args(options)
 
 
 def main() -> None:
-    args = parse_args()
-    if args.worker:
-        backbone_worker.main(Case(**json.loads(args.worker[0])), args.worker[1], args.threads)
+    options = [list(group) for then, group in groupby(sys.argv[1:], "--then".__eq__) if not then]
+    first, *others = map(parse_args, options or [[]])
+    if first.worker:
+        backbone_worker.main(first.worker, first.threads)
     else:
         with user_errors():
-            run(args)
+            run([first, *others])
 
 
-def run(args: argparse.Namespace) -> None:
-    """Prints a table for each case, and keeps the figures in ``--out``."""
-    cases = make_cases(args)
-    peers = [OURS, *(peer for peer in args.peers if peer != OURS)]
-    out = Path(args.out) if args.out else None
+def run(sets: list[argparse.Namespace]) -> None:
+    """Prints a table for each case, and keeps the figures in the first set's ``--out``."""
+    cases = [(case, args) for args in sets for case in make_cases(args)]
+    out = Path(sets[0].out) if sets[0].out else None
     if out and not out.parent.is_dir():
         raise UserError(f"no folder {out.parent} for --out")
-    print(machine(args), flush=True)
+    print(machine(sets[0]), flush=True)
     records = []
-    for case in cases:
-        results = compare(case, peers, args.runs, args.threads)
-        print(f"\n{markdown(case, results)}", flush=True)
-        records.append(dict(asdict(case), results={k: asdict(v) for k, v in results.items()}))
-        if out:
-            out.write_text(json.dumps(dict(machine=machine(args), cases=records), indent=1))
+    processes: dict[str, subprocess.Popen] = {}
+    try:
+        for case, args in cases:
+            if case.device == "cpu":  # memory that a case leaves to the process would count as ours
+                stop(processes)
+            peers = [OURS, *(peer for peer in args.peers if peer != OURS)]
+            results = compare(case, peers, args.runs, args.threads, processes)
+            print(f"\n{markdown(case, results)}", flush=True)
+            records.append(dict(asdict(case), results={k: asdict(v) for k, v in results.items()}))
+            if out:
+                out.write_text(json.dumps(dict(machine=machine(sets[0]), cases=records), indent=1))
+    finally:
+        stop(processes)
 
 
 def make_cases(args: argparse.Namespace) -> list[Case]:
     """Every combination of the options."""
-    if min(args.runs, args.batch, args.threads) < 1:
+    if min(args.runs, *args.batch, args.threads) < 1:
         raise UserError("--runs, --batch and --threads take at least 1")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no GPU here")
@@ -104,43 +117,44 @@ def make_cases(args: argparse.Namespace) -> list[Case]:
     for arch in args.arch:
         find_variant(arch)
     return [
-        Case(arch, work, int(size[1]), int(size[2]), args.batch, precision, args.device)
-        for arch, precision, size, work in product(args.arch, args.precision, sizes, args.work)
+        Case(arch, work, int(size[1]), int(size[2]), batch, precision, args.device)
+        for arch, precision, size, batch, work in product(
+            args.arch, args.precision, sizes, args.batch, args.work
+        )
     ]
 
 
-def compare(case: Case, peers: list[str], runs: int, threads: int) -> dict[str, Measured]:
-    """Starts a process for each peer, and has them run in turn."""
+def compare(
+    case: Case,
+    peers: list[str],
+    runs: int,
+    threads: int,
+    processes: dict[str, subprocess.Popen],
+) -> dict[str, Measured]:
+    """Has the peers' processes, started where they are missing, run a case in turn."""
     results = {peer: Measured() for peer in peers}
-    processes: dict[str, subprocess.Popen] = {}
+    for peer in peers:
+        if peer not in processes:
+            processes[peer] = start(peer, threads)
     with Progress(transient=True, disable=not sys.stderr.isatty()) as progress:
         bar = progress.add_task(str(case), total=len(peers) * (runs + 1))
-        try:
-            for peer in peers:
-                processes[peer] = start(case, peer, threads)
-                for key, value in read(processes[peer]).items():
-                    setattr(results[peer], key, value)
-                progress.advance(bar)
-            running = [peer for peer in peers if not results[peer].refused]
-            for _, peer in product(range(runs), running):
+        for peer in peers:
+            for key, value in ask(processes[peer], asdict(case)).items():
+                setattr(results[peer], key, value)
+            progress.advance(bar)
+        for _, peer in product(range(runs), peers):
+            if not results[peer].refused:
                 said = ask(processes[peer], "rate" if peer == OURS else "run")
-                results[peer].seconds.append(said["seconds"])
-                if said["product"]:
-                    results[peer].products.append(said["product"])
-                progress.advance(bar)
-        finally:
-            for process in processes.values():
-                process.kill()
-                process.wait()
+                results[peer].add(**said)
+            progress.advance(bar)
     check_equal(results)
     return results
 
 
-def start(case: Case, peer: str, threads: int) -> subprocess.Popen:
+def start(peer: str, threads: int) -> subprocess.Popen:
     """A peer's process."""
-    command = [sys.executable, __file__, "--threads", str(threads)]
     return subprocess.Popen(
-        [*command, "--worker", json.dumps(asdict(case)), peer],
+        [sys.executable, __file__, "--threads", str(threads), "--worker", peer],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -149,21 +163,20 @@ def start(case: Case, peer: str, threads: int) -> subprocess.Popen:
     )
 
 
-def read(process: subprocess.Popen) -> dict:
-    """The next message of a peer's process."""
+def stop(processes: dict[str, subprocess.Popen]) -> None:
+    """Ends the peers' processes."""
+    while processes:
+        _, process = processes.popitem()
+        process.kill()
+        process.wait()
+
+
+def ask(process: subprocess.Popen, command: dict | str) -> dict:
+    """Sends a peer's process a case, or has it run the one it has; returns its answer."""
+    with suppress(BrokenPipeError):  # it has ended
+        print(json.dumps(command), file=process.stdin, flush=True)
     line = process.stdout.readline()
-    if line:
-        return json.loads(line)
-    return dict(refused=f"its process ended with code {process.wait()}")
-
-
-def ask(process: subprocess.Popen, command: str) -> dict:
-    """A peer's process's answer to a command."""
-    print(command, file=process.stdin, flush=True)
-    said = read(process)
-    if "seconds" not in said:
-        raise UserError(f"a run failed: {said['refused']}; smaller --batch or --sizes may help")
-    return said
+    return json.loads(line) if line else dict(refused=f"its process ended with {process.wait()}")
 
 
 def check_equal(results: dict[str, Measured]) -> None:

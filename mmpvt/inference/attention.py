@@ -194,8 +194,8 @@ def _attend(
     )
     reduced = attn.reduce(x)
     keys = reduced.shape[1:3]
-    (q,) = attn.heads(attn.q(x[:, row : row + 1, column : column + 1]), 1)
-    k, _ = attn.heads(attn.kv(reduced), 2)
+    q = attn.heads(attn.q(x[:, row : row + 1, column : column + 1]))
+    k = attn.heads(attn.kv(reduced).chunk(2, -1)[0])
     scores = (q.float() @ k.float().mT)[0, :, 0] * q.shape[-1] ** -0.5
     # a convolution's keys cover an integer number of tokens, a pooling's a fraction of the map
     if attn.linear:

@@ -70,6 +70,50 @@ class Linear(nn.Linear):
         return linear_as_conv(rows, self.weight, self.bias).view(*x.shape[:-1], -1)
 
 
+def to_autocast(x: Tensor) -> Tensor:
+    """``x`` in the data type that autocast computes in, for operations that would each cast it."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return x.to(torch.get_autocast_dtype(kind))
+    return x
+
+
+def gelu_linear(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``F.linear(F.gelu(hidden), weight, bias)`` that stores ``hidden`` alone for the backward
+    pass, which computes GELU again.
+
+    ``torch.utils.checkpoint`` stores as little, but its Python code takes as long as a small
+    model's kernels on a GPU (docs/performance.md).
+    """
+    if torch.is_grad_enabled() and not _is_tracing():
+        return _GeluLinear.apply(hidden, weight, bias)
+    return F.linear(F.gelu(hidden), weight, bias)
+
+
+class _GeluLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        # autocast would cast the weight to this type, and keeps its copy, too
+        weight, bias = weight.to(hidden.dtype), bias.to(hidden.dtype)
+        ctx.save_for_backward(hidden, weight)
+        return F.linear(F.gelu(hidden), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad
+        rows = gradient.flatten(0, -2)
+        with torch.enable_grad():
+            hidden = hidden.detach().requires_grad_()
+            activated = F.gelu(hidden)
+        return (
+            torch.autograd.grad(activated, hidden, gradient @ weight)[0] if needs_hidden else None,
+            rows.mT @ activated.detach().flatten(0, -2) if needs_weight else None,
+            rows.sum(0) if needs_bias else None,
+        )
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
     """Scaled dot-product attention that never holds all scores at once.
 

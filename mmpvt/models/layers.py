@@ -21,8 +21,10 @@ from mmpvt.models.kernels import (
     Linear,
     attention,
     chunked,
+    gelu_linear,
     maybe_checkpoint,
     row_tiled,
+    to_autocast,
     uses_onednn,
 )
 
@@ -110,15 +112,16 @@ class SpatialReductionAttention(nn.Module):
             return F.gelu(self.norm(to_tokens(self.sr(pooled))))
         return self.norm(to_tokens(self.sr(to_map(x))))
 
-    def heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(batch, h, w, parts * embed_dims) as ``parts`` of (batch, heads, h * w, head_dims)."""
-        x = x.reshape(x.shape[0], x.shape[1] * x.shape[2], parts, self.num_heads, -1)
-        return x.permute(2, 0, 3, 1, 4).unbind(0)
+    def heads(self, x: Tensor) -> Tensor:
+        """(batch, h, w, embed_dims) as (batch, heads, h * w, head_dims)."""
+        return x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, height, width, embed_dims) tokens to tokens of the same shape."""
-        (q,) = self.heads(self.q(x), 1)
-        k, v = self.heads(self.kv(self.reduce(x)), 2)
+        if not self.linear:  # whose pooling is better done before rounding
+            x = to_autocast(x)
+        q = self.heads(self.q(x))
+        k, v = map(self.heads, self.kv(self.reduce(x)).chunk(2, -1))
         drop = self.attn_drop if self.training else 0.0
         return self.proj_drop(self.proj(attention(q, k, v, drop).reshape(x.shape)))
 
@@ -163,7 +166,10 @@ class FeedForward(nn.Module):
         """(..., embed_dims) tokens to tokens of the same shape."""
         if uses_onednn(x):
             return self.tiled(self.transform, x, self.fc1.out_features, self.with_cp)
-        return maybe_checkpoint(self.output, self.hidden(x), with_cp=self.with_cp)
+        hidden = self.hidden(x)
+        if self.with_cp and not (self.training and self.drop.p):
+            return gelu_linear(hidden, self.fc2.weight, self.fc2.bias)
+        return maybe_checkpoint(self.output, hidden, with_cp=self.with_cp)
 
 
 class DepthwiseConv(nn.Module):

@@ -69,7 +69,7 @@ def test_weights_give_what_each_layer_gives(backbone: PyramidBackbone, image: to
         row, column = found.tokens[stage]
         assert (row, column) == (position[0] // STRIDES[stage], position[1] // STRIDES[stage])
         with torch.no_grad():
-            _, v = attn.heads(attn.kv(attn.reduce(tokens)), 2)
+            v = attn.heads(attn.kv(attn.reduce(tokens)).chunk(2, -1)[1])
             weights = torch.from_numpy(found.weights[stage][number])
             mixed = weights.flatten(1).unsqueeze(1) @ v[0]  # (heads, 1, dims)
             expected = attn.proj(mixed.transpose(0, 1).flatten())

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +42,40 @@ def test_table_and_figures(work: tuple[str, ...], tmp_path: Path, run_tool):
             measured = case["results"][peer]
             assert len(measured["seconds"]) == 2 and min(measured["seconds"]) > 0
             assert measured["peak"] is None or measured["peak"] > 0
+
+
+@pytest.mark.full
+def test_tables_for_a_gpu(tmp_path: Path, coco_mini: Path):
+    """gpu.sh's steps, tiny and on the CPU: every table, and a training with its loss."""
+    annotations = Path("annotations", "instances_train2017.json")
+    content = json.loads((coco_mini / annotations).read_text())
+    content["images"] = content["images"][:8]
+    ids = {image["id"] for image in content["images"]}
+    content["annotations"] = [x for x in content["annotations"] if x["image_id"] in ids]
+    small = tmp_path / "coco"
+    (small / "annotations").mkdir(parents=True)
+    (small / annotations).write_text(json.dumps(content))
+    (small / "train2017").symlink_to(coco_mini / "train2017")
+    env = dict(os.environ, PYTHON=sys.executable, DEVICE="cpu", QUICK="1")
+    script = ROOT / "tools" / "benchmarks" / "gpu.sh"
+    ended = subprocess.run(
+        [script, tmp_path / "out", small], env=env, capture_output=True, text=True, check=False
+    )
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert ended.returncode == 0, table + ended.stderr
+    assert "failed" not in table
+    heads = [line for line in table.splitlines() if line.startswith("### ")]
+    assert heads[:4] == [
+        f"### tiny {work}, 2 x 64x96, bfloat16, cpu"
+        for work in ("forward", "forward+backward", "train", "predict")
+    ]
+    assert heads[-2:] == [
+        "### tiny forward+backward, 2 x 64x96, float32, cpu",
+        "### RetinaNet, PVT v2 B0, batch 4, 8 images, 1 epochs",
+    ]
+    assert re.search(
+        r"2 iterations, .* s an iteration .* box AP on the images learned", table, re.S
+    )
 
 
 @pytest.mark.parametrize("arch", ["tiny", "b0", "b2_li"])

@@ -1,7 +1,7 @@
 """A peer's process: builds a workload, runs it on command, and measures time and memory.
 
-Commands come as lines on standard input and results go as JSON lines to standard output; whatever
-libraries print is sent to standard error.
+Commands come as JSON lines on standard input and results go as JSON lines to standard output;
+whatever libraries print is sent to standard error.
 """
 
 from __future__ import annotations
@@ -21,45 +21,72 @@ from mmpvt.errors import UserError
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
+# On a GPU, where a run can be shorter than what it takes to start and end a measurement:
+MEASUREMENT = 0.1  # seconds that it shall take
+MOST_REPEATS = 50
 
-def main(case: Case, peer: str, threads: int) -> None:
-    """Serves until standard input ends."""
+
+def main(peer: str, threads: int) -> None:
+    """Serves until standard input ends: a case, then as many runs of it as are asked for."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-
-    def reply(**fields: object) -> None:
-        print(json.dumps(fields), file=replies, flush=True)
-
     torch.set_num_threads(threads)
-    try:
-        step, said = first_run(case, peer)
-    except (UserError, RuntimeError) as error:  # PyTorch's own: a shape it can't take, no memory
-        reply(refused=str(error).splitlines()[0])
-        return
-    reply(**said)
+    step: Callable[[], object] | None = None
     for line in sys.stdin:
-        seconds = time_once(step, case.device)
-        reply(seconds=seconds, product=product_rate(case) if line.strip() == "rate" else None)
+        command = json.loads(line)
+        try:
+            if isinstance(command, dict):
+                case = Case(**command)
+                step = None  # its memory is the next case's
+                step, repeats, said = first_runs(case, peer)
+            else:
+                product = product_rate(case) if command == "rate" else None
+                said = dict(seconds=time_runs(step, case.device, repeats), product=product)
+        except (UserError, RuntimeError) as error:  # PyTorch's own: a shape, no memory
+            said = dict(refused=str(error).splitlines()[0].split(". ")[0])
+        print(json.dumps(said), file=replies, flush=True)
 
 
-def first_run(case: Case, peer: str) -> tuple[Callable[[], object], dict]:
-    """The work, done once, which allocates and chooses kernels; and what is known from it."""
+def first_runs(case: Case, peer: str) -> tuple[Callable[[], object], int, dict]:
+    """The work, done so often that memory is allocated and kernels are chosen.
+
+    Returns:
+        tuple: the work; how many times to run it for one measurement; and what is known from it.
+    """
+    gc.collect()
+    if peer == "compiled":
+        torch.compiler.reset()
     step = prepare(case, peer)
     gc.collect()
     meter = Meter(case.device)
     out = step()
-    peak = meter.peak()
-    norms = [o.float().norm().item() for o in out] if case.work == "forward" else []
-    return step, dict(peak=peak, norms=norms)
+    said = dict(
+        peak=meter.peak(),
+        norms=[o.float().norm().item() for o in out] if case.work == "forward" else [],
+    )
+    del out
+    if case.device == "cpu":
+        return step, 1, said
+    seconds = time_runs(step, case.device)
+    return step, max(1, min(MOST_REPEATS, round(MEASUREMENT / seconds))), said
 
 
-def time_once(step: Callable[[], object], device: str) -> float:
-    """Seconds that one run takes."""
+def time_runs(step: Callable[[], object], device: str, repeats: int = 1) -> float:
+    """Seconds that one run takes: the mean of ``repeats`` without a wait between them.
+
+    On a GPU a run before them takes the memory, which others have afterwards.
+    """
+    if device == "cuda":
+        step()
     _wait(device)
     start = time.perf_counter()
-    step()
+    for _ in range(repeats):
+        step()
     _wait(device)
-    return time.perf_counter() - start
+    seconds = (time.perf_counter() - start) / repeats
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    return seconds
 
 
 def product_rate(case: Case, side: int = 2048, runs: int = 5) -> float:
@@ -67,7 +94,7 @@ def product_rate(case: Case, side: int = 2048, runs: int = 5) -> float:
     side *= 4 if case.device == "cuda" else 1
     dtype = getattr(torch, case.precision)
     a, b = (torch.randn(side, side, device=case.device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / min(time_once(lambda: a @ b, case.device) for _ in range(runs))
+    return 2 * side**3 / min(time_runs(lambda: a @ b, case.device) for _ in range(runs))
 
 
 def _wait(device: str) -> None:

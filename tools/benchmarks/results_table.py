@@ -34,6 +34,18 @@ class Measured:
     products: list[float] = field(default_factory=list)
     refused: str | None = None
 
+    def add(
+        self, seconds: float = 0.0, product: float | None = None, refused: str | None = None
+    ) -> None:
+        """Takes what a run gave."""
+        if refused:
+            self.refused = refused
+            self.seconds.clear()
+            return
+        self.seconds.append(seconds)
+        if product:
+            self.products.append(product)
+
 
 def operations(case: Case) -> int:
     """Multiplications and additions of a backbone's run, attention's included, recomputed not."""

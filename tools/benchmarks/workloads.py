@@ -109,7 +109,8 @@ def _forward_backward(model: nn.Module, images: torch.Tensor) -> None:
 def _detector(case: Case, backbone: nn.Module) -> nn.Module:
     variant = find_variant(case.arch)
     config = load_config(str(CONFIGS / DETECTORS[variant.version]))
-    config.model.neck.in_channels = list(variant.arch.embed_dims)
+    channels = getattr(backbone, "out_channels", variant.arch.embed_dims)
+    config.model.neck.in_channels = list(channels)
     config.model.backbone.update(arch="tiny" if variant.version == 1 else "b0", init_cfg=None)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         model = MODELS.build(config.model)
