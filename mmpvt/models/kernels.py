@@ -1,21 +1,24 @@
 """Which code runs linear layers, attention and feed-forwards: the one place that chooses.
 
-================  ========================================  ==================================
-operation         float32 on a CPU with oneDNN              everything else
-================  ========================================  ==================================
-linear layer      1x1 convolution                           ``F.linear``
-attention         two 1x1 convolutions a head, in chunks    ``F.scaled_dot_product_attention``
-                  of rows (small maps: as on the right)
-feed-forward      chunks of tokens, or tiles of rows        the whole map at once
-================  ========================================  ==================================
+============  ================================  ======================  ============================
+operation     float32 on a CPU with oneDNN      bfloat16 there          everything else
+============  ================================  ======================  ============================
+linear layer  1x1 convolution                   ``F.linear``            ``F.linear``
+attention     two 1x1 convolutions a head, in   two linear layers a     ``F.scaled_dot_product_
+              chunks of rows (small maps: as    head, in chunks of      attention``
+              on the right)                     rows (likewise)
+feed-forward  chunks of tokens, or tiles of     the whole map at once   the whole map at once
+              rows
+============  ================================  ======================  ============================
 
 Why: on an x86 CPU, PyTorch computes float32 matrix products with MKL and convolutions with oneDNN.
 On an AMD EPYC with AVX-512 (PyTorch 2.13.0) oneDNN reaches 400 GFLOP/s and MKL 210. A 1x1
 convolution of a channels-last map is a linear layer. Chunks keep scores and hidden channels, which
 are wide but short-lived, in the processor's cache. PVT-Small's forward pass at 800x1216 takes a
 quarter of the plain formula's time (docs/performance.md; ``tools/benchmark.py`` measures it).
+In bfloat16 oneDNN's linear layers take two thirds of the time of PyTorch's attention kernel.
 
-The switch: ``mmpvt.models.kernels.USE_ONEDNN = False`` takes the right column everywhere. Where
+The switch: ``mmpvt.models.kernels.USE_ONEDNN = False`` takes the last column everywhere. Where
 MKL is as fast as oneDNN, that is 0.8 to 0.9 times as long, with more memory.
 """
 
@@ -36,18 +39,26 @@ MIN_ROWS = 4  # of a tile, as its neighbouring rows are computed twice
 
 
 def uses_onednn(x: Tensor) -> bool:
-    """Whether operations on ``x`` run as oneDNN convolutions (the table above, left column).
+    """Whether operations on ``x`` run as oneDNN convolutions (the table above, first column).
 
     Not in autocast, whose data types oneDNN's linear layers take, nor in a graph that is exported
     or compiled, which shall not depend on the machine that made it.
     """
+    is_float32 = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return is_float32 and _is_for_onednn(x)
+
+
+def _is_onednn_bfloat16(x: Tensor) -> bool:
+    """Whether oneDNN computes linear layers of ``x`` in bfloat16, the middle column."""
+    return x.dtype == torch.bfloat16 and _is_for_onednn(x)
+
+
+def _is_for_onednn(x: Tensor) -> bool:
     return (
         USE_ONEDNN
         and x.device.type == "cpu"
-        and x.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
-        and not torch.is_autocast_enabled("cpu")
         and not _is_tracing()
     )
 
@@ -126,12 +137,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
         Tensor: (batch, length, heads, dims).
     """
     score_bytes = q.shape[2] * k.shape[2] * q.element_size()
-    if not uses_onednn(q) or score_bytes < SMALL_BYTES:
+    product = linear_as_conv if uses_onednn(q) else F.linear if _is_onednn_bfloat16(q) else None
+    if product is None or score_bytes < SMALL_BYTES:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=drop).transpose(1, 2)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        weights = linear_as_conv(q, k).softmax(-1)
-        return linear_as_conv(F.dropout(weights, drop) if drop else weights, v)
+        weights = product(q, k).softmax(-1)  # in float32, whatever goes in
+        return product(F.dropout(weights, drop) if drop else weights, v)
 
     length = _chunk_length(k.shape[2], q)
     heads = (x.contiguous().flatten(0, 1).unbind() for x in (q, k * k.shape[-1] ** -0.5, v.mT))
@@ -167,8 +179,10 @@ class _ChunkedRows(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, *shared = ctx.saved_tensors
         shared = [tensor.detach().requires_grad_() for tensor in shared]
-        totals = [torch.empty_like(x), *map(torch.zeros_like, shared)]
-        chunks = (tensor.split(ctx.length) for tensor in (x, gradient, totals[0]))
+        total = torch.empty_like(x)
+        # of many chunks: in bfloat16 their sum would lose the last ones
+        totals = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in shared]
+        chunks = (tensor.split(ctx.length) for tensor in (x, gradient, total))
         with torch.random.fork_rng(devices=()), torch.enable_grad():
             torch.set_rng_state(ctx.random_state)
             for chunk, chunk_gradient, target in zip(*chunks, strict=True):
@@ -176,9 +190,9 @@ class _ChunkedRows(torch.autograd.Function):
                 out = ctx.function(*inputs)
                 first, *others = torch.autograd.grad(out, inputs, chunk_gradient)
                 target.copy_(first)
-                for total, other in zip(totals[1:], others, strict=True):
-                    total.add_(other)
-        return None, None, *totals
+                for total_of_shared, other in zip(totals, others, strict=True):
+                    total_of_shared.add_(other)
+        return None, None, total, *(t.to(s.dtype) for t, s in zip(totals, shared, strict=True))
 
 
 def chunked(
