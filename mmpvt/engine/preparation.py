@@ -27,7 +27,7 @@ from mmpvt.engine.config import (
 from mmpvt.engine.config_parts import SPLITS, iter_dicts
 from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher, process_count
-from mmpvt.engine.own_data import DataOptions, use_own_data
+from mmpvt.engine.own_data import DataOptions, check_supported, use_own_data
 from mmpvt.engine.start_from import find_checkpoint, set_start_from
 from mmpvt.engine.training_options import (
     LOOPS,
@@ -158,13 +158,9 @@ def prepare_training(
             use.
     """
     with ExitStack() as undo:  # of what is written for the user's own data
-        missing = [key for key in TRAINING if not config.get(key)]
-        if missing:
-            raise ConfigError(
-                f"the config has no {', '.join(missing)}, which training takes",
-                hint="to go on with a saved model, name the config that it was trained by, and the "
-                f"model's folder with {ConfigError.name_setting('start_from')}",
-            )
+        if options.data:
+            check_supported(config)
+        _check_trains(config)
         # What the options ask for
         config = _with_common_options(config, options)
         has_work_dir = Path(config.work_dir).is_dir()
@@ -218,6 +214,16 @@ def prepare_training(
 
     prepare_launcher(config, options.launcher)
     return config
+
+
+def _check_trains(config: Config) -> None:
+    missing = [key for key in TRAINING if not config.get(key)]
+    if missing:
+        raise ConfigError(
+            f"the config has no {', '.join(missing)}, which training takes",
+            hint="to go on with a saved model, name the config that it was trained by, and the "
+            f"model's folder with {ConfigError.name_setting('start_from')}",
+        )
 
 
 def _set_options(config: Config, options: TrainOptions) -> None:
