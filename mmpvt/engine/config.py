@@ -279,15 +279,28 @@ def set_length(config: Config, length: int) -> None:
         changed = {key: scaled(schedule[key], factor) for key in SCHEDULED & schedule.keys()}
         if changed.get("end", math.inf) <= changed.get("begin", 0):
             changed["end"] = changed["begin"] + 1
-        if "end" in changed and schedule.get("type") in WARM_UPS:
-            # of a single iteration it never ends: MMEngine's first step has the start's factor
-            changed["end"] = max(changed["end"], schedule.get("begin", 0) + 2)
         schedule.update(changed)
+    for schedule in iter_dicts(config.get("param_scheduler")):
+        # of a single iteration it never ends: MMEngine's first step has the start's factor
+        least = schedule.get("begin", 0) + 2
+        if schedule.get("type") in WARM_UPS and schedule.get("end", least) < least:
+            end_warm_up(config, schedule, least)
     for hook in iter_dicts(config.get("custom_hooks")):
         hook.update({key: scaled(hook[key]) for key in SWITCHED & hook.keys()})
     if "dynamic_intervals" in loop:
         loop.dynamic_intervals = [(scaled(start), n) for start, n in loop.dynamic_intervals]
     loop.val_interval = min(loop.get("val_interval", 1), length)
+
+
+def end_warm_up(config: Config, warm_up: dict, end: int) -> None:
+    """Moves the end of a warm-up, and the begin of what follows it."""
+    old, warm_up["end"] = warm_up["end"], end
+    for later in iter_dicts(config.get("param_scheduler")):
+        if later.get("by_epoch", True) == warm_up.get("by_epoch", True) and (
+            later.get("begin") == old
+        ):
+            later["begin"] = end
+            later["end"] = max(later.get("end", end + 1), end + 1)
 
 
 def freeze_stages(config: Config, number: int) -> None:

@@ -158,7 +158,7 @@ def prepare_training(
             use.
     """
     with ExitStack() as undo:  # of what is written for the user's own data
-        if options.data:
+        if options.data:  # before what else is missing
             check_supported(config)
         _check_trains(config)
         # What the options ask for

@@ -75,6 +75,7 @@ def use_own_data(
         DatasetError: the data can't be used.
     """
     scope = config.get("default_scope")
+    model.check_supported(config)
     task = {"mmseg": "semantic", "mmpretrain": "classification"}.get(scope)
     if task is None:
         masks = data.predicts_masks(config) and data.learns_masks(config)
