@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import importlib.util
 import math
 import os
 import sys
@@ -21,7 +20,7 @@ from mmpvt.checkpoint.saving import newest_checkpoint
 from mmpvt.compat import fix_package_lookup
 from mmpvt.engine.class_names import read_class_lists
 from mmpvt.engine.config_parts import SPLITS, default_argument, iter_dicts
-from mmpvt.engine.saved_config import CONFIG_FILE, read_saved
+from mmpvt.engine.saved_config import CONFIG_FILE, check_classification, read_saved
 from mmpvt.engine.zoo import config_folder, find_config
 from mmpvt.errors import CheckpointError, ConfigError, OutputError, UserError
 from mmpvt.swap import swap
@@ -29,8 +28,8 @@ from mmpvt.utils.text import printable
 
 DET_PREPROCESSORS = ("DetDataPreprocessor", "mmdet.DetDataPreprocessor")
 PACKAGES = ("mmpvt", "mmdet", "mmseg", "mmpretrain")  # whose configs PACKAGE::PATH may name
-CLASSIFICATION = ("mmpretrain", "torchvision")  # packages that classifiers take
 SUFFIXES = (".py", ".json", ".yaml", ".yml")
+TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper")  # what a config to train has
 WARM_UPS = ("LinearLR", "ConstantLR")
 RENAMED = ("_memorise", "_overfit")  # in the names of configs, which may be given as they were
 # arguments that count epochs (iterations with by_epoch=False): of schedules, of hooks
@@ -65,28 +64,17 @@ def read_config(path: str) -> Config:
         raise
     except Exception as error:
         if "mmpretrain" in str(error):
-            _check_classification(path)
+            check_classification(path)
         raise ConfigError(
             f"{path} can't be read as a config: {type(error).__name__}: {error}", where=path
         ) from error
     if config.get("default_scope") == "mmpretrain":
-        _check_classification(path)
+        check_classification(path)
     if not isinstance(config.get("model"), dict):
         raise ConfigError(
             f"{path} holds no model", where=path, hint="give an experiment's config, not a part"
         )
     return config
-
-
-def _check_classification(path: str) -> None:
-    """Raises a ConfigError where a package is missing that classifiers take."""
-    missing = [name for name in CLASSIFICATION if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"{path} is a classifier's config, which takes {' and '.join(missing)}",
-            where=path,
-            hint="pip install 'mmpvt[classification]'",
-        )
 
 
 def load_config(path: str, cfg_options: dict | None = None, backbone: str | None = None) -> Config:
@@ -131,6 +119,21 @@ def merge_options(config: Config, cfg_options: dict | None) -> None:
         raise ConfigError(
             f"they don't fit {config.filename}: {error}", setting="cfg_options"
         ) from error
+
+
+def check_trains(config: Config) -> None:
+    """Checks that a config says how to train.
+
+    Raises:
+        ConfigError: it doesn't, as that of a saved model.
+    """
+    missing = [key for key in TRAINING if not config.get(key)]
+    if missing:
+        raise ConfigError(
+            f"the config has no {', '.join(missing)}, which training takes",
+            hint="to go on with a saved model, name the config that it was trained by, and the "
+            f"model's folder with {ConfigError.name_setting('start_from')}",
+        )
 
 
 def take_channels(config: Config) -> None:

@@ -15,6 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmpvt.datasets.samplers import kill_workers
 from mmpvt.engine.checks import check_data, check_pixels, keep_inside
 from mmpvt.engine.config import (
+    check_trains,
     freeze_stages,
     make_work_dir,
     set_checkpoint,
@@ -27,7 +28,7 @@ from mmpvt.engine.config import (
 from mmpvt.engine.config_parts import SPLITS, iter_dicts
 from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher, process_count
-from mmpvt.engine.own_data import DataOptions, check_supported, use_own_data
+from mmpvt.engine.own_data import DataOptions, use_own_data
 from mmpvt.engine.start_from import find_checkpoint, set_start_from
 from mmpvt.engine.training_options import (
     LOOPS,
@@ -42,7 +43,6 @@ from mmpvt.utils.locking import locked
 from mmpvt.utils.outputs import Outputs, check_free
 
 FUSED = ("Adam", "AdamW", "SGD")  # PyTorch's optimizers that have a fused kernel
-TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper")  # what a config to train has
 BATCH_SAMPLER = "mmpvt.ResumableBatchSampler"
 
 
@@ -158,9 +158,8 @@ def prepare_training(
             use.
     """
     with ExitStack() as undo:  # of what is written for the user's own data
-        if options.data:  # before what else is missing
-            check_supported(config)
-        _check_trains(config)
+        if not options.data:  # of which there may be more to say
+            check_trains(config)
         # What the options ask for
         config = _with_common_options(config, options)
         has_work_dir = Path(config.work_dir).is_dir()
@@ -214,16 +213,6 @@ def prepare_training(
 
     prepare_launcher(config, options.launcher)
     return config
-
-
-def _check_trains(config: Config) -> None:
-    missing = [key for key in TRAINING if not config.get(key)]
-    if missing:
-        raise ConfigError(
-            f"the config has no {', '.join(missing)}, which training takes",
-            hint="to go on with a saved model, name the config that it was trained by, and the "
-            f"model's folder with {ConfigError.name_setting('start_from')}",
-        )
 
 
 def _set_options(config: Config, options: TrainOptions) -> None:

@@ -34,7 +34,7 @@ def set_schedule(
     The batch is the config's for each process, on a GPU up to the published total, and no more than
     memory holds and the data set has. The learning rate follows it: in proportion for SGD (Goyal et
     al., 2017, section 2.1), by the square root for Adam and its kin (Malladi et al., 2022, section
-    4). The length is the config's in passes over the data, of a classifier's 50 at most, or more, up
+    4). The length is the config's in passes over the data (a classifier's: 50 at most), or more, up
     to 3,000 iterations or 100 passes; milestones keep their place in it, and warm-up takes a tenth
     at most.
 
