@@ -40,7 +40,7 @@ def _statistic(owner: type, name: str) -> Callable:
     raise pickle.UnpicklingError(f"Unsupported global: GLOBAL builtins.getattr for {name!r}")
 
 
-CLASSES = "mmpvt.classes"  # of a safetensors file's metadata: a list of the names, as JSON
+DATASET_META = "mmpvt.dataset_meta"  # of a safetensors file's metadata: classes, palette, as JSON
 PLAIN_TYPES: list[Global] = [
     HistoryBuffer,
     (safety.encode_text, "_codecs.encode"),
@@ -130,16 +130,15 @@ def _read(path: Path, map_location: str | None) -> dict:
 
 
 def _read_safetensors(path: Path, device: str) -> dict:
-    """The tensors; beside them the class names, where ``save_pretrained`` has written some."""
+    """The tensors; beside them classes and palette, where ``save_pretrained`` has written them."""
     tensors = import_safetensors(path).load_file(path, device=device)
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        stored = (file.metadata() or {}).get(CLASSES)
+        stored = (file.metadata() or {}).get(DATASET_META)
     if stored is None:
         return tensors
-    classes = parse_json(stored.encode())
-    return dict(state_dict=tensors, meta=dict(dataset_meta=dict(classes=classes)))
+    return dict(state_dict=tensors, meta=dict(dataset_meta=parse_json(stored.encode())))
 
 
 def _describe(source: str, error: BaseException) -> CheckpointError:

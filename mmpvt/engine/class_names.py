@@ -182,7 +182,9 @@ def stored_meta(checkpoint: Mapping) -> dict:
             for colour in palette
         )
     )
-    return dict(classes=classes, palette=palette) if has_colours else dict(classes=classes)
+    if not has_colours:
+        return dict(classes=classes)
+    return dict(classes=classes, palette=[tuple(colour) for colour in palette])
 
 
 def compare_with_checkpoint(classes: Sequence[str], checkpoint: Mapping) -> str | None:

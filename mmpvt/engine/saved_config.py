@@ -14,7 +14,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import mmengine.registry
 from mmengine.config import Config
 from mmengine.registry import Registry
 
@@ -55,7 +54,6 @@ OPERATORS = {"nms", "soft_nms", "RoIAlign", "RoIPool", "SimpleRoIAlign"}
 # The first evaluates an argument as Python, the other downloads a model by its name.
 REFUSED = {"CameraMotionCompensation", "TIMMBackbone"}
 CLASSIFICATION = (PRETRAIN, "torchvision")  # packages that classifiers take
-REGISTRIES = [kind for kind in vars(mmengine.registry).values() if isinstance(kind, Registry)]
 
 
 def to_data(config: Config, meta: Mapping) -> dict:
@@ -214,14 +212,12 @@ def _check_name(name: object, scope: str) -> None:
 
 def _registered(name: str, scope: str) -> list:
     """What a package has registered under a name."""
-    if scope in ("mmengine", "mmcv"):  # mmcv registers with MMEngine
-        kinds = REGISTRIES
-    else:
-        if scope == PRETRAIN:
-            check_classification("it")
-            setup_environment()  # mmpretrain's import may take it
-        importlib.import_module(f"{scope}.registry")
-        kinds = [kind.children[scope] for kind in REGISTRIES if scope in kind.children]
+    if scope == PRETRAIN:
+        check_classification("it")
+        setup_environment()  # mmpretrain's import may take it
+    package = "mmengine" if scope == "mmcv" else scope  # mmcv registers with MMEngine
+    things = vars(importlib.import_module(f"{package}.registry")).values()
+    kinds = [one for one in things if isinstance(one, Registry) and one.scope == package]
     found = [kind.module_dict[name] for kind in kinds if name in kind.module_dict]
     for kind in () if found and scope != PRETRAIN else kinds:
         kind.import_from_location()  # of what registers when it is asked for

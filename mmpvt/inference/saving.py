@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from mmseg.models import BaseSegmentor
 
 from mmpvt.checkpoint.hub import WEIGHTS_FILE, import_hub, reason_of
-from mmpvt.checkpoint.loading import CLASSES, import_safetensors
+from mmpvt.checkpoint.loading import DATASET_META, import_safetensors
 from mmpvt.engine.class_names import is_classifier
 from mmpvt.engine.saved_config import CONFIG_FILE, to_data
 from mmpvt.errors import UserError
@@ -78,7 +78,7 @@ def save_pretrained(
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    described = {"format": "pt", CLASSES: json.dumps(data["classes"])}
+    described = {"format": "pt", DATASET_META: json.dumps(dict(meta))}
     out.write(WEIGHTS_FILE, safetensors.save(tensors, metadata=described))
     out.write(CONFIG_FILE, to_json(data, indent=1))
     try:
