@@ -18,14 +18,16 @@ from mmpvt.engine.config import load_config, read_config
 from mmpvt.engine.zoo import config_folder, read_zoo
 from mmpvt.errors import ConfigError
 from mmpvt.models.archs import VARIANTS
+from mmpvt.utils.constants import DOWNLOADS
 
 NAME = "retinanet_pvt_s_fpn_1x_coco"
 HELP = """
 import sys
+from mmpvt import cli
 from mmpvt.cli import main
-for arguments in (["--help"], ["train", "--help"], ["predict", "--help"], ["swap", "--help"]):
+for command in ("", *cli.COMMANDS):
     try:
-        main(arguments)
+        main([*filter(None, [command]), "--help"])
     except SystemExit as end:
         assert not end.code
 main(["list", "atss"])
@@ -94,7 +96,7 @@ def test_help_is_fast():
     """What takes seconds to import isn't imported by it."""
     ended = run_python(HELP)
     assert ended.returncode == 0, ended.stderr
-    for name in ("train", "predict", "swap"):
+    for name in set(cli.COMMANDS) - {"run-onnx"}:
         assert f"usage: mmpvt {name}" in ended.stdout
     assert not {"torch", "mmcv", "mmdet", "mmseg"} & set(ended.stderr.split())
 
@@ -130,6 +132,7 @@ def test_list(capsys: pytest.CaptureFixture):
 def test_the_zoo_has_every_config():
     entries = {entry.name: entry for entry in read_zoo()}
     assert entries.keys() == {path.stem for path in config_folder("mmpvt").glob("*.py")}
+    assert tuple(FILES) == DOWNLOADS
     weights = {entry.weights for entry in entries.values()} - {None}
     classifiers = {f"{variant.full_name}_8xb128_in1k": variant.weights for variant in VARIANTS}
     detectors = {file.url for file in FILES["detectors"].values()}
