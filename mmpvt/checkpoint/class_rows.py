@@ -171,16 +171,16 @@ def match_names(classes: Sequence[str], stored: Sequence[str]) -> dict[int, int]
     """
     plain = [_plain(name) for name in stored]
     places: dict[str, set[int]] = {}
-    for place, names in enumerate(stored):
-        for name in names.split(","):
+    for place, several in enumerate(stored):
+        for name in several.split(","):
             places.setdefault(_plain(name), set()).add(place)
     found = {}
     for i, name in enumerate(classes):
         names, wanted = (stored, name) if name in stored else (plain, _plain(name))
         if wanted in names:
             found[i] = names.index(wanted)
-        elif len(several := places.get(wanted, ())) == 1:
-            (found[i],) = several
+        elif len(known := places.get(wanted, set())) == 1:
+            (found[i],) = known
     return found
 
 
