@@ -62,8 +62,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="Accuracy")
 test_evaluator = val_evaluator
 
-epochs = 10  # of 200 iterations
-train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=5)
+epochs = 8  # of 200 iterations
+train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=4)
 val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(

@@ -39,9 +39,6 @@ from mmpvt.checkpoint.loading import import_safetensors
 from mmpvt.errors import CheckpointError, OutputError
 from mmpvt.utils.atomic import atomic_write
 
-TARGETS = ("mmpvt", "published", "mmdet", "timm", "huggingface")
-SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-
 
 @dataclass
 class ConvertedCheckpoint:
@@ -74,8 +71,8 @@ def convert_checkpoint(
 
     Args:
         checkpoint (Mapping): what a file of any known layout holds.
-        target (str): one of ``TARGETS``. ``'mmpvt'`` is a backbone's; ``'published'`` differs from
-            it in what a classifier has besides.
+        target (str): one of :data:`~mmpvt.utils.constants.LAYOUTS`. ``'mmpvt'`` is a backbone's;
+            ``'published'`` differs from it in what a classifier has besides.
         backbone_only (bool): leave out the rest of a detector. Default: False.
 
     Returns:

@@ -10,16 +10,17 @@ from pathlib import Path
 
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import CheckpointError, OutputError
+from mmpvt.utils.constants import CHECKPOINT_SUFFIXES, LAYOUTS
 from mmpvt.utils.outputs import check_free
 from mmpvt.utils.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from mmpvt.checkpoint.convert_checkpoint import SUFFIXES, TARGETS
-
     parser.add_argument("source", metavar="IN", help="file or URL, in any known layout")
-    parser.add_argument("out", metavar="OUT", help=f"file to write: {', '.join(SUFFIXES)}")
-    parser.add_argument("--to", required=True, choices=TARGETS, help="whose names the tensors get")
+    parser.add_argument(
+        "out", metavar="OUT", help=f"file to write: {', '.join(CHECKPOINT_SUFFIXES)}"
+    )
+    parser.add_argument("--to", required=True, choices=LAYOUTS, help="whose names the tensors get")
     parser.add_argument(
         "--backbone-only", action="store_true", help="leave out the rest of a detector"
     )
@@ -62,9 +63,9 @@ def other_content(checkpoint: dict, keeps_meta: bool) -> list[str]:
 
 def free_path(path: str, force: bool) -> Path:
     """Refuses the path of a file to write where something would be lost by it."""
-    from mmpvt.checkpoint.convert_checkpoint import SUFFIXES
-
     out = Path(path)
-    if out.suffix not in SUFFIXES:
-        raise OutputError(f"{out}: a checkpoint's name ends in {', '.join(SUFFIXES)}", where=out)
+    if out.suffix not in CHECKPOINT_SUFFIXES:
+        raise OutputError(
+            f"{out}: a checkpoint's name ends in {', '.join(CHECKPOINT_SUFFIXES)}", where=out
+        )
     return check_free(out, force)

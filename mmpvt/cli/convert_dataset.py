@@ -12,13 +12,11 @@ from pathlib import Path
 from mmpvt.engine.choices import ON_BAD_DATA
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import OutputError
-from mmpvt.utils.constants import FORMATS
+from mmpvt.utils.constants import FORMATS, WRITTEN_FORMATS
 from mmpvt.utils.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from mmpvt.datasets.formats.writing import TARGETS
-
     parser.description = (
         "Copy a data set in COCO's, Pascal VOC's, YOLO's, LabelMe's or CVAT's format, or of label "
         "maps, to another format. The data set itself stays as it is."
@@ -27,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source", metavar="IN", help="a folder, .zip, data.yaml, .json or .xml: the data set"
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="a new folder")
-    parser.add_argument("--to", required=True, choices=TARGETS, help="the format to write")
+    parser.add_argument("--to", required=True, choices=WRITTEN_FORMATS, help="the format to write")
     parser.add_argument(
         "--format", choices=FORMATS, help="of the data set (default: recognised by what is there)"
     )

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 
 from mmpvt.engine.cli import user_errors
+from mmpvt.utils.constants import DOWNLOADS
 from mmpvt.utils.download import RetryPolicy
 from mmpvt.utils.text import printable
 
@@ -17,14 +18,12 @@ FOLDERS = dict(coco="data/coco", ade20k="data/ade")  # where the configs look
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from mmpvt.datasets.download.catalog import FILES
-
     parser.description = (
         "Download COCO 2017, ADE20K (SceneParse150), the published ImageNet weights or the "
         "RetinaNets with PVT that MMDetection published: complete, verified, unpacked. The same "
         "command resumes a download that was stopped."
     )
-    parser.add_argument("what", choices=tuple(FILES))
+    parser.add_argument("what", choices=DOWNLOADS)
     parser.add_argument(
         "names",
         nargs="*",

@@ -172,7 +172,7 @@ def stored_meta(checkpoint: Mapping) -> dict:
     listed = (list, tuple)
     if not isinstance(classes, listed) or not all(isinstance(c, str | int) for c in classes):
         return {}
-    has_colours = (
+    if not (
         isinstance(palette, listed)
         and len(palette) >= len(classes)
         and all(
@@ -181,8 +181,9 @@ def stored_meta(checkpoint: Mapping) -> dict:
             and all(isinstance(level, int) and 0 <= level <= 255 for level in colour)
             for colour in palette
         )
-    )
-    return dict(classes=classes, palette=palette) if has_colours else dict(classes=classes)
+    ):
+        return dict(classes=classes)
+    return dict(classes=classes, palette=[tuple(colour) for colour in palette])
 
 
 def compare_with_checkpoint(classes: Sequence[str], checkpoint: Mapping) -> str | None:

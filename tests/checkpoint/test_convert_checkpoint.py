@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from helpers import ROOT, build_backbone, relative
 from mmpvt import UserError
 from mmpvt.checkpoint.conversion import upgrade
-from mmpvt.checkpoint.convert_checkpoint import TARGETS, convert_checkpoint
+from mmpvt.checkpoint.convert_checkpoint import convert_checkpoint
 from mmpvt.engine.config import load_config, set_pretrained
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
+from mmpvt.utils.constants import LAYOUTS
 
 ARCH = dict(embed_dims=(32, 64, 160, 256), depths=(1, 2, 1, 1))
 MMDET = dict(embed_dims=32, num_heads=[1, 2, 5, 8], num_layers=[1, 2, 1, 1])
@@ -61,7 +62,7 @@ KEEP_ALL |= {("linear v2", "huggingface"), ("linear v2", "timm")}
 HAVE_NONE = {("v1", "timm"), ("linear v2", "mmdet")}
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", LAYOUTS)
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 def test_there_and_back(kind: str, target: str):
     whole = classifier(*CLASSIFIERS[kind])
@@ -85,7 +86,7 @@ def test_there_and_back(kind: str, target: str):
     assert not there.added
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", LAYOUTS)
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 def test_backbone_there_and_back(kind: str, target: str):
     if (kind, target) in HAVE_NONE:
@@ -208,7 +209,7 @@ def test_detector_into_mmdet():
             assert all(relative(x, y) < 1e-8 for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", LAYOUTS)
 def test_detector_there_and_back(target: str):
     state = dict(detector("detr_pvt_v2_b0_shapes", out_indices=(0, 1, 2)).state_dict())
     done = convert_checkpoint({"state_dict": state}, target)

@@ -232,7 +232,13 @@ def optimised(config: Config) -> tuple[nn.Module, dict[int, float], dict[int, fl
     return model, decay, rates
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.full if re.search(r"large|b[45]_", name) else ())
+        for name in CLASSIFIERS
+    ],
+)
 def test_classifiers(name: str, zoo: dict[str, Entry]):
     config = zoo[name].config
     variant = name.removesuffix("_8xb128_in1k")

@@ -25,7 +25,7 @@ from mmpvt.engine.config_parts import iter_dicts
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 # Of configs that only the backbone's depth tells apart, the least deep ones run in `make test`;
 # test_cost builds all.
-DEEP = r".*_pvt_(m|l|v2_b[345])_.*"
+DEEP = r"(.*_)?pvt_(m|l|medium|large|v2_b[345])_.*"
 SHRINK = 8  # how many times smaller, a side, than a config says, images are tested at
 
 # How far a cost may be from the published one, M parameters and part of the GFLOPs, where it isn't

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.fileio import load
 
 import mmpvt
-from helpers import ROOT, Ended, assert_equal
+from helpers import ROOT, Ended, assert_equal, save_untrained
 from mmpvt.datasets.shapes import generate
 
 pytest.importorskip("mmpretrain")
@@ -96,6 +96,8 @@ def test_a_classifier_through_the_tools(train, tiny: Path, images: Path, tmp_pat
 
     checkpoint = Path((first / "last_checkpoint").read_text())
     options = ("--data-root", images, "--work-dir", tmp_path / "test")
+    ended = call_tool("test.py", tiny, checkpoint, *options, "--tta")
+    assert ended.code == 0 and "accuracy/top1: " in ended.out + ended.err
     ended = call_tool("test.py", tiny, checkpoint, *options, "--out", tmp_path / "results.pkl")
     assert f"accuracy/top1: {score:.4f}" in ended.out + ended.err
     results = load(tmp_path / "results.pkl")
@@ -150,6 +152,57 @@ def test_own_images(tiny: Path, images: Path, tmp_path: Path, call_tool):
     assert config.model.head.num_classes == config.data_preprocessor.num_classes == 3
     assert config.train_dataloader.dataset.metainfo.classes == ("doughnut", "plus", "starfish")
     assert (work_dir / "report" / "index.html").is_file()
+
+
+def test_a_saved_classifier(tiny: Path, images: Path, tmp_path: Path, call_tool):
+    """It predicts as it did; training on others of its classes takes these by their names."""
+    file = save_untrained(tiny, tmp_path / "untrained.pth")
+    model = mmpvt.load_model(tiny, file, device="cpu")
+    folder = model.save_pretrained(tmp_path / "saved")
+    assert "pipeline_tag: image-classification" in (folder / "README.md").read_text()
+    (image, *_) = (images / "val" / "ring").iterdir()
+    again = mmpvt.load_model(folder, device="cpu")
+    assert torch.equal(again(image).pred_score, model(image).pred_score)
+    assert again.classes == model.classes and again.classes[2] == "ring"
+
+    data = tmp_path / "own"
+    for name, new in (("ring", "Ring"), ("star", "starfish"), ("cross", "cross")):
+        shutil.copytree(images / "train" / name, data / new)
+    options = ("--data", data, "--epochs", 1, "--work-dir", tmp_path / "work")
+    ended = call_tool("train.py", tiny, *options, "--start-from", folder)
+    assert ended.code == 0, ended.out + ended.err
+    assert "classes taken from saved: Ring, cross; fresh: starfish" in ended.out + ended.err
+    for tool, out in (("train.py", "--work-dir"), ("check_data.py", "--out")):
+        ended = call_tool(tool, folder, "--data", data, out, tmp_path / "new")
+        assert "the config has no train_dataloader, train_cfg, opt" in ended.one_sentence()
+        assert not (tmp_path / "new").exists()
+
+
+def test_from_a_thousand_classes(train, tiny: Path, tmp_path: Path):
+    config = Config.fromfile(tiny)
+    config.model.head.num_classes = config.data_preprocessor.num_classes = 1000
+    config.dump(tmp_path / "wide.py")
+    file = save_untrained(tmp_path / "wide.py", tmp_path / "thousand.pth")
+    options = ("--cfg-options", "train_cfg.max_epochs=1", "--work-dir", tmp_path / "work")
+    ended = train("--start-from", file, *options)
+    assert ended.code == 0, ended.out + ended.err
+    said = ended.out + ended.err
+    assert "all classes start fresh (circle, cross, ring, square, star, triangle)" in said
+    assert "; the rest of it is taken" in said
+    path = (tmp_path / "work" / "last_checkpoint").read_text()
+    taken, given = (mmpvt.checkpoint.load_checkpoint(one)["state_dict"] for one in (path, file))
+    assert taken["head.fc.weight"].shape == (6, 32) and given["head.fc.weight"].shape == (1000, 32)
+    name = "backbone.patch_embed1.proj.weight"
+    assert (taken[name] - given[name]).abs().max() < 0.01 < given[name].abs().max()
+
+
+def test_check_data(tiny: Path, images: Path, tmp_path: Path, call_tool):
+    args = (tiny, "--data-root", images, "--out", tmp_path, "--workers", 1)
+    ended = call_tool("check_data.py", *args)
+    assert ended.code == 0, ended.out + ended.err
+    assert "24 images, 24 of them can be used" in ended.out
+    assert "6 of 6 classes; most of circle (4), cross (4), ring (4)" in ended.out
+    assert (tmp_path / "data.png").is_file()
 
 
 @pytest.mark.parametrize(

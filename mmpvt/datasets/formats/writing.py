@@ -21,7 +21,7 @@ from mmpvt.datasets.formats.masks import map_values
 from mmpvt.datasets.formats.reading import stem, with_progress
 from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.errors import ConfigError, DatasetError, OutputError
-from mmpvt.utils.constants import IGNORE_LABEL
+from mmpvt.utils.constants import IGNORE_LABEL, WRITTEN_FORMATS
 from mmpvt.utils.outputs import Outputs
 from mmpvt.utils.text import to_json
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("mmpvt")
 
 BACKGROUND = "background"  # pixels of no object, in label maps made of objects
-TARGETS = ("coco", "voc", "yolo", "masks")
 
 
 class LabelMaps(NamedTuple):
@@ -217,8 +216,8 @@ def _painted(record: ImageRecord) -> np.ndarray:
 
 def write(opened: OpenedDataset, folder: Path, to: str) -> Path:
     """:meth:`OpenedDataset.write`."""
-    if to not in TARGETS:
-        raise ConfigError(f"{to!r} is none of {', '.join(TARGETS)}", setting="to")
+    if to not in WRITTEN_FORMATS:
+        raise ConfigError(f"{to!r} is none of {', '.join(WRITTEN_FORMATS)}", setting="to")
     if opened.is_semantic and to != "masks":
         raise DatasetError(f"{opened.path} holds label maps, which have no objects", setting="to")
     if to == "masks":
