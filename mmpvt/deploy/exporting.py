@@ -165,9 +165,11 @@ def write(
 
 def read_padding(data_preprocessor: BaseDataPreprocessor) -> tuple[int, float]:
     """What sides are padded to a multiple of, and with what value."""
-    if hasattr(data_preprocessor, "pad_size_divisor"):
-        return data_preprocessor.pad_size_divisor, float(data_preprocessor.pad_value)
-    options = dict(getattr(data_preprocessor, "test_cfg", None) or {})
+    # MMSegmentation's own pads in tests by this alone; in OneDL's fork it has a divisor, too
+    if not hasattr(data_preprocessor, "test_cfg"):
+        divisor = getattr(data_preprocessor, "pad_size_divisor", 1)
+        return divisor, float(getattr(data_preprocessor, "pad_value", 0))
+    options = dict(data_preprocessor.test_cfg or {})
     divisor = options.pop("size_divisor", 1)
     if options:
         raise ExportError(

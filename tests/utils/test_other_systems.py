@@ -19,6 +19,8 @@ sys.modules["fcntl"] = sys.modules["resource"] = None
 
 from pathlib import Path
 import mmpvt
+
+mmpvt.setup_environment()  # what is imported next takes in mmpretrain, where it is installed
 from mmpvt.datasets.samplers import init_worker, kill_workers
 from mmpvt.engine.hooks.interrupt import InterruptHook
 from mmpvt.reproduction.reproduction_hook import _peak_memory
@@ -26,7 +28,6 @@ from mmpvt.utils import signals
 from mmpvt.utils.atomic import atomic_write
 from mmpvt.utils.locking import locked
 
-mmpvt.setup_environment()
 folder = Path(sys.argv[1])
 with locked(folder, "work_dir"), signals.delayed():
     atomic_write(folder / "a", b"1")
