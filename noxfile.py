@@ -23,12 +23,13 @@ ROOT = Path(__file__).parent
 LINT = {"ruff", "mypy", "import-linter", "deptry"}
 OPENMMLAB = {"mmengine", "mmcv-lite", "mmdet", "mmsegmentation"}
 ONEDL = ("onedl-mmengine", "onedl-mmcv", "onedl-mmdetection", "onedl-mmsegmentation")
+TORCHVISION = {"torchvision", "mmpretrain"}  # a release fits one PyTorch; mmpretrain needs it
 TRANSFORMERS_4 = "transformers>=4.57,<5"
 
 # A covering set, not the product: each Python, PyTorch, stack and optional package at least once.
 # name: (Python, PyTorch, what replaces or joins requirements/, what is left out of it)
 MATRIX: dict[str, tuple[str, str, tuple[str, ...], set[str]]] = {
-    "py310-torch2.4": ("3.10", "2.4.1", (TRANSFORMERS_4,), set()),
+    "py310-torch2.4": ("3.10", "2.4.1", (TRANSFORMERS_4,), TORCHVISION),
     "py310-torch2.13-onedl": ("3.10", "2.13.0", (*ONEDL, TRANSFORMERS_4), OPENMMLAB),
     "py311-torch2.13": ("3.11", "2.13.0", (), set()),
     "py311-torch2.13-onedl": ("3.11", "2.13.0", ONEDL, OPENMMLAB),
@@ -38,7 +39,7 @@ MATRIX: dict[str, tuple[str, str, tuple[str, ...], set[str]]] = {
         set(),
     ),
     "py312-torch2.14-torchvision": ("3.12", "2.14.1", ("torchvision==0.29.1", "timm"), set()),
-    "py313-torch2.14": ("3.13", "2.14.1", (), {"transformers"}),
+    "py313-torch2.14": ("3.13", "2.14.1", (), {"transformers", *TORCHVISION}),
     "py313-torch2.14-onedl-torchvision": (
         *("3.13", "2.14.1"),
         (*ONEDL, "torchvision==0.29.1"),
