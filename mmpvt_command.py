@@ -18,8 +18,7 @@ def main() -> int:
         package = find_spec("mmpvt")
         if sys.argv[1:2] == ["env"] and package is not None and package.origin is not None:
             file = Path(package.origin).parent / "cli" / "env.py"
-            runpy.run_path(str(file))["run"]()
-            return 0
+            return runpy.run_path(str(file))["run"]()
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         print(f"error: {reason} (mmpvt env says what is installed)", file=sys.stderr)
         return 2

@@ -166,14 +166,22 @@ def start_by_class_names(
 def match_names(classes: Sequence[str], stored: Sequence[str]) -> dict[int, int]:
     """For each class that a checkpoint has, too, by its number, the checkpoint's number of it.
 
-    Case, underscores, hyphens and spaces don't matter, unless a name is there to the letter.
+    Case, underscores, hyphens and spaces don't matter, unless a name is there to the letter. Of a
+    class of several names, as ImageNet's ``'tench, Tinca tinca'``, each counts that no other has.
     """
     plain = [_plain(name) for name in stored]
+    places: dict[str, set[int]] = {}
+    for place, names in enumerate(stored):
+        for name in names.split(","):
+            places.setdefault(_plain(name), set()).add(place)
     found = {}
     for i, name in enumerate(classes):
         names, wanted = (stored, name) if name in stored else (plain, _plain(name))
-        found[i] = names.index(wanted) if wanted in names else None
-    return {i: place for i, place in found.items() if place is not None}
+        if wanted in names:
+            found[i] = names.index(wanted)
+        elif len(several := places.get(wanted, ())) == 1:
+            (found[i],) = several
+    return found
 
 
 def _plain(name: str) -> str:
@@ -222,4 +230,4 @@ def _describe(
         rest = f"; fresh: {few(fresh, SHOWN)}" if fresh else ""
         return f"classes taken from {source}: {names}{rest}"
     has = f"has none of them, but {few(stored)}" if stored else "names no classes of its own"
-    return f"all classes start fresh ({few(fresh, SHOWN)}): {source} {has}"
+    return f"all classes start fresh ({few(fresh, SHOWN)}): {source} {has}; the rest of it is taken"

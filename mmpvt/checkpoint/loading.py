@@ -30,6 +30,7 @@ from mmpvt.checkpoint.conversion import upgrade
 from mmpvt.checkpoint.hub import SCHEME, WEIGHTS_FILE, download_from_hub
 from mmpvt.compat.torch import Global, weights_only_globals
 from mmpvt.errors import CheckpointError, DownloadError, UserError
+from mmpvt.utils.files import parse_json
 
 
 def _statistic(owner: type, name: str) -> Callable:
@@ -39,6 +40,7 @@ def _statistic(owner: type, name: str) -> Callable:
     raise pickle.UnpicklingError(f"Unsupported global: GLOBAL builtins.getattr for {name!r}")
 
 
+CLASSES = "mmpvt.classes"  # of a safetensors file's metadata: a list of the names, as JSON
 PLAIN_TYPES: list[Global] = [
     HistoryBuffer,
     (safety.encode_text, "_codecs.encode"),
@@ -121,10 +123,23 @@ def import_safetensors(path: Path) -> ModuleType:
 
 def _read(path: Path, map_location: str | None) -> dict:
     if path.suffix == ".safetensors":
-        return import_safetensors(path).load_file(path, device=map_location or "cpu")
+        return _read_safetensors(path, map_location or "cpu")
     with weights_only():
         safety.check_file(path)
         return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def _read_safetensors(path: Path, device: str) -> dict:
+    """The tensors; beside them the class names, where ``save_pretrained`` has written some."""
+    tensors = import_safetensors(path).load_file(path, device=device)
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        stored = (file.metadata() or {}).get(CLASSES)
+    if stored is None:
+        return tensors
+    classes = parse_json(stored.encode())
+    return dict(state_dict=tensors, meta=dict(dataset_meta=dict(classes=classes)))
 
 
 def _describe(source: str, error: BaseException) -> CheckpointError:

@@ -47,6 +47,7 @@ OPTIONAL = {
 }
 NOT_IMPORTED = {"transformers", "timm", "onnxruntime"}  # seconds each, and mmpvt hardly needs them
 VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTHONPATH")
+WORKS = "works"
 WIDTH = 16  # characters of the names
 
 
@@ -54,10 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """It has none."""
 
 
-def run(args: argparse.Namespace | None = None) -> None:
-    """Prints it all, a line a thing, whatever fails."""
+def run(args: argparse.Namespace | None = None) -> int:
+    """Prints it all, a line a thing, whatever fails; 2 where ``import mmpvt`` does."""
+    lines = {}
     for name, what in _lines():
+        lines[name] = what
         print(f"{name + ':':{WIDTH}} {what}", flush=True)  # the next may crash the process
+    return 0 if lines["import mmpvt"] == WORKS else 2
 
 
 def _lines() -> Iterator[tuple[str, str]]:
@@ -82,7 +86,7 @@ def _lines() -> Iterator[tuple[str, str]]:
         if len(versions) > 1:
             said += ", which write over one another's files: uninstall all, then install one"
         yield module, said + (f", doesn't import: {failure}" if failure else "")
-    yield "import mmpvt", f"fails: {reason}" if reason else "works"
+    yield "import mmpvt", f"fails: {reason}" if reason else WORKS
     for name, ask in (("operators", _operators), ("devices", _devices), ("threads", _threads)):
         try:
             yield name, ask()
@@ -178,4 +182,6 @@ def _failure(action: Callable[[], object]) -> str:
 
 
 def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    line = next(iter(str(error).splitlines()), "")
+    is_ours = type(error).__module__ == "mmpvt.errors"  # a sentence with what to do
+    return line if is_ours else f"{type(error).__name__}: {line}"

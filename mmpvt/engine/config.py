@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import importlib.util
 import math
 import os
 import sys
@@ -21,7 +20,7 @@ from mmpvt.checkpoint.saving import newest_checkpoint
 from mmpvt.compat import fix_package_lookup
 from mmpvt.engine.class_names import read_class_lists
 from mmpvt.engine.config_parts import SPLITS, default_argument, iter_dicts
-from mmpvt.engine.saved_config import CONFIG_FILE, read_saved
+from mmpvt.engine.saved_config import CONFIG_FILE, check_classification, read_saved
 from mmpvt.engine.zoo import config_folder, find_config
 from mmpvt.errors import CheckpointError, ConfigError, OutputError, UserError
 from mmpvt.swap import swap
@@ -29,8 +28,8 @@ from mmpvt.utils.text import printable
 
 DET_PREPROCESSORS = ("DetDataPreprocessor", "mmdet.DetDataPreprocessor")
 PACKAGES = ("mmpvt", "mmdet", "mmseg", "mmpretrain")  # whose configs PACKAGE::PATH may name
-CLASSIFICATION = ("mmpretrain", "torchvision")  # packages that classifiers take
 SUFFIXES = (".py", ".json", ".yaml", ".yml")
+TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper")  # what a config to train has
 WARM_UPS = ("LinearLR", "ConstantLR")
 RENAMED = ("_memorise", "_overfit")  # in the names of configs, which may be given as they were
 # arguments that count epochs (iterations with by_epoch=False): of schedules, of hooks
@@ -65,28 +64,17 @@ def read_config(path: str) -> Config:
         raise
     except Exception as error:
         if "mmpretrain" in str(error):
-            _check_classification(path)
+            check_classification(path)
         raise ConfigError(
             f"{path} can't be read as a config: {type(error).__name__}: {error}", where=path
         ) from error
     if config.get("default_scope") == "mmpretrain":
-        _check_classification(path)
+        check_classification(path)
     if not isinstance(config.get("model"), dict):
         raise ConfigError(
             f"{path} holds no model", where=path, hint="give an experiment's config, not a part"
         )
     return config
-
-
-def _check_classification(path: str) -> None:
-    """Raises a ConfigError where a package is missing that classifiers take."""
-    missing = [name for name in CLASSIFICATION if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"{path} is a classifier's config, which takes {' and '.join(missing)}",
-            where=path,
-            hint="pip install 'mmpvt[classification]'",
-        )
 
 
 def load_config(path: str, cfg_options: dict | None = None, backbone: str | None = None) -> Config:
@@ -131,6 +119,21 @@ def merge_options(config: Config, cfg_options: dict | None) -> None:
         raise ConfigError(
             f"they don't fit {config.filename}: {error}", setting="cfg_options"
         ) from error
+
+
+def check_trains(config: Config) -> None:
+    """Checks that a config says how to train.
+
+    Raises:
+        ConfigError: it doesn't, as that of a saved model.
+    """
+    missing = [key for key in TRAINING if not config.get(key)]
+    if missing:
+        raise ConfigError(
+            f"the config has no {', '.join(missing)}, which training takes",
+            hint="to go on with a saved model, name the config that it was trained by, and the "
+            f"model's folder with {ConfigError.name_setting('start_from')}",
+        )
 
 
 def take_channels(config: Config) -> None:
@@ -279,15 +282,28 @@ def set_length(config: Config, length: int) -> None:
         changed = {key: scaled(schedule[key], factor) for key in SCHEDULED & schedule.keys()}
         if changed.get("end", math.inf) <= changed.get("begin", 0):
             changed["end"] = changed["begin"] + 1
-        if "end" in changed and schedule.get("type") in WARM_UPS:
-            # of a single iteration it never ends: MMEngine's first step has the start's factor
-            changed["end"] = max(changed["end"], schedule.get("begin", 0) + 2)
         schedule.update(changed)
+    for schedule in iter_dicts(config.get("param_scheduler")):
+        # of a single iteration it never ends: MMEngine's first step has the start's factor
+        least = schedule.get("begin", 0) + 2
+        if schedule.get("type") in WARM_UPS and schedule.get("end", least) < least:
+            end_warm_up(config, schedule, least)
     for hook in iter_dicts(config.get("custom_hooks")):
         hook.update({key: scaled(hook[key]) for key in SWITCHED & hook.keys()})
     if "dynamic_intervals" in loop:
         loop.dynamic_intervals = [(scaled(start), n) for start, n in loop.dynamic_intervals]
     loop.val_interval = min(loop.get("val_interval", 1), length)
+
+
+def end_warm_up(config: Config, warm_up: dict, end: int) -> None:
+    """Moves the end of a warm-up, and the begin of what follows it."""
+    old, warm_up["end"] = warm_up["end"], end
+    for later in iter_dicts(config.get("param_scheduler")):
+        if later.get("by_epoch", True) == warm_up.get("by_epoch", True) and (
+            later.get("begin") == old
+        ):
+            later["begin"] = end
+            later["end"] = max(later.get("end", end + 1), end + 1)
 
 
 def freeze_stages(config: Config, number: int) -> None:

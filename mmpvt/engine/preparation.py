@@ -15,6 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmpvt.datasets.samplers import kill_workers
 from mmpvt.engine.checks import check_data, check_pixels, keep_inside
 from mmpvt.engine.config import (
+    check_trains,
     freeze_stages,
     make_work_dir,
     set_checkpoint,
@@ -42,7 +43,6 @@ from mmpvt.utils.locking import locked
 from mmpvt.utils.outputs import Outputs, check_free
 
 FUSED = ("Adam", "AdamW", "SGD")  # PyTorch's optimizers that have a fused kernel
-TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper")  # what a config to train has
 BATCH_SAMPLER = "mmpvt.ResumableBatchSampler"
 
 
@@ -158,13 +158,8 @@ def prepare_training(
             use.
     """
     with ExitStack() as undo:  # of what is written for the user's own data
-        missing = [key for key in TRAINING if not config.get(key)]
-        if missing:
-            raise ConfigError(
-                f"the config has no {', '.join(missing)}, which training takes",
-                hint="to go on with a saved model, name the config that it was trained by, and the "
-                f"model's folder with {ConfigError.name_setting('start_from')}",
-            )
+        if not options.data:  # of which there may be more to say
+            check_trains(config)
         # What the options ask for
         config = _with_common_options(config, options)
         has_work_dir = Path(config.work_dir).is_dir()

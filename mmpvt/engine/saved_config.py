@@ -2,13 +2,14 @@
 
 A ``.py`` config is code that its reader runs. A config that is data still names classes by their
 import path, which MMEngine imports, and operators, which mmcv evaluates as Python. So only what
-MMEngine, mmcv, MMDetection, MMSegmentation or mmpvt have registered is taken from this one.
+MMEngine, mmcv, MMDetection, MMSegmentation or mmpvt have registered is taken from this one, and of
+mmpretrain's what image classifiers are made of.
 """
 
 from __future__ import annotations
 
 import copy
-import importlib
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 
 from mmpvt.engine.config_parts import iter_dicts, split_datasets
+from mmpvt.environment import setup_environment
 from mmpvt.errors import BadFileError, ConfigError
 from mmpvt.utils.files import parse_json, read_bytes
 from mmpvt.utils.text import to_json
@@ -31,10 +33,28 @@ KEPT = (
     *("test_dataloader", "test_evaluator", "test_cfg", "tta_model", "tta_pipeline"),
 )
 SOURCES = ("init_cfg", "pretrained")  # of weights that a training starts from
-SCOPES = ("mmengine", "mmcv", "mmdet", "mmseg", "mmpvt")
+PRETRAIN = "mmpretrain"
+SCOPES = ("mmengine", "mmcv", "mmdet", "mmseg", PRETRAIN, "mmpvt")
+# Of mmpretrain's modules, those of image classifiers: others load code by a model's name, unpickle
+# data sets, or evaluate arguments.
+CLASSIFIERS = (
+    "mmcv.transforms.",  # registered again
+    *(
+        f"{PRETRAIN}.{name}"
+        for name in (
+            *("models.classifiers.image", "models.backbones", "models.necks", "models.heads"),
+            *("models.losses", "models.tta", "models.utils.batch_augments"),
+            *("models.utils.data_preprocessor", "datasets.base_dataset", "datasets.custom"),
+            *("datasets.imagenet", "datasets.multi_label", "datasets.transforms"),
+            *("evaluation.metrics.single_label", "evaluation.metrics.multi_label"),
+        )
+    ),
+)
 # of mmcv.ops, that heads name
 OPERATORS = {"nms", "soft_nms", "RoIAlign", "RoIPool", "SimpleRoIAlign"}
-EVALUATING = {"CameraMotionCompensation"}  # it evaluates an argument as Python
+# The first evaluates an argument as Python, the other downloads a model by its name.
+REFUSED = {"CameraMotionCompensation", "TIMMBackbone"}
+CLASSIFICATION = (PRETRAIN, "torchvision")  # packages that classifiers take
 REGISTRIES = [kind for kind in vars(mmengine.registry).values() if isinstance(kind, Registry)]
 
 
@@ -88,7 +108,7 @@ def from_data(data: object) -> Config:
     content = {key: _decode(value) for key, value in content.items() if key in KEPT}
     scope = content.get("default_scope", "mmdet")
     if scope not in SCOPES or not isinstance(content.get("model"), dict):
-        raise ConfigError("it has no model of MMDetection or MMSegmentation")
+        raise ConfigError("it has no model of MMDetection, MMSegmentation or mmpretrain")
     _check(content, scope)
     _drop_sources(content)
     return Config(content)
@@ -164,7 +184,7 @@ def _check(value: object, scope: str) -> None:
         for key, item in value.items():
             if key == "type":
                 _check_name(item, scope)
-            elif key == "_scope_" and item not in SCOPES:
+            elif key == "_scope_" and (item not in SCOPES or item == PRETRAIN != scope):
                 raise ConfigError(f"it names the scope {item!r}")
             elif key == "_base_":
                 raise ConfigError("it inherits another config")
@@ -180,26 +200,42 @@ def _check(value: object, scope: str) -> None:
 def _check_name(name: object, scope: str) -> None:
     prefix, _, own = str(name).rpartition(".")
     scopes = (prefix,) if prefix else (scope, "mmengine")
-    known = isinstance(name, str) and own not in EVALUATING and set(scopes) <= set(SCOPES)
-    if known and not (name in OPERATORS or any(_is_registered(own, one) for one in scopes)):
-        known = False
+    known = isinstance(name, str) and own not in REFUSED and set(scopes) <= set(SCOPES)
+    if known and name not in OPERATORS:
+        found = [(one, thing) for one in scopes for thing in _registered(own, one)]
+        others = [thing.__module__ for one, thing in found if one == PRETRAIN]
+        known = bool(found) and all(module.startswith(CLASSIFIERS) for module in others)
     if not known:
         raise ConfigError(
             f"its type {name!r} is not registered by MMEngine, mmcv, MMDetection, MMSegmentation "
-            "or mmpvt"
+            "or mmpvt, and is no part of mmpretrain's image classifiers"
         )
 
 
-def _is_registered(name: str, scope: str) -> bool:
+def _registered(name: str, scope: str) -> list:
+    """What a package has registered under a name."""
     if scope in ("mmengine", "mmcv"):  # mmcv registers with MMEngine
         kinds = REGISTRIES
     else:
+        if scope == PRETRAIN:
+            check_classification("it")
+            setup_environment()  # mmpretrain's import may take it
         importlib.import_module(f"{scope}.registry")
         kinds = [kind.children[scope] for kind in REGISTRIES if scope in kind.children]
-    if any(name in kind.module_dict for kind in kinds):
-        return True
-    for kind in kinds:  # what registers is imported when it is asked for
-        kind.import_from_location()
+    found = [kind.module_dict[name] for kind in kinds if name in kind.module_dict]
+    for kind in () if found and scope != PRETRAIN else kinds:
+        kind.import_from_location()  # of what registers when it is asked for
         if name in kind.module_dict:
-            return True
-    return False
+            found.append(kind.module_dict[name])
+    return found
+
+
+def check_classification(what: str) -> None:
+    """Raises a ConfigError where a package is missing that a classifier's config takes."""
+    missing = [name for name in CLASSIFICATION if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"{what} is a classifier's config, which takes {' and '.join(missing)}",
+            where=what,
+            hint="pip install 'mmpvt[classification]'",
+        )

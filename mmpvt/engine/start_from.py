@@ -121,7 +121,7 @@ def start(
             stored = list(DATASETS.get(f"{key[0]}.{NAMELESS[key]}").METAINFO["classes"])
             notes.append(f"it names no classes: its {len(stored)} are taken for {NAMELESS[key]}'s")
     target = unwrapped(model).state_dict()
-    name = source.partition("#")[0].rpartition("/")[2]
+    name = source.partition("#")[0].rstrip("/").rpartition("/")[2]
     taken, said = start_by_class_names(tensors, target, rows, classes, stored, name)
     return taken, [*said, *(f"{name}: {note}" for note in notes)]
 

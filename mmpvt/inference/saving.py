@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -13,7 +14,8 @@ from mmengine.model import BaseModel
 from mmseg.models import BaseSegmentor
 
 from mmpvt.checkpoint.hub import WEIGHTS_FILE, import_hub, reason_of
-from mmpvt.checkpoint.loading import import_safetensors
+from mmpvt.checkpoint.loading import CLASSES, import_safetensors
+from mmpvt.engine.class_names import is_classifier
 from mmpvt.engine.saved_config import CONFIG_FILE, to_data
 from mmpvt.errors import UserError
 from mmpvt.utils.outputs import LISTING, CannotWriteError, Outputs
@@ -76,7 +78,8 @@ def save_pretrained(
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    out.write(WEIGHTS_FILE, safetensors.save(tensors, metadata={"format": "pt"}))
+    described = {"format": "pt", CLASSES: json.dumps(data["classes"])}
+    out.write(WEIGHTS_FILE, safetensors.save(tensors, metadata=described))
     out.write(CONFIG_FILE, to_json(data, indent=1))
     try:
         out.write(CARD_FILE, _card(folder.absolute().name, model, config, data).encode())
@@ -136,8 +139,9 @@ def push_to_hub(
 def _card(name: str, model: BaseModel, config: Config, data: dict) -> str:
     backbone = config.model.get("backbone") or {}
     arch = backbone.get("arch")
+    tag = "image-segmentation" if isinstance(model, BaseSegmentor) else "object-detection"
     return CARD.format(
-        tag="image-segmentation" if isinstance(model, BaseSegmentor) else "object-detection",
+        tag="image-classification" if is_classifier(config.model) else tag,
         name=printable(name),
         model=type(model).__name__,
         backbone=type(getattr(model, "backbone", model)).__name__

@@ -46,9 +46,12 @@ def draw(reports: Sequence[DatasetReport]) -> bytes:
     grid = figure.add_gridspec(1 + len(reports), 1, height_ratios=[top, *sheets])
     upper = GridSpecFromSubplotSpec(1, columns + 1, grid[0], width_ratios=[1] * columns + [1.1])
     _draw_classes(figure, upper, reports, columns)
-    right = GridSpecFromSubplotSpec(2, 1, upper[columns])
-    _draw_object_sizes(figure.add_subplot(right[0]), reports)
-    _draw_image_sizes(figure.add_subplot(right[1]), reports)
+    sizes = [_draw_image_sizes]
+    if not reports[0].classifies:  # of objects or labels in an image
+        sizes.insert(0, _draw_object_sizes)
+    right = GridSpecFromSubplotSpec(len(sizes), 1, upper[columns])
+    for row, draw_sizes in enumerate(sizes):
+        draw_sizes(figure.add_subplot(right[row]), reports)
     for place, (report, examples) in enumerate(zip(reports, shown, strict=True), start=1):
         _draw_sheet(figure, grid[place], report, examples)
     total = "   ".join(f"{report.name}: {report.images:,} images" for report in reports)
@@ -86,7 +89,8 @@ def _draw_classes(
         axes.grid(axis="x", alpha=0.3)
         axes.xaxis.set_major_formatter("{x:g}%" if share else "{x:,.0f}")
         if column == 0:
-            what = "share of the labelled pixels" if share else "objects"
+            what = "images" if reports[0].classifies else "objects"
+            what = "share of the labelled pixels" if share else what
             _label(axes, f"{what}, by class (red: none in some)", "lower right")
 
 

@@ -40,8 +40,10 @@ class DatasetReport:
     classes: list[str]  # their names, by label
     images: int  # how many are listed
     shapes: np.ndarray = field(init=False)  # of the images that can be used, (n, 2): height, width
-    counts: np.ndarray = field(init=False)  # objects, or percent of the labelled pixels, (classes,)
-    # square root of each object's area in pixels, or of each class's region in an image
+    # objects, images of it, or percent of the labelled pixels, (classes,)
+    counts: np.ndarray = field(init=False)
+    # square root of each object's area in pixels, or of each class's region in an image; of images
+    # that each are of a class, none
     sizes: np.ndarray = field(init=False)
     empty: int = 0  # images without an object or label
     examples: list[Example] = field(default_factory=list)
@@ -53,6 +55,7 @@ class DatasetReport:
 
     def __post_init__(self) -> None:
         self.segments = self.dataset.is_segmentation
+        self.classifies = self.dataset.is_classification
         self.loader = SampleLoader(self.dataset)
         self.counts, self.sizes = np.zeros(len(self.classes)), np.zeros(0)
 
@@ -111,6 +114,8 @@ def _lines(report: DatasetReport) -> Iterator[str]:
             f"  {present} of {len(report.classes)} classes, {len(report.sizes) / usable:.1f} in an "
             f"image; most of {_top(report)}"
         )
+    elif report.classifies and present:
+        yield f"  {present} of {len(report.classes)} classes; most of {_top(report)}"
     elif len(report.sizes):
         small, large = (np.mean(report.sizes < side) for side in (32, 96))
         yield (

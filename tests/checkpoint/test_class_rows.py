@@ -232,6 +232,10 @@ def test_names():
     assert match_names(["Dog", "dog"], ["dog", "Dog"]) == {0: 1, 1: 0}
     assert match_names(["hot-dog"], ["dog", "Hot Dog"]) == {0: 1}
     assert match_names(["a"], []) == {}
+    imagenet = ["tench, Tinca tinca", "crane", "crane, machine", "tabby, tabby cat"]
+    assert match_names(["tinca_tinca", "crane", "Tabby"], imagenet) == {0: 0, 1: 1, 2: 3}
+    assert match_names(["Crane"], [" crane , bird", "crane"]) == {0: 1}
+    assert match_names(["crane"], ["crane, bird", "crane, machine"]) == {}
 
 
 @pytest.mark.parametrize(("groups", "values", "before", "after"), [(1, 4, 0, 0), (3, 1, 5, 1)])

@@ -58,7 +58,7 @@ import mmpvt
 assert state() == before, {{k: v for k, v in state().items() if v != before[k]}}
 mmpvt.models, mmpvt.checkpoint, mmpvt.swap_backbone
 assert state() == before, {{k: v for k, v in state().items() if v != before[k]}}
-mmpvt.Predictor  # and with it mmdet.models, beside any torchvision
+mmpvt.Predictor  # imports MMDetection's models beside any mmpretrain and torchvision
 from mmpvt.registry import MODELS
 MODELS.get("PyramidVisionTransformerV2")
 import mmdet.datasets, mmpvt.inference, mmpvt.engine.hooks.checkpoints

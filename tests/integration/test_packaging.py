@@ -165,8 +165,10 @@ def test_every_tool_starts(installed: Installed, tmp_path: Path):
 def test_the_command(installed: Installed, tmp_path: Path):
     """In a folder without the checkout, configs go by their names."""
     command = installed.root / "bin" / "mmpvt"
-    args = ("swap", "retinanet_pvt_s_fpn_1x_coco", "--arch", "b0", "--out", "b0.py")
-    assert "wrote b0.py" in installed.run(command, *args, cwd=tmp_path)
+    args = ("swap", "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "--arch", "b0")
+    assert "wrote b0.py" in installed.run(command, *args, "--out", "b0.py", cwd=tmp_path)
+    listed = installed.run(command, "list", "retinanet_pvt_s", cwd=tmp_path)
+    assert "retinanet_pvt_s_fpn_1x_coco " in listed
     counted = installed.run(command, "get-flops", "b0.py", "--shape", 64, 64, cwd=tmp_path)
     assert "backbone" in counted
     ended = installed.start(command, "trian", cwd=tmp_path)

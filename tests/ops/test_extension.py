@@ -53,7 +53,7 @@ except ModuleNotFoundError as error:
     assert error.name == "mmcv._ext"
 import mmpvt.ops
 mmpvt.ops.install()
-mmpvt.setup_environment()  # mmdet.models imports mmpretrain where it is installed
+mmpvt.setup_environment()  # where mmpretrain is installed, MMDetection's models import torchvision
 import mmcv.ops, mmdet.models, mmseg.models
 from mmdet.models import RetinaNet
 print(mmcv.ops.RoIAlign(7).output_size, RetinaNet.__name__)

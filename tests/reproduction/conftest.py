@@ -54,14 +54,31 @@ def segmenter(name: str, rng: np.random.Generator) -> dict:
     )
 
 
+def classifier(name: str, rng: np.random.Generator) -> dict:
+    entry = dict(image=f"{name}.jpg", class_=HOSTILE, taken_for=[["cat", 0.7], [HOSTILE, 0.2]])
+    classes = [
+        dict(name=HOSTILE, recall=0.25, precision=0.5, share=0.7),
+        dict(name="cat", recall=None, precision=None, share=0.0),
+    ]
+    return dict(
+        **dict(status="tested", family="ImageClassifier", backbone="pvt_t", dataset="ImageNet"),
+        **dict(scores=dict(top1=74.9), published=dict(top1=75.1), classified=True, classes=classes),
+        gallery=[dict(entry, jpeg=png(rng)) for _ in range(3)],
+    )
+
+
 @pytest.fixture
 def make_run() -> Callable[[str], dict]:
-    """Makes the record of one run, of a ``detector`` or a ``segmenter``."""
+    """Makes the record of one run, of a ``detector``, a ``segmenter`` or a ``classifier``."""
 
     def make(kind: str) -> dict:
         rng = np.random.default_rng(0)
         is_detector = kind == "detector"
-        parts = detector("b_first", 36.6, rng) if is_detector else segmenter("third", rng)
+        if is_detector:
+            parts = detector("b_first", 36.6, rng)
+        else:
+            parts = dict(segmenter=segmenter, classifier=classifier)[kind]("third", rng)
+        unit = dict(detector="objects", segmenter="pixels", classifier="images")[kind]
         names, counts = [HOSTILE, "cat"], [[2, 5], [1, 3]]
         if is_detector:
             names, counts = [*names, "background"], [[2, 5, 0], [1, 3, 0], [0, 9, 0]]
@@ -84,7 +101,7 @@ def make_run() -> Callable[[str], dict]:
             else None,
             confusion=dict(names=names, counts=counts),
             data=[
-                dict(splits=["train"], place=HOSTILE, unit="objects" if is_detector else "pixels")
+                dict(splits=["train"], place=HOSTILE, unit=unit)
                 | dict(sizes, images=3, read=2, empty=0, classes=data),
                 dict(splits=["val", "test"], place="b", error=HOSTILE),
             ],

@@ -150,11 +150,12 @@ def test_no_column_is_hidden(page):
 
 
 def test_the_report_of_one_run(browser, tmp_path: Path, make_run):
-    """Of a detector and of a segmenter: every section is there, names are text, and nothing is cut
-    off."""
-    for kind, sections in (
-        ("detector", ["Precision, recall and F1", "Worst false neg", "Worst false pos"]),
-        ("segmenter", ["Worst images"]),
+    """Of a detector, a segmenter, a classifier: every section is there, names are text, and nothing
+    is cut off."""
+    for kind, unit, sections in (
+        ("detector", "objects", ["Precision, recall and F1", "Worst false neg", "Worst false pos"]),
+        ("segmenter", "pixels", ["Worst images"]),
+        ("classifier", "images", ["Worst images"]),
     ):
         path = tmp_path / f"{kind}.html"
         path.write_text(render([make_run(kind)], title=f"Report: {HOSTILE}"))
@@ -171,10 +172,12 @@ def test_the_report_of_one_run(browser, tmp_path: Path, make_run):
         page.locator(".matrix").focus()
         for key in ("ArrowDown", "ArrowRight"):
             page.keyboard.press(key)
-        unit = "objects" if kind == "detector" else "pixels"
         said = page.locator("figure:has(.matrix) output")
         assert said.inner_text() == f"cat \u2192 cat: 3 of 4 {unit} (75.0%)"
         assert f"{HOSTILE} \u2192 cat" in page.inner_text(".matrix-and-pairs, .charts:has(.matrix)")
+        if kind == "classifier":
+            assert f"{HOSTILE}, taken for cat 0.70" in page.inner_text(".gallery")
+            assert "25.0\t50.0\t70.0" in page.inner_text("figure:has-text('Recall by')")
         for width in (360, 600, 1000, 1400):
             page.set_viewport_size(dict(width=width, height=800))
             assert page.evaluate("document.documentElement.scrollWidth") <= width

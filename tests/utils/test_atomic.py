@@ -27,7 +27,9 @@ def test_killed_while_writing(tmp_path: Path):
     for i in range(20):
         process = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=[path])
         process.start()
-        time.sleep(0.02 + 0.003 * i)
+        while not list(tmp_path.glob(".*.part")):
+            time.sleep(0.001)
+        time.sleep(0.003 * i)
         process.kill()
         process.join()
         content = path.read_bytes()

@@ -11,7 +11,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from mmpvt.datasets.formats import OpenedDataset, open_dataset
-from mmpvt.engine.config import merge_options
+from mmpvt.engine.config import check_trains, merge_options
 from mmpvt.engine.launch import is_first_process
 from mmpvt.engine.own_data import data, model
 from mmpvt.engine.own_data.schedule import set_schedule
@@ -76,6 +76,7 @@ def use_own_data(
     """
     scope = config.get("default_scope")
     model.check_supported(config)
+    check_trains(config)
     task = {"mmseg": "semantic", "mmpretrain": "classification"}.get(scope)
     if task is None:
         masks = data.predicts_masks(config) and data.learns_masks(config)

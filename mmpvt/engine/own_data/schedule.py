@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from mmpvt.engine.config import WARM_UPS, set_length
+from mmpvt.engine.config import WARM_UPS, end_warm_up, set_length
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import ConfigError
 
@@ -34,8 +34,9 @@ def set_schedule(
     The batch is the config's for each process, on a GPU up to the published total, and no more than
     memory holds and the data set has. The learning rate follows it: in proportion for SGD (Goyal et
     al., 2017, section 2.1), by the square root for Adam and its kin (Malladi et al., 2022, section
-    4). The length is the config's in passes over the data, or more, up to 3,000 iterations or 100
-    passes; milestones keep their place in it, and warm-up takes a tenth at most.
+    4). The length is the config's in passes over the data (a classifier's: 50 at most), or more, up
+    to 3,000 iterations or 100 passes; milestones keep their place in it, and warm-up takes a tenth
+    at most.
 
     Args:
         config (Config): changed.
@@ -65,6 +66,8 @@ def set_schedule(
     per_epoch = math.ceil(images / total)
     if config.train_cfg.get("by_epoch", "max_epochs" in config.train_cfg):
         old = config.train_cfg["max_epochs"] * repeats
+        if config.get("default_scope") == "mmpretrain":  # whose 300 are of ImageNet
+            old = min(old, MIN_PASSES)
         asked = max(old, min(MAX_EPOCHS, math.ceil(ITERATIONS / per_epoch)))
         length, steps = epochs or asked, (epochs or asked) * per_epoch
         said.append(f"{length} epochs of {per_epoch} iterations")
@@ -93,14 +96,10 @@ def _set_intervals(config: Config, length: int) -> None:
 
 def _shorten_warm_up(config: Config, most: int) -> None:
     """Ends a warm-up after ``most`` iterations, two at least; what follows it begins then."""
-    schedules = [part for part in iter_dicts(config.get("param_scheduler")) if "type" in part]
-    in_iterations = [part for part in schedules if not part.get("by_epoch", True)]
-    for part in in_iterations:
-        if part["type"] in WARM_UPS and not part.get("begin") and part.get("end", 0) > most:
-            old, part["end"] = part["end"], max(2, most)
-            for later in in_iterations:
-                if later.get("begin") == old:
-                    later["begin"] = part["end"]
+    for part in iter_dicts(config.get("param_scheduler")):
+        is_warm_up = part.get("type") in WARM_UPS and not part.get("begin")
+        if is_warm_up and not part.get("by_epoch", True) and part.get("end", 0) > most:
+            end_warm_up(config, part, max(2, most))
 
 
 def _published_batch(config: Config, batch: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from mmengine.config import Config
 
+from mmpvt.engine.config import load_config
 from mmpvt.engine.own_data.model import set_num_classes
 from mmpvt.engine.own_data.schedule import set_schedule
 from mmpvt.errors import ConfigError
@@ -58,6 +59,19 @@ def test_iterations():
     warm_up, poly = config.param_scheduler
     assert warm_up.end == poly.begin == 112
     assert poly.end == 3_000
+
+
+def test_a_classifier_takes_fewer_epochs_than_on_imagenet():
+    """The cosine begins where the warm-up ends."""
+    for images, length, warm_up in ((60, 100, 2), (20_000, 50, 2)):
+        config = load_config("pvt_v2_b0_8xb128_in1k")
+        set_schedule(config, images, 1, None, 1)
+        assert config.train_cfg.max_epochs == length
+        linear, cosine = config.param_scheduler
+        assert (linear.end, cosine.begin, cosine.end) == (warm_up, warm_up, length)
+    config = load_config("pvt_v2_b0_8xb128_in1k")
+    set_schedule(config, 60, 1, 1, 1)
+    assert [(one.get("begin"), one.end) for one in config.param_scheduler] == [(None, 2), (2, 3)]
 
 
 @pytest.mark.parametrize(("optimizer", "lr"), [("SGD", 0.0025), ("AdamW", 0.005)])
