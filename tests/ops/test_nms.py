@@ -301,13 +301,12 @@ def test_torchvision_does_the_work_where_it_is_installed(monkeypatch, offset):
     _, keep = mmcv.ops.nms(boxes.half(), scores, 0.7, offset)
     assert keep.tolist() == [4, 3, 2, 1, 0]
     given_boxes, given_scores, given_threshold = calls[-1]
-    before = len(calls)
     expected = boxes.half().float() + torch.tensor([0, 0, offset, offset])
     assert torch.equal(given_boxes, expected) and given_boxes.dtype == torch.float32
     assert torch.equal(given_scores, scores)
     assert given_threshold == float(np.float32(0.7))
     mmcv.ops.nms(*crowd(nms_module.TORCHVISION_ON_CPU + 1), 0.7, offset)  # ours is the quicker one
-    assert len(calls) == before
+    assert all(len(boxes) <= 5 for boxes, *_ in calls)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, AttributeError])
