@@ -8,6 +8,7 @@ from importlib import metadata, util
 from mmpvt.errors import SetupError
 
 OLDEST_TORCH = (2, 4)  # torch.serialization.add_safe_globals
+OLDEST_TO_EXPORT = (2, 6)  # torch.onnx.export's custom_translation_table
 # module: the distributions that have it. OneDL's are forks under other names, in the same folders
 OPENMMLAB = {
     "mmengine": ("mmengine", "mmengine-lite"),
