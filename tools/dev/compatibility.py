@@ -31,6 +31,7 @@ from mmpvt.utils.requirements import OLDEST_TO_EXPORT
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "compatibility.jsonl"
 PAGE = ROOT / "docs" / "compatibility.md"
+OLDEST = ".".join(map(str, OLDEST_TO_EXPORT))
 EXPORTS = torch.__version__ >= OLDEST_TO_EXPORT
 STACKS = {
     "mmengine": ("mmengine", "mmcv-lite", "mmcv", "mmdet", "mmsegmentation"),
@@ -63,8 +64,8 @@ predict, swap a backbone, train the swapped config, export to ONNX, run the expo
 part of the suite ran that versions can break, 1,800 tests in six minutes of one core: what isn't
 marked `full` in these folders of `tests/`: {", ".join(SUITE)}. Not in it are the integration tests,
 the cost and training of each config, the fuzzing and the pages in a browser: `make test`, which
-every change passes, runs them with the versions of `requirements/tested.txt`. With PyTorch before {".".join(map(str, OLDEST_TO_EXPORT))},
-which mmpvt can't export from, the two last commands and `deploy` aren't run.
+every change passes, runs them with the versions of `requirements/tested.txt`. With PyTorch before
+{OLDEST}, which mmpvt can't export from, the last two commands and `deploy` aren't run.
 
 The sessions cover each version of Python and PyTorch, both stacks (OpenMMLab's and OneDL's) and
 each optional package at least once; they aren't all combinations. One without a row has no complete
