@@ -42,7 +42,7 @@ from mmpvt.evaluation.coco_results import coco_categories
 from mmpvt.models.complexity import is_classifier
 from mmpvt.models.data_preprocessor import input_channels
 from mmpvt.utils.atomic import replacing
-from mmpvt.utils.requirements import OLDEST_TO_EXPORT
+from mmpvt.utils.requirements import OLDEST_TO_EXPORT, release
 from mmpvt.utils.text import encodable, printable
 from mmpvt.version import __version__
 
@@ -85,7 +85,7 @@ def export(
         SetupError: PyTorch is too old for it.
         ExportError: a part can't be exported; it is named.
     """
-    if torch.__version__ < OLDEST_TO_EXPORT:
+    if release(torch.__version__) < OLDEST_TO_EXPORT:
         oldest = ".".join(map(str, OLDEST_TO_EXPORT))
         raise SetupError(
             f"exporting needs PyTorch {oldest} or newer, and {torch.__version__} is installed",
