@@ -20,25 +20,26 @@ nox.options.sessions = ["py311-torch2.13"]  # requirements/tested.txt
 nox.options.stop_on_first_error = False
 
 ROOT = Path(__file__).parent
-LINT = {"ruff", "mypy", "import-linter", "deptry"}
+UNUSED = {"ruff", "mypy", "import-linter", "deptry", "gradio", "playwright"}  # lint, the page
 OPENMMLAB = {"mmengine", "mmcv-lite", "mmdet", "mmsegmentation"}
 ONEDL = ("onedl-mmengine", "onedl-mmcv", "onedl-mmdetection", "onedl-mmsegmentation")
-TRANSFORMERS_4 = "transformers>=4.57,<5"
+TORCHVISION = {"torchvision", "mmpretrain"}  # a release fits one PyTorch; mmpretrain needs it
+TRANSFORMERS_4 = ("transformers>=4.57,<5", "huggingface_hub<1")
 
 # A covering set, not the product: each Python, PyTorch, stack and optional package at least once.
 # name: (Python, PyTorch, what replaces or joins requirements/, what is left out of it)
 MATRIX: dict[str, tuple[str, str, tuple[str, ...], set[str]]] = {
-    "py310-torch2.4": ("3.10", "2.4.1", (TRANSFORMERS_4,), set()),
-    "py310-torch2.13-onedl": ("3.10", "2.13.0", (*ONEDL, TRANSFORMERS_4), OPENMMLAB),
+    "py310-torch2.4": ("3.10", "2.4.1", TRANSFORMERS_4, TORCHVISION),
+    "py310-torch2.13-onedl": ("3.10", "2.13.0", (*ONEDL, *TRANSFORMERS_4), OPENMMLAB),
     "py311-torch2.13": ("3.11", "2.13.0", (), set()),
     "py311-torch2.13-onedl": ("3.11", "2.13.0", ONEDL, OPENMMLAB),
     "py312-torch2.8-mmpretrain": (
         *("3.12", "2.8.0"),
-        ("torchvision==0.23.0", "mmpretrain", TRANSFORMERS_4),
+        ("torchvision==0.23.0", "mmpretrain", *TRANSFORMERS_4),
         set(),
     ),
     "py312-torch2.14-torchvision": ("3.12", "2.14.1", ("torchvision==0.29.1", "timm"), set()),
-    "py313-torch2.14": ("3.13", "2.14.1", (), {"transformers"}),
+    "py313-torch2.14": ("3.13", "2.14.1", (), {"transformers", *TORCHVISION}),
     "py313-torch2.14-onedl-torchvision": (
         *("3.13", "2.14.1"),
         (*ONEDL, "torchvision==0.29.1"),
@@ -63,7 +64,7 @@ def matrix_session(name: str) -> None:
     def run(session: nox.Session) -> None:
         replaced = {re.split("[=<>]", other)[0] for other in others}
         requirements = Path(session.create_tmp()) / "requirements.txt"
-        lines = [f"torch=={torch}", *others, *pinned(LINT | without | replaced)]
+        lines = [f"torch=={torch}", *others, *pinned(UNUSED | without | replaced)]
         requirements.write_text("\n".join(lines) + "\n")
         session.install("-r", str(requirements))
         session.install("--no-deps", "--no-build-isolation", str(ROOT))

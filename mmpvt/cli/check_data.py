@@ -38,10 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--splits", nargs="+", choices=SPLITS, default=SPLITS, help="which (default: all)"
     )
+    linux = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
     parser.add_argument(
         "--workers",
         type=int,
-        default=min(16, len(os.sched_getaffinity(0))),
+        default=min(16, cores),
         metavar="N",
         help="processes that decode files (default: %(default)d)",
     )

@@ -37,11 +37,12 @@ from mmpvt.deploy.segmentors import ExportableSegmentor
 from mmpvt.deploy.verification import Deviation, to_rgb, verify
 from mmpvt.engine.checks.channels import channel_mismatch
 from mmpvt.engine.pipeline import evaluating
-from mmpvt.errors import ExportError, OutputError
+from mmpvt.errors import ExportError, OutputError, SetupError
 from mmpvt.evaluation.coco_results import coco_categories
 from mmpvt.models.complexity import is_classifier
 from mmpvt.models.data_preprocessor import input_channels
 from mmpvt.utils.atomic import replacing
+from mmpvt.utils.requirements import OLDEST_TO_EXPORT, release
 from mmpvt.utils.text import encodable, printable
 from mmpvt.version import __version__
 
@@ -81,8 +82,15 @@ def export(
         ir.Model: the model, in memory.
 
     Raises:
+        SetupError: PyTorch is too old for it.
         ExportError: a part can't be exported; it is named.
     """
+    if release(torch.__version__) < OLDEST_TO_EXPORT:
+        oldest = ".".join(map(str, OLDEST_TO_EXPORT))
+        raise SetupError(
+            f"exporting needs PyTorch {oldest} or newer, and {torch.__version__} is installed",
+            hint=f"pip install 'torch>={oldest}'",
+        )
     shape = round_shape(config, shape)
     resizing, image_format = read_resizing(config, shape), read_image_format(config)
     channels = image_format.channels or input_channels(model.backbone)
@@ -165,9 +173,11 @@ def write(
 
 def read_padding(data_preprocessor: BaseDataPreprocessor) -> tuple[int, float]:
     """What sides are padded to a multiple of, and with what value."""
-    if hasattr(data_preprocessor, "pad_size_divisor"):
-        return data_preprocessor.pad_size_divisor, float(data_preprocessor.pad_value)
-    options = dict(getattr(data_preprocessor, "test_cfg", None) or {})
+    # MMSegmentation's own pads in tests by this alone; in OneDL's fork it has a divisor, too
+    if not hasattr(data_preprocessor, "test_cfg"):
+        divisor = getattr(data_preprocessor, "pad_size_divisor", 1)
+        return divisor, float(getattr(data_preprocessor, "pad_value", 0))
+    options = dict(data_preprocessor.test_cfg or {})
     divisor = options.pop("size_divisor", 1)
     if options:
         raise ExportError(

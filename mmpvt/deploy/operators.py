@@ -4,8 +4,7 @@ Each is a custom operator of the namespace ``mmpvt_deploy`` that runs in PyTorch
 that translates it to ONNX: :data:`TRANSLATIONS`.
 """
 
-from __future__ import annotations
-
+# without `from __future__ import annotations`: custom_op of PyTorch 2.4 can't read the strings
 from collections.abc import Callable
 from typing import Any
 

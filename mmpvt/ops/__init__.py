@@ -12,6 +12,8 @@ import pkgutil
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib import metadata
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -63,8 +65,9 @@ def install() -> bool:
         if PathFinder.find_spec(_NAME, mmcv.__path__) is not None:
             warnings.warn(
                 f"mmcv's compiled extension does not load beside PyTorch {torch.__version__} "
-                f"({error}), so mmpvt's fallback ops are used instead; to use it, install an mmcv "
-                "that was built for this PyTorch",
+                f"({error}), so mmpvt's fallback ops are used instead; `pip install --no-deps "
+                "--force-reinstall --no-build-isolation --no-binary :all: "
+                f"{_distribution()}` builds it for this PyTorch",
                 stacklevel=2,
             )
         sys.modules[_NAME] = mmcv._ext = _fallback()
@@ -75,6 +78,14 @@ def uses_fallback() -> bool:
     """Whether mmpvt's operators answer, rather than mmcv's compiled ones."""
     module = sys.modules.get(_NAME)  # where mmcv has its own, `supply` has imported it
     return module is None or module.__name__ == "mmpvt.ops.extension"
+
+
+def _distribution() -> str:
+    """What ``mmcv``, with its extension, came in: OpenMMLab's or OneDL's."""
+    for name in ("onedl-mmcv", "mmcv"):
+        with suppress(metadata.PackageNotFoundError):
+            return f"{name}=={metadata.version(name)}"
+    return "mmcv"
 
 
 def _fallback() -> ModuleType:

@@ -8,6 +8,7 @@ from importlib import metadata, util
 from mmpvt.errors import SetupError
 
 OLDEST_TORCH = (2, 4)  # torch.serialization.add_safe_globals
+OLDEST_TO_EXPORT = (2, 6)  # torch.onnx.export's custom_translation_table
 # module: the distributions that have it. OneDL's are forks under other names, in the same folders
 OPENMMLAB = {
     "mmengine": ("mmengine", "mmengine-lite"),
@@ -31,7 +32,7 @@ def check_requirements() -> None:
             into one folder.
     """
     torch = _version("torch")
-    if torch and tuple(map(int, re.findall(r"\d+", torch)[:2])) < OLDEST_TORCH:
+    if torch and release(torch) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
         raise SetupError(
             f"PyTorch {torch} is too old: mmpvt needs {oldest} or newer",
@@ -59,6 +60,11 @@ def check_requirements() -> None:
             f"mmpvt needs {' and '.join(missing)}, which {verb} installed",
             hint=f"pip install 'mmpvt[{stack}]'",
         )
+
+
+def release(version: str) -> tuple[int, ...]:
+    """Major and minor version: ``'2.13.0+cpu'`` is (2, 13)."""
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
 
 
 def _any(names: tuple[str, ...]) -> bool:

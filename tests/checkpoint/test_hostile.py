@@ -13,12 +13,15 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine import runner
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
 
 from helpers import environment
 from mmpvt import UserError
@@ -272,6 +275,20 @@ def test_refused(craft: Callable[[Path], None], tmp_path: Path):
     assert str(path) in sentence and "\n" not in sentence and len(sentence) < 500
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
     assert set(tmp_path.rglob("*")) == {folder.parent, folder, path}
+
+
+@pytest.mark.parametrize(
+    "craft", [code_at_the_top, code_in_the_legacy_format, code_in_a_plain_pickle, bomb]
+)
+def test_refused_by_the_runner(craft: Callable[[Path], None], tmp_path: Path):
+    """Also under OneDL's MMEngine, which reads anew without protection what was refused."""
+    path = tmp_path / "hostile.pth"
+    craft(path)
+    model = torch.nn.Linear(1, 1)
+    for read in (CheckpointLoader.load_checkpoint, partial(runner.load_checkpoint, model)):
+        with pytest.raises(UserError):
+            read(str(path))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_dict_within_itself_as_weights():

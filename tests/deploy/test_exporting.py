@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
+from torch.torch_version import TorchVersion
 
 from helpers import ROOT
 from mmpvt.deploy import export
@@ -24,7 +25,7 @@ from mmpvt.deploy.precision import to_float16, to_int8
 from mmpvt.deploy.preprocessing import round_shape
 from mmpvt.deploy.verification import predict, verify
 from mmpvt.engine.config import load_config
-from mmpvt.errors import UserError
+from mmpvt.errors import SetupError, UserError
 from small_models import KINDS, build, picture
 
 SIZES = [(120, 160), (97, 64), (333, 500)]
@@ -248,3 +249,10 @@ def run(path: Path, image: np.ndarray) -> dict[str, np.ndarray]:
     rgb = np.ascontiguousarray(image[..., ::-1])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, {"image": rgb}), strict=True))
+
+
+def test_an_old_torch(monkeypatch: pytest.MonkeyPatch):
+    model, config = build("retinanet", "v2")
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.5.1"))
+    with pytest.raises(SetupError, match=r"needs PyTorch 2\.6 or newer.*2\.5\.1.*: pip install"):
+        export(model, config)

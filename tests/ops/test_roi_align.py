@@ -304,3 +304,6 @@ def test_torchvision_agrees(device, monkeypatch):
         expected = both(maps, rois, *options)
         monkeypatch.setattr(module, "_torchvision_kernels", lambda device_type: kernels)
         torch.testing.assert_close(both(maps, rois, *options), expected)
+    for aligned in (False, True):
+        for sampling_ratio in (0, 2):
+            test_equals_the_compiled_operator(aligned, sampling_ratio, "avg", device)

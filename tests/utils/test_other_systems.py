@@ -19,7 +19,9 @@ sys.modules["fcntl"] = sys.modules["resource"] = None
 
 from pathlib import Path
 import mmpvt
-mmpvt.setup_environment()
+
+mmpvt.setup_environment()  # what is imported next takes in mmpretrain, where it is installed
+from mmpvt.cli import build_parser
 from mmpvt.datasets.samplers import init_worker, kill_workers
 from mmpvt.engine.hooks.interrupt import InterruptHook
 from mmpvt.reproduction.reproduction_hook import _peak_memory
@@ -38,6 +40,7 @@ assert hook.asked == signal.SIGTERM
 init_worker(0)
 signal.raise_signal(signal.SIGTERM)
 kill_workers()
+build_parser()
 print(_peak_memory())
 """
 
