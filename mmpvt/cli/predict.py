@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmpvt.engine.cli import CHECKPOINT, CONFIG, user_errors
+from mmpvt.engine.cli import CHECKPOINT, CONFIG, add_tile_arguments, user_errors
 from mmpvt.errors import UserError
 from mmpvt.utils.constants import SCORE
 from mmpvt.utils.text import printable
@@ -31,12 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="images of one size at a time, at most (default: %(default)s)",
+        help="images of one size, or tiles of an image, at a time, at most (default: %(default)s)",
     )
+    add_tile_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     with user_errors("interrupted: what was predicted so far is written"):
+        from mmpvt.engine.tiles import tiling_of
         from mmpvt.inference.folders import check_out, predict_folder
         from mmpvt.inference.predictor import Predictor
         from mmpvt.inference.sources import find_sources
@@ -45,10 +47,19 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f"--score {args.score}: a score is a number from 0 to 1")
         if args.batch < 1:
             raise UserError(f"--batch {args.batch}: at least one image at a time")
+        tiling_of(args.tiles, args.overlap, args.also_whole)  # checks them before folders are read
         out = Path(args.out)
         sources, others = find_sources(args.images, out)
         check_out(out)
-        predictor = Predictor(args.config, args.checkpoint, args.device)
+        predictor = Predictor(
+            args.config,
+            args.checkpoint,
+            args.device,
+            tiles=args.tiles,
+            overlap=args.overlap,
+            also_whole=args.also_whole,
+            batch_size=args.batch,
+        )
         summary = predict_folder(predictor, sources, out, args.score, args.batch)
         if not summary.images:
             raise UserError(f"none of the {len(sources)} images can be used")

@@ -120,6 +120,9 @@ def _batches(
 ) -> Iterator[list[Item]]:
     """Images of one prepared size, together; one that is skipped, by itself."""
     pending: dict[tuple[int, ...], list[Item]] = defaultdict(list)
+    if predictor.tiling:
+        yield from ([Item(source, reason=source.problem)] for source in sources)
+        return
     for item in _prefetch(predictor, sources, ahead=batch_size + 1):
         if item.reason:
             yield [item]
@@ -163,6 +166,11 @@ def _predict(
     """Each image of a batch with its prediction, or with None and a reason."""
     if not batch[0].reason:
         try:
+            if predictor.tiling:
+                (item,) = batch
+                item.image, sample = predictor.predict_in_tiles(item.source.path)
+                yield item, sample
+                return
             yield from zip(batch, predictor.predict([item.data for item in batch]), strict=True)
             return
         except UserError as error:
@@ -205,6 +213,9 @@ class _ResultsWriter:
         if "pred_sem_seg" in sample:
             labels = saving.label_map(sample)
             path = saving.write_picture(self.out, f"label_maps/{source.name}", labels, [".png"])
+            if labels.shape != item.image.shape[:2]:  # of an image that is seen made smaller
+                size = item.image.shape[1::-1]
+                labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
             coloured = saving.colour_map(labels, self.predictor.meta)
             saving.write_picture(self.out, f"colour_maps/{source.name}", coloured, [".png"])
             entry = dict(image_id=source.image_id, file_name=source.file_name)

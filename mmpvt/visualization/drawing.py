@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 from mmengine.structures import BaseDataElement, InstanceData
+from pycocotools import mask as coco_mask
 
 from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.utils.text import printable
@@ -110,7 +111,7 @@ def draw_instances(
     Args:
         canvas (np.ndarray): RGB, uint8; changed if it is contiguous.
         instances (InstanceData): ``bboxes`` (n, 4) in pixels, ``labels`` (n,) and perhaps
-            ``scores`` (n,) and ``masks`` (n, height, width).
+            ``scores`` (n,) and ``masks``, (n, height, width) or a list of RLE dicts.
         scale (float): canvas pixels a pixel of the boxes.
         classes, palette: by label.
     """
@@ -119,13 +120,14 @@ def draw_instances(
     corners = boxes.round().int().tolist()
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     masks = instances.get("masks")
-    if masks is not None:
+    if masks is not None and not isinstance(masks, list):
         masks = np.asarray(masks.to_ndarray() if hasattr(masks, "to_ndarray") else masks)
     order = areas.argsort(descending=True).tolist()
     for i in order:
         colour = palette[int(instances.labels[i]) % len(palette)]
         if masks is not None:
-            mask = cv2.resize(masks[i].astype(np.uint8), canvas.shape[1::-1]) > 0
+            mask = coco_mask.decode(masks[i]) if isinstance(masks[i], dict) else masks[i]
+            mask = cv2.resize(mask.astype(np.uint8), canvas.shape[1::-1]) > 0
             canvas[mask] = _blend(canvas[mask], colour, MASK_WEIGHT)
         left, top, right, bottom = corners[i]
         thickness = round(2 * text_scale(canvas))
