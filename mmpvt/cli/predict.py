@@ -33,13 +33,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images of one size, or tiles of an image, at a time, at most (default: %(default)s)",
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode images (default: one a processor, at most 8)",
+    )
+    parser.add_argument(
+        "--no-pictures", action="store_true", help="write predictions and label maps alone"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on where a run into this folder was ended"
+    )
     add_tile_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     with user_errors("interrupted: what was predicted so far is written"):
         from mmpvt.engine.tiles import tiling_of
-        from mmpvt.inference.folders import check_out, predict_folder
+        from mmpvt.inference.folders import FolderOptions, check_out, predict_folder
         from mmpvt.inference.predictor import Predictor
         from mmpvt.inference.sources import find_sources
 
@@ -47,6 +59,8 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f"--score {args.score}: a score is a number from 0 to 1")
         if args.batch < 1:
             raise UserError(f"--batch {args.batch}: at least one image at a time")
+        if args.workers is not None and args.workers < 0:
+            raise UserError(f"--workers {args.workers}: a number of processes from 0 on")
         tiling_of(args.tiles, args.overlap, args.also_whole)  # checks them before folders are read
         out = Path(args.out)
         sources, others = find_sources(args.images, out)
@@ -60,12 +74,17 @@ def run(args: argparse.Namespace) -> None:
             also_whole=args.also_whole,
             batch_size=args.batch,
         )
-        summary = predict_folder(predictor, sources, out, args.score, args.batch)
-        if not summary.images:
+        options = FolderOptions(
+            args.score, args.batch, args.workers, not args.no_pictures, args.resume
+        )
+        summary = predict_folder(predictor, sources, out, options)
+        if not summary.images and not summary.resumed:
             raise UserError(f"none of the {len(sources)} images can be used")
         counts = [f"{summary.images} images", f"{len(summary.skipped)} skipped"]
         if summary.instances is not None:
             counts.insert(1, f"{summary.instances} instances over {args.score}")
+        if summary.resumed:
+            counts.append(f"{summary.resumed} done before")
         if others:
             counts.append(f"{len(others)} other files ignored ({others[0].name} …)")
         print(printable(f"{', '.join(counts)}: see {out}"))

@@ -1,10 +1,9 @@
 """Images in tiles: how they are cut, and how what is found in the tiles becomes one prediction.
 
-Sahi's greedy merging compares boxes by intersection over the smaller one, which also takes an object
-that lies in front of another of its class for a part of it; MMDetection's NMS compares by IoU, which
-keeps the half of an object that a tile's border has cut beside the object. Here two boxes are one
-object where they agree in the area that both tiles see. On a mosaic of 256 images (docs/predict.md)
-that gave the higher AP.
+Sahi's greedy merging compares boxes by intersection over the smaller one, which also takes an
+object that lies in front of another of its class for a part of it; MMDetection's NMS compares by
+IoU, which keeps the half of an object that a tile's border has cut beside the object. Here two
+boxes are one object where they agree in the area that both tiles see. docs/predict.md compares.
 """
 
 from __future__ import annotations
@@ -355,10 +354,7 @@ def _average_logits(
             if whole is not None:
                 final = final + _sampled(whole, area, shape)
                 number = number + 1
-            if classes > 1:
-                best = final.argmax(0)
-            else:
-                best = final[0] / number > threshold
+            best = final.argmax(0) if classes > 1 else final[0] / number > threshold
             labels[box.top : bottom, here] = torch.from_numpy(best).to(labels.dtype)
     assert labels is not None
     return labels

@@ -54,7 +54,8 @@ class Predictor:
             Default: 179 million.
         tiles (int | None): side in pixels of the tiles that larger images are cut into, each
             prepared as an image would be. Default: None, images are predicted on as they are.
-        overlap (float | None): share of its side that a tile has in common with the next. Default: 0.2.
+        overlap (float | None): share of its side that a tile has in common with the next.
+            Default: 0.2.
         also_whole (bool): whether an image that is cut is predicted on as a whole, too, for the
             objects that are larger than a tile. Default: False.
         batch_size (int): tiles at a time. Default: 1.
@@ -62,6 +63,7 @@ class Predictor:
     Attributes:
         model (BaseModel): MMDetection's or MMSegmentation's.
         config (Config): that it was built from.
+        checkpoint (str): the file or URL of its weights.
         classes (list[str]): by label: the checkpoint's, or else the config's data set's.
         meta (dict): ``classes`` and, perhaps, ``palette``.
         pipeline (TestPipeline): from an image to the model's input.
@@ -103,6 +105,7 @@ class Predictor:
         self.pipeline = TestPipeline(config, max_pixels)
         self._autocast = bool((config.get("test_cfg") or {}).get("fp16"))
         checkpoint = find_checkpoint(config, checkpoint)
+        self.checkpoint = str(checkpoint)
         self.model: BaseModel = load_model(config, checkpoint).to(self.device)
         self.meta = cast(dict, self.model.dataset_meta)  # torch says Tensor | Module
         self.classes = list(self.meta.get("classes", ()))

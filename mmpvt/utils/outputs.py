@@ -12,11 +12,12 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from mmpvt.errors import OutputError
-from mmpvt.utils.atomic import atomic_write
+from mmpvt.utils.atomic import atomic_write, replacing
 
 LISTING = ".mmpvt-files"
 LONGEST_NAME = 255  # bytes, of most file systems
@@ -85,12 +86,12 @@ class Outputs:
                     f"{link} is a link, which isn't followed", where=link, hint=other
                 )
 
-    def write(self, name: str, content: bytes) -> Path:
+    def write(self, name: str, content: bytes | memoryview) -> Path:
         """Writes a file, intact or not at all, with the folders above it.
 
         Args:
             name (str): its path in the folder.
-            content (bytes): what it will hold.
+            content (bytes | memoryview): what it will hold.
 
         Returns:
             Path: the file.
@@ -113,6 +114,34 @@ class Outputs:
             raise kind(f"{path} can't be written ({error.strerror})", where=path) from error
         except UnicodeEncodeError as error:
             raise CannotWriteError(f"{path!r} can't be a file's name", where=path) from error
+        return path
+
+    def write_parts(self, name: str, parts: Iterable[bytes]) -> Path:
+        """Writes a file as :meth:`write` does, of parts that aren't all in memory at once.
+
+        Args:
+            name (str): its path in the folder.
+            parts (Iterable[bytes]): of what it will hold.
+
+        Returns:
+            Path: the file.
+
+        Raises:
+            CannotWriteError: a file of that name isn't the tools'.
+            OutputError: nothing can be written there.
+        """
+        path = self.folder / name
+        self.check(name)
+        digest = hashlib.sha256()
+        try:
+            with replacing(path, sync=False) as part:
+                with part.open("xb") as file:
+                    for content in parts:
+                        digest.update(content)
+                        file.write(content)
+                self._list(name, digest.hexdigest())
+        except OSError as error:
+            raise OutputError(f"{path} can't be written ({error.strerror})", where=path) from error
         return path
 
     def _refused(self, reason: str, hint: str | None = None) -> OutputError:

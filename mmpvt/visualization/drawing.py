@@ -153,7 +153,7 @@ def draw_map(
 ) -> np.ndarray:
     """An RGB, uint8 image with a label map, (height, width), its larger classes named."""
     labels = cv2.resize(
-        labels.astype(np.uint8), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST
+        labels.astype(np.uint8, copy=False), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST
     )
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(palette)] = palette[:256]
