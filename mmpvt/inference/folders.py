@@ -220,9 +220,7 @@ class Journal:
         with suppress(OSError):  # of a full disk, which was said
             self._file.close()
         if self.complete:
-            self.folder.write_parts(LINES, self.lines())
-            self.path.unlink()
-            self.path = self.folder.folder / LINES
+            self.path = self.folder.adopt(LINES, self.path)
 
     def lines(self) -> Iterator[bytes]:
         """What was written, line by line."""
@@ -457,7 +455,7 @@ class _ResultsWriter:
             self.thumbnails[source.path] = (thumbnail, source.file_name)
 
     def finish(self, order: Sequence[Path], journal: Journal) -> None:
-        """Writes ``predictions.json`` from the lines, and the contact sheet, in the images' order."""
+        """Writes ``predictions.json`` from the lines, and the contact sheet in the same order."""
         self.out.write_parts(PREDICTIONS, _as_array(journal.lines()))
         sheet = [self.thumbnails[path] for path in order if path in self.thumbnails]
         if sheet:

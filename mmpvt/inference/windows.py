@@ -21,7 +21,7 @@ from mmpvt.errors import BadFileError, SetupError
 from mmpvt.utils.files import MAX_BYTES, check_regular
 
 WINDOWED = 50_000_000  # pixels from which on a file is read window by window
-LONGEST_OVERVIEW = 4096  # pixels: of a larger image's longer side, where it is seen as one
+LONGEST_OVERVIEW = 2048  # pixels: of a larger image's longer side, where it is seen as one
 DRIVERS = {  # GDAL's, by how files begin: others of its drivers open further files
     b"II*\0": "GTiff",
     b"MM\0*": "GTiff",
@@ -51,7 +51,7 @@ class Windows(Protocol):
         ...
 
     def overview(self) -> np.ndarray:
-        """All of it, made smaller where its longer side has more than 4,096 pixels."""
+        """All of it, made smaller where its longer side has more than 2,048 pixels."""
         ...
 
 

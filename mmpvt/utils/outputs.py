@@ -144,6 +144,30 @@ class Outputs:
             raise OutputError(f"{path} can't be written ({error.strerror})", where=path) from error
         return path
 
+    def adopt(self, name: str, part: Path) -> Path:
+        """Gives a file in the folder, written by a tool, its name.
+
+        Args:
+            name (str): its path in the folder.
+            part (Path): the file, which has this name no more.
+
+        Returns:
+            Path: the file.
+
+        Raises:
+            CannotWriteError: a file of that name isn't the tools'.
+            OutputError: nothing can be written there.
+        """
+        path = self.folder / name
+        self.check(name)
+        try:
+            with part.open("rb") as file:
+                self._list(name, hashlib.file_digest(file, "sha256").hexdigest())
+            part.replace(path)
+        except OSError as error:
+            raise OutputError(f"{path} can't be written ({error.strerror})", where=path) from error
+        return path
+
     def _refused(self, reason: str, hint: str | None = None) -> OutputError:
         folder = OutputError.name_setting(self.setting, str(self.folder))
         return OutputError(f"{folder} {reason}", where=self.folder, hint=hint)

@@ -141,6 +141,8 @@ def draw_instances(
         text = classes[label] if label < len(classes) else str(label)
         if "scores" in instances:
             text += f" {float(instances.scores[i]):.2f}"
+        if "track_ids" in instances and instances.track_ids[i] >= 0:
+            text += f" #{int(instances.track_ids[i])}"
         draw_label(canvas, text, corners[i][:2], palette[label % len(palette)], taken=taken)
     return canvas
 
