@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes that decode images (default: one a processor, at most 8)",
+        help="processes that decode images (default: with a GPU one a processor, at most 8; else "
+        "none)",
     )
     parser.add_argument(
         "--no-pictures", action="store_true", help="write predictions and label maps alone"

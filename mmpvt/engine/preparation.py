@@ -420,12 +420,15 @@ def _set_tta(config: Config) -> None:
 def _set_tiles(config: Config, tiling: Tiling) -> None:
     """Has images cut after they are loaded, and the predictions on tiles merged."""
     for _, dataset in split_datasets(config, ("test",)):
-        place = loading_step(dataset.pipeline)
+        steps = dataset.get("pipeline", [])
+        place = loading_step(steps)
         if place is None:
             raise ConfigError("the test pipeline doesn't read single images", setting="tiles")
-        rest = dataset.pipeline[place + 1 :]
+        if steps[-1]["type"] == "mmpvt.CutIntoTiles":  # prepared before
+            continue
         cut = ConfigDict(type="mmpvt.CutIntoTiles", tiles=tiling.size, overlap=tiling.overlap)
-        dataset.pipeline = [*dataset.pipeline[: place + 1], ConfigDict(cut, transforms=rest)]
+        cut.transforms = steps[place + 1 :]
+        dataset["pipeline"] = [*steps[: place + 1], cut]
     if config.model.get("type") != "mmpvt.TiledModel":
         config.model = ConfigDict(
             type="mmpvt.TiledModel",

@@ -336,7 +336,7 @@ def _average_logits(
                 reach = [a + tiling.size - b for a, b in itertools.pairwise(tops)]
                 waiting = _array(file, (classes, max(0, *reach, 0), width))
             row, column = tops.index(box.top), lefts.index(box.left)
-            if column:
+            if carried is not None and column:
                 logits[:, :, : carried.shape[2]] += carried
             above = max(0, tops[row - 1] + tiling.size - box.top) if row else 0
             right = lefts[column + 1] if column + 1 < len(lefts) else box.right

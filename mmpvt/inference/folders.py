@@ -1,6 +1,7 @@
 """Prediction on many image files, into a folder of results.
 
-Worker processes decode and prepare the images, the model runs here, and a thread draws and writes.
+Worker processes or a thread decode and prepare the images, the model runs here, and a thread draws
+and writes.
 Each image's result is a line of JSON that is written as soon as those before it are, so that a run
 that was killed can be resumed, and none of the results is kept in memory.
 """
@@ -17,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -86,7 +88,8 @@ class FolderOptions:
         batch_size: images at a time, at most: only images of one size share a batch, since padding
             would change their numbers. Default: 1.
         workers: processes that decode images. Default: None, one a processor and at most 8 where
-            there are 32 images or more, else none.
+            the model is on a GPU and there are 32 images or more, else none, as they would take
+            the processors from the model: a thread decodes.
         pictures: whether to draw. Default: True.
         resume: whether what an earlier run, of the same settings, has done is left out.
     """
@@ -309,7 +312,9 @@ def _load(
     prepared = _Prepared(predictor.pipeline, sources, todo, bool(predictor.tiling))
     workers = options.workers
     if workers is None:
-        workers = min(MOST_WORKERS, os.cpu_count() or 1) if len(todo) >= FEW else 0
+        workers = 0
+        if predictor.device.type != "cpu" and len(todo) >= FEW:
+            workers = min(MOST_WORKERS, os.cpu_count() or 1)
     if predictor.tiling or not workers:
         with ThreadPoolExecutor(1) as pool:
             futures: deque[Future] = deque()
@@ -363,7 +368,7 @@ def _init_worker(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _as_it_is(item: Item) -> Item:
+def _as_it_is(item: Any) -> Any:
     return item
 
 

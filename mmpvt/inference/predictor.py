@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ from mmpvt.engine.tiles import (
 )
 from mmpvt.errors import ConfigError, LaunchError, UserError
 from mmpvt.inference.saving import push_to_hub, save_pretrained
-from mmpvt.inference.windows import ArrayWindows, open_windows
+from mmpvt.inference.windows import ArrayWindows, Windows, open_windows
 from mmpvt.utils.constants import SCORE
 from mmpvt.visualization.drawing import draw_sample, viewable
 
@@ -200,13 +200,11 @@ class Predictor:
         """
         if self.tiling is None:
             raise ConfigError("the predictor was built without tiles", setting="tiles")
-        in_memory = isinstance(image, np.ndarray)
-        path = "" if in_memory else str(image)
-        opened = (
-            nullcontext(ArrayWindows(check_array(image)))
-            if in_memory
-            else open_windows(image, self.pipeline)
-        )
+        opened: AbstractContextManager[Windows]
+        if isinstance(image, np.ndarray):
+            path, opened = "", nullcontext(ArrayWindows(check_array(image)))
+        else:
+            path, opened = str(image), open_windows(image, self.pipeline)
         with opened as windows:
             shape = windows.shape
             if not self.tiling.cuts(*shape):
@@ -239,13 +237,16 @@ class Predictor:
             np.ndarray: RGB, uint8, the shorter side at least 480 pixels.
         """
         old, new = sample.metainfo.get("ori_shape", image.shape)[:2], image.shape[:2]
+        side = None
+        if self.tiling and self.tiling.cuts(*old):  # objects are as large as in a tile
+            side = round(self.tiling.size * new[0] / old[0])
         if "pred_instances" in sample and old != new:
             instances = sample.pred_instances
             scale = torch.tensor([new[1] / old[1], new[0] / old[0]] * 2)
             kept = {key: instances[key] for key in ("scores", "labels")}
             sample = sample.new()
             sample.pred_instances = InstanceData(**kept, bboxes=instances.bboxes * scale)
-        return draw_sample(viewable(image), sample, self.meta, truth=False, score_thr=score)
+        return draw_sample(viewable(image), sample, self.meta, False, score, side)
 
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
         """Writes the model to a folder that :func:`mmpvt.load_model` reads, without a network.

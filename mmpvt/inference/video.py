@@ -7,6 +7,7 @@ can be played up to where even a killed process has come.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import re
@@ -140,7 +141,7 @@ def predict_video(
                     advance(summary.frames)
                     came = monotonic()
         except OSError as error:
-            if isinstance(error, av.error.FFmpegError):
+            if isinstance(error, av.error.FFmpegError) and error.errno != errno.ENOSPC:
                 silent = monotonic() - came
                 raise _broken(source, error, summary.frames, silent, options.timeout) from error
             raise OutputError(
@@ -399,12 +400,10 @@ class _Writer:
             self.file.close()
 
 
-def _broken(
-    av: Any, source: str, error: Exception, frames: int, options: VideoOptions
-) -> UserError:
-    if isinstance(error, (av.error.ExitError, TimeoutError)):
-        said = f"{source} gave no frame for {options.timeout:g} s"
-    else:
-        said = f"{source} is broken: {getattr(error, 'strerror', error)}"
+def _broken(source: str, error: OSError, frames: int, silent: float, timeout: float) -> UserError:
+    """What ended a video, after so many seconds without a frame."""
+    said = f"{source} is broken: {error.strerror}"
+    if STREAM.match(source) and silent >= timeout:  # which FFmpeg reports by several errors
+        said = f"{source} gives no frame for {timeout:g} s"
     kept = f": {frames} frames are predicted on and kept" if frames else ""
     return BadFileError(printable(said + kept), where=source)

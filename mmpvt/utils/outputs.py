@@ -161,8 +161,7 @@ class Outputs:
         path = self.folder / name
         self.check(name)
         try:
-            with part.open("rb") as file:
-                self._list(name, hashlib.file_digest(file, "sha256").hexdigest())
+            self._list(name, _digest(part))
             part.replace(path)
         except OSError as error:
             raise OutputError(f"{path} can't be written ({error.strerror})", where=path) from error
@@ -247,9 +246,18 @@ def is_listed(path: Path, name: str, known: Listing) -> bool:
     try:
         if not sums or not stat.S_ISREG(path.lstat().st_mode):
             return False
-        return hashlib.sha256(path.read_bytes()).hexdigest() in sums
+        return _digest(path) in sums
     except OSError:
         return False
+
+
+def _digest(path: Path) -> str:
+    """A file's SHA-256, of any size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while content := file.read(2**20):
+            digest.update(content)
+    return digest.hexdigest()
 
 
 def is_result(path: Path, listings: dict[Path, Listing | None]) -> bool:

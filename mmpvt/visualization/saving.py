@@ -54,7 +54,7 @@ def write_picture(
         with suppress(cv2.error):
             done, content = cv2.imencode(suffix, pixels)
             if done:
-                return out.write(f"{name}{suffix}", memoryview(content))
+                return out.write(f"{name}{suffix}", content.data)
     height, width = picture.shape[:2]
     raise CannotWriteError(
         f"{out.folder / name} can't be written: a picture of {width}x{height} pixels is too large "
