@@ -8,6 +8,7 @@ that was killed can be resumed, and none of the results is kept in memory.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -45,6 +46,7 @@ THUMBNAIL = 420  # pixels: the longer side of a picture kept for it
 TOP = 5  # classes whose scores a classifier's predictions hold
 MAX_PENDING = 4  # batches' worth of images that may wait for others of their size
 MOST_WORKERS = 8
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 FEW = 32  # images from which on starting worker processes pays
 CATEGORIES, PREDICTIONS, SHEET = "categories.json", "predictions.json", "contact_sheet.jpg"
 LINES, SETTINGS = "predictions.jsonl", "run.json"
@@ -365,6 +367,8 @@ class _Prepared(Dataset):
 
 def _init_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the main process
+    if sys.platform == "linux":  # PyTorch's workers wait for ever where the main one was killed
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     cv2.setNumThreads(0)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import pickle
 import re
 import shutil
+import signal
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -276,7 +279,13 @@ def test_resumed_after_kills(
     for count in (5, 25):
         process = start_tool("predict.py", *args, "--out", out, "--resume", "--workers", 2)
         process.wait_for(functools.partial(has, count))
-        process.kill()
+        os.kill(process.pid, signal.SIGKILL)  # its workers go, too
+        process.wait()
+        end = time.monotonic() + 30
+        with pytest.raises(ProcessLookupError):
+            while time.monotonic() < end:
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)
     with part.open("ab") as file:
         file.write(b'{"image_id": 40, "file_na')  # a line that the kill has cut
     ended = run_tool("predict.py", *args, "--out", out, "--resume", "--workers", 0)
