@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mmpvt import checkpoint, models
     from mmpvt.inference import Predictor
     from mmpvt.inference.attention import visualize_attention
+    from mmpvt.inference.detections import sample_to_detections
     from mmpvt.inference.loading import load_model
     from mmpvt.swap import swap_backbone
 
@@ -40,6 +41,7 @@ __all__ = [
     "ops",
     "registry",
     "restore_environment",
+    "sample_to_detections",
     "setup_environment",
     "swap_backbone",
     "visualize_attention",
@@ -48,6 +50,7 @@ __all__ = [
 _LATE = {  # imported when they are asked for: PyTorch alone takes a second
     "Predictor": "mmpvt.inference",
     "load_model": "mmpvt.inference.loading",
+    "sample_to_detections": "mmpvt.inference.detections",
     "swap_backbone": "mmpvt.swap",
     "visualize_attention": "mmpvt.inference.attention",
 }

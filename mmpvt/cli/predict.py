@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmpvt.engine.cli import CHECKPOINT, CONFIG, user_errors
+from mmpvt.engine.cli import CHECKPOINT, CONFIG, add_tile_arguments, user_errors
 from mmpvt.errors import UserError
 from mmpvt.utils.constants import SCORE
 from mmpvt.utils.text import printable
+
+if TYPE_CHECKING:
+    from mmpvt.inference.predictor import Predictor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,30 +35,109 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="images of one size at a time, at most (default: %(default)s)",
+        help="images of one size, or tiles of an image, at a time, at most (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode images (default: with a GPU one a processor, at most 8; else "
+        "none)",
+    )
+    parser.add_argument(
+        "--no-pictures", action="store_true", help="write predictions and label maps alone"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on where a run into this folder was ended"
+    )
+    add_tile_arguments(parser)
+    group = parser.add_argument_group("videos, streams and cameras (docs/predict.md)")
+    group.add_argument("--fps", type=float, metavar="N", help="frames a second, at most")
+    group.add_argument("--track", action="store_true", help="instances keep an identity")
+    group.add_argument(
+        "--timeout",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="seconds after which a stream without frames has stalled (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     with user_errors("interrupted: what was predicted so far is written"):
-        from mmpvt.inference.folders import check_out, predict_folder
-        from mmpvt.inference.predictor import Predictor
+        from mmpvt.engine.tiles import tiling_of
+        from mmpvt.inference.folders import FolderOptions, check_out, predict_folder
         from mmpvt.inference.sources import find_sources
+        from mmpvt.inference.video import is_video
 
         if not 0 <= args.score <= 1:
             raise UserError(f"--score {args.score}: a score is a number from 0 to 1")
         if args.batch < 1:
             raise UserError(f"--batch {args.batch}: at least one image at a time")
+        if args.workers is not None and args.workers < 0:
+            raise UserError(f"--workers {args.workers}: a number of processes from 0 on")
+        tiling_of(args.tiles, args.overlap, args.also_whole)  # checks them before folders are read
         out = Path(args.out)
+        if any(map(is_video, args.images)):
+            _predict_video(args, out)
+            return
+        for flag, given in (("--fps", args.fps is not None), ("--track", args.track)):
+            if given:
+                raise UserError(f"{flag} is for a video, and {args.images[0]} is none")
         sources, others = find_sources(args.images, out)
         check_out(out)
-        predictor = Predictor(args.config, args.checkpoint, args.device)
-        summary = predict_folder(predictor, sources, out, args.score, args.batch)
-        if not summary.images:
+        predictor = _predictor(args)
+        options = FolderOptions(
+            args.score, args.batch, args.workers, not args.no_pictures, args.resume
+        )
+        summary = predict_folder(predictor, sources, out, options)
+        if not summary.images and not summary.resumed:
             raise UserError(f"none of the {len(sources)} images can be used")
         counts = [f"{summary.images} images", f"{len(summary.skipped)} skipped"]
         if summary.instances is not None:
             counts.insert(1, f"{summary.instances} instances over {args.score}")
+        if summary.resumed:
+            counts.append(f"{summary.resumed} done before")
         if others:
             counts.append(f"{len(others)} other files ignored ({others[0].name} …)")
         print(printable(f"{', '.join(counts)}: see {out}"))
+
+
+def _predictor(args: argparse.Namespace) -> Predictor:
+    from mmpvt.inference.predictor import Predictor
+
+    return Predictor(
+        args.config,
+        args.checkpoint,
+        args.device,
+        tiles=args.tiles,
+        overlap=args.overlap,
+        also_whole=args.also_whole,
+        batch_size=args.batch,
+    )
+
+
+def _predict_video(args: argparse.Namespace, out: Path) -> None:
+    from mmpvt.inference.folders import check_out
+    from mmpvt.inference.video import VideoOptions, import_av, predict_video
+
+    if len(args.images) > 1:
+        raise UserError("a video is predicted on by itself: name one at a time")
+    if args.resume:
+        raise UserError("--resume is for images: a video is predicted on from its start")
+    for flag, value in (("--fps", args.fps), ("--timeout", args.timeout)):
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{flag} {value}: a number greater than 0")
+    import_av()
+    check_out(out)
+    predictor = _predictor(args)
+    if args.track and not predictor.finds_instances:
+        raise UserError("--track is for models that find instances")
+    options = VideoOptions(args.score, args.fps, args.track, not args.no_pictures, args.timeout)
+    summary = predict_video(predictor, args.images[0], out, options)
+    counts = [f"{summary.frames} frames"]
+    if summary.instances is not None:
+        counts.append(f"{summary.instances} instances over {args.score}")
+    if summary.tracks is not None:
+        counts.append(f"{summary.tracks} tracks")
+    print(printable(f"{', '.join(counts)}: see {summary.video or summary.lines}"))

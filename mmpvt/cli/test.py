@@ -7,7 +7,13 @@ from __future__ import annotations
 
 import argparse
 
-from mmpvt.engine.cli import CHECKPOINT, add_run_arguments, options_from, user_errors
+from mmpvt.engine.cli import (
+    CHECKPOINT,
+    add_run_arguments,
+    add_tile_arguments,
+    options_from,
+    user_errors,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite the file of --out")
     parser.add_argument("--show-dir", metavar="DIR", help="draw every image into this folder")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    add_tile_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -89,6 +89,28 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of images in tiles."""
+    group = parser.add_argument_group("large images (docs/predict.md)")
+    group.add_argument(
+        "--tiles",
+        type=int,
+        metavar="PIXELS",
+        help="cut images that are larger into tiles of this side, predict on each, and merge",
+    )
+    group.add_argument(
+        "--overlap",
+        type=float,
+        metavar="SHARE",
+        help="of its side that a tile has in common with the next (default: 0.2)",
+    )
+    group.add_argument(
+        "--also-whole",
+        action="store_true",
+        help="predict on the whole image, too, for objects larger than a tile",
+    )
+
+
 def data_options_from(args: argparse.Namespace) -> DataOptions | None:
     """The user's own data of a command line, or None.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict
 
+from mmpvt.datasets.pipelines import loading_step
 from mmpvt.datasets.samplers import kill_workers
 from mmpvt.engine.checks import check_data, check_pixels, keep_inside
 from mmpvt.engine.config import (
@@ -25,11 +26,12 @@ from mmpvt.engine.config import (
     set_pretrained,
     set_resume,
 )
-from mmpvt.engine.config_parts import SPLITS, iter_dicts
+from mmpvt.engine.config_parts import SPLITS, iter_dicts, split_datasets
 from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher, process_count
 from mmpvt.engine.own_data import DataOptions, use_own_data
 from mmpvt.engine.start_from import find_checkpoint, set_start_from
+from mmpvt.engine.tiles import Tiling, check_tiled, tiling_of
 from mmpvt.engine.training_options import (
     LOOPS,
     add_val_loss,
@@ -122,6 +124,10 @@ class TestOptions(RunOptions):
         force: whether to overwrite that file.
         show_dir: folder for a picture of every image.
         tta: whether to augment at test time.
+        tiles: side in pixels of the tiles that larger images are cut into. Default: None, images
+            are predicted on as they are.
+        overlap: share of its side that a tile has in common with the next. Default: 0.2.
+        also_whole: whether images that are cut are predicted on as a whole, too.
     """
 
     __test__ = False  # pytest would take it for a test
@@ -131,6 +137,9 @@ class TestOptions(RunOptions):
     force: bool = False
     show_dir: str | None = None
     tta: bool = False
+    tiles: int | None = None
+    overlap: float | None = None
+    also_whole: bool = False
 
 
 def prepare_training(
@@ -253,6 +262,11 @@ def prepare_test(config: Config, options: TestOptions) -> Config:
     """
     # What the options ask for
     config = _with_common_options(config, options)
+    tiling = tiling_of(options.tiles, options.overlap, options.also_whole)
+    if tiling:
+        check_tiled(config)
+        if options.tta:
+            raise ConfigError("tiles aren't augmented", setting="tta", hint="leave one of them out")
     set_checkpoint(config, find_checkpoint(config, options.checkpoint))
     if options.out:
         _set_out(config, options.out, options.force)
@@ -269,6 +283,8 @@ def prepare_test(config: Config, options: TestOptions) -> Config:
     _use_own_coco_metric(config)
     if options.tta:
         _set_tta(config)
+    if tiling:
+        _set_tiles(config, tiling)
     _name_broken_files(config)  # in the pipeline of test-time augmentation, too
     keep_inside(config)
     _ignore_signals_in_workers(config)
@@ -394,6 +410,28 @@ def _set_tta(config: Config) -> None:
     if config.model.get("type") != config.tta_model.type:
         config.model = ConfigDict(**config.tta_model, module=config.model)
     dataset.pipeline = config.tta_pipeline
+
+
+def _set_tiles(config: Config, tiling: Tiling) -> None:
+    """Has images cut after they are loaded, and the predictions on tiles merged."""
+    for _, dataset in split_datasets(config, ("test",)):
+        steps = dataset.get("pipeline", [])
+        place = loading_step(steps)
+        if place is None:
+            raise ConfigError("the test pipeline doesn't read single images", setting="tiles")
+        if steps[-1]["type"] == "mmpvt.CutIntoTiles":  # prepared before
+            continue
+        cut = ConfigDict(type="mmpvt.CutIntoTiles", tiles=tiling.size, overlap=tiling.overlap)
+        cut.transforms = steps[place + 1 :]
+        dataset["pipeline"] = [*steps[: place + 1], cut]
+    if config.model.get("type") != "mmpvt.TiledModel":
+        config.model = ConfigDict(
+            type="mmpvt.TiledModel",
+            module=config.model,
+            tiles=tiling.size,
+            overlap=tiling.overlap,
+            also_whole=tiling.also_whole,
+        )
 
 
 def _name_broken_files(config: Config) -> None:

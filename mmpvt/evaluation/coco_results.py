@@ -52,7 +52,9 @@ def to_coco(
     """
     instances = sample.pred_instances
     boxes = getattr(instances.bboxes, "tensor", instances.bboxes).tolist()
-    masks = encode_mask_results(np.asarray(instances.masks)) if "masks" in instances else None
+    masks = instances.get("masks")
+    if masks is not None and not isinstance(masks, list):  # RLE already, where it was tiled
+        masks = encode_mask_results(np.asarray(masks))
     results = []
     for i, (left, top, right, bottom) in enumerate(boxes):
         label = int(instances.labels[i])

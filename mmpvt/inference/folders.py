@@ -1,23 +1,40 @@
-"""Prediction on many image files, into a folder of results."""
+"""Prediction on many image files, into a folder of results.
+
+Worker processes or a thread decode and prepare the images, the model runs here, and a thread draws
+and writes.
+Each image's result is a line of JSON that is written as soon as those before it are, so that a run
+that was killed can be resumed, and none of the results is kept in memory.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import shutil
+import signal
 import sys
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 from mmengine.structures import BaseDataElement
+from torch.utils.data import DataLoader, Dataset
 
-from mmpvt.errors import UserError
+from mmpvt.engine.pipeline import TestPipeline
+from mmpvt.errors import OutputError, UserError
 from mmpvt.evaluation.coco_results import coco_categories, to_coco
 from mmpvt.inference.predictor import Predictor
 from mmpvt.inference.sources import Source
+from mmpvt.utils.atomic import PART
+from mmpvt.utils.constants import SCORE
+from mmpvt.utils.files import parse_json
 from mmpvt.utils.outputs import CannotWriteError, Outputs
 from mmpvt.utils.progress import progress
 from mmpvt.utils.text import printable, to_json
@@ -28,7 +45,11 @@ ON_SHEET = 24  # images on the contact sheet, evenly spaced
 THUMBNAIL = 420  # pixels: the longer side of a picture kept for it
 TOP = 5  # classes whose scores a classifier's predictions hold
 MAX_PENDING = 4  # batches' worth of images that may wait for others of their size
+MOST_WORKERS = 8
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+FEW = 32  # images from which on starting worker processes pays
 CATEGORIES, PREDICTIONS, SHEET = "categories.json", "predictions.json", "contact_sheet.jpg"
+LINES, SETTINGS = "predictions.jsonl", "run.json"
 
 
 def classification(sample: BaseDataElement, classes: Sequence[str]) -> dict:
@@ -43,6 +64,7 @@ def classification(sample: BaseDataElement, classes: Sequence[str]) -> dict:
 class Item:
     """An image, decoded and prepared, or the reason why it is skipped."""
 
+    index: int  # among the sources
     source: Source
     image: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 3), np.uint8))
     data: dict = field(default_factory=dict)
@@ -54,12 +76,35 @@ class Summary:
     """Counts of a run."""
 
     images: int = 0  # that were predicted on
-    instances: int | None = None  # that are drawn in all of them; None for label maps
+    instances: int | None = None  # over the score, in all of them; None for label maps
     skipped: dict[Path, str] = field(default_factory=dict)  # the reason, by file
+    resumed: int = 0  # that an earlier run has done
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """How images are predicted on.
+
+    Attributes:
+        score: instances below are not drawn; the predictions hold them all. Default: 0.3.
+        batch_size: images at a time, at most: only images of one size share a batch, since padding
+            would change their numbers. Default: 1.
+        workers: processes that decode images. Default: None, one a processor and at most 8 where
+            the model is on a GPU and there are 32 images or more, else none, as they would take
+            the processors from the model: a thread decodes.
+        pictures: whether to draw. Default: True.
+        resume: whether what an earlier run, of the same settings, has done is left out.
+    """
+
+    score: float = SCORE
+    batch_size: int = 1
+    workers: int | None = None
+    pictures: bool = True
+    resume: bool = False
 
 
 def predict_folder(
-    predictor: Predictor, sources: Sequence[Source], out: Path, score: float, batch_size: int
+    predictor: Predictor, sources: Sequence[Source], out: Path, options: FolderOptions
 ) -> Summary:
     """Predicts on images and writes pictures, predictions, label maps and a contact sheet.
 
@@ -71,38 +116,45 @@ def predict_folder(
         sources (Sequence[Source]): the images.
         out (Path): the folder of results: a new or empty one, or one of an earlier run, whose
             files of the same names are replaced, and no others.
-        score (float): instances below are not drawn; ``predictions.json`` holds them all.
-        batch_size (int): images at a time, at most: only images of one size share a batch, since
-            padding would change their numbers.
+        options (FolderOptions): how.
 
     Returns:
         Summary: counts, and what was skipped.
 
     Raises:
-        UserError: the folder can't be written to, or holds something else.
+        UserError: the folder can't be written to, or holds something else, or the run to resume was
+            one of other settings.
     """
     folder = check_out(out)
     categories = coco_categories(predictor.classes)
+    journal = Journal(folder, _settings(predictor, options), options.resume)
+    todo = [i for i, source in enumerate(sources) if source.file_name not in journal.done]
+    summary = Summary(resumed=len(sources) - len(todo))
     folder.write(CATEGORIES, to_json(categories))
-    writer = _ResultsWriter(predictor, folder, score, [entry["id"] for entry in categories])
+    writer = _ResultsWriter(predictor, folder, options, [entry["id"] for entry in categories])
     step = -(-len(sources) // ON_SHEET)
     writer.on_sheet = {source.path for source in sources[::step]}
-    summary = Summary()
     try:
-        with progress("predicting", len(sources)) as advance:
-            done = 0
-            for batch in _batches(predictor, sources, batch_size):
-                for item, sample in _predict(predictor, batch):
-                    reason = item.reason if sample is None else writer.write(item, sample)
-                    if reason:
-                        summary.skipped[item.source.path] = reason
-                        print(f"skipped: {printable(reason)}", file=sys.stderr)
-                    else:
-                        summary.images += 1
-                done += len(batch)
+        with (
+            progress("predicting", len(sources), done=summary.resumed) as advance,
+            ThreadPoolExecutor(1) as thread,
+        ):
+            done = summary.resumed
+            for item, future in _written(predictor, sources, todo, options, writer, thread):
+                line, reason = future.result()
+                if reason:
+                    summary.skipped[item.source.path] = reason
+                    print(f"skipped: {printable(reason)}", file=sys.stderr)
+                else:
+                    summary.images += 1
+                journal.add(line)
+                done += 1
                 advance(done)
+        journal.complete = True
     finally:
-        writer.finish([source.path for source in sources])
+        journal.close()
+        if summary.images:
+            writer.finish([source.path for source in sources], journal)
     summary.instances = writer.instances
     return summary
 
@@ -111,50 +163,217 @@ def check_out(out: Path) -> Outputs:
     """Checks that results may go into a folder, without making it."""
     folder = Outputs(out)
     folder.check_folder()
-    folder.check(CATEGORIES, PREDICTIONS, SHEET)
+    folder.check(CATEGORIES, PREDICTIONS, LINES, SHEET)
     return folder
 
 
+def _settings(predictor: Predictor, options: FolderOptions) -> dict:
+    """What has to be the same for a run to be resumed."""
+    tiling = predictor.tiling
+    return dict(
+        config=str(predictor.config.filename),
+        checkpoint=predictor.checkpoint,
+        tiles=None if tiling is None else [tiling.size, tiling.overlap, tiling.also_whole],
+    )
+
+
+class Journal:
+    """The lines of a run: a file that grows, and becomes ``predictions.jsonl`` at the end.
+
+    Args:
+        folder (Outputs): of results.
+        settings (dict): of the run.
+        resume (bool): whether lines of an earlier run stay.
+
+    Attributes:
+        done (set[str]): file names of the images that an earlier run has done.
+        complete (bool): whether all images are done.
+
+    Raises:
+        OutputError: the earlier run was one of other settings, or the file can't be written.
+    """
+
+    def __init__(self, folder: Outputs, settings: dict, resume: bool) -> None:
+        self.folder = folder
+        self.path = folder.folder / f"{LINES}{PART}"
+        self.done: set[str] = set()
+        self.complete = False
+        finished = folder.folder / LINES
+        try:
+            if resume:
+                self._check(settings)
+                if not self.path.exists() and finished.exists():
+                    shutil.copyfile(finished, self.path)
+                self._read()
+            else:
+                self.path.unlink(missing_ok=True)
+            folder.write(SETTINGS, to_json(settings))
+            self._file = self.path.open("ab")
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def add(self, line: dict) -> None:
+        """Adds an image's line, which is in the file when this returns."""
+        try:
+            self._file.write(msgspec.json.encode(line) + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def close(self) -> None:
+        """Closes the file; of a run that is complete it gets its name."""
+        with suppress(OSError):  # of a full disk, which was said
+            self._file.close()
+        if self.complete:
+            self.path = self.folder.adopt(LINES, self.path)
+
+    def lines(self) -> Iterator[bytes]:
+        """What was written, line by line."""
+        with self.path.open("rb") as file:
+            yield from (line for line in file if line.endswith(b"\n"))
+
+    def _check(self, settings: dict) -> None:
+        path = self.folder.folder / SETTINGS
+        if not path.is_file():
+            return  # there is nothing to resume
+        before = parse_json(path.read_bytes())
+        if before != settings:
+            pairs = before if isinstance(before, dict) else {}
+            other = next((key for key in settings if pairs.get(key) != settings[key]), "settings")
+            raise OutputError(
+                f"the run in {self.folder.folder} had another {other}: {pairs.get(other)}",
+                setting="resume",
+                hint="name another folder, or run it anew",
+            )
+
+    def _read(self) -> None:
+        """Takes the files that are done, and cuts off a line that isn't complete."""
+        if not self.path.exists():
+            return
+        end = 0
+        for line in self.lines():
+            try:
+                self.done.add(msgspec.json.decode(line, type=_Line).file_name)
+            except msgspec.MsgspecError:
+                break
+            end += len(line)
+        os.truncate(self.path, end)
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        return OutputError(f"{self.path} can't be written ({error.strerror})", where=self.path)
+
+
+class _Line(msgspec.Struct):
+    file_name: str
+
+
+def _written(
+    predictor: Predictor,
+    sources: Sequence[Source],
+    todo: Sequence[int],
+    options: FolderOptions,
+    writer: _ResultsWriter,
+    thread: ThreadPoolExecutor,
+) -> Iterator[tuple[Item, Future]]:
+    """Images in order, each with the line and the reason that the thread is at work on."""
+    waiting: dict[int, tuple[Item, Future]] = {}
+    order = deque(todo)
+    ahead = 2 * options.batch_size + 2
+    for batch in _batches(predictor, sources, todo, options):
+        for item, sample in _predict(predictor, batch):
+            waiting[item.index] = (item, thread.submit(writer.write, item, sample))
+        while (
+            order and order[0] in waiting and (len(waiting) > ahead or waiting[order[0]][1].done())
+        ):
+            yield waiting.pop(order.popleft())
+    yield from (waiting.pop(index) for index in order)
+
+
 def _batches(
-    predictor: Predictor, sources: Sequence[Source], batch_size: int
+    predictor: Predictor, sources: Sequence[Source], todo: Sequence[int], options: FolderOptions
 ) -> Iterator[list[Item]]:
     """Images of one prepared size, together; one that is skipped, by itself."""
-    pending: dict[tuple[int, ...], list[Item]] = defaultdict(list)
-    for item in _prefetch(predictor, sources, ahead=batch_size + 1):
-        if item.reason:
+    pending: dict[tuple[int, ...], list[Item]] = {}  # the first has waited for longest
+    for item in _load(predictor, sources, todo, options):
+        if item.reason or predictor.tiling:
             yield [item]
             continue
         shape = tuple(item.data["inputs"].shape)
-        pending[shape].append(item)
-        if len(pending[shape]) == batch_size:
+        pending.setdefault(shape, []).append(item)
+        if len(pending[shape]) == options.batch_size:
             yield pending.pop(shape)
-        elif sum(map(len, pending.values())) >= MAX_PENDING * batch_size:
-            yield pending.pop(max(pending, key=lambda shape: len(pending[shape])))
+        elif sum(map(len, pending.values())) >= MAX_PENDING * options.batch_size:
+            yield pending.pop(next(iter(pending)))
     yield from pending.values()
 
 
-def _prefetch(predictor: Predictor, sources: Sequence[Source], ahead: int) -> Iterator[Item]:
-    """Images in order, the next ones decoded while the model is at work."""
-    with ThreadPoolExecutor(1) as pool:
-        rest = iter(sources)
-        futures = [pool.submit(_prepare, predictor, source) for source in islice(rest, ahead)]
+def _load(
+    predictor: Predictor, sources: Sequence[Source], todo: Sequence[int], options: FolderOptions
+) -> Iterator[Item]:
+    """Images in order, decoded by worker processes or, of few, by a thread."""
+    prepared = _Prepared(predictor.pipeline, sources, todo, bool(predictor.tiling))
+    workers = options.workers
+    if workers is None:
+        workers = 0
+        if predictor.device.type != "cpu" and len(todo) >= FEW:
+            workers = min(MOST_WORKERS, os.cpu_count() or 1)
+    if predictor.tiling or not workers:
+        with ThreadPoolExecutor(1) as pool:
+            futures: deque[Future] = deque()
+            try:
+                for i in range(len(todo)):
+                    futures.append(pool.submit(prepared.__getitem__, i))
+                    if len(futures) > options.batch_size:
+                        yield futures.popleft().result()
+                while futures:
+                    yield futures.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return
+    loader: DataLoader = DataLoader(
+        prepared,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=max(2, -(-2 * options.batch_size // workers)),
+        worker_init_fn=_init_worker,
+        collate_fn=_as_it_is,
+    )
+    yield from loader
+
+
+class _Prepared(Dataset):
+    """Images as :class:`Item`, prepared for the model; those of tiles are read later."""
+
+    def __init__(
+        self, pipeline: TestPipeline, sources: Sequence[Source], todo: Sequence[int], tiled: bool
+    ) -> None:
+        self.pipeline, self.sources, self.todo, self.tiled = pipeline, sources, todo, tiled
+
+    def __len__(self) -> int:
+        return len(self.todo)
+
+    def __getitem__(self, i: int) -> Item:
+        source = self.sources[self.todo[i]]
+        item = Item(self.todo[i], source, reason=source.problem)
+        if item.reason or self.tiled:
+            return item
         try:
-            while futures:
-                item = futures.pop(0).result()
-                futures += [pool.submit(_prepare, predictor, source) for source in islice(rest, 1)]
-                yield item
-        finally:
-            pool.shutdown(cancel_futures=True)
+            item.image = self.pipeline.load(source.path)
+            item.data = self.pipeline.prepare(item.image, str(source.path))
+        except UserError as error:
+            item.reason = str(error)
+        return item
 
 
-def _prepare(predictor: Predictor, source: Source) -> Item:
-    if source.problem:
-        return Item(source, reason=source.problem)
-    try:
-        image = predictor.load(source.path)
-        return Item(source, image, predictor.pipeline.prepare(image, str(source.path)))
-    except UserError as error:
-        return Item(source, reason=str(error))
+def _init_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the main process
+    if sys.platform == "linux":  # PyTorch's workers wait for ever where the main one was killed
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    cv2.setNumThreads(0)
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
 
 
 def _predict(
@@ -163,6 +382,11 @@ def _predict(
     """Each image of a batch with its prediction, or with None and a reason."""
     if not batch[0].reason:
         try:
+            if predictor.tiling:
+                (item,) = batch
+                item.image, sample = predictor.predict_in_tiles(item.source.path)
+                yield item, sample
+                return
             yield from zip(batch, predictor.predict([item.data for item in batch]), strict=True)
             return
         except UserError as error:
@@ -178,63 +402,85 @@ class _ResultsWriter:
     """Writes each image's files as it comes, and those of all at the end."""
 
     def __init__(
-        self, predictor: Predictor, out: Outputs, score: float, category_ids: list[int]
+        self, predictor: Predictor, out: Outputs, options: FolderOptions, category_ids: list[int]
     ) -> None:
-        self.predictor, self.out, self.score = predictor, out, score
+        self.predictor, self.out, self.options = predictor, out, options
         self.category_ids = category_ids
         self.instances: int | None = None
         self.on_sheet: set[Path] = set()
-        self.predictions: dict[Path, list[dict]] = {}
         self.thumbnails: dict[Path, tuple[np.ndarray, str]] = {}
 
-    def write(self, item: Item, sample: BaseDataElement) -> str:
-        """Writes a prediction; the reason if that can't be done, and it is the image's fault."""
-        try:
-            self._write(item, sample)
-        except CannotWriteError as error:
-            return f"{item.source.path}: {error}"
-        except (cv2.error, MemoryError):  # it can be predicted on, but not be drawn
-            height, width = item.image.shape[:2]
-            return f"{item.source.path}: a picture of {width}x{height} pixels can't be drawn"
-        return ""
+    def write(self, item: Item, sample: BaseDataElement | None) -> tuple[dict, str]:
+        """Writes a prediction's files; its line, and the reason if that can't be done and it is
+        the image's fault."""
+        line = dict(image_id=item.source.image_id, file_name=item.source.file_name)
+        reason = item.reason
+        if sample is not None:
+            try:
+                self._write(item, sample, line)
+            except CannotWriteError as error:
+                reason = f"{item.source.path}: {error}"
+            except (cv2.error, MemoryError):  # it can be predicted on, but not be drawn
+                height, width = item.image.shape[:2]
+                reason = f"{item.source.path}: a picture of {width}x{height} pixels can't be drawn"
+        item.image, item.data = np.empty((0, 0, 3), np.uint8), {}  # it may wait for others
+        if reason:
+            line = dict(image_id=line["image_id"], file_name=line["file_name"], error=reason)
+        return line, reason
 
-    def _write(self, item: Item, sample: BaseDataElement) -> None:
+    def _write(self, item: Item, sample: BaseDataElement, line: dict) -> None:
         source = item.source
-        picture = self.predictor.draw(item.image, sample, self.score)
-        saving.write_picture(self.out, f"pictures/{source.name}", picture)
+        if self.options.pictures:
+            self._draw(item, sample)
         if "pred_sem_seg" in sample:
             labels = saving.label_map(sample)
             path = saving.write_picture(self.out, f"label_maps/{source.name}", labels, [".png"])
-            coloured = saving.colour_map(labels, self.predictor.meta)
-            saving.write_picture(self.out, f"colour_maps/{source.name}", coloured, [".png"])
-            entry = dict(image_id=source.image_id, file_name=source.file_name)
-            entry["label_map"] = path.relative_to(self.out.folder).as_posix()
-            self.predictions[source.path] = [entry]
+            line["label_map"] = path.relative_to(self.out.folder).as_posix()
+            if self.options.pictures:
+                if labels.shape != item.image.shape[:2]:  # of an image that was made smaller
+                    size = item.image.shape[1::-1]
+                    labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
+                coloured = saving.colour_map(labels, self.predictor.meta)
+                saving.write_picture(self.out, f"colour_maps/{source.name}", coloured, [".png"])
+        if "pred_label" in sample:
+            line.update(classification(sample, self.predictor.classes))
+        if "pred_instances" in sample:
+            found = to_coco(sample, source.image_id, source.file_name, self.category_ids)
+            line["instances"] = [
+                {key: one[key] for key in one if key not in ("image_id", "file_name")}
+                for one in found
+            ]
+            drawn = sum(one["score"] > self.options.score for one in found)
+            self.instances = (self.instances or 0) + drawn
+
+    def _draw(self, item: Item, sample: BaseDataElement) -> None:
+        source = item.source
+        picture = self.predictor.draw(item.image, sample, self.options.score)
+        saving.write_picture(self.out, f"pictures/{source.name}", picture)
         if source.path in self.on_sheet:
             scale = THUMBNAIL / max(picture.shape[:2])
             size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
             thumbnail = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
             self.thumbnails[source.path] = (thumbnail, source.file_name)
-        if "pred_label" in sample:
-            entry = dict(image_id=source.image_id, file_name=source.file_name)
-            entry.update(classification(sample, self.predictor.classes))
-            self.predictions[source.path] = [entry]
-        if "pred_instances" in sample:
-            found = to_coco(sample, source.image_id, source.file_name, self.category_ids)
-            self.predictions[source.path] = found
-            drawn = sum(result["score"] > self.score for result in found)
-            self.instances = (self.instances or 0) + drawn
 
-    def finish(self, order: Sequence[Path]) -> None:
-        """Writes the predictions and the contact sheet, in the order of the images.
-
-        Where there are none, what an earlier run has written stays.
-        """
-        if not self.predictions:
-            return
-        done = [result for path in order for result in self.predictions.get(path, ())]
-        self.out.write(PREDICTIONS, to_json(done))
+    def finish(self, order: Sequence[Path], journal: Journal) -> None:
+        """Writes ``predictions.json`` from the lines, and the contact sheet in the same order."""
+        self.out.write_parts(PREDICTIONS, _as_array(journal.lines()))
         sheet = [self.thumbnails[path] for path in order if path in self.thumbnails]
         if sheet:
             picture = grid(*zip(*sheet, strict=True))
             saving.write_picture(self.out, Path(SHEET).stem, picture, [Path(SHEET).suffix])
+
+
+def _as_array(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Of lines, one JSON array of COCO's results, or of what else images have one of."""
+    start = b"["
+    for text in lines:
+        line = msgspec.json.decode(text)
+        if "error" in line:
+            continue
+        common = {key: line[key] for key in ("image_id", "file_name")}
+        for one in line.get("instances", [line]):
+            yield start + msgspec.json.encode({**common, **one})
+            start = b","
+    yield b"[]" if start == b"[" else b"]"

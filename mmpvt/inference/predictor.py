@@ -5,22 +5,34 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, InstanceData
 from mmseg.models import BaseSegmentor
+from mmseg.structures import SegDataSample
 
 from mmpvt.engine.class_names import is_classifier, read_class_lists
 from mmpvt.engine.config import read_config, take_channels
-from mmpvt.engine.pipeline import MAX_PIXELS, TestPipeline, load_model
+from mmpvt.engine.pipeline import MAX_PIXELS, TestPipeline, check_array, load_model
 from mmpvt.engine.start_from import find_checkpoint
-from mmpvt.errors import LaunchError, UserError
+from mmpvt.engine.tiles import (
+    Box,
+    check_tiled,
+    merge_tiles,
+    predict_tiles,
+    threshold_of,
+    tiling_of,
+)
+from mmpvt.errors import ConfigError, LaunchError, UserError
 from mmpvt.inference.saving import push_to_hub, save_pretrained
+from mmpvt.inference.windows import ArrayWindows, Windows, open_windows
 from mmpvt.utils.constants import SCORE
 from mmpvt.visualization.drawing import draw_sample, viewable
 
@@ -38,18 +50,27 @@ class Predictor:
         checkpoint (str | PathLike): file or URL, of any layout that tests take, ``hf://…``, or
             ``'published'``: MMDetection's for this config's architecture.
         device (str | None): ``'cpu'``, ``'cuda'``, ``'cuda:1'``. Default: a GPU where there is one.
-        max_pixels (int): an image of more is refused. Default: 179 million.
+        max_pixels (int): an image of more is refused, but for files that are read in tiles.
+            Default: 179 million.
+        tiles (int | None): side in pixels of the tiles that larger images are cut into, each
+            prepared as an image would be. Default: None, images are predicted on as they are.
+        overlap (float | None): share of its side that a tile has in common with the next.
+            Default: 0.2.
+        also_whole (bool): whether an image that is cut is predicted on as a whole, too, for the
+            objects that are larger than a tile. Default: False.
+        batch_size (int): tiles at a time. Default: 1.
 
     Attributes:
         model (BaseModel): MMDetection's or MMSegmentation's.
         config (Config): that it was built from.
+        checkpoint (str): the file or URL of its weights.
         classes (list[str]): by label: the checkpoint's, or else the config's data set's.
         meta (dict): ``classes`` and, perhaps, ``palette``.
         pipeline (TestPipeline): from an image to the model's input.
 
     Raises:
         UserError: the config or checkpoint can't be read or don't go together, or there is no such
-            device.
+            device; tiles of a model that needs the whole image.
 
     Example:
         >>> predictor = mmpvt.Predictor('configs/retinanet_pvt_s_fpn_1x_coco.py', 'epoch_12.pth')
@@ -64,17 +85,27 @@ class Predictor:
         checkpoint: str | os.PathLike,
         device: str | None = None,
         max_pixels: int = MAX_PIXELS,
+        *,
+        tiles: int | None = None,
+        overlap: float | None = None,
+        also_whole: bool = False,
+        batch_size: int = 1,
     ) -> None:
+        self.tiling = tiling_of(tiles, overlap, also_whole)
+        self.batch_size = batch_size
         self.device = choose_device(device)
         if not isinstance(config, Config):
             config = read_config(os.fspath(config))
         config = copy.deepcopy(config)
         read_class_lists(config)
         take_channels(config)
+        if self.tiling:
+            check_tiled(config)
         self.config = config
         self.pipeline = TestPipeline(config, max_pixels)
         self._autocast = bool((config.get("test_cfg") or {}).get("fp16"))
         checkpoint = find_checkpoint(config, checkpoint)
+        self.checkpoint = str(checkpoint)
         self.model: BaseModel = load_model(config, checkpoint).to(self.device)
         self.meta = cast(dict, self.model.dataset_meta)  # torch says Tensor | Module
         self.classes = list(self.meta.get("classes", ()))
@@ -116,6 +147,8 @@ class Predictor:
         """
         if isinstance(image, Sequence) and not isinstance(image, str):
             return [self(one) for one in image]
+        if self.tiling:
+            return self.predict_in_tiles(image)[1]
         if isinstance(image, np.ndarray):
             prepared = self.pipeline.prepare(image)
         else:
@@ -147,18 +180,73 @@ class Predictor:
             ) from error
         return [sample.cpu() for sample in samples]
 
+    def predict_in_tiles(
+        self, image: str | os.PathLike | np.ndarray
+    ) -> tuple[np.ndarray, BaseDataElement]:
+        """Predicts on the tiles of an image, of which a large file's are read one by one.
+
+        An image that is no larger than a tile is predicted on as it is.
+
+        Args:
+            image (str | PathLike | np.ndarray): a file, or an array as :meth:`load` gives it.
+
+        Returns:
+            tuple[np.ndarray, BaseDataElement]: the image, or of one that is read window by window,
+            a smaller one; and the prediction on all of it: ``pred_instances``, whose masks are a
+            list of RLE dicts, or ``pred_sem_seg`` of uint8.
+
+        Raises:
+            UserError: the image can't be read, or the predictor has no tiles.
+        """
+        if self.tiling is None:
+            raise ConfigError("the predictor was built without tiles", setting="tiles")
+        opened: AbstractContextManager[Windows]
+        if isinstance(image, np.ndarray):
+            path, opened = "", nullcontext(ArrayWindows(check_array(image)))
+        else:
+            path, opened = str(image), open_windows(image, self.pipeline)
+        with opened as windows:
+            shape = windows.shape
+            if not self.tiling.cuts(*shape):
+                picture = windows.read(Box(0, 0, shape[1], shape[0]))
+                return picture, self.predict([self.pipeline.prepare(picture, path)])[0]
+            picture, whole = windows.overview(), None
+            if self.tiling.also_whole:
+                (whole,) = self.predict([self.pipeline.prepare(picture, path)])
+            prepared = (
+                (box, self.pipeline.prepare(windows.read(box), path))
+                for box in self.tiling.boxes(*shape)
+            )
+            tiles = predict_tiles(prepared, self.predict, self.batch_size)
+            merged = merge_tiles(self.tiling, shape, tiles, whole, threshold_of(self.model))
+        kind = SegDataSample if isinstance(self.model, BaseSegmentor) else DetDataSample
+        sample = kind(metainfo=dict(img_path=path, img_id=0, ori_shape=shape, img_shape=shape))
+        sample.set_data(merged)
+        return picture, sample
+
     def draw(self, image: np.ndarray, sample: BaseDataElement, score: float = SCORE) -> np.ndarray:
         """A prediction over its image.
 
         Args:
-            image (np.ndarray): as :meth:`load` gives it.
-            sample (BaseDataElement): its prediction.
+            image (np.ndarray): as :meth:`load` or :meth:`predict_in_tiles` gives it.
+            sample (BaseDataElement): its prediction, whose masks are left out where the image was
+                made smaller.
             score (float): instances below are not drawn. Default: 0.3.
 
         Returns:
             np.ndarray: RGB, uint8, the shorter side at least 480 pixels.
         """
-        return draw_sample(viewable(image), sample, self.meta, truth=False, score_thr=score)
+        old, new = sample.metainfo.get("ori_shape", image.shape)[:2], image.shape[:2]
+        side = None
+        if self.tiling and self.tiling.cuts(*old):  # objects are as large as in a tile
+            side = round(self.tiling.size * new[0] / old[0])
+        if "pred_instances" in sample and old != new:
+            instances = sample.pred_instances
+            scale = torch.tensor([new[1] / old[1], new[0] / old[0]] * 2)
+            kept = {key: instances[key] for key in ("scores", "labels")}
+            sample = sample.new()
+            sample.pred_instances = InstanceData(**kept, bboxes=instances.bboxes * scale)
+        return draw_sample(viewable(image), sample, self.meta, False, score, side)
 
     def save_pretrained(self, folder: str | os.PathLike) -> Path:
         """Writes the model to a folder that :func:`mmpvt.load_model` reads, without a network.

@@ -46,7 +46,7 @@ def replacing(path: str | os.PathLike, sync: bool = True) -> Iterator[Path]:
         _sync(path.parent)  # the new name, too
 
 
-def atomic_write(path: str | os.PathLike, content: bytes, sync: bool = True) -> None:
+def atomic_write(path: str | os.PathLike, content: bytes | memoryview, sync: bool = True) -> None:
     """Writes bytes by :func:`replacing`, whose arguments it takes.
 
     Raises:

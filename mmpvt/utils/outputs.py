@@ -12,11 +12,12 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from mmpvt.errors import OutputError
-from mmpvt.utils.atomic import atomic_write
+from mmpvt.utils.atomic import atomic_write, replacing
 
 LISTING = ".mmpvt-files"
 LONGEST_NAME = 255  # bytes, of most file systems
@@ -85,12 +86,12 @@ class Outputs:
                     f"{link} is a link, which isn't followed", where=link, hint=other
                 )
 
-    def write(self, name: str, content: bytes) -> Path:
+    def write(self, name: str, content: bytes | memoryview) -> Path:
         """Writes a file, intact or not at all, with the folders above it.
 
         Args:
             name (str): its path in the folder.
-            content (bytes): what it will hold.
+            content (bytes | memoryview): what it will hold.
 
         Returns:
             Path: the file.
@@ -113,6 +114,57 @@ class Outputs:
             raise kind(f"{path} can't be written ({error.strerror})", where=path) from error
         except UnicodeEncodeError as error:
             raise CannotWriteError(f"{path!r} can't be a file's name", where=path) from error
+        return path
+
+    def write_parts(self, name: str, parts: Iterable[bytes]) -> Path:
+        """Writes a file as :meth:`write` does, of parts that aren't all in memory at once.
+
+        Args:
+            name (str): its path in the folder.
+            parts (Iterable[bytes]): of what it will hold.
+
+        Returns:
+            Path: the file.
+
+        Raises:
+            CannotWriteError: a file of that name isn't the tools'.
+            OutputError: nothing can be written there.
+        """
+        path = self.folder / name
+        self.check(name)
+        digest = hashlib.sha256()
+        try:
+            with replacing(path, sync=False) as part:
+                with part.open("xb") as file:
+                    for content in parts:
+                        digest.update(content)
+                        file.write(content)
+                self._list(name, digest.hexdigest())
+        except OSError as error:
+            raise OutputError(f"{path} can't be written ({error.strerror})", where=path) from error
+        return path
+
+    def adopt(self, name: str, part: Path) -> Path:
+        """Gives a file in the folder, written by a tool, its name.
+
+        Args:
+            name (str): its path in the folder.
+            part (Path): the file, which has this name no more.
+
+        Returns:
+            Path: the file.
+
+        Raises:
+            CannotWriteError: a file of that name isn't the tools'.
+            OutputError: nothing can be written there.
+        """
+        path = self.folder / name
+        self.check(name)
+        try:
+            self._list(name, _digest(part))
+            part.replace(path)
+        except OSError as error:
+            raise OutputError(f"{path} can't be written ({error.strerror})", where=path) from error
         return path
 
     def _refused(self, reason: str, hint: str | None = None) -> OutputError:
@@ -194,9 +246,18 @@ def is_listed(path: Path, name: str, known: Listing) -> bool:
     try:
         if not sums or not stat.S_ISREG(path.lstat().st_mode):
             return False
-        return hashlib.sha256(path.read_bytes()).hexdigest() in sums
+        return _digest(path) in sums
     except OSError:
         return False
+
+
+def _digest(path: Path) -> str:
+    """A file's SHA-256, of any size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while content := file.read(2**20):
+            digest.update(content)
+    return digest.hexdigest()
 
 
 def is_result(path: Path, listings: dict[Path, Listing | None]) -> bool:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 from mmengine.structures import BaseDataElement, InstanceData
+from pycocotools import mask as coco_mask
 
 from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.utils.text import printable
@@ -32,7 +33,12 @@ MIN_LABELLED = 0.01  # share of an image from which on a class of a label map is
 
 
 def draw_sample(
-    image: np.ndarray, sample: BaseDataElement, meta: dict, truth: bool, score_thr: float
+    image: np.ndarray,
+    sample: BaseDataElement,
+    meta: dict,
+    truth: bool,
+    score_thr: float,
+    side: int | None = None,
 ) -> np.ndarray:
     """A data sample's truth or prediction over its image.
 
@@ -43,6 +49,8 @@ def draw_sample(
         meta (dict): the data set's ``classes`` and, perhaps, ``palette``.
         truth (bool): the truth, rather than the prediction.
         score_thr (float): predicted instances below this score are not drawn.
+        side (int | None): of the part of the image, in its pixels, that instances' texts and lines
+            are sized for. Default: None, all of it.
 
     Returns:
         np.ndarray: RGB, uint8; a small image is enlarged to a shorter side of 480 pixels.
@@ -67,7 +75,8 @@ def draw_sample(
         instances = sample.get(f"{part}_instances").cpu()
         if "scores" in instances:
             instances = instances[instances.scores > score_thr]
-        canvas = draw_instances(canvas, instances, scale, classes, palette)
+        texts = None if side is None else max(1.0, side * scale / SIDE)
+        canvas = draw_instances(canvas, instances, scale, classes, palette, texts)
     return canvas
 
 
@@ -104,31 +113,35 @@ def draw_instances(
     scale: float,
     classes: Sequence[str],
     palette: Sequence[tuple[int, ...]],
+    texts: float | None = None,
 ) -> np.ndarray:
     """Draws masks, boxes and labels, the largest first.
 
     Args:
         canvas (np.ndarray): RGB, uint8; changed if it is contiguous.
         instances (InstanceData): ``bboxes`` (n, 4) in pixels, ``labels`` (n,) and perhaps
-            ``scores`` (n,) and ``masks`` (n, height, width).
+            ``scores`` (n,) and ``masks``, (n, height, width) or a list of RLE dicts.
         scale (float): canvas pixels a pixel of the boxes.
         classes, palette: by label.
+        texts (float | None): their size and that of lines. Default: that of the canvas.
     """
     canvas = np.ascontiguousarray(canvas)
+    texts = text_scale(canvas) if texts is None else texts
     boxes = torch.as_tensor(getattr(instances.bboxes, "tensor", instances.bboxes)).float() * scale
     corners = boxes.round().int().tolist()
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     masks = instances.get("masks")
-    if masks is not None:
+    if masks is not None and not isinstance(masks, list):
         masks = np.asarray(masks.to_ndarray() if hasattr(masks, "to_ndarray") else masks)
     order = areas.argsort(descending=True).tolist()
     for i in order:
         colour = palette[int(instances.labels[i]) % len(palette)]
         if masks is not None:
-            mask = cv2.resize(masks[i].astype(np.uint8), canvas.shape[1::-1]) > 0
+            mask = coco_mask.decode(masks[i]) if isinstance(masks[i], dict) else masks[i]
+            mask = cv2.resize(mask.astype(np.uint8), canvas.shape[1::-1]) > 0
             canvas[mask] = _blend(canvas[mask], colour, MASK_WEIGHT)
         left, top, right, bottom = corners[i]
-        thickness = round(2 * text_scale(canvas))
+        thickness = round(2 * texts)
         cv2.rectangle(canvas, (left, top), (right, bottom), colour, thickness, cv2.LINE_AA)
     taken: list[tuple[int, ...]] = []
     by_score = order
@@ -139,7 +152,10 @@ def draw_instances(
         text = classes[label] if label < len(classes) else str(label)
         if "scores" in instances:
             text += f" {float(instances.scores[i]):.2f}"
-        draw_label(canvas, text, corners[i][:2], palette[label % len(palette)], taken=taken)
+        if "track_ids" in instances and instances.track_ids[i] >= 0:
+            text += f" #{int(instances.track_ids[i])}"
+        colour = palette[label % len(palette)]
+        draw_label(canvas, text, corners[i][:2], colour, taken=taken, scale=texts)
     return canvas
 
 
@@ -151,7 +167,7 @@ def draw_map(
 ) -> np.ndarray:
     """An RGB, uint8 image with a label map, (height, width), its larger classes named."""
     labels = cv2.resize(
-        labels.astype(np.uint8), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST
+        labels.astype(np.uint8, copy=False), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST
     )
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(palette)] = palette[:256]
@@ -177,6 +193,7 @@ def draw_label(
     colour: tuple[int, ...],
     centred: bool = False,
     taken: list[tuple[int, ...]] | None = None,
+    scale: float | None = None,
 ) -> None:
     """Draws a text on its class's colour, within the picture and off other labels.
 
@@ -188,9 +205,10 @@ def draw_label(
         centred (bool): whether ``place`` is the centre. Default: False.
         taken (list | None): left, top, right and bottom of the labels drawn so far; this one's
             are added. Default: there are none.
+        scale (float | None): the text's size. Default: that of the canvas.
     """
     text = printable(text)  # OpenCV crashes on a lone surrogate
-    scale = text_scale(canvas)
+    scale = text_scale(canvas) if scale is None else scale
     weight, margin = max(1, round(scale)), round(3 * scale)
     (width, height), below = cv2.getTextSize(text, FONT, FONT_SCALE * scale, weight)
     width, height = width + 2 * margin, height + below + margin + 1

@@ -19,7 +19,7 @@ JPEG_LONGEST = 65_500  # pixels a side, libjpeg's limit
 def label_map(sample: BaseDataElement) -> np.ndarray:
     """A segmenter's prediction: (height, width), the label of each pixel, uint8 or uint16."""
     labels = sample.pred_sem_seg.data.squeeze(0).numpy()
-    return labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
+    return labels.astype(np.uint8 if labels.max() < 256 else np.uint16, copy=False)
 
 
 def colour_map(labels: np.ndarray, meta: dict) -> np.ndarray:
@@ -54,7 +54,7 @@ def write_picture(
         with suppress(cv2.error):
             done, content = cv2.imencode(suffix, pixels)
             if done:
-                return out.write(f"{name}{suffix}", content.tobytes())
+                return out.write(f"{name}{suffix}", content.data)
     height, width = picture.shape[:2]
     raise CannotWriteError(
         f"{out.folder / name} can't be written: a picture of {width}x{height} pixels is too large "

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import pickle
 import re
 import shutil
+import signal
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -23,8 +27,10 @@ from corpus import IMAGES, SIZED, UNREADABLE, picture, png
 from helpers import ROOT, save_untrained
 from mmpvt.datasets.shapes import PALETTE
 from mmpvt.engine.config import read_config
-from mmpvt.inference.folders import predict_folder
+from mmpvt.errors import OutputError
+from mmpvt.inference.folders import FolderOptions, predict_folder
 from mmpvt.inference.sources import find_sources
+from mmpvt.utils.outputs import Outputs
 from mmpvt.visualization import saving
 
 TINY_MASKS = """
@@ -234,13 +240,93 @@ def test_images_that_the_model_refuses(tmp_path: Path, untrained_segmenter, caps
         (tmp_path / f"{name}.png").write_bytes(png(np.full((side, side, 3), 200, np.uint8)))
     out = tmp_path / "out"
     sources, _ = find_sources([tmp_path], out)
-    summary = predict_folder(predictor, sources, out, 0.3, batch_size=2)
+    summary = predict_folder(predictor, sources, out, FolderOptions(batch_size=2))
     assert summary.images == 1 and summary.instances is None
     assert [path.name for path in summary.skipped] == ["a.png", "b.png"]
     assert "a.png: images of 16x16 pixels are too small" in capsys.readouterr().err
     before = predictions(out)
-    assert predict_folder(predictor, sources[:2], out, 0.3, batch_size=2).images == 0
+    assert predict_folder(predictor, sources[:2], out, FolderOptions(batch_size=2)).images == 0
     assert predictions(out) == before
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Sixty small images of two sizes, one of them broken."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for number in range(60):
+        size = (24, 32) if number % 7 else (32, 24)
+        cv2.imwrite(str(folder / f"{number:03}.png"), draw.integers(0, 255, (*size, 3), np.uint8))
+    (folder / "030.png").write_text("no image")
+    return folder
+
+
+def test_resumed_after_kills(
+    many: Path, tmp_path: Path, tiny_config, trained, start_tool, run_tool
+):
+    """Every file once, in the order and with the numbers of one run, from worker processes."""
+    args = (tiny_config, trained / "epoch_2.pth", many, "--batch", 4, "--no-pictures")
+    ended = run_tool("predict.py", *args, "--out", tmp_path / "once", "--workers", 2)
+    assert ended.code == 0, ended.err
+    assert "59 images" in ended.out and "1 skipped" in ended.out
+    out = tmp_path / "out"
+    part = out / "predictions.jsonl.part"
+
+    def has(count: int) -> bool:
+        return part.exists() and part.read_bytes().count(b"\n") >= count
+
+    for count in (5, 25):
+        process = start_tool("predict.py", *args, "--out", out, "--resume", "--workers", 2)
+        process.wait_for(functools.partial(has, count))
+        os.kill(process.pid, signal.SIGKILL)  # its workers go, too
+        process.wait()
+        end = time.monotonic() + 30
+        with pytest.raises(ProcessLookupError):
+            while time.monotonic() < end:
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)
+    with part.open("ab") as file:
+        file.write(b'{"image_id": 40, "file_na')  # a line that the kill has cut
+    ended = run_tool("predict.py", *args, "--out", out, "--resume", "--workers", 0)
+    assert ended.code == 0, ended.err
+    assert "done before" in ended.out and not part.exists()
+    for name in ("predictions.jsonl", "predictions.json"):
+        assert (out / name).is_file()
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [line["file_name"] for line in lines] == [f"{number:03}.png" for number in range(60)]
+    assert "error" in lines[30]
+    for one, other in zip(predictions(out), predictions(tmp_path / "once"), strict=True):
+        assert one["file_name"] == other["file_name"]
+        np.testing.assert_allclose(one["bbox"], other["bbox"], atol=1e-3)
+    again = run_tool("predict.py", *args, "--out", out, "--resume")
+    assert again.code == 0 and "60 done before" in again.out
+    other = run_tool("predict.py", *args, "--out", out, "--resume", "--tiles", 16)
+    assert "had another tiles: None: name another folder" in other.one_sentence()
+
+
+def test_full_disk_keeps_what_was_done(
+    many: Path, tmp_path: Path, tiny_config, trained, call_tool, monkeypatch
+):
+    """Named in a sentence; freed, the run goes on."""
+    args = (tiny_config, trained / "epoch_2.pth", many, "--out", tmp_path / "out")
+    original = Outputs.write
+
+    def write(self: Outputs, name: str, content: bytes) -> Path:
+        if name == "pictures/020.jpg":
+            raise OutputError(f"{name} can't be written (No space left on device)")
+        return original(self, name, content)
+
+    monkeypatch.setattr(Outputs, "write", write)
+    ended = call_tool("predict.py", *args)
+    assert ended.code == 2 and "No space left on device" in ended.err
+    assert "Traceback" not in ended.err
+    monkeypatch.undo()
+    ended = call_tool("predict.py", *args, "--resume")
+    assert ended.code == 0, ended.err
+    assert "20 done before" in ended.out
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    assert len(lines) == 60
 
 
 def no_images(folder: Path) -> tuple[list, str]:
@@ -289,6 +375,7 @@ def test_careless_options(
         ((tiny_config, untrained_segmenter[1], photos, *out), "another model's than the config's"),
         ((*good, *out, "--score", 3), "--score 3.0: a score is a number from 0 to 1"),
         ((*good, *out, "--batch", 0), "--batch 0: at least one"),
+        ((*good, *out, "--workers", -1), "--workers -1: a number of processes from 0 on"),
         ((*good, *out, "--device", "tpu"), "no device 'tpu'"),
         ((*good, "--out", taken), "is a file: name a folder"),
         ((*good, "--out", photos), "holds other files"),

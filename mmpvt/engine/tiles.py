@@ -1,0 +1,504 @@
+"""Images in tiles: how they are cut, and how what is found in the tiles becomes one prediction.
+
+Sahi's greedy merging compares boxes by intersection over the smaller one, which also takes an
+object that lies in front of another of its class for a part of it; MMDetection's NMS compares by
+IoU, which keeps the half of an object that a tile's border has cut beside the object. Here two
+boxes are one object where they agree in the area that both tiles see. docs/predict.md compares.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform, Compose
+from mmdet.structures.bbox import bbox_overlaps
+from mmengine.config import Config
+from mmengine.model import BaseTTAModel
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
+from pycocotools import mask as coco_mask
+from torch import Tensor, nn
+
+from mmpvt.engine.class_names import is_classifier
+from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.errors import ConfigError
+from mmpvt.registry import MODELS, TRANSFORMS
+
+OVERLAP = 0.2  # of a tile's side
+SAME = 0.5  # IoU from which on two tiles' boxes of one class are one object
+STRONG = 0.5  # of a score: what is found with less doesn't shape the object that it is part of
+CUT = 2.0  # pixels: a box that ends so close to a tile's border is taken to go on behind it
+ON_DISK = (
+    2**28
+)  # bytes: sums of logits that wait for the next row of tiles are a file from there on
+
+
+class Box(NamedTuple):
+    """Pixels of an image, the last ones excluded."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How images are cut into tiles.
+
+    Args:
+        size (int): of a tile's sides, in pixels.
+        overlap (float): share of its side that a tile has in common with the next. Default: 0.2.
+        also_whole (bool): whether the whole image is predicted on, too, for what is larger than a
+            tile. Default: False.
+
+    Raises:
+        ConfigError: there are no such tiles.
+    """
+
+    size: int
+    overlap: float = OVERLAP
+    also_whole: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+            raise ConfigError(
+                f"a tile's side is an int of pixels from 1 on, not {self.size!r}", setting="tiles"
+            )
+        if not 0 <= self.overlap < 1:  # nan, too
+            raise ConfigError(
+                f"{self.overlap}: the share that tiles have in common is a number from 0 to below "
+                "1, such as 0.2",
+                setting="overlap",
+            )
+
+    def cuts(self, height: int, width: int) -> bool:
+        """Whether an image of that size has more than one tile."""
+        return max(height, width) > self.size
+
+    def boxes(self, height: int, width: int) -> list[Box]:
+        """The tiles of an image, row by row; the last ones end where the image does."""
+        tops, lefts = (self._starts(length) for length in (height, width))
+        return [
+            Box(left, top, min(left + self.size, width), min(top + self.size, height))
+            for top in tops
+            for left in lefts
+        ]
+
+    def _starts(self, length: int) -> list[int]:
+        step = max(1, round(self.size * (1 - self.overlap)))
+        count = max(1, math.ceil((length - self.size) / step) + 1)
+        return [min(i * step, max(0, length - self.size)) for i in range(count)]
+
+
+def tiling_of(tiles: int | None, overlap: float | None, also_whole: bool) -> Tiling | None:
+    """The tiling of a command's options, or None where there is none.
+
+    Raises:
+        ConfigError: there are options for it alone, or it is none.
+    """
+    if tiles is not None:
+        return Tiling(tiles, OVERLAP if overlap is None else overlap, also_whole)
+    for setting, given in (("overlap", overlap is not None), ("also_whole", also_whole)):
+        if given:
+            raise ConfigError(
+                f"it is for {ConfigError.name_setting('tiles')}, which isn't given",
+                setting=setting,
+            )
+    return None
+
+
+def check_tiled(config: Config) -> None:
+    """Refuses models that need the whole image.
+
+    Raises:
+        ConfigError: it is a classifier or panoptic.
+    """
+    if is_classifier(config.model):
+        raise ConfigError("a classifier gives the class of a whole image", setting="tiles")
+    kind = str(config.model.get("type"))
+    if "PanopticFPN" in kind or any(d.get("panoptic_on") for d in iter_dicts(config.model)):
+        raise ConfigError(
+            f"{kind} gives panoptic segments, which aren't merged from tiles", setting="tiles"
+        )
+
+
+def merge_tiles(
+    tiling: Tiling,
+    shape: tuple[int, int],
+    tiles: Iterable[tuple[Box, BaseDataElement]],
+    whole: BaseDataElement | None = None,
+    threshold: float = 0.5,
+) -> dict[str, Any]:
+    """One prediction from those on tiles.
+
+    Args:
+        tiling (Tiling): gave the tiles.
+        shape (tuple[int, int]): height and width of the image.
+        tiles (Iterable[tuple[Box, BaseDataElement]]): each with its prediction, on the CPU, in the
+            order of :meth:`Tiling.boxes`. They are taken one after the other, and not kept.
+        whole (BaseDataElement | None): the prediction on the whole image, perhaps made smaller.
+            Default: none.
+        threshold (float): of a segmenter of one class. Default: 0.5.
+
+    Returns:
+        dict[str, Any]: ``pred_instances`` in the image's pixels, highest score first, where masks
+        are a list of RLE dicts; or ``pred_sem_seg``, whose data is uint8, or int32 where there are
+        more than 256 classes.
+    """
+    iterator = iter(tiles)
+    first = next(iterator)
+    rest = _chained(first, iterator)
+    if "pred_sem_seg" in first[1]:
+        labels = _average_logits(tiling, shape, rest, whole, threshold)
+        return dict(pred_sem_seg=PixelData(data=labels[None]))
+    found = [(box, sample.pred_instances) for box, sample in rest]
+    if whole is not None:
+        found.append((Box(0, 0, shape[1], shape[0]), _enlarged(whole, shape)))
+    return dict(pred_instances=merge_instances(found, shape))
+
+
+def _chained(first: Any, rest: Iterator) -> Iterator:
+    yield first
+    del first  # of a large image, its logits
+    yield from rest
+
+
+def _enlarged(whole: BaseDataElement, shape: tuple[int, int]) -> InstanceData:
+    """Instances of a smaller image in the pixels of the image itself, masks as they are."""
+    instances = whole.pred_instances
+    scale = [new / old for new, old in zip(shape[::-1], whole.ori_shape[1::-1], strict=True)] * 2
+    return InstanceData(
+        **{key: value for key, value in instances.items() if key != "bboxes"},
+        bboxes=_tensor(instances) * torch.tensor(scale),
+    )
+
+
+def _tensor(instances: InstanceData) -> Tensor:
+    return getattr(instances.bboxes, "tensor", instances.bboxes)
+
+
+def merge_instances(
+    found: Sequence[tuple[Box, InstanceData]], shape: tuple[int, int]
+) -> InstanceData:
+    """The instances of an image from those of its tiles.
+
+    Two boxes of one class in different tiles are one object if their parts in the area that both
+    tiles see have an IoU of at least 0.5; where no border cuts either, the boxes themselves. Of an
+    object's boxes the one that no border cuts is taken, else all that are found with at least half
+    of the highest score are joined. The score is the highest.
+
+    Args:
+        found (Sequence[tuple[Box, InstanceData]]): a tile, and its ``bboxes`` (n, 4) in its own
+            pixels, ``scores``, ``labels`` and perhaps ``masks`` (n, h, w), of any size.
+        shape (tuple[int, int]): height and width of the image.
+
+    Returns:
+        InstanceData: highest score first; masks are a list of RLE dicts.
+    """
+    tiles = torch.tensor([box for box, _ in found], dtype=torch.float32)
+    owner = torch.cat([torch.full((len(one),), i) for i, (_, one) in enumerate(found)])
+    boxes = torch.cat([_tensor(one).float() for _, one in found]) + tiles[owner][:, [0, 1, 0, 1]]
+    scores = torch.cat([one.scores for _, one in found])
+    labels = torch.cat([one.labels for _, one in found])
+    edge = torch.tensor([0.0, 0.0, shape[1], shape[0]])
+    inner = tiles[owner] != edge  # sides of tiles that aren't the image's own
+    cut = (((boxes - tiles[owner]).abs() <= CUT) & inner).any(1).tolist()
+    order = scores.argsort(descending=True, stable=True)
+    partners = _same_objects(tiles, owner, boxes, labels, torch.tensor(cut))
+    rank = {int(i): place for place, i in enumerate(order)}
+    with_masks = all("masks" in one for _, one in found)
+    first = [0]
+    for _, one in found:
+        first.append(first[-1] + len(one))
+
+    kept, kept_boxes, masks = [], [], []
+    taken = [False] * len(scores)
+    score = scores.tolist()
+    for i in order.tolist():
+        if taken[i]:
+            continue
+        taken[i] = True
+        intact, parts, waiting = (None, [i], [i]) if cut[i] else (i, [i], [i])
+        while waiting:
+            for other in sorted(partners.get(waiting.pop(), ()), key=rank.__getitem__):
+                if taken[other]:
+                    continue
+                taken[other] = True
+                if score[other] < STRONG * score[i] or intact is not None:
+                    continue
+                if cut[other]:
+                    parts.append(other)
+                else:
+                    intact = other
+                waiting.append(other)
+        parts = parts if intact is None else [intact]
+        its = boxes[parts]
+        kept.append(i)
+        kept_boxes.append(torch.cat([its[:, :2].amin(0), its[:, 2:].amax(0)]))
+        if with_masks:
+            places = [(found[int(owner[p])], p - first[int(owner[p])]) for p in parts]
+            masks.append(_joined_mask([(box, one.masks[n]) for (box, one), n in places], shape))
+    index = torch.tensor(kept, dtype=torch.long)
+    merged = InstanceData(
+        bboxes=torch.stack(kept_boxes) if kept else boxes[:0],
+        scores=scores[index],
+        labels=labels[index],
+    )
+    if with_masks:
+        merged.masks = masks
+    return merged
+
+
+def _same_objects(
+    tiles: Tensor, owner: Tensor, boxes: Tensor, labels: Tensor, cut: Tensor
+) -> dict[int, list[int]]:
+    """For each box those of other tiles that are the same object."""
+    partners: dict[int, list[int]] = {}
+    members = [(owner == i).nonzero()[:, 0] for i in range(len(tiles))]
+    low = torch.maximum(tiles[:, None, :2], tiles[None, :, :2])
+    high = torch.minimum(tiles[:, None, 2:], tiles[None, :, 2:])
+    for one, other in (low < high).all(-1).triu(1).nonzero().tolist():
+        a, b = members[one], members[other]
+        if not len(a) or not len(b):
+            continue
+        shared = torch.cat([low[one, other], high[one, other]])
+        limits = shared[[0, 1, 0, 1]], shared[[2, 3, 2, 3]]
+        seen = bbox_overlaps(boxes[a].clamp(*limits), boxes[b].clamp(*limits))
+        both = ~cut[a][:, None] & ~cut[b][None]
+        iou = torch.where(both, bbox_overlaps(boxes[a], boxes[b]), seen)
+        same = (iou >= SAME) & (labels[a][:, None] == labels[b][None])
+        for row, column in same.nonzero().tolist():
+            i, j = int(a[row]), int(b[column])
+            partners.setdefault(i, []).append(j)
+            partners.setdefault(j, []).append(i)
+    return partners
+
+
+def _joined_mask(parts: Sequence[tuple[Box, Any]], shape: tuple[int, int]) -> dict:
+    """The union of masks of tiles, as RLE of the whole image.
+
+    Only the columns that it covers are made: a mask of 20,000x20,000 pixels takes 400 MB.
+    """
+    left, right = min(box.left for box, _ in parts), max(box.right for box, _ in parts)
+    columns = np.zeros((shape[0], right - left), np.uint8, order="F")
+    for box, mask in parts:
+        size = (box.bottom - box.top, box.right - box.left)
+        mask = torch.as_tensor(np.asarray(mask)).float()[None, None]
+        if mask.shape[2:] != size:  # of the whole image, made smaller
+            mask = torch.nn.functional.interpolate(mask, size, mode="bilinear")
+        place = (slice(box.top, box.bottom), slice(box.left - left, box.right - left))
+        columns[place] |= (mask[0, 0] >= 0.5).numpy()
+    changes = np.flatnonzero(np.diff(columns.reshape(-1, order="F"), prepend=0))
+    starts = np.concatenate([[0], changes + left * shape[0], [shape[0] * shape[1]]])
+    if columns[-1, -1]:  # the run of the last column ends with it
+        starts = np.insert(starts, -1, right * shape[0])
+    counts = np.diff(starts).tolist()
+    if not counts[-1]:  # the image's last pixel is of the mask
+        counts.pop()
+    return dict(coco_mask.frPyObjects(dict(size=list(shape), counts=counts), *shape))
+
+
+def _average_logits(
+    tiling: Tiling,
+    shape: tuple[int, int],
+    tiles: Iterable[tuple[Box, BaseDataElement]],
+    whole: BaseDataElement | None,
+    threshold: float,
+) -> Tensor:
+    """A label map, (height, width), of the logits' averages where tiles overlap.
+
+    Of the logits, a tile's are in memory, and those that the next row of tiles overlaps; the latter
+    in a file where they are large.
+    """
+    height, width = shape
+    tops = sorted({box.top for box in tiling.boxes(height, 1)})
+    lefts = sorted({box.left for box in tiling.boxes(1, width)})
+    counts = [np.zeros(length, np.float32) for length in shape]
+    for count, starts in zip(counts, (tops, lefts), strict=True):
+        for start in starts:
+            count[start : start + tiling.size] += 1
+    labels: Tensor | None = None
+    carried: np.ndarray | None = None  # of the tile to the left, from where this one begins
+    with tempfile.TemporaryFile(prefix="mmpvt-") as file:
+        for box, sample in tiles:
+            logits = sample.seg_logits.data.float().numpy().copy()
+            if labels is None:
+                classes = len(logits)
+                dtype = torch.uint8 if classes <= 256 else torch.int32
+                labels = torch.zeros(shape, dtype=dtype)
+                reach = [a + tiling.size - b for a, b in itertools.pairwise(tops)]
+                waiting = _array(file, (classes, max(0, *reach, 0), width))
+            row, column = tops.index(box.top), lefts.index(box.left)
+            if carried is not None and column:
+                logits[:, :, : carried.shape[2]] += carried
+            above = max(0, tops[row - 1] + tiling.size - box.top) if row else 0
+            right = lefts[column + 1] if column + 1 < len(lefts) else box.right
+            bottom = tops[row + 1] if row + 1 < len(tops) else box.bottom
+            carried = logits[:, :, right - box.left :].copy()
+            final = logits[:, :, : right - box.left]
+            here = slice(box.left, right)
+            final[:, :above] += waiting[:, :above, here]
+            below = final[:, bottom - box.top :]
+            if row + 1 < len(tops):
+                waiting[:, : below.shape[1], here] = below
+            final = final[:, : bottom - box.top]
+            area = Box(box.left, box.top, right, bottom)
+            number = counts[0][box.top : bottom, None] * counts[1][here]
+            if whole is not None:
+                final = final + _sampled(whole, area, shape)
+                number = number + 1
+            best = final.argmax(0) if classes > 1 else final[0] / number > threshold
+            labels[box.top : bottom, here] = torch.from_numpy(best).to(labels.dtype)
+    assert labels is not None
+    return labels
+
+
+def _array(file: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros, in memory or, where they are many, in a file."""
+    size = math.prod(shape) * 4
+    if size <= ON_DISK:
+        return np.zeros(shape, np.float32)
+    file.truncate(size)
+    return np.memmap(file, np.float32, "r+", shape=shape)
+
+
+def _sampled(whole: BaseDataElement, area: Box, shape: tuple[int, int]) -> np.ndarray:
+    """The whole image's logits in a part of it, (classes, height, width), bilinear."""
+    y, x = (
+        (torch.arange(start, stop) + 0.5) / length * 2 - 1
+        for start, stop, length in (
+            (area.top, area.bottom, shape[0]),
+            (area.left, area.right, shape[1]),
+        )
+    )
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
+    logits = whole.seg_logits.data.float()[None]
+    sampled = torch.nn.functional.grid_sample(
+        logits, grid, padding_mode="border", align_corners=False
+    )
+    return sampled[0].numpy()
+
+
+@dataclass
+class Prepared:
+    """Tiles and what they were prepared to; collating leaves it as it is, as it is no sequence."""
+
+    tiles: list[tuple[Box, dict]]
+
+
+@TRANSFORMS.register_module()
+class CutIntoTiles(BaseTransform):
+    """Prepares the tiles of an image, beside the image itself.
+
+    An image that is no larger than a tile is prepared as without this.
+
+    Args:
+        tiles (int): of a tile's sides, in pixels.
+        overlap (float): share of its side that a tile has in common with the next. Default: 0.2.
+        transforms (Sequence[dict]): what follows the loading, to the packing.
+    """
+
+    def __init__(self, transforms: Sequence[dict], tiles: int, overlap: float = OVERLAP) -> None:
+        self.tiling = Tiling(tiles, overlap)
+        self.whole = Compose(transforms)
+        self.tile = Compose([step for step in transforms if not _reads_annotations(step)])
+
+    def transform(self, results: dict) -> dict:
+        """The image itself packed, with ``tiles``."""
+        image = results["img"]
+        tiles = []
+        if self.tiling.cuts(*image.shape[:2]):
+            for box in self.tiling.boxes(*image.shape[:2]):
+                part = np.ascontiguousarray(image[box.top : box.bottom, box.left : box.right])
+                tile = dict(img=part, img_path=results.get("img_path", ""), img_id=0)
+                tile["img_shape"] = tile["ori_shape"] = part.shape[:2]
+                tiles.append((box, self.tile(tile)))
+        return dict(self.whole(results), tiles=Prepared(tiles))
+
+
+def _reads_annotations(step: dict) -> bool:
+    return str(step["type"]).endswith("Annotations")
+
+
+@MODELS.register_module()
+class TiledModel(BaseTTAModel):
+    """Predicts on the tiles of images, and gives one prediction an image.
+
+    Args:
+        module (dict | nn.Module): a detector or semantic segmenter.
+        tiles, overlap, also_whole: of :class:`Tiling`.
+        batch_size (int): tiles at a time. Default: 1.
+        data_preprocessor (dict | None): of the module, where it has none. Default: None.
+    """
+
+    def __init__(
+        self,
+        module: dict | nn.Module,
+        tiles: int,
+        overlap: float = OVERLAP,
+        also_whole: bool = False,
+        batch_size: int = 1,
+        data_preprocessor: dict | None = None,
+    ) -> None:
+        super().__init__(module, data_preprocessor)
+        self.tiling = Tiling(tiles, overlap, also_whole)
+        self.batch_size = batch_size
+
+    def test_step(self, data: dict) -> list[BaseDataElement]:
+        """Predicts on a batch of :class:`CutIntoTiles`; on images without tiles as one batch."""
+        cut = [bool(prepared.tiles) for prepared in data["tiles"]]
+        as_they_are = [i for i, is_cut in enumerate(cut) if not is_cut or self.tiling.also_whole]
+        found = {}
+        if as_they_are:
+            batch = {k: [data[k][i] for i in as_they_are] for k in ("inputs", "data_samples")}
+            found = dict(zip(as_they_are, self.module.test_step(batch), strict=True))
+        samples = [found.get(i, sample) for i, sample in enumerate(data["data_samples"])]
+        for i, prepared in enumerate(data["tiles"]):
+            if cut[i]:
+                tiles = predict_tiles(prepared.tiles, self._predict, self.batch_size)
+                whole = samples[i].cpu() if self.tiling.also_whole else None
+                shape = samples[i].ori_shape[:2]
+                merged = merge_tiles(self.tiling, shape, tiles, whole, threshold_of(self.module))
+                samples[i].pop("seg_logits", None)
+                samples[i].set_data(merged)
+        return samples
+
+    def _predict(self, tiles: Sequence[dict]) -> list[BaseDataElement]:
+        return self.module.test_step({key: [tile[key] for tile in tiles] for key in tiles[0]})
+
+    def merge_preds(self, data_samples_list: list) -> list:
+        """Isn't used: images have different numbers of tiles."""
+        raise NotImplementedError
+
+
+def predict_tiles(
+    tiles: Iterable[tuple[Box, dict]],
+    predict: Callable[[Sequence[dict]], list[BaseDataElement]],
+    batch_size: int,
+) -> Iterator[tuple[Box, BaseDataElement]]:
+    """Each tile with its prediction, on the CPU.
+
+    Args:
+        tiles (Iterable[tuple[Box, dict]]): prepared, in order; taken as they are needed.
+        predict (Callable): on prepared images of one size.
+        batch_size (int): tiles at a time.
+    """
+    iterator = iter(tiles)
+    while batch := list(itertools.islice(iterator, batch_size)):
+        samples = predict([prepared for _, prepared in batch])
+        for (box, _), sample in zip(batch, samples, strict=True):
+            yield box, sample.cpu()
+
+
+def threshold_of(model: nn.Module) -> float:
+    """From which probability on a segmenter of one class sees it."""
+    head = getattr(model, "decode_head", None)
+    head = head[-1] if isinstance(head, nn.ModuleList) else head
+    return getattr(head, "threshold", None) or 0.5

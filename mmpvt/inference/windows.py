@@ -1,0 +1,240 @@
+"""Images read window by window, so that one of any size takes the memory of a window."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from mmpvt.datasets.loading import LoadImageFromFile
+from mmpvt.engine.pipeline import TestPipeline
+from mmpvt.engine.tiles import Box
+from mmpvt.errors import BadFileError, SetupError
+from mmpvt.utils.files import MAX_BYTES, check_regular
+
+WINDOWED = 50_000_000  # pixels from which on a file is read window by window
+LONGEST_OVERVIEW = 2048  # pixels: of a larger image's longer side, where it is seen as one
+DRIVERS = {  # GDAL's, by how files begin: others of its drivers open further files
+    b"II*\0": "GTiff",
+    b"MM\0*": "GTiff",
+    b"II+\0": "GTiff",  # of more than 4 GB
+    b"MM\0+": "GTiff",
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff\xe0": "JPEG",
+    b"\xff\xd8\xff\xe1": "JPEG",
+    b"\xff\xd8\xff\xdb": "JPEG",
+    b"\xff\xd8\xff\xee": "JPEG",
+    b"\0\0\0\x0c": "JP2OpenJPEG",
+}
+LARGEST = 2**31  # pixels of an image that is read so; COCO's RLE counts to twice as many
+MAX_FILE = 16 * MAX_BYTES
+GDAL = dict(  # neither files beside the image nor more memory for blocks than a row of tiles takes
+    GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_PAM_ENABLED="NO", GDAL_CACHEMAX=2**28
+)
+
+
+class Windows(Protocol):
+    """An image of which parts are read."""
+
+    shape: tuple[int, int]  # height and width
+
+    def read(self, box: Box) -> np.ndarray:
+        """A part of it, as a loader gives images."""
+        ...
+
+    def overview(self) -> np.ndarray:
+        """All of it, made smaller where its longer side has more than 2,048 pixels."""
+        ...
+
+
+class ArrayWindows:
+    """Windows of an image in memory.
+
+    Args:
+        image (np.ndarray): (height, width, channels) or (height, width).
+    """
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.image = image
+        self.shape = (image.shape[0], image.shape[1])
+
+    def read(self, box: Box) -> np.ndarray:
+        """A part of it."""
+        return np.ascontiguousarray(self.image[box.top : box.bottom, box.left : box.right])
+
+    def overview(self) -> np.ndarray:
+        """All of it."""
+        return self.image
+
+
+class FileWindows:
+    """Windows of an image file, through rasterio.
+
+    Args:
+        file (Any): rasterio's data set.
+        path (Path): for messages.
+        max_value (float | None): of more than 8 bits, the value that becomes 255. Default: None,
+            65,535 does, as to OpenCV.
+        unchanged (bool): whether all bands are taken as they are, in place of BGR. Default: False.
+    """
+
+    def __init__(
+        self, file: Any, path: Path, max_value: float | None = None, unchanged: bool = False
+    ) -> None:
+        self.file, self.path = file, path
+        self.max_value, self.unchanged = max_value, unchanged
+        self.shape = (file.height, file.width)
+        kinds = set(file.dtypes)
+        if not unchanged and not kinds <= {"uint8", "uint16"}:
+            raise BadFileError(
+                f"{path} holds {', '.join(sorted(kinds))} values, and images of uint8 or uint16 "
+                "are read window by window",
+                where=path,
+            )
+        names = [colour.name for colour in file.colorinterp]
+        self._bands = list(range(1, file.count + 1))
+        if not unchanged:  # without colours the first band is grey, as to OpenCV; no alpha
+            colours = ("blue", "green", "red")
+            coloured = all(name in names for name in colours)
+            self._bands = [names.index(name) + 1 for name in colours] if coloured else [1]
+            if not coloured and file.count > 2:
+                raise BadFileError(
+                    f"{path} holds {file.count} bands without a colour, which are loaded with "
+                    "color_type='unchanged' (docs/data.md) alone",
+                    where=path,
+                )
+        self._table = None
+        if names == ["palette"] and not unchanged:
+            self._table = np.zeros((256, 3), np.uint8)
+            for index, colour in file.colormap(1).items():
+                self._table[index] = colour[:3]
+
+    def read(self, box: Box) -> np.ndarray:
+        """A part of it."""
+        window = ((box.top, box.bottom), (box.left, box.right))
+        return self._read(window=window)
+
+    def overview(self) -> np.ndarray:
+        """All of it, made smaller; from the file's own overviews where it has some."""
+        scale = min(1.0, LONGEST_OVERVIEW / max(self.shape))
+        height, width = (max(1, round(side * scale)) for side in self.shape)
+        return self._read(out_shape=(height, width))
+
+    def _read(self, out_shape: tuple[int, int] | None = None, **options: Any) -> np.ndarray:
+        if out_shape is not None:
+            from rasterio.enums import Resampling
+
+            options.update(
+                out_shape=(len(self._bands), *out_shape),
+                resampling=Resampling.nearest if self._table is not None else Resampling.average,
+            )
+        try:
+            stored = self.file.read(self._bands, **options)
+        except Exception as error:  # rasterio's, which come from GDAL's
+            raise BadFileError(
+                f"{self.path} can't be read as an image: the file is truncated or damaged",
+                where=self.path,
+            ) from error
+        image = np.ascontiguousarray(stored.transpose(1, 2, 0))
+        if self._table is not None:
+            return np.ascontiguousarray(self._table[image[..., 0]][..., ::-1])
+        if self.unchanged:
+            return image if len(self._bands) > 1 else image[..., 0]
+        if self.max_value is not None:
+            image = (image.astype(np.float32) * (255 / self.max_value)).clip(0, 255)
+        elif image.dtype == np.uint16:
+            image = np.rint(image * np.float32(1 / 257)).astype(np.uint8)
+        return image if image.shape[2] == 3 else np.repeat(image, 3, axis=2)
+
+
+@contextmanager
+def open_windows(path: str | os.PathLike, pipeline: TestPipeline) -> Iterator[Windows]:
+    """Opens an image file to be read in parts.
+
+    One of more than 50 million pixels is read window by window, through rasterio, where that is
+    installed and the pipeline's loading can be done so. Others are decoded as a whole.
+
+    Args:
+        path (str | PathLike): the file.
+        pipeline (TestPipeline): says how images are loaded.
+
+    Yields:
+        Windows: the image.
+
+    Raises:
+        UserError: it can't be read, or is so large that it takes rasterio, which isn't installed.
+    """
+    path = Path(path)
+    reader = pipeline.reader
+    driver = None
+    if isinstance(reader, LoadImageFromFile) and reader.color_type in ("color", "unchanged"):
+        driver = _driver(path)
+    has_rasterio = importlib.util.find_spec("rasterio") is not None
+    pixels = _pixels(path) if driver else 0
+    if pixels is not None and (pixels <= WINDOWED or not has_rasterio):
+        if pixels > pipeline.max_pixels:
+            raise SetupError(
+                f"{path} has more than {pipeline.max_pixels // 10**6} million pixels, and the "
+                "package rasterio, which reads it window by window, isn't installed",
+                where=path,
+                hint="pip install 'mmpvt[tiles]'",
+            )
+        yield ArrayWindows(pipeline.load(path))
+        return
+    with ExitStack() as closing:
+        file = _open(path, driver, closing) if has_rasterio else None
+        if file is None or file.width * file.height <= WINDOWED:
+            yield ArrayWindows(pipeline.load(path))
+            return
+        if file.width * file.height > LARGEST:
+            raise BadFileError(
+                f"{path} is too large an image: {file.width}x{file.height} pixels, and "
+                f"{LARGEST // 10**6} million are the limit",
+                where=path,
+            )
+        yield FileWindows(file, path, reader.max_value, reader.color_type == "unchanged")
+
+
+def _open(path: Path, driver: str | None, closing: ExitStack) -> Any:
+    """Rasterio's data set of a file; None where it can't be opened, or isn't to be."""
+    check_regular(path, MAX_FILE)
+    rasterio: Any = importlib.import_module("rasterio")
+    closing.enter_context(rasterio.Env(**GDAL))
+    closing.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+    try:
+        return closing.enter_context(rasterio.open(path, driver=driver))
+    except rasterio.errors.RasterioError:
+        return None
+
+
+def _driver(path: Path) -> str | None:
+    try:
+        check_regular(path, MAX_FILE)
+        with path.open("rb") as file:
+            return DRIVERS.get(file.read(4))
+    except (OSError, ValueError):  # which whoever loads it says
+        return None
+
+
+def _pixels(path: Path) -> float | None:
+    """How many pixels an image file's header tells, 0 where the image is to be turned, which GDAL
+    doesn't do; None where Pillow doesn't know the kind of pixels."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+                return 0 if turned else image.width * image.height
+    except Image.DecompressionBombError:
+        return float("inf")
+    except Exception:
+        return None

@@ -1,0 +1,231 @@
+"""Prediction on videos and streams, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+
+import mmpvt
+from mmpvt.inference import video
+from mmpvt.inference.video import VideoOptions, is_video, predict_video
+
+av = pytest.importorskip("av")
+pytest.importorskip("trackers")
+
+RATE, FRAMES = 10, 20
+
+
+def write_video(
+    path: Path, sound: bool = True, sizes: tuple = ((64, 96),), codec: str = "mpeg4"
+) -> Path:
+    """Two squares that move; as many frames of each size as of the others."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=RATE)
+        stream.height, stream.width = sizes[0]
+        stream.pix_fmt = "yuv420p"
+        heard = file.add_stream("aac", rate=16_000) if sound else None
+        for i in range(FRAMES):
+            size = sizes[i * len(sizes) // FRAMES]
+            image = np.full((*size, 3), 40, np.uint8)
+            image[10:30, 2 * i : 2 * i + 20] = (200, 50, 50)
+            image[36:56, 70 - 2 * i : 90 - 2 * i] = (50, 200, 50)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
+                file.mux(packet)
+            if heard:
+                wave = np.sin(np.arange(1600) / 20)[None].astype(np.float32)
+                samples = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+                samples.sample_rate, samples.pts = 16_000, 1600 * i
+                samples.time_base = Fraction(1, 16_000)
+                for packet in heard.encode(samples):
+                    file.mux(packet)
+        for one in (stream, heard):
+            for packet in one.encode() if one else ():
+                file.mux(packet)
+    return path
+
+
+def read_video(path: Path) -> tuple[list[np.ndarray], list[float], float]:
+    """Frames, their times, and the seconds of sound."""
+    with av.open(str(path)) as file:
+        frames = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in file.decode(video=0)]
+        heard = 0.0
+    with av.open(str(path)) as file:
+        if file.streams.audio:
+            heard = sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0))
+    return [image for _, image in frames], [time for time, _ in frames], heard
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class Oracle:
+    """Finds the two squares; a stand-in for a trained detector."""
+
+    classes = ["square", "other"]
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, frame: np.ndarray) -> DetDataSample:
+        i, self.calls = self.calls, self.calls + 1
+        boxes = [[2 * i, 10, 2 * i + 20, 30], [70 - 2 * i, 36, 90 - 2 * i, 56], [5, 5, 9, 9]]
+        order = [1, 0, 2] if i % 2 else [0, 1, 2]  # whichever comes first
+        sample = DetDataSample(metainfo=dict(ori_shape=frame.shape[:2]))
+        sample.pred_instances = InstanceData(
+            bboxes=torch.tensor([boxes[k] for k in order], dtype=torch.float32),
+            scores=torch.tensor([[0.9, 0.8, 0.05][k] for k in order]),
+            labels=torch.tensor([[0, 0, 1][k] for k in order]),
+        )
+        return sample
+
+    draw = mmpvt.Predictor.draw
+    meta = dict(classes=classes)
+    tiling = None
+
+
+def test_a_video_with_sound(tmp_path: Path, tiny_config, trained, call_tool):
+    """As long as the original, frame by frame, with its sound; a line of JSON a frame."""
+    source, out = write_video(tmp_path / "clip.mp4"), tmp_path / "out"
+    args = (tiny_config, trained / "epoch_2.pth", source, "--out", out)
+    ended = call_tool("predict.py", *args, "--track", "--score", 0.01)
+    assert ended.code == 0, ended.err
+    assert "20 frames" in ended.out and "tracks" in ended.out and "clip.mp4" in ended.out
+    frames, times, heard = read_video(out / "clip.mp4")
+    assert len(frames) == FRAMES and frames[0].shape == (480, 720, 3)
+    np.testing.assert_allclose(np.diff(times)[1:], 1 / RATE, atol=2e-3)
+    assert times[0] == 0 and times[-1] == pytest.approx(1.9, abs=0.1)  # AAC begins 0.064 s before
+    assert heard == pytest.approx(read_video(source)[2], abs=0.1) and heard > 1.9
+    lines = read_lines(out / "clip.jsonl")
+    assert [line["frame"] for line in lines] == list(range(FRAMES))
+    assert all(line["instances"] for line in lines)
+    predictor = mmpvt.Predictor(tiny_config, trained / "epoch_2.pth", "cpu")
+    with av.open(str(source)) as file:
+        first = next(file.decode(video=0)).to_ndarray(format="bgr24")
+    scores = predictor(first).pred_instances.scores
+    found = [one["score"] for one in lines[0]["instances"]]
+    np.testing.assert_allclose(found, scores, atol=1e-5)
+    again = call_tool("predict.py", *args, "--fps", 4, "--no-pictures")
+    assert again.code == 0, again.err
+    times = [line["time"] for line in read_lines(out / "clip.jsonl")]
+    assert len(times) == 8 and min(np.diff(times)) > 0.19
+
+
+def test_tracks(tmp_path: Path):
+    """Each square keeps its identity, in whatever order the boxes come; it is drawn."""
+    source = write_video(tmp_path / "clip.mkv", sound=False)
+    options = VideoOptions(track=True)
+    summary = predict_video(Oracle(), str(source), tmp_path / "out", options)
+    assert (summary.frames, summary.instances, summary.tracks) == (FRAMES, 2 * FRAMES, 2)
+    identities = set()
+    for line in read_lines(summary.lines)[1:]:
+        upper, lower = (
+            next(one for one in line["instances"] if one["bbox"][1] == top) for top in (10, 36)
+        )
+        identities.add((upper["track_id"], lower["track_id"]))
+        assert "track_id" not in next(one for one in line["instances"] if one["score"] < 0.3)
+    assert len(identities) == 1
+    assert read_video(summary.video)[2] == 0
+
+
+def test_a_segmenter(tmp_path: Path, untrained_segmenter, call_tool):
+    source = write_video(tmp_path / "clip.avi", sound=False)
+    ended = call_tool("predict.py", *untrained_segmenter, source, "--out", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    lines = read_lines(tmp_path / "out" / "clip.jsonl")
+    assert len(lines) == FRAMES
+    assert all(sum(line["classes"].values()) == pytest.approx(1, abs=1e-4) for line in lines)
+    assert len(read_video(tmp_path / "out" / "clip.mp4")[0]) == FRAMES
+
+
+def test_interrupted_video_can_be_played(tmp_path: Path):
+    """After Ctrl-C; and the fragments of a run that was killed."""
+    source = write_video(tmp_path / "clip.mp4")
+
+    class Interrupted(Oracle):
+        def __call__(self, frame: np.ndarray) -> DetDataSample:
+            if self.calls == 12:
+                raise KeyboardInterrupt
+            return super().__call__(frame)
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_video(Interrupted(), str(source), tmp_path / "out", VideoOptions())
+    assert len(read_video(tmp_path / "out" / "clip.mp4")[0]) == 12
+    assert len(read_lines(tmp_path / "out" / "clip.jsonl")) == 12
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_videos_that_cannot_be_used(tmp_path: Path, tiny_config, trained, call_tool):
+    """One sentence, exit code 2; what was predicted on is kept."""
+    model = (tiny_config, trained / "epoch_2.pth")
+    whole = write_video(tmp_path / "whole.mkv", sound=False).read_bytes()
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with av.open(str(tmp_path / "sound.mp4"), "w") as file:
+        heard = file.add_stream("aac", rate=16_000)
+        wave = np.zeros((1, 1600), np.float32)
+        samples = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+        samples.sample_rate = 16_000
+        for packet in [*heard.encode(samples), *heard.encode()]:
+            file.mux(packet)
+    (tmp_path / "header.mkv").write_bytes(whole[:600])
+    (tmp_path / "list.ts").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n")
+    video_file = tmp_path / "whole.mkv"
+    for images, options, said in (
+        ([tmp_path / "no.mp4"], (), "no video at"),
+        ([tmp_path / "text.mp4"], (), "can't be read as a video"),
+        ([tmp_path / "empty.mp4"], (), "can't be read as a video"),
+        ([tmp_path / "list.ts"], (), "can't be read as a video"),
+        ([tmp_path / "sound.mp4"], (), "holds no video, but sound"),
+        ([tmp_path / "header.mkv"], (), "holds no frames"),
+        ([video_file, tmp_path / "text.mp4"], (), "name one at a time"),
+        ([video_file], ("--fps", 0), "--fps 0.0: a number greater than 0"),
+        ([video_file], ("--timeout", -1), "--timeout -1.0: a number greater than 0"),
+        ([video_file], ("--resume",), "--resume is for images"),
+        (["/dev/video77"], (), "there is no camera /dev/video77"),
+    ):
+        ended = call_tool("predict.py", *model, *images, "--out", tmp_path / "out", *options)
+        assert said in ended.one_sentence()
+    image = tmp_path / "a.png"
+    cv2.imwrite(str(image), np.zeros((64, 64, 3), np.uint8))
+    ended = call_tool("predict.py", *model, image, "--out", tmp_path / "out", "--track")
+    assert "--track is for a video" in ended.one_sentence()
+
+
+def test_a_video_of_changing_size(tmp_path: Path):
+    """Ends it; what was before is a video."""
+    halves = [
+        write_video(tmp_path / f"{n}.ts", False, (size,), "mpeg2video")
+        for n, size in enumerate(((64, 96), (96, 128)))
+    ]
+    source = tmp_path / "both.ts"
+    source.write_bytes(b"".join(half.read_bytes() for half in halves))
+    with pytest.raises(mmpvt.UserError, match=r"changes its size after .* from 96x64 to 128x96"):
+        predict_video(Oracle(), str(source), tmp_path / "out", VideoOptions())
+    # the decoder holds one frame back, which the new size makes it forget
+    assert len(read_video(tmp_path / "out" / "both.mp4")[0]) >= FRAMES - 1
+
+
+def test_a_stream_that_stalls(tmp_path: Path):
+    """A server that takes the connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"rtsp://127.0.0.1:{server.getsockname()[1]}/live"
+        with pytest.raises(mmpvt.UserError, match=r"gives no answer in 0\.5 s"):
+            predict_video(Oracle(), url, tmp_path / "out", VideoOptions(timeout=0.5))
+    assert is_video("RTSP://host/live") and is_video("0") and not is_video("photos")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_packages(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(mmpvt.UserError, match=r"PyAV, which isn't installed: pip install"):
+        video.import_av()
