@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 GOOD = {f"data/{i}.bin": random.Random(i).randbytes(700 + i) for i in range(8)}
 
+# of the standard library: since Python 3.11.8, 3.12.2 and 3.13.0
+SEES_OVERLAPS = "_end_offset" in zipfile.ZipInfo.__slots__
+
 
 class Archive(NamedTuple):
     """A hostile or damaged archive.
@@ -151,7 +154,9 @@ HOSTILE = {
         lambda: central(packed(("data/a", b"a" * 90_000)), 24, "<I", 9), "damaged (Bad CRC-32"
     ),
     "too many": Archive(many, "it holds 1001 files"),
-    "one within the other": Archive(overlapping, "damaged (Bad magic number"),
+    "one within the other": Archive(
+        overlapping, f"damaged ({'Overlapped entries' if SEES_OVERLAPS else 'Bad magic number'}"
+    ),
     "encrypted": Archive(lambda: central(packed(("data/a", b"a")), 8, "<H", 1), "is encrypted"),
     "packed by LZMA": Archive(lambda: packed(method=zipfile.ZIP_LZMA), "in an unusual way"),
     "packed in no known way": Archive(
@@ -172,5 +177,15 @@ HARMLESS = {  # odd, but all that it writes is in the folder
     "a folder of another case": named("Data/z"),
     "another normal form": named(unicodedata.normalize("NFD", "data/caf\u00e9"), "data/caf\u00e9"),
     "less than it says": lambda: central(packed(("data/a", b"a" * 900)), 24, "<I", 1000),
-    "more than it has": lambda: central(packed(("data/a", b"a" * 900)), 20, "<I", 10**6),
 }
+
+
+def reaching_too_far() -> bytes:
+    """An entry that says to have more bytes than the archive."""
+    return central(packed(("data/a", b"a" * 900)), 20, "<I", 10**6)
+
+
+if SEES_OVERLAPS:
+    HOSTILE["more than it has"] = Archive(reaching_too_far, "damaged (Overlapped entries")
+else:
+    HARMLESS["more than it has"] = reaching_too_far

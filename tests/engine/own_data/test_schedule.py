@@ -63,6 +63,7 @@ def test_iterations():
 
 def test_a_classifier_takes_fewer_epochs_than_on_imagenet():
     """The cosine begins where the warm-up ends."""
+    pytest.importorskip("mmpretrain")
     for images, length, warm_up in ((60, 100, 2), (20_000, 50, 2)):
         config = load_config("pvt_v2_b0_8xb128_in1k")
         set_schedule(config, images, 1, None, 1)
