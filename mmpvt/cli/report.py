@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError(f"there is no folder {args.logs}", setting="logs")
         config = load_config(args.config, args.cfg_options)
         out = args.out or Path(args.work_dir or config.work_dir, FOLDER)
-        args.out, args.force, args.show_dir, args.tta = None, False, None, False
+        args.out = None
         options = options_from(args, TestOptions)
         page = write_run_report(config, options, out, args.logs, args.pictures)
         if is_first_process():

@@ -138,8 +138,10 @@ def data_options_from(args: argparse.Namespace) -> DataOptions | None:
 
 
 def options_from(args: argparse.Namespace, kind: type[Options]) -> Options:
-    """The fields of a dataclass of options, from arguments of the same names."""
-    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
+    """The fields of a dataclass of options, from arguments of the same names, where there are
+    such."""
+    given = vars(args)
+    return kind(**{f.name: given[f.name] for f in fields(kind) if f.name in given})
 
 
 @contextmanager

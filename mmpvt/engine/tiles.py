@@ -34,9 +34,7 @@ OVERLAP = 0.2  # of a tile's side
 SAME = 0.5  # IoU from which on two tiles' boxes of one class are one object
 STRONG = 0.5  # of a score: what is found with less doesn't shape the object that it is part of
 CUT = 2.0  # pixels: a box that ends so close to a tile's border is taken to go on behind it
-ON_DISK = (
-    2**28
-)  # bytes: sums of logits that wait for the next row of tiles are a file from there on
+ON_DISK = 2**28  # bytes: from here on, sums of logits that wait for the next tiles are a file
 
 
 class Box(NamedTuple):

@@ -37,7 +37,7 @@ from mmpvt.utils.constants import SCORE
 from mmpvt.utils.files import parse_json
 from mmpvt.utils.outputs import CannotWriteError, Outputs
 from mmpvt.utils.progress import progress
-from mmpvt.utils.text import printable, to_json
+from mmpvt.utils.text import encodable, printable, to_json
 from mmpvt.visualization import saving
 from mmpvt.visualization.sheets import grid
 
@@ -55,7 +55,7 @@ LINES, SETTINGS = "predictions.jsonl", "run.json"
 def classification(sample: BaseDataElement, classes: Sequence[str]) -> dict:
     """A classifier's prediction: ``class``, its ``score``, and the five highest ``scores``."""
     scores, labels = sample.pred_score.topk(min(TOP, len(sample.pred_score)))
-    names = [classes[i] if i < len(classes) else str(i) for i in labels.tolist()]
+    names = [encodable(classes[i]) if i < len(classes) else str(i) for i in labels.tolist()]
     ranked = dict(zip(names, scores.tolist(), strict=True))
     return {"class": names[0], "score": scores[0].item(), "scores": ranked}
 
@@ -425,7 +425,8 @@ class _ResultsWriter:
                 reason = f"{item.source.path}: a picture of {width}x{height} pixels can't be drawn"
         item.image, item.data = np.empty((0, 0, 3), np.uint8), {}  # it may wait for others
         if reason:
-            line = dict(image_id=line["image_id"], file_name=line["file_name"], error=reason)
+            line = dict(image_id=line["image_id"], file_name=line["file_name"])
+            line["error"] = printable(reason)
         return line, reason
 
     def _write(self, item: Item, sample: BaseDataElement, line: dict) -> None:

@@ -35,7 +35,7 @@ from mmpvt.utils.constants import SCORE
 from mmpvt.utils.files import check_regular
 from mmpvt.utils.outputs import Outputs, fitting
 from mmpvt.utils.progress import progress
-from mmpvt.utils.text import printable, to_json
+from mmpvt.utils.text import encodable, printable, to_json
 
 SUFFIXES = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 SUFFIXES |= {".3gp", ".ogv", ".mts", ".m2ts"}
@@ -286,11 +286,14 @@ def _predict(
         counts = torch.bincount(labels.flatten().long(), minlength=len(predictor.classes))
         shares = (counts / labels.numel()).tolist()
         line["classes"] = {
-            name: share for name, share in zip(predictor.classes, shares, strict=False) if share
+            encodable(name): share
+            for name, share in zip(predictor.classes, shares, strict=False)
+            if share
         }
     else:
         label = int(sample.pred_label)
-        line.update({"class": predictor.classes[label], "score": float(sample.pred_score[label])})
+        name = encodable(predictor.classes[label])
+        line.update({"class": name, "score": float(sample.pred_score[label])})
     picture = predictor.draw(frame, sample, options.score) if options.draw else frame
     return line, picture
 
