@@ -54,6 +54,8 @@ PLAIN_TYPES: list[Global] = [
         for module in ("numpy.core", "numpy._core")  # NumPy 2 renamed it; files name either
     ),
     collections.deque,
+    complex,  # with the next, unknown to PyTorch 2.4
+    set,
 ]
 
 

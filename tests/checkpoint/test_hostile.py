@@ -169,16 +169,13 @@ def tensor_without_data(path: Path) -> None:
     torch.save({"state_dict": {"a": torch.empty(3, device="meta")}}, path)
 
 
+TO_DEVICE = "_rebuild_device_tensor_from_cpu_tensor"
+
+
 def conversion_of_gigabytes(path: Path) -> None:
     few = torch.ones(1, dtype=torch.uint8).expand(LARGE)
-    torch.save(
-        {
-            "a": Call(
-                torch._utils._rebuild_device_tensor_from_cpu_tensor, few, torch.float64, "cpu", 0
-            )
-        },
-        path,
-    )
+    convert = getattr(torch._utils, TO_DEVICE)
+    torch.save({"a": Call(convert, few, torch.float64, "cpu", 0)}, path)
 
 
 def constructor_of_gigabytes(path: Path) -> None:
@@ -249,7 +246,8 @@ CRAFTED: list[Callable[[Path], None]] = [
     expanded_to_terabytes,
     sparse_of_terabytes,
     tensor_without_data,
-    conversion_of_gigabytes,
+    # since PyTorch 2.5
+    *([conversion_of_gigabytes] if hasattr(torch._utils, TO_DEVICE) else []),
     constructor_of_gigabytes,
     array_of_terabytes,
     number_of_gigabytes,

@@ -183,7 +183,7 @@ def test_published_detector(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert config.model.backbone.init_cfg is None
     assert (config.start_from, config.resume) == ("published", False)
     model = build_for_classes(config, device="cpu")
-    tensors, said = start(config, torch.load(file), model, config.load_from)
+    tensors, said = start(config, torch.load(file, weights_only=True), model, config.load_from)
     assert said[0] == f"all of {file.name} is taken: its 80 classes are the data set's"
     model.load_state_dict(tensors)
     assert model.backbone.norm_eps == 1e-6
