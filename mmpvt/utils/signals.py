@@ -47,10 +47,16 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     for number, (handler, before) in _handled.items():
-        if signal.getsignal(number) == handler:
+        # an earlier run's, too: others may have put that back, as servers do when they end
+        if _function(signal.getsignal(number)) is _function(handler):
             signal.signal(number, signal.SIG_DFL if before is None else before)
-    signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask - _handled.keys())
+    mask = _fork.mask - _handled.keys()
     _handled.clear()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # from here on a signal can end the process
+
+
+def _function(handler: object) -> object:
+    return getattr(handler, "__func__", handler)
 
 
 @functools.cache  # once a process
