@@ -60,6 +60,14 @@ def classification(sample: BaseDataElement, classes: Sequence[str]) -> dict:
     return {"class": names[0], "score": scores[0].item(), "scores": ranked}
 
 
+def instance_lines(sample: BaseDataElement, category_ids: Sequence[int]) -> list[dict]:
+    """A detector's instances in COCO's results format, but for what names their image."""
+    return [
+        {key: one[key] for key in one if key not in ("image_id", "file_name")}
+        for one in to_coco(sample, 0, "", category_ids)
+    ]
+
+
 @dataclass
 class Item:
     """An image, decoded and prepared, or the reason why it is skipped."""
@@ -446,11 +454,7 @@ class _ResultsWriter:
         if "pred_label" in sample:
             line.update(classification(sample, self.predictor.classes))
         if "pred_instances" in sample:
-            found = to_coco(sample, source.image_id, source.file_name, self.category_ids)
-            line["instances"] = [
-                {key: one[key] for key in one if key not in ("image_id", "file_name")}
-                for one in found
-            ]
+            line["instances"] = found = instance_lines(sample, self.category_ids)
             drawn = sum(one["score"] > self.options.score for one in found)
             self.instances = (self.instances or 0) + drawn
 

@@ -27,8 +27,9 @@ from mmengine.structures import BaseDataElement, InstanceData
 
 from mmpvt.engine.pipeline import MAX_PIXELS
 from mmpvt.errors import BadFileError, OutputError, SetupError, UserError
-from mmpvt.evaluation.coco_results import coco_categories, to_coco
+from mmpvt.evaluation.coco_results import coco_categories
 from mmpvt.inference.detections import sample_to_detections
+from mmpvt.inference.folders import instance_lines
 from mmpvt.inference.predictor import Predictor
 from mmpvt.utils.atomic import PART
 from mmpvt.utils.constants import SCORE
@@ -121,7 +122,9 @@ def predict_video(
             rate = min(rate, options.fps)
         if options.track:
             tracker = _Tracker(rate, options.score)
-        folder.write("categories.json", to_json(coco_categories(predictor.classes)))
+        categories = coco_categories(predictor.classes)
+        ids = [category["id"] for category in categories]
+        folder.write("categories.json", to_json(categories))
         parts = {kind: folder.folder / f"{file}{PART}" for kind, file in files.items()}
         writer = _Writer(av, parts["video"], rate, container) if options.draw else None
         try:
@@ -130,7 +133,7 @@ def predict_video(
                 progress(f"predicting on {name}", _count(stream, container, rate)) as advance,
             ):
                 for time, frame in _frames(av, source, container, stream, options, writer):
-                    line, picture = _predict(predictor, frame, options, tracker, summary)
+                    line, picture = _predict(predictor, frame, options, tracker, summary, ids)
                     lines.write(
                         msgspec.json.encode(dict(frame=summary.frames, time=time, **line)) + b"\n"
                     )
@@ -262,6 +265,7 @@ def _predict(
     options: VideoOptions,
     tracker: _Tracker | None,
     summary: VideoSummary,
+    category_ids: list[int],
 ) -> tuple[dict, np.ndarray]:
     """A frame's line, and its picture, RGB."""
     sample = predictor(frame)
@@ -270,15 +274,11 @@ def _predict(
     if "pred_instances" in sample:
         if tracker:
             tracker.update(sample)
-        ids = [category["id"] for category in coco_categories(predictor.classes)]
-        found = to_coco(sample, 0, "", ids)
+        line["instances"] = found = instance_lines(sample, category_ids)
         tracks = sample.pred_instances.get("track_ids")
-        line["instances"] = []
         for i, one in enumerate(found):
-            kept = {key: one[key] for key in one if key not in ("image_id", "file_name")}
             if tracks is not None and tracks[i] >= 0:
-                kept["track_id"] = int(tracks[i])
-            line["instances"].append(kept)
+                one["track_id"] = int(tracks[i])
         drawn = sum(one["score"] > options.score for one in found)
         summary.instances = (summary.instances or 0) + drawn
     elif "pred_sem_seg" in sample:
