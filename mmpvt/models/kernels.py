@@ -48,11 +48,6 @@ def uses_onednn(x: Tensor) -> bool:
     return is_float32 and _is_for_onednn(x)
 
 
-def _is_onednn_bfloat16(x: Tensor) -> bool:
-    """Whether oneDNN computes linear layers of ``x`` in bfloat16, the middle column."""
-    return x.dtype == torch.bfloat16 and _is_for_onednn(x)
-
-
 def _is_for_onednn(x: Tensor) -> bool:
     return (
         USE_ONEDNN
@@ -137,7 +132,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
         Tensor: (batch, length, heads, dims).
     """
     score_bytes = q.shape[2] * k.shape[2] * q.element_size()
-    product = linear_as_conv if uses_onednn(q) else F.linear if _is_onednn_bfloat16(q) else None
+    product: Callable[..., Tensor] | None = None
+    if uses_onednn(q):
+        product = linear_as_conv
+    elif q.dtype == torch.bfloat16 and _is_for_onednn(q):
+        product = F.linear
     if product is None or score_bytes < SMALL_BYTES:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=drop).transpose(1, 2)
 
