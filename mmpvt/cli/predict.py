@@ -140,4 +140,8 @@ def _predict_video(args: argparse.Namespace, out: Path) -> None:
         counts.append(f"{summary.instances} instances over {args.score}")
     if summary.tracks is not None:
         counts.append(f"{summary.tracks} tracks")
+    if summary.damaged:
+        counts.append(f"{summary.damaged} damaged packets skipped")
+    if summary.dropped:
+        counts.append(f"{summary.dropped} frames dropped while the model was busy")
     print(printable(f"{', '.join(counts)}: see {summary.video or summary.lines}"))

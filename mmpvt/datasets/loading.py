@@ -210,7 +210,10 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     def _decode(self, content: bytes, flag: str) -> np.ndarray | None:
         backend = self.imdecode_backend
         if backend == "tifffile":
-            image = mmcv.imfrombytes(content, backend=backend)
+            try:
+                image = mmcv.imfrombytes(content, backend=backend)
+            except Exception as error:  # tifffile's own and those of its decoders, of many kinds
+                raise ValueError(str(error)) from error
             bands, height, width = image.shape if image.ndim == 3 else (image.ndim, 0, 0)
             if bands < min(height, width) and width > MOST_BANDS:  # stored band after band
                 image = image.transpose(1, 2, 0)

@@ -12,11 +12,13 @@ import importlib
 import importlib.util
 import re
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from threading import Condition, Thread
 from time import monotonic
 from typing import Any
 
@@ -40,13 +42,15 @@ from mmpvt.utils.text import encodable, printable, to_json
 
 SUFFIXES = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 SUFFIXES |= {".3gp", ".ogv", ".mts", ".m2ts"}
-STREAM = re.compile(r"(rtsp|rtsps|rtmp|udp|rtp|srt|https?)://", re.IGNORECASE)
+STREAM = re.compile(r"(?:(rtsps?|rtmp|udp|rtp|srt)|https?)://", re.IGNORECASE)  # group 1 is live
 CAMERA = re.compile(r"(/dev/video)?(\d{1,2})")
 ENCODERS = ("libx264", "libopenh264", "mpeg4")  # the first that FFmpeg has
 MOST_BYTES = 2**40  # of a file
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # where a result can't be written
 RATE = 25.0  # frames a second, where a stream doesn't say
-FRAGMENTS = dict(movflags="frag_keyframe+empty_moov+default_base_moof")
+FRAGMENTS = dict(movflags="frag_keyframe+delay_moov+default_base_moof", flush_packets="1")
 SECONDS = 2.0  # of a fragment
+AHEAD = 2  # frames of a file that are decoded while the model runs
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class VideoSummary:
     """Counts of a run, and the files that it wrote."""
 
     frames: int = 0
+    dropped: int = 0  # frames of a live source that came while the model was busy
+    damaged: int = 0  # packets that can't be decoded
     instances: int | None = None  # over the score; None for label maps
     tracks: int | None = None
     video: Path | None = None
@@ -127,39 +133,51 @@ def predict_video(
         folder.write("categories.json", to_json(categories))
         parts = {kind: folder.folder / f"{file}{PART}" for kind, file in files.items()}
         writer = _Writer(av, parts["video"], rate, container) if options.draw else None
+        sound = writer is not None and writer.sound is not None
+        items = _frames(av, source, container, stream, options, sound, summary)
+        reader = closing.enter_context(_Reader(items, _is_live(source)))
         try:
             with (
                 parts["lines"].open("wb") as lines,
                 progress(f"predicting on {name}", _count(stream, container, rate)) as advance,
             ):
-                for time, frame in _frames(av, source, container, stream, options, writer):
-                    line, picture = _predict(predictor, frame, options, tracker, summary, ids)
-                    lines.write(
-                        msgspec.json.encode(dict(frame=summary.frames, time=time, **line)) + b"\n"
-                    )
+                for item in reader:
+                    if not isinstance(item, _Frame):
+                        assert writer is not None
+                        writer.copy(item)
+                        continue
+                    line, picture = _predict(predictor, item.image, options, tracker, summary, ids)
+                    line = dict(frame=summary.frames, time=item.time, **line)
+                    lines.write(msgspec.json.encode(line) + b"\n")
                     lines.flush()
                     if writer:
-                        writer.write(picture, time)
+                        writer.write(picture, item)
                     summary.frames += 1
                     advance(summary.frames)
-                    came = monotonic()
-        except OSError as error:
-            if isinstance(error, av.error.FFmpegError) and error.errno != errno.ENOSPC:
-                silent = monotonic() - came
-                raise _broken(source, error, summary.frames, silent, options.timeout) from error
+            if writer:
+                writer.close()
+        except (OSError, av.error.FFmpegError) as error:  # of which not all are the former
+            if isinstance(error, av.error.FFmpegError) and error.errno not in FULL:
+                stalled = isinstance(error, av.error.ExitError)  # PyAV's timeout, mostly
+                stalled |= monotonic() - reader.came >= options.timeout
+                timeout = options.timeout if stalled else None
+                raise _broken(source, error, summary.frames, timeout) from error
             raise OutputError(
                 f"{error.filename or out} can't be written ({error.strerror})", where=out
             ) from error
         finally:
+            summary.dropped = reader.dropped
             if writer:
-                writer.close()
+                with suppress(OSError, av.error.FFmpegError):  # which came before was said
+                    writer.close()
             for kind, part in parts.items():
                 if summary.frames and part.exists():
                     setattr(summary, kind, folder.adopt(files[kind], part))
                 else:
                     part.unlink(missing_ok=True)
     if not summary.frames:
-        raise BadFileError(f"{source} holds no frames", where=source)
+        damaged = " that can be decoded" if summary.damaged else ""
+        raise BadFileError(f"{source} holds no frames{damaged}", where=source)
     if tracker:
         summary.tracks = len(tracker.seen)
     return summary
@@ -182,7 +200,7 @@ def _open(av: Any, source: str, timeout: float, closing: ExitStack) -> tuple[Any
     options: dict[str, str] = {}
     opened, kind = source, None
     if STREAM.match(source):
-        options = dict(rtsp_transport="tcp")
+        options = dict(rtsp_flags="prefer_tcp")  # UDP loses packets
     elif camera and not Path(source).is_file():
         opened, kind = f"/dev/video{camera[2]}", "v4l2"
         if not Path(opened).exists():
@@ -216,7 +234,7 @@ def _open(av: Any, source: str, timeout: float, closing: ExitStack) -> tuple[Any
             f"{source} has frames of {context.width}x{context.height} pixels, which is too large",
             where=source,
         )
-    stream.thread_type = "AUTO"
+    stream.thread_type = "SLICE" if _is_live(source) else "AUTO"  # which holds frames back
     return container, stream
 
 
@@ -226,21 +244,35 @@ def _count(stream: Any, container: Any, rate: float) -> int | None:
     return stream.frames or None
 
 
+@dataclass(frozen=True)
+class _Frame:
+    start: float  # seconds: the first one's time in the source
+    time: float  # seconds from then on
+    image: np.ndarray  # BGR, turned as it is to be shown
+
+
 def _frames(
-    av: Any, source: str, container: Any, stream: Any, options: VideoOptions, writer: _Writer | None
-) -> Iterator[tuple[float, np.ndarray]]:
-    """Seconds from the start, and the frame, BGR, turned as it is to be shown; sound goes to the
-    writer."""
-    wanted = [stream]
-    if writer is not None and writer.sound is not None:
-        wanted.append(container.streams.audio[0])
+    av: Any,
+    source: str,
+    container: Any,
+    stream: Any,
+    options: VideoOptions,
+    sound: bool,
+    summary: VideoSummary,
+) -> Iterator[Any]:
+    """Frames, and in between the packets of the first sound, where that is wanted."""
+    wanted = [stream, container.streams.audio[0]] if sound else [stream]
     shape, first, due, number = None, None, 0.0, 0
     for packet in container.demux(*wanted):
         if packet.stream.type == "audio":
-            if writer is not None:
-                writer.copy(packet)
+            yield packet
             continue
-        for frame in packet.decode():
+        try:
+            decoded = packet.decode()
+        except av.error.InvalidDataError:  # as where a network lost a part of it
+            summary.damaged += 1
+            continue
+        for frame in decoded:
             time = number / float(stream.average_rate or RATE) if frame.time is None else frame.time
             first = time if first is None else first
             time, number = time - first, number + 1
@@ -256,7 +288,93 @@ def _frames(
             due = max(due + 1 / options.fps, time) if options.fps else 0.0
             image = frame.to_ndarray(format="bgr24")
             turns = round(getattr(frame, "rotation", 0) / 90) % 4
-            yield time, np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+            if turns:
+                image = np.ascontiguousarray(np.rot90(image, turns))
+            yield _Frame(first, time, image)
+
+
+def _is_live(source: str) -> bool:
+    """Whether frames come at their own pace: of a stream that isn't a file's, or a camera."""
+    stream = STREAM.match(source)
+    if stream:
+        return bool(stream[1])
+    return bool(CAMERA.fullmatch(source)) and not Path(source).is_file()
+
+
+class _Reader:
+    """Decodes in a thread while the model runs.
+
+    Of a live source, the newest frame alone waits for the model: others would be late, and fill
+    the memory or the sender's buffer.
+
+    Args:
+        items (Iterator[Any]): of :func:`_frames`.
+        live (bool): whether the source is live.
+
+    Attributes:
+        came (float): when the last item came, by the monotonic clock.
+        dropped (int): frames that the model didn't get.
+    """
+
+    def __init__(self, items: Iterator[Any], live: bool) -> None:
+        self.items, self.live = items, live
+        self.came, self.dropped = monotonic(), 0
+        self._waiting: deque = deque()
+        self._changed = Condition()
+        self._stopped = self._ended = False
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> _Reader:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join()  # a read from a stream ends by its timeout
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._ended)
+                if not self._waiting:
+                    break
+                item = self._waiting.popleft()
+                self._changed.notify_all()
+            yield item
+        if self._error is not None:
+            raise self._error
+
+    def _read(self) -> None:
+        try:
+            for item in self.items:
+                self.came = monotonic()
+                with self._changed:
+                    self._add(item)
+                    if self._stopped:
+                        return
+        except BaseException as error:
+            self._error = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _add(self, item: Any) -> None:
+        if isinstance(item, _Frame):
+            if self.live:
+                sound = [one for one in self._waiting if not isinstance(one, _Frame)]
+                self.dropped += len(self._waiting) - len(sound)
+                self._waiting = deque(sound)
+            else:
+                self._changed.wait_for(lambda: self._stopped or self._frames_waiting() < AHEAD)
+        self._waiting.append(item)
+        self._changed.notify_all()
+
+    def _frames_waiting(self) -> int:
+        return sum(isinstance(one, _Frame) for one in self._waiting)
 
 
 def _predict(
@@ -350,7 +468,8 @@ class _Writer:
     def __init__(self, av: Any, path: Path, rate: float, source: Any) -> None:
         self.av, self.path = av, path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = av.open(str(path), "w", format="mp4", options=FRAGMENTS)
+        self.out = path.open("wb")  # FFmpeg's own writing says nothing of a full disk
+        self.file = av.open(self.out, "w", format="mp4", options=FRAGMENTS)
         name = next((name for name in ENCODERS if name in av.codecs_available), None)
         if name is None:
             raise SetupError(f"FFmpeg here has none of the encoders {', '.join(ENCODERS)}")
@@ -360,22 +479,28 @@ class _Writer:
         self.stream.codec_context.gop_size = max(1, round(SECONDS * rate))
         self.stream.codec_context.max_b_frames = 0  # a fragment's times would begin later
         self.size: tuple[int, int] | None = None
-        self.sound = None
+        self.sound = self.filter = None
+        self.start, self.closed = 0.0, False
         self.early: list = []  # sound before the first picture, whose size the header tells
         self.last = -1
         if source.streams.audio:
+            heard = source.streams.audio[0]
             try:
-                self.sound = self.file.add_stream_from_template(source.streams.audio[0])
+                self.sound = self.file.add_stream_from_template(heard)
+                context = heard.codec_context
+                if context.name == "aac" and not context.extradata:  # MPEG-TS's form
+                    self.filter = av.bitstream.BitStreamFilterContext("aac_adtstoasc", heard)
             except (ValueError, av.error.FFmpegError):  # MP4 has no such sound
                 print("the sound is left out: MP4 doesn't hold its format", file=sys.stderr)
 
-    def write(self, picture: np.ndarray, time: float) -> None:
-        """Adds a picture, RGB, at a time in seconds."""
+    def write(self, picture: np.ndarray, shown: _Frame) -> None:
+        """Adds a picture, RGB, of a frame."""
         picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
         if self.size is None:
             self.stream.height, self.stream.width = self.size = picture.shape[:2]
+            self.start = shown.start
         frame = self.av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-        self.last = frame.pts = max(self.last + 1, round(time * 90_000))
+        self.last = frame.pts = max(self.last + 1, round(shown.time * 90_000))
         frame.time_base = self.stream.codec_context.time_base
         for packet in self.stream.encode(frame):
             self.file.mux(packet)
@@ -384,29 +509,40 @@ class _Writer:
             self.copy(sound)
 
     def copy(self, packet: Any) -> None:
-        """Adds a packet of sound as it is."""
+        """Adds a packet of sound as it is; what is before the first picture is left out."""
         if packet.dts is None:
             return
         if self.size is None:
             self.early.append(packet)
             return
-        packet.stream = self.sound
-        self.file.mux(packet)
+        start = round(self.start / packet.time_base)  # of a stream, not 0
+        if packet.pts < start:
+            return
+        packet.pts, packet.dts = packet.pts - start, packet.dts - start
+        for part in self.filter.filter(packet) if self.filter else [packet]:
+            part.stream = self.sound
+            self.file.mux(part)
 
     def close(self) -> None:
         """Ends the file; what is in it can be played."""
-        with suppress(self.av.error.FFmpegError, OSError):  # of a full disk, which was said
+        if self.closed:
+            return
+        self.closed = True
+        try:
             if self.size is not None:
                 for packet in self.stream.encode():
                     self.file.mux(packet)
-        with suppress(self.av.error.FFmpegError, OSError):
-            self.file.close()
+        finally:
+            try:
+                self.file.close()
+            finally:
+                self.out.close()
 
 
-def _broken(source: str, error: OSError, frames: int, silent: float, timeout: float) -> UserError:
-    """What ended a video, after so many seconds without a frame."""
+def _broken(source: str, error: Any, frames: int, timeout: float | None) -> UserError:
+    """What ended a video; with a timeout, where that was it."""
     said = f"{source} is broken: {error.strerror}"
-    if STREAM.match(source) and silent >= timeout:  # which FFmpeg reports by several errors
+    if STREAM.match(source) and timeout is not None:
         said = f"{source} gives no frame for {timeout:g} s"
     kept = f": {frames} frames are predicted on and kept" if frames else ""
     return BadFileError(printable(said + kept), where=source)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
+import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,14 +28,18 @@ RATE, FRAMES = 10, 20
 
 
 def write_video(
-    path: Path, sound: bool = True, sizes: tuple = ((64, 96),), codec: str = "mpeg4"
+    path: Path,
+    sound: bool = True,
+    sizes: tuple = ((64, 96),),
+    codec: str = "mpeg4",
+    heard_as: str = "aac",
 ) -> Path:
     """Two squares that move; as many frames of each size as of the others."""
     with av.open(str(path), "w") as file:
         stream = file.add_stream(codec, rate=RATE)
         stream.height, stream.width = sizes[0]
         stream.pix_fmt = "yuv420p"
-        heard = file.add_stream("aac", rate=16_000) if sound else None
+        heard = file.add_stream(heard_as, rate=16_000) if sound else None
         for i in range(FRAMES):
             size = sizes[i * len(sizes) // FRAMES]
             image = np.full((*size, 3), 40, np.uint8)
@@ -42,7 +49,10 @@ def write_video(
                 file.mux(packet)
             if heard:
                 wave = np.sin(np.arange(1600) / 20)[None].astype(np.float32)
-                samples = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+                if heard_as != "aac":
+                    wave = (wave * 20_000).astype(np.int16)
+                kind = "fltp" if heard_as == "aac" else "s16"
+                samples = av.AudioFrame.from_ndarray(wave, format=kind, layout="mono")
                 samples.sample_rate, samples.pts = 16_000, 1600 * i
                 samples.time_base = Fraction(1, 16_000)
                 for packet in heard.encode(samples):
@@ -223,6 +233,130 @@ def test_a_stream_that_stalls(tmp_path: Path):
             predict_video(Oracle(), url, tmp_path / "out", VideoOptions(timeout=0.5))
     assert is_video("RTSP://host/live") and is_video("0") and not is_video("photos")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stream_that_stalls_in_the_middle(tmp_path: Path):
+    """What came is kept, and can be played."""
+    content = write_video(tmp_path / "clip.ts", True, codec="mpeg2video").read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + content[: len(content) // 2])
+            stopped.wait(30)
+            connection.close()
+
+        stopped = threading.Event()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/clip.ts"
+        with pytest.raises(mmpvt.UserError, match=r"gives no frame for 1 s: \d+ frames are"):
+            predict_video(Oracle(), url, tmp_path / "out", VideoOptions(timeout=1))
+        stopped.set()
+        thread.join()
+    frames = read_video(tmp_path / "out" / "clip.mp4")[0]
+    assert FRAMES > len(frames) == len(read_lines(tmp_path / "out" / "clip.jsonl")) > 5
+
+
+def test_a_live_stream_and_a_slow_model(tmp_path: Path):
+    """The newest frames are predicted on, at their times; the others are counted."""
+
+    class Slow(Oracle):
+        def __call__(self, frame: np.ndarray) -> DetDataSample:
+            time.sleep(0.25)
+            return super().__call__(frame)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"udp://127.0.0.1:{free.getsockname()[1]}"
+
+    def send() -> None:
+        with av.open(url, "w", format="mpegts") as file:
+            stream = file.add_stream("mpeg2video", rate=25, options=dict(g="5"))
+            stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+            while not stopped.wait(0.04):
+                image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                for packet in stream.encode(frame):
+                    file.mux(packet)
+
+    stopped = threading.Event()
+    sender = threading.Thread(target=send)
+    timer = threading.Timer(5, stopped.set)
+    for thread in (sender, timer):
+        thread.start()
+    try:
+        with pytest.raises(mmpvt.UserError, match=r"gives no frame for 1\.5 s: \d+ frames are"):
+            predict_video(Slow(), url, tmp_path / "out", VideoOptions(timeout=1.5))
+    finally:
+        stopped.set()
+        sender.join()
+    times = [line["time"] for line in read_lines(tmp_path / "out" / "stream.jsonl")]
+    assert len(times) > 4 and np.median(np.diff(times)) > 0.2
+    assert times[-1] > 0.25 * len(times) - 0.5  # none is late
+
+
+def test_a_codec_that_is_not_there(tmp_path: Path):
+    content = write_video(tmp_path / "clip.avi", sound=False).read_bytes()
+    assert content.count(b"FMP4") == 2
+    (tmp_path / "other.avi").write_bytes(content.replace(b"FMP4", b"zz9z"))
+    with pytest.raises(mmpvt.UserError, match="takes a codec that FFmpeg here doesn't have"):
+        predict_video(Oracle(), str(tmp_path / "other.avi"), tmp_path / "out", VideoOptions())
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_packets(tmp_path: Path):
+    """They are counted, and the others predicted on; a file of nothing else holds no frames."""
+    source = write_video(tmp_path / "a.mp4", False, codec="libx264")
+    with av.open(str(source)) as file:
+        packets = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size]
+    content = bytearray(source.read_bytes())
+    for position, size in packets[8:11]:
+        content[position : position + size] = b"\xff" * size
+    (tmp_path / "few.mp4").write_bytes(content)
+    few = predict_video(Oracle(), str(tmp_path / "few.mp4"), tmp_path / "out", VideoOptions())
+    assert few.damaged == 3 and FRAMES - 3 >= few.frames >= FRAMES - 6
+    source = write_video(tmp_path / "a.mkv", False)
+    with av.open(str(source)) as file:
+        content = bytearray(source.read_bytes())
+        for packet in file.demux(video=0):
+            data = bytes(packet)
+            if data:
+                content = content.replace(data, b"\xff" * len(data))
+    (tmp_path / "all.mkv").write_bytes(content)
+    with pytest.raises(mmpvt.UserError, match=r"all\.mkv holds no frames that can be decoded"):
+        predict_video(Oracle(), str(tmp_path / "all.mkv"), tmp_path / "out", VideoOptions())
+
+
+def test_sound_of_a_stream(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Its clock doesn't begin at 0, its AAC is of another form; and sound that MP4 lacks."""
+    source = write_video(tmp_path / "clip.ts", codec="mpeg2video")
+    summary = predict_video(Oracle(), str(source), tmp_path / "out", VideoOptions())
+    frames, times, heard = read_video(summary.video)
+    assert len(frames) == FRAMES and times[0] == 0 and times[-1] == pytest.approx(1.9, abs=0.01)
+    assert heard == pytest.approx(read_video(source)[2], abs=0.15) and heard > 1.7
+    with av.open(str(summary.video)) as file:
+        assert next(file.demux(audio=0)).pts * file.streams.audio[0].time_base < 0.1
+    assert not capsys.readouterr().err.count("left out")
+    source = write_video(tmp_path / "call.avi", heard_as="pcm_mulaw")
+    summary = predict_video(Oracle(), str(source), tmp_path / "out", VideoOptions())
+    assert len(read_video(summary.video)[0]) == FRAMES
+    assert "the sound is left out: MP4 doesn't hold its format" in capsys.readouterr().err
+
+
+def test_a_full_disk(tmp_path: Path):
+    """One sentence; what fitted on it is kept, and can be played."""
+    source = write_video(tmp_path / "clip.mp4")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, limits[1]))
+    try:
+        with pytest.raises(mmpvt.UserError, match=r"can't be written"):
+            predict_video(Oracle(), str(source), tmp_path / "out", VideoOptions(fps=2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read_lines(tmp_path / "out" / "clip.jsonl")
+    assert not list((tmp_path / "out").glob("*.part"))
 
 
 def test_without_packages(monkeypatch: pytest.MonkeyPatch):
