@@ -8,6 +8,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterable
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 
 import gradio as gr
@@ -18,6 +19,7 @@ from mmpvt.app import trial as trials
 from mmpvt.app.guard import MAX_UPLOAD, Guard, host_names
 from mmpvt.errors import UserError
 from mmpvt.inference.predictor import Predictor
+from mmpvt.inference.video import is_video
 from mmpvt.utils.constants import SCORE
 
 MAX_SESSIONS = 8  # visitors whose last image is kept
@@ -64,7 +66,10 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
         gr.Markdown(f"# {title}\n{about}", elem_id="head")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                file = gr.File(label="image", file_types=["image"], elem_id="file", height=150)
+                kinds = ["image", "video"] if find_spec("av") else ["image"]
+                file = gr.File(
+                    label=" or ".join(kinds), file_types=kinds, elem_id="file", height=150
+                )
                 file.async_move_resource_to_block_cache = _uploaded
                 score = gr.Slider(
                     *(trials.MIN_SCORE, 1, SCORE, 0.01),
@@ -85,7 +90,17 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
                     height=560,
                     buttons=["download", "fullscreen"],
                 )
-                gr.Markdown(
+                clip = gr.Video(
+                    label="the first ten seconds, five frames of each",
+                    interactive=False,
+                    autoplay=True,
+                    loop=True,
+                    visible=False,
+                    elem_id="clip",
+                    height=560,
+                    buttons=["download"],
+                )
+                hint = gr.Markdown(
                     "Click into the result to see where that position looks, in each stage.",
                     elem_id="hint",
                 )
@@ -102,16 +117,32 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
             if trial is None:
                 return None, [], ""
             picture = trials.draw(predictor, trial, float(value))
-            return picture, trials.rows(predictor, trial, float(value)), _times(trial)
+            height, width = trial.image.shape[:2]
+            about = _about(trial.times, f"{width} x {height}")
+            return picture, trials.rows(predictor, trial, float(value)), about
 
         @_messages
         def predict(path: str | None, value: float) -> tuple:
-            trial = trials.run(predictor, path) if path else None
-            return trial, *show(trial, value), gr.Image(value=None, visible=False)
+            trial = made = None
+            if path and is_video(path):
+                made = trials.run_clip(predictor, path, float(value))
+                picture, rows, about = None, made.rows, _about(made.times)
+            else:
+                trial = trials.run(predictor, path) if path else None
+                picture, rows, about = show(trial, value)
+            return (
+                trial,
+                gr.Image(value=picture, visible=made is None),
+                rows,
+                about,
+                gr.Image(value=None, visible=False),
+                gr.Video(value=made and str(made.path), visible=made is not None),
+                gr.Markdown(visible=made is None),
+            )
 
         @_messages
         def redraw(trial: trials.Trial | None, value: float) -> tuple:
-            return show(trial, value)
+            return show(trial, value) if trial else (gr.skip(), gr.skip(), gr.skip())
 
         @_messages
         def attend(trial: trials.Trial | None, event: gr.SelectData) -> object:
@@ -126,7 +157,9 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
 
         model = dict(concurrency_limit=1, concurrency_id="model", show_progress_on=result)
         shown = [result, listed, times]
-        file.change(predict, [file, score], [current, *shown, heat], api_name="predict", **model)
+        file.change(
+            predict, [file, score], [current, *shown, heat, clip, hint], api_name="predict", **model
+        )
         score.change(
             redraw,
             [current, score],
@@ -201,8 +234,8 @@ def _sentence(error: UserError) -> str:
     return html.escape(str(error), quote=False)
 
 
-def _times(trial: trials.Trial) -> str:
-    height, width = trial.image.shape[:2]
-    parts = [f"{part} <b>{1000 * value:.0f} ms</b>" for part, value in trial.times.items()]
-    spans = "".join(f"<span>{part}</span>" for part in (*parts, f"{width} x {height}"))
-    return f"<div class='times'>{spans}</div>"
+def _about(times: dict[str, float], *others: str) -> str:
+    parts = [f"{part} <b>{1000 * value:.0f} ms</b>" for part, value in times.items()]
+    return (
+        f"<div class='times'>{''.join(f'<span>{part}</span>' for part in (*parts, *others))}</div>"
+    )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,13 +16,17 @@ from mmengine.structures import BaseDataElement, InstanceData
 
 from mmpvt.engine.pipeline import read_image
 from mmpvt.errors import UserError
+from mmpvt.evaluation.coco_results import coco_categories
 from mmpvt.inference.attention import visualize_attention
 from mmpvt.inference.predictor import Predictor
+from mmpvt.inference.video import VideoOptions, predict_video
 from mmpvt.visualization.drawing import enlargement
 from mmpvt.visualization.saving import label_map
 
 MAX_PIXELS = 50_000_000  # of an image
 MAX_SIDE = 2000  # pixels: longer images are resized, as masks of their size would fill the memory
+SECONDS, RATE = 10.0, 5.0  # of a video; frames a second
+MAX_FRAME = 9_000_000  # pixels; 4K has 8.3 million
 MIN_SCORE = 0.05  # of instances that are kept
 MAX_ROWS = 100  # of a table
 TOP = 5  # classes of an image
@@ -42,6 +50,22 @@ class Trial:
     times: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass
+class Clip:
+    """A video and what the model says of it.
+
+    Attributes:
+        path: the video with what was found drawn.
+        rows: of each class the highest score and in how many frames it is; of a segmenter, its
+            percentage of all pixels.
+        times: seconds that all of it took, and a frame.
+    """
+
+    path: Path
+    rows: list[list]
+    times: dict[str, float]
+
+
 def run(predictor: Predictor, path: str) -> Trial:
     """Predicts on an uploaded file; a UserError names it without its folder."""
     name = Path(path).name
@@ -58,6 +82,58 @@ def run(predictor: Predictor, path: str) -> Trial:
     if "pred_instances" in sample:
         sample.pred_instances = sample.pred_instances[sample.pred_instances.scores > MIN_SCORE]
     return Trial(image, sample, name, {"prepare": prepared - start, "model": done - prepared})
+
+
+def run_clip(predictor: Predictor, path: str, score: float) -> Clip:
+    """Predicts on the first ten seconds of an uploaded video, five frames of each.
+
+    Args:
+        predictor (Predictor): the model.
+        path (str): the file.
+        score (float): instances below are neither drawn nor listed.
+
+    Raises:
+        UserError: it can't be read; it names the file without its folder.
+    """
+    start = time.perf_counter()
+    out = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")))
+    try:
+        options = VideoOptions(score, RATE, seconds=SECONDS, max_pixels=MAX_FRAME)
+        summary = predict_video(predictor, path, out, options)
+    except UserError as error:
+        error.what = error.what.replace(path, Path(path).name)
+        raise
+    assert summary.video is not None and summary.lines is not None
+    lines = [json.loads(line) for line in summary.lines.read_text().splitlines()]
+    seconds = time.perf_counter() - start
+    times = dict(clip=seconds, frame=seconds / summary.frames)
+    return Clip(summary.video, _clip_rows(predictor, lines, score), times)
+
+
+def _clip_rows(predictor: Predictor, lines: list[dict], score: float) -> list[list]:
+    if not predictor.classifies and not predictor.finds_instances:
+        shares: Counter[str] = Counter()
+        for line in lines:
+            shares.update(line["classes"])
+        ranked = ((name, share / len(lines)) for name, share in shares.most_common())
+        return [[name, f"{100 * share:.1f}"] for name, share in ranked if share >= MIN_SHARE]
+    frames: Counter[str] = Counter()
+    best: dict[str, float] = {}
+    names = {entry["id"]: entry["name"] for entry in coco_categories(predictor.classes)}
+    for line in lines:
+        found = [(line["class"], line["score"])] if predictor.classifies else []
+        for one in line.get("instances", ()):
+            if one["score"] > score:
+                found.append((names[one["category_id"]], one["score"]))
+        frames.update({name for name, _ in found})
+        for name, value in found:
+            best[name] = max(value, best.get(name, 0.0))
+    return [
+        [name, f"{best[name]:.2f}", f"{count} of {len(lines)} frames"][
+            : 2 + (not predictor.classifies)
+        ]
+        for name, count in frames.most_common()
+    ]
 
 
 def shrink(image: np.ndarray) -> np.ndarray:

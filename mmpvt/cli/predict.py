@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_tile_arguments(parser)
     group = parser.add_argument_group("videos, streams and cameras (docs/predict.md)")
     group.add_argument("--fps", type=float, metavar="N", help="frames a second, at most")
+    group.add_argument("--seconds", type=float, metavar="S", help="predict on so many, at most")
     group.add_argument("--track", action="store_true", help="instances keep an identity")
     group.add_argument(
         "--timeout",
@@ -81,7 +82,11 @@ def run(args: argparse.Namespace) -> None:
         if any(map(is_video, args.images)):
             _predict_video(args, out)
             return
-        for flag, given in (("--fps", args.fps is not None), ("--track", args.track)):
+        for flag, given in (
+            ("--fps", args.fps is not None),
+            ("--seconds", args.seconds is not None),
+            ("--track", args.track),
+        ):
             if given:
                 raise UserError(f"{flag} is for a video, and {args.images[0]} is none")
         sources, others = find_sources(args.images, out)
@@ -125,7 +130,11 @@ def _predict_video(args: argparse.Namespace, out: Path) -> None:
         raise UserError("a video is predicted on by itself: name one at a time")
     if args.resume:
         raise UserError("--resume is for images: a video is predicted on from its start")
-    for flag, value in (("--fps", args.fps), ("--timeout", args.timeout)):
+    for flag, value in (
+        ("--fps", args.fps),
+        ("--seconds", args.seconds),
+        ("--timeout", args.timeout),
+    ):
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"{flag} {value}: a number greater than 0")
     import_av()
@@ -133,7 +142,9 @@ def _predict_video(args: argparse.Namespace, out: Path) -> None:
     predictor = _predictor(args)
     if args.track and not predictor.finds_instances:
         raise UserError("--track is for models that find instances")
-    options = VideoOptions(args.score, args.fps, args.track, not args.no_pictures, args.timeout)
+    options = VideoOptions(
+        args.score, args.fps, args.track, not args.no_pictures, args.timeout, args.seconds
+    )
     summary = predict_video(predictor, args.images[0], out, options)
     counts = [f"{summary.frames} frames"]
     if summary.instances is not None:

@@ -44,6 +44,8 @@ SUFFIXES = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".
 SUFFIXES |= {".3gp", ".ogv", ".mts", ".m2ts"}
 STREAM = re.compile(r"(?:(rtsps?|rtmp|udp|rtp|srt)|https?)://", re.IGNORECASE)  # group 1 is live
 CAMERA = re.compile(r"(/dev/video)?(\d{1,2})")
+# Of files: a playlist, whatever its name, would have other files and URLs read.
+FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,m4v,h264,hevc"
 ENCODERS = ("libx264", "libopenh264", "mpeg4")  # the first that FFmpeg has
 MOST_BYTES = 2**40  # of a file
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # where a result can't be written
@@ -63,6 +65,8 @@ class VideoOptions:
         track: whether instances get an identity through the frames, by ByteTrack.
         draw: whether to write a video. Default: True.
         timeout: seconds without a frame after which a stream has stalled. Default: 10.
+        seconds: to predict on, at most. Default: None, all.
+        max_pixels: a video with larger frames is refused. Default: 179 million.
     """
 
     score: float = SCORE
@@ -70,6 +74,8 @@ class VideoOptions:
     track: bool = False
     draw: bool = True
     timeout: float = 10.0
+    seconds: float | None = None
+    max_pixels: int = MAX_PIXELS
 
 
 @dataclass
@@ -122,7 +128,7 @@ def predict_video(
     tracker = None
     summary = VideoSummary()
     with ExitStack() as closing:
-        container, stream = _open(av, source, options.timeout, closing)
+        container, stream = _open(av, source, options, closing)
         rate = float(stream.average_rate or stream.guessed_rate or RATE)
         if options.fps:
             rate = min(rate, options.fps)
@@ -139,7 +145,9 @@ def predict_video(
         try:
             with (
                 parts["lines"].open("wb") as lines,
-                progress(f"predicting on {name}", _count(stream, container, rate)) as advance,
+                progress(
+                    f"predicting on {name}", _count(stream, container, rate, options)
+                ) as advance,
             ):
                 for item in reader:
                     if not isinstance(item, _Frame):
@@ -194,7 +202,7 @@ def import_av() -> Any:
     return av
 
 
-def _open(av: Any, source: str, timeout: float, closing: ExitStack) -> tuple[Any, Any]:
+def _open(av: Any, source: str, how: VideoOptions, closing: ExitStack) -> tuple[Any, Any]:
     """The container and its first video stream, which decodes in threads."""
     camera = CAMERA.fullmatch(source)
     options: dict[str, str] = {}
@@ -212,16 +220,16 @@ def _open(av: Any, source: str, timeout: float, closing: ExitStack) -> tuple[Any
             raise BadFileError(
                 f"no video at {source}: there is no such file", where=source
             ) from error
-        options = dict(protocol_whitelist="file")  # a playlist may name URLs
-    limits, began = (timeout, timeout) if STREAM.match(source) else None, monotonic()
+        options = dict(protocol_whitelist="file", format_whitelist=FORMATS)
+    limits, began = (how.timeout, how.timeout) if STREAM.match(source) else None, monotonic()
     try:
         container = closing.enter_context(
             av.open(opened, format=kind, options=options, timeout=limits)
         )
     except av.error.FFmpegError as error:
         said = f"{source} can't be read as a video: {error.strerror}"
-        if limits and monotonic() - began >= timeout:  # which FFmpeg reports by several errors
-            said = f"{source} gives no answer in {timeout:g} s"
+        if limits and monotonic() - began >= how.timeout:  # which FFmpeg reports by several errors
+            said = f"{source} gives no answer in {how.timeout:g} s"
         raise BadFileError(said, where=source) from error
     if not container.streams.video:
         raise BadFileError(f"{source} holds no video, but sound or data alone", where=source)
@@ -229,7 +237,7 @@ def _open(av: Any, source: str, timeout: float, closing: ExitStack) -> tuple[Any
     context = stream.codec_context
     if context is None:
         raise BadFileError(f"{source} takes a codec that FFmpeg here doesn't have", where=source)
-    if context.width * context.height > MAX_PIXELS:
+    if context.width * context.height > how.max_pixels:
         raise BadFileError(
             f"{source} has frames of {context.width}x{context.height} pixels, which is too large",
             where=source,
@@ -238,10 +246,12 @@ def _open(av: Any, source: str, timeout: float, closing: ExitStack) -> tuple[Any
     return container, stream
 
 
-def _count(stream: Any, container: Any, rate: float) -> int | None:
-    if container.duration:
-        return max(1, round(container.duration / 1e6 * rate))
-    return stream.frames or None
+def _count(stream: Any, container: Any, rate: float, options: VideoOptions) -> int | None:
+    """Frames to come, as far as that is known."""
+    if not container.duration:
+        return stream.frames or None
+    seconds = container.duration / 1e6
+    return max(1, round(min(seconds, options.seconds or seconds) * rate))
 
 
 @dataclass(frozen=True)
@@ -276,6 +286,8 @@ def _frames(
             time = number / float(stream.average_rate or RATE) if frame.time is None else frame.time
             first = time if first is None else first
             time, number = time - first, number + 1
+            if options.seconds and time >= options.seconds:
+                return
             if shape is not None and (frame.height, frame.width) != shape:
                 raise BadFileError(
                     f"{source} changes its size after {time:.1f} s, from {shape[1]}x{shape[0]} to "

@@ -462,6 +462,41 @@ def test_image_boxes_slider_and_attention(page, shapes: Path):
         assert abs(x - 210) < 12 and abs(y - (58 + 210)) < 12
 
 
+def test_a_clip(page, app: tuple, tmp_path: Path, shapes: Path):
+    """The browser plays it; another file gets a sentence, an image the picture again."""
+    av = pytest.importorskip("av")
+    process, _, folder = app
+    with av.open(str(tmp_path / "clip.mp4"), "w") as file:
+        stream = file.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        pictures = sorted((shapes / "val2017").iterdir())
+        for i in range(20):
+            image = cv2.resize(cv2.imread(str(pictures[i % 2])), (64, 64))
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")):
+                file.mux(packet)
+        for packet in stream.encode():
+            file.mux(packet)
+    logged = len(process.text)
+    page.set_input_files(INPUT, tmp_path / "clip.mp4")
+    page.wait_for_selector("#clip video", state="visible")
+    ends = "document.querySelector('#clip video').duration"
+    wait_until(page, lambda: 1.5 < (page.evaluate(ends) or 0) < 2.5)
+    wait_until(page, lambda: "of 10 frames" in page.inner_text("#found"))
+    assert not page.is_visible("#result img") and "clip" in page.inner_text("#times")
+    wait_until(page, lambda: page.evaluate("document.querySelector('#clip video').currentTime") > 0)
+    page.locator("#file button[aria-label=Clear], #file button[title=Clear]").first.click()
+    page.wait_for_selector(INPUT, state="attached")
+    (tmp_path / "text.mp4").write_text("no video")
+    page.set_input_files(INPUT, tmp_path / "text.mp4")
+    page.wait_for_selector("text=text.mp4 can't be read as a video")
+    page.locator("#file button[aria-label=Clear], #file button[title=Clear]").first.click()
+    page.wait_for_selector(INPUT, state="attached")
+    page.set_input_files(INPUT, shapes / "val2017" / "000000000001.jpg")
+    page.wait_for_selector("#result img")
+    assert not page.is_visible("#clip video")
+    assert "Traceback" not in process.text[logged:] and str(folder) not in page.inner_text("body")
+
+
 def test_clicks_without_a_position(page, app: tuple, shapes: Path):
     process, _, _ = app
     page.set_input_files(INPUT, shapes / "val2017" / "000000000001.jpg")

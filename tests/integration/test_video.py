@@ -124,6 +124,9 @@ def test_a_video_with_sound(tmp_path: Path, tiny_config, trained, call_tool):
     scores = predictor(first).pred_instances.scores
     found = [one["score"] for one in lines[0]["instances"]]
     np.testing.assert_allclose(found, scores, atol=1e-5)
+    again = call_tool("predict.py", *args, "--fps", 4, "--seconds", 1, "--no-pictures")
+    assert again.code == 0, again.err
+    assert len(read_lines(out / "clip.jsonl")) == 4
     again = call_tool("predict.py", *args, "--fps", 4, "--no-pictures")
     assert again.code == 0, again.err
     times = [line["time"] for line in read_lines(out / "clip.jsonl")]
@@ -189,16 +192,19 @@ def test_videos_that_cannot_be_used(tmp_path: Path, tiny_config, trained, call_t
             file.mux(packet)
     (tmp_path / "header.mkv").write_bytes(whole[:600])
     (tmp_path / "list.ts").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n")
+    (tmp_path / "concat.mp4").write_text("ffconcat version 1.0\nfile whole.mkv\n")
     video_file = tmp_path / "whole.mkv"
     for images, options, said in (
         ([tmp_path / "no.mp4"], (), "no video at"),
         ([tmp_path / "text.mp4"], (), "can't be read as a video"),
         ([tmp_path / "empty.mp4"], (), "can't be read as a video"),
         ([tmp_path / "list.ts"], (), "can't be read as a video"),
+        ([tmp_path / "concat.mp4"], (), "can't be read as a video"),
         ([tmp_path / "sound.mp4"], (), "holds no video, but sound"),
         ([tmp_path / "header.mkv"], (), "holds no frames"),
         ([video_file, tmp_path / "text.mp4"], (), "name one at a time"),
         ([video_file], ("--fps", 0), "--fps 0.0: a number greater than 0"),
+        ([video_file], ("--seconds", "nan"), "--seconds nan: a number greater than 0"),
         ([video_file], ("--timeout", -1), "--timeout -1.0: a number greater than 0"),
         ([video_file], ("--resume",), "--resume is for images"),
         (["/dev/video77"], (), "there is no camera /dev/video77"),
