@@ -199,10 +199,20 @@ multi_head_attention = Op(
 
 
 def _onnx_attention(
-    query, key, value, mask=None, dropout: float = 0.0, causal: bool = False, scale=None, gqa=False
+    query,
+    key,
+    value,
+    attn_mask=None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
 ):
-    """One operator that never holds the whole score matrix; it takes heads side by side."""
-    if mask is not None or causal or gqa:
+    """One operator that never holds the whole score matrix; it takes heads side by side.
+
+    Before PyTorch 2.9, other names than those of ATen's schema would have PyTorch's own taken.
+    """
+    if attn_mask is not None or is_causal or enable_gqa:
         raise ValueError("attention with a mask can't be exported")
     heads, channels = query.shape[1], value.shape[3]
     if scale is None:
