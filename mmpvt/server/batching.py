@@ -69,7 +69,8 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, "model")
         self._running: asyncio.Task | None = None
 
-    def __len__(self) -> int:
+    @property
+    def queued(self) -> int:
         """How many images wait for the model."""
         return len(self._waiting)
 

@@ -77,10 +77,17 @@ def serve(
                 timeout_graceful_shutdown=math.ceil(2 * options.timeout) + 1,
             )
         )
-        sockets = [listening]
-        thread = threading.Thread(target=server.run, args=(sockets,), name="server", daemon=True)
+        # a thread whose join() a signal's exception interrupts counts as ended (CPython bpo-45274)
+        ended = threading.Event()
+
+        def run() -> None:
+            try:
+                server.run(sockets=[listening])
+            finally:
+                ended.set()
+
         port = listening.getsockname()[1]
-        thread.start()
+        threading.Thread(target=run, name="server", daemon=True).start()
         try:
             service.start(load())
             print(f"ready: {as_url(host, port)} (Ctrl-C stops it)", flush=True)
@@ -90,15 +97,18 @@ def serve(
                     flush=True,
                 )
             try:
-                while thread.is_alive():  # one long wait would sleep through a signal that another
-                    thread.join(0.5)  # thread takes
+                _wait(ended)
             except Interrupted:
                 print("stopping: what is under way is answered", flush=True)
         finally:
             service.stopping = server.should_exit = True
-            while thread.is_alive():
-                thread.join(0.5)
+            _wait(ended)
             service.close()
+
+
+def _wait(event: threading.Event) -> None:
+    while not event.wait(0.5):  # longer, it would sleep through a signal that another takes
+        pass
 
 
 def _connection() -> type:

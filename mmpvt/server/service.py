@@ -124,7 +124,9 @@ class Service:
         self._batcher: Batcher | None = None
         self._prepares = ThreadPoolExecutor(THREADS, "prepare")
         self._encodes = ThreadPoolExecutor(THREADS, "encode")
-        self._metrics = _Metrics(lambda: len(self._batcher or ()), lambda: self._under_way)
+        self._metrics = _Metrics(
+            lambda: self._batcher.queued if self._batcher else 0, lambda: self._under_way
+        )
         self.app = self._metrics.counting(self._routes())
 
     def start(self, predictor: Predictor) -> None:
