@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import msgspec
+import numpy as np
 from mmengine.structures import BaseDataElement
 
 from mmpvt.errors import BadFileError, UserError
@@ -51,12 +52,8 @@ class Answers:
         Raises:
             UserError: it can't be used, in the sentence that ``mmpvt predict`` says of it.
         """
-        try:
-            image = self.predictor.load(path)
-            return self.predictor.pipeline.prepare(image), image.shape[0] * image.shape[1]
-        except UserError as error:
-            error.what = error.what.replace(str(path), NAME)
-            raise
+        image = self._load(path)
+        return self.predictor.pipeline.prepare(image), image.shape[0] * image.shape[1]
 
     def encode(
         self, sample: BaseDataElement, path: Path, form: str, score: float | None
@@ -87,8 +84,15 @@ class Answers:
             answer.update(classification(sample, self.predictor.classes))
         return msgspec.json.encode(answer), "application/json"
 
+    def _load(self, path: Path) -> np.ndarray:
+        try:
+            return self.predictor.load(path)
+        except UserError as error:
+            error.what = error.what.replace(str(path), NAME)
+            raise
+
     def _picture(self, sample: BaseDataElement, path: Path, score: float) -> tuple[bytes, str]:
-        image = self.predictor.load(path)
+        image = self._load(path)
         try:
             encoded = saving.encode_picture(self.predictor.draw(image, sample, score))
         except (cv2.error, MemoryError):  # it can be predicted on, but not be drawn

@@ -10,6 +10,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,8 +99,10 @@ def serve(
                 )
             try:
                 _wait(ended)
+                raise RuntimeError("the server's thread ended by itself")
             except Interrupted:
-                print("stopping: what is under way is answered", flush=True)
+                with suppress(OSError):  # of a closed pipe
+                    print("stopping: what is under way is answered", flush=True)
         finally:
             service.stopping = server.should_exit = True
             _wait(ended)

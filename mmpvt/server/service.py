@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from fastapi import FastAPI
 from prometheus_client import (
@@ -119,7 +121,9 @@ class Service:
     def __init__(self, options: ServerOptions, folder: Path) -> None:
         self.options, self.folder = options, folder
         self.stopping = False
+        cv2.setNumThreads(0)  # several images are decoded and resized at once, and the model runs
         self._under_way = 0
+        self._numbers = itertools.count()
         self._answers: Answers | None = None
         self._batcher: Batcher | None = None
         self._prepares = ThreadPoolExecutor(THREADS, "prepare")
@@ -197,17 +201,19 @@ class Service:
         if self._under_way >= self.options.queue:
             raise HTTPException(503, f"{self.options.queue} images are waiting: try later", RETRY)
         self._under_way += 1
+        path = self.folder / str(next(self._numbers))
         try:
             form, score = _query(request, answers)
-            with tempfile.NamedTemporaryFile(dir=self.folder) as file:
-                limits = (self.options.max_bytes, self.options.timeout)
-                await receive_image(request, file, *limits)
-                answer = self._answer(answers, batcher, Path(file.name), form, score)
-                return await self._unless_gone(request, answer)
+            with path.open("wb") as file:
+                await receive_image(request, file, self.options.max_bytes, self.options.timeout)
+            answer = self._answer(answers, batcher, path, form, score)
+            return await self._unless_gone(request, answer)
         except ClientDisconnect:
             return Response(status_code=CLIENT_GONE)
         finally:
             self._under_way -= 1
+            with suppress(OSError):  # on Windows, while a thread still reads it
+                path.unlink()
 
     def _ready(self) -> tuple[Answers, Batcher]:
         if self.stopping:
