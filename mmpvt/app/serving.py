@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import os
 import re
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmpvt.errors import ConfigError, Interrupted, LaunchError
 from mmpvt.inference.predictor import Predictor
 from mmpvt.utils.signals import handle
+from mmpvt.utils.sockets import as_url, is_loopback, listen_at
 
 UNSET = ("GRADIO_ALLOWED_PATHS", "GRADIO_SHARE", "GRADIO_NUM_WORKERS", "GRADIO_ROOT_PATH")
 
@@ -58,20 +57,7 @@ def check(host: str, port: int, names: Iterable[str] = ()) -> None:
         if not re.fullmatch(r"[\w.-]+", name):
             hint = "pass the host name alone, as in example.org"
             raise ConfigError(f"{name} is no host name", setting="allow_host", hint=hint)
-    if not 0 < port < 65536:
-        raise LaunchError(f"a port is a number from 1 to 65535, not {port}", setting="port")
-    try:
-        _bind(host, port)
-    except socket.gaierror as error:
-        raise LaunchError(f"there is no address {host}", setting="host") from error
-    except PermissionError as error:
-        what = f"{port} is reserved for the system's own services"
-        raise LaunchError(what, setting="port", hint="take one from 1024 on") from error
-    except OSError as error:
-        with suppress(OSError):
-            free = ("port", _bind(host, 0))
-            raise LaunchError(f"{port} is taken", setting="port", instead=free) from error
-        raise LaunchError(f"{host} is no address of this machine", setting="host") from error
+    listen_at(host, port).close()
 
 
 def serve(
@@ -96,11 +82,8 @@ def serve(
         page.launch(built, host, port, others)
     except OSError as error:
         raise LaunchError(f"{port} can't be listened at ({error})", setting="port") from error
-    shown = f"[{host}]" if ":" in host else host
-    if host in ("0.0.0.0", "::"):
-        shown = "localhost"
-    print(f"ready: http://{shown}:{port} (Ctrl-C closes it)", flush=True)
-    if not _is_loopback(host):
+    print(f"ready: {as_url(host, port)} (Ctrl-C closes it)", flush=True)
+    if not is_loopback(host):
         print("whoever reaches this machine can use the page, without a password", flush=True)
     try:
         while not _signals:  # one long wait would sleep through a signal that another thread takes
@@ -108,20 +91,6 @@ def serve(
         raise Interrupted(_signals[0])
     finally:
         built.close(verbose=False)
-
-
-def _bind(host: str, port: int) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
-        return probe.getsockname()[1]
-
-
-def _is_loopback(host: str) -> bool:
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def _stop(number: int, frame: object) -> None:

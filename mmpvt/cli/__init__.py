@@ -25,6 +25,7 @@ COMMANDS = (
     "export",
     "run-onnx",
     "app",
+    "serve",
     "swap",
     "report",
     "reproduce",

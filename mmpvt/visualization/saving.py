@@ -47,6 +47,22 @@ def write_picture(
     Raises:
         UserError: it can't be written; a ``CannotWriteError`` where that is this picture's fault.
     """
+    encoded = encode_picture(picture, suffixes)
+    if encoded is None:
+        height, width = picture.shape[:2]
+        raise CannotWriteError(
+            f"{out.folder / name} can't be written: a picture of {width}x{height} pixels is too "
+            f"large for {suffixes[-1]}"
+        )
+    content, suffix = encoded
+    return out.write(f"{name}{suffix}", content)
+
+
+def encode_picture(
+    picture: np.ndarray, suffixes: Sequence[str] = (".jpg", ".png")
+) -> tuple[memoryview, str] | None:
+    """A picture's file, as :func:`write_picture` writes it, and its suffix; None where the picture
+    is too large for all of the formats."""
     pixels = picture[..., ::-1] if picture.ndim == 3 else picture
     for suffix in suffixes:
         if suffix == ".jpg" and max(picture.shape[:2]) > JPEG_LONGEST:
@@ -54,9 +70,5 @@ def write_picture(
         with suppress(cv2.error):
             done, content = cv2.imencode(suffix, pixels)
             if done:
-                return out.write(f"{name}{suffix}", content.data)
-    height, width = picture.shape[:2]
-    raise CannotWriteError(
-        f"{out.folder / name} can't be written: a picture of {width}x{height} pixels is too large "
-        f"for {suffixes[-1]}"
-    )
+                return content.data, suffix
+    return None
