@@ -20,10 +20,10 @@ from mmpvt.evaluation.coco_results import coco_categories
 from mmpvt.inference.attention import visualize_attention
 from mmpvt.inference.predictor import Predictor
 from mmpvt.inference.video import VideoOptions, predict_video
+from mmpvt.utils.constants import MAX_PAGE_PIXELS
 from mmpvt.visualization.drawing import enlargement
 from mmpvt.visualization.saving import label_map
 
-MAX_PIXELS = 50_000_000  # of an image
 MAX_SIDE = 2000  # pixels: longer images are resized, as masks of their size would fill the memory
 SECONDS, RATE = 10.0, 5.0  # of a video; frames a second
 MAX_FRAME = 9_000_000  # pixels; 4K has 8.3 million
@@ -71,7 +71,7 @@ def run(predictor: Predictor, path: str) -> Trial:
     name = Path(path).name
     start = time.perf_counter()
     try:
-        image = shrink(read_image(path, predictor.pipeline.reader, MAX_PIXELS))
+        image = shrink(read_image(path, predictor.pipeline.reader, MAX_PAGE_PIXELS))
     except UserError as error:
         error.what = error.what.replace(path, name)  # visitors aren't told the server's folders
         raise

@@ -6,8 +6,10 @@ mmpvt app retinanet_pvt_s_fpn_1x_coco CHECKPOINT
 from __future__ import annotations
 
 import argparse
+import os
 
 from mmpvt.engine.cli import CHECKPOINT, CONFIG, user_errors
+from mmpvt.utils.constants import MAX_PAGE_PIXELS, OPENCV_LIMIT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    os.environ[OPENCV_LIMIT] = str(MAX_PAGE_PIXELS)
     with user_errors("closed"):
         from mmpvt.app import serving
         from mmpvt.inference.predictor import Predictor

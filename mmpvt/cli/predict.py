@@ -6,12 +6,13 @@ mmpvt predict retinanet_pvt_s_fpn_1x_coco published photos/ --out results/
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpvt.engine.cli import CHECKPOINT, CONFIG, add_tile_arguments, user_errors
 from mmpvt.errors import UserError
-from mmpvt.utils.constants import SCORE
+from mmpvt.utils.constants import MAX_PIXELS, OPENCV_LIMIT, SCORE
 from mmpvt.utils.text import printable
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    os.environ[OPENCV_LIMIT] = str(MAX_PIXELS)
     with user_errors("interrupted: what was predicted so far is written"):
         from mmpvt.engine.tiles import tiling_of
         from mmpvt.inference.folders import FolderOptions, check_out, predict_folder

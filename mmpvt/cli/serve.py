@@ -11,9 +11,7 @@ import os
 
 from mmpvt.engine.cli import CHECKPOINT, CONFIG, user_errors
 from mmpvt.errors import UserError
-from mmpvt.utils.constants import SCORE
-
-OPENCV_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # which it reads as it is imported
+from mmpvt.utils.constants import OPENCV_LIMIT, SCORE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    # of formats that Pillow doesn't know, OpenCV alone sees how many pixels there are
     os.environ[OPENCV_LIMIT] = str(args.max_pixels)
     with user_errors():
         from mmpvt.server.running import check_installed, serve

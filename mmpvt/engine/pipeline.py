@@ -25,9 +25,8 @@ from mmpvt.engine.checks.channels import channel_mismatch
 from mmpvt.engine.class_names import model_meta
 from mmpvt.engine.config_parts import split_datasets
 from mmpvt.errors import BadFileError, ConfigError, DownloadError, UserError
+from mmpvt.utils.constants import MAX_PIXELS
 from mmpvt.utils.files import check_regular
-
-MAX_PIXELS = 2 * 89_478_485  # 179 million: from there on Pillow, too, sees an attack
 
 
 def load_model(config: Config, checkpoint: str | os.PathLike) -> nn.Module:

@@ -20,7 +20,7 @@ from mmseg.structures import SegDataSample
 
 from mmpvt.engine.class_names import is_classifier, read_class_lists
 from mmpvt.engine.config import read_config, take_channels
-from mmpvt.engine.pipeline import MAX_PIXELS, TestPipeline, check_array, load_model
+from mmpvt.engine.pipeline import TestPipeline, check_array, load_model
 from mmpvt.engine.start_from import find_checkpoint
 from mmpvt.engine.tiles import (
     Box,
@@ -33,7 +33,7 @@ from mmpvt.engine.tiles import (
 from mmpvt.errors import ConfigError, LaunchError, UserError
 from mmpvt.inference.saving import push_to_hub, save_pretrained
 from mmpvt.inference.windows import ArrayWindows, Windows, open_windows
-from mmpvt.utils.constants import SCORE
+from mmpvt.utils.constants import MAX_PIXELS, SCORE
 from mmpvt.visualization.drawing import draw_sample, viewable
 
 

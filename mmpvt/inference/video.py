@@ -27,14 +27,13 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement, InstanceData
 
-from mmpvt.engine.pipeline import MAX_PIXELS
 from mmpvt.errors import BadFileError, OutputError, SetupError, UserError
 from mmpvt.evaluation.coco_results import coco_categories
 from mmpvt.inference.detections import sample_to_detections
 from mmpvt.inference.folders import instance_lines
 from mmpvt.inference.predictor import Predictor
 from mmpvt.utils.atomic import PART
-from mmpvt.utils.constants import SCORE
+from mmpvt.utils.constants import MAX_PIXELS, SCORE
 from mmpvt.utils.files import check_regular
 from mmpvt.utils.outputs import Outputs, fitting
 from mmpvt.utils.progress import progress

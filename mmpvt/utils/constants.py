@@ -9,3 +9,8 @@ CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 DOWNLOADS = ("coco", "ade20k", "weights", "detectors")
 IGNORE_LABEL = 255  # of label maps: pixels of no class, which no loss and no score counts
 SCORE = 0.3  # instances below are not shown, unless asked for
+# The variable that OpenCV reads as it is imported: of formats that Pillow doesn't know, whose size
+# isn't known before they are decoded, it alone refuses those of too many pixels.
+OPENCV_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
+MAX_PIXELS = 2 * 89_478_485  # 179 million, of an image: from there on Pillow, too, sees an attack
+MAX_PAGE_PIXELS = 50_000_000  # of an image on the page
