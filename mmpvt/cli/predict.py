@@ -6,15 +6,18 @@ mmpvt predict retinanet_pvt_s_fpn_1x_coco published photos/ --out results/
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmpvt.engine.cli import CHECKPOINT, CONFIG, add_tile_arguments, user_errors
+from mmpvt.engine.choices import LAUNCHERS
+from mmpvt.engine.cli import CHECKPOINT, CONFIG, FAILURE, add_tile_arguments, user_errors
 from mmpvt.errors import UserError
 from mmpvt.utils.constants import SCORE
 from mmpvt.utils.text import printable
 
 if TYPE_CHECKING:
+    from mmpvt.engine.launch import Share
     from mmpvt.inference.predictor import Predictor
 
 
@@ -50,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on where a run into this folder was ended"
     )
+    parser.add_argument(
+        "--launcher",
+        choices=[name for name in LAUNCHERS if name != "mpi"],
+        default="none",
+        help="what started several processes, which share the images (docs/predict.md)",
+    )
     add_tile_arguments(parser)
     group = parser.add_argument_group("videos, streams and cameras (docs/predict.md)")
     group.add_argument("--fps", type=float, metavar="N", help="frames a second, at most")
@@ -63,8 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int | None:
     with user_errors("interrupted: what was predicted so far is written"):
+        from mmpvt.engine.launch import share_of
         from mmpvt.engine.tiles import tiling_of
         from mmpvt.inference.folders import FolderOptions, check_out, predict_folder
         from mmpvt.inference.sources import find_sources
@@ -80,18 +90,21 @@ def run(args: argparse.Namespace) -> None:
         out = Path(args.out)
         if any(map(is_video, args.images)):
             _predict_video(args, out)
-            return
+            return None
+        share = share_of(args.launcher)
         for flag, given in (("--fps", args.fps is not None), ("--track", args.track)):
             if given:
                 raise UserError(f"{flag} is for a video, and {args.images[0]} is none")
         sources, others = find_sources(args.images, out)
         check_out(out)
-        predictor = _predictor(args)
+        share.use_threads()
+        predictor = _predictor(args, share)
         options = FolderOptions(
-            args.score, args.batch, args.workers, not args.no_pictures, args.resume
+            args.score, args.batch, args.workers, not args.no_pictures, args.resume, share
         )
         summary = predict_folder(predictor, sources, out, options)
-        if not summary.images and not summary.resumed:
+        nothing = not summary.images and not summary.resumed
+        if summary.predicted == 0 or (nothing and share.count == 1):
             raise UserError(f"none of the {len(sources)} images can be used")
         counts = [f"{summary.images} images", f"{len(summary.skipped)} skipped"]
         if summary.instances is not None:
@@ -100,16 +113,36 @@ def run(args: argparse.Namespace) -> None:
             counts.append(f"{summary.resumed} done before")
         if others:
             counts.append(f"{len(others)} other files ignored ({others[0].name} …)")
-        print(printable(f"{', '.join(counts)}: see {out}"))
+        said = printable(f"{', '.join(counts)}: see {out}")
+        if share.count == 1:
+            print(said)
+            return None
+        print(f"process {share.index} of {share.count}: {said}", flush=True)
+        if summary.missing:
+            print(
+                f"error: {summary.missing} of {len(sources)} images are missing, as a process has "
+                "ended before it was done: the same command with --resume does them",
+                file=sys.stderr,
+            )
+            return FAILURE
+        if summary.awaited:
+            left = f"{summary.awaited} of {len(sources)} images are left"
+            print(f"{left} to processes that have yet to begin")
+        if summary.predicted is not None:
+            print(printable(f"all processes: {summary.predicted} images: see {out}"))
+        return None
 
 
-def _predictor(args: argparse.Namespace) -> Predictor:
+def _predictor(args: argparse.Namespace, share: Share | None = None) -> Predictor:
     from mmpvt.inference.predictor import Predictor
 
+    device = args.device
+    if share and share.count > 1 and device in (None, "cuda"):
+        device = share.device()
     return Predictor(
         args.config,
         args.checkpoint,
-        args.device,
+        device,
         tiles=args.tiles,
         overlap=args.overlap,
         also_whole=args.also_whole,
@@ -121,6 +154,10 @@ def _predict_video(args: argparse.Namespace, out: Path) -> None:
     from mmpvt.inference.folders import check_out
     from mmpvt.inference.video import VideoOptions, import_av, predict_video
 
+    if args.launcher != "none":
+        raise UserError(
+            "--launcher is for images: a video is predicted on by one process, from start to end"
+        )
     if len(args.images) > 1:
         raise UserError("a video is predicted on by itself: name one at a time")
     if args.resume:
