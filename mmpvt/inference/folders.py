@@ -28,52 +28,31 @@ from torch.utils.data import DataLoader, Dataset
 from mmpvt.engine.launch import Share
 from mmpvt.engine.pipeline import TestPipeline
 from mmpvt.errors import UserError
-from mmpvt.evaluation.coco_results import coco_categories, to_coco
+from mmpvt.evaluation.coco_results import coco_categories
+from mmpvt.inference.batches import (
+    Item,
+    batches,
+    classification,
+    in_threads,
+    instance_lines,
+    predict_batch,
+)
 from mmpvt.inference.journal import LINES, Journal
 from mmpvt.inference.predictor import Predictor
 from mmpvt.inference.sources import Source
 from mmpvt.utils.constants import SCORE
 from mmpvt.utils.outputs import CannotWriteError, Outputs
 from mmpvt.utils.progress import progress
-from mmpvt.utils.text import encodable, printable, to_json
+from mmpvt.utils.text import printable, to_json
 from mmpvt.visualization import saving
 from mmpvt.visualization.sheets import grid
 
 ON_SHEET = 24  # images on the contact sheet, evenly spaced
 THUMBNAIL = 420  # pixels: the longer side of a picture kept for it
-TOP = 5  # classes whose scores a classifier's predictions hold
-MAX_PENDING = 4  # batches' worth of images that may wait for others of their size
 MOST_WORKERS = 8
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 FEW = 32  # images from which on starting worker processes pays
 CATEGORIES, PREDICTIONS, SHEET = "categories.json", "predictions.json", "contact_sheet.jpg"
-
-
-def classification(sample: BaseDataElement, classes: Sequence[str]) -> dict:
-    """A classifier's prediction: ``class``, its ``score``, and the five highest ``scores``."""
-    scores, labels = sample.pred_score.topk(min(TOP, len(sample.pred_score)))
-    names = [encodable(classes[i]) if i < len(classes) else str(i) for i in labels.tolist()]
-    ranked = dict(zip(names, scores.tolist(), strict=True))
-    return {"class": names[0], "score": scores[0].item(), "scores": ranked}
-
-
-def instance_lines(sample: BaseDataElement, category_ids: Sequence[int]) -> list[dict]:
-    """A detector's instances in COCO's results format, but for what names their image."""
-    return [
-        {key: one[key] for key in one if key not in ("image_id", "file_name")}
-        for one in to_coco(sample, 0, "", category_ids)
-    ]
-
-
-@dataclass
-class Item:
-    """An image, decoded and prepared, or the reason why it is skipped."""
-
-    index: int  # among the sources
-    source: Source
-    image: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 3), np.uint8))
-    data: dict = field(default_factory=dict)
-    reason: str = ""
 
 
 @dataclass
@@ -154,7 +133,7 @@ def predict_folder(
             for item, future in _written(predictor, sources, journal.todo, options, writer, thread):
                 line, reason = future.result()
                 if reason:
-                    summary.skipped[item.source.path] = reason
+                    summary.skipped[sources[item.index].path] = reason
                     print(f"skipped: {printable(reason)}", file=sys.stderr)
                 else:
                     summary.images += 1
@@ -204,32 +183,16 @@ def _written(
     waiting: dict[int, tuple[Item, Future]] = {}
     order = deque(todo)
     ahead = 2 * options.batch_size + 2
-    for batch in _batches(predictor, sources, todo, options):
-        for item, sample in _predict(predictor, batch):
-            waiting[item.index] = (item, thread.submit(writer.write, item, sample))
+    items = _load(predictor, sources, todo, options)
+    for batch in batches(predictor, items, options.batch_size):
+        for item, sample in predict_batch(predictor, batch):
+            future = thread.submit(writer.write, item, sources[item.index], sample)
+            waiting[item.index] = (item, future)
         while (
             order and order[0] in waiting and (len(waiting) > ahead or waiting[order[0]][1].done())
         ):
             yield waiting.pop(order.popleft())
     yield from (waiting.pop(index) for index in order)
-
-
-def _batches(
-    predictor: Predictor, sources: Sequence[Source], todo: Sequence[int], options: FolderOptions
-) -> Iterator[list[Item]]:
-    """Images of one prepared size, together; one that is skipped, by itself."""
-    pending: dict[tuple[int, ...], list[Item]] = {}  # the first has waited for longest
-    for item in _load(predictor, sources, todo, options):
-        if item.reason or predictor.tiling:
-            yield [item]
-            continue
-        shape = tuple(item.data["inputs"].shape)
-        pending.setdefault(shape, []).append(item)
-        if len(pending[shape]) == options.batch_size:
-            yield pending.pop(shape)
-        elif sum(map(len, pending.values())) >= MAX_PENDING * options.batch_size:
-            yield pending.pop(next(iter(pending)))
-    yield from pending.values()
 
 
 def _load(
@@ -243,17 +206,7 @@ def _load(
         if predictor.device.type != "cpu" and len(todo) >= FEW:
             workers = min(MOST_WORKERS, options.share.threads)
     if predictor.tiling or not workers:
-        with ThreadPoolExecutor(1) as pool:
-            futures: deque[Future] = deque()
-            try:
-                for i in range(len(todo)):
-                    futures.append(pool.submit(prepared.__getitem__, i))
-                    if len(futures) > options.batch_size:
-                        yield futures.popleft().result()
-                while futures:
-                    yield futures.popleft().result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        yield from in_threads(prepared.__getitem__, len(todo), options.batch_size)
         return
     loader: DataLoader = DataLoader(
         prepared,
@@ -279,7 +232,7 @@ class _Prepared(Dataset):
 
     def __getitem__(self, i: int) -> Item:
         source = self.sources[self.todo[i]]
-        item = Item(self.todo[i], source, reason=source.problem)
+        item = Item(self.todo[i], str(source.path), source.path, reason=source.problem)
         if item.reason or self.tiled:
             return item
         try:
@@ -301,28 +254,6 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _predict(
-    predictor: Predictor, batch: list[Item]
-) -> Iterator[tuple[Item, BaseDataElement | None]]:
-    """Each image of a batch with its prediction, or with None and a reason."""
-    if not batch[0].reason:
-        try:
-            if predictor.tiling:
-                (item,) = batch
-                item.image, sample = predictor.predict_in_tiles(item.source.path)
-                yield item, sample
-                return
-            yield from zip(batch, predictor.predict([item.data for item in batch]), strict=True)
-            return
-        except UserError as error:
-            if len(batch) > 1:  # they may be too many for the memory
-                for item in batch:
-                    yield from _predict(predictor, [item])
-                return
-            batch[0].reason = f"{batch[0].source.path}: {error}"
-    yield batch[0], None
-
-
 class _ResultsWriter:
     """Writes each image's files as it comes, and those of all at the end."""
 
@@ -333,27 +264,26 @@ class _ResultsWriter:
         self.category_ids = category_ids
         self.instances: int | None = None
 
-    def write(self, item: Item, sample: BaseDataElement | None) -> tuple[dict, str]:
+    def write(self, item: Item, source: Source, sample: BaseDataElement | None) -> tuple[dict, str]:
         """Writes a prediction's files; its line, and the reason if that can't be done and it is
         the image's fault."""
-        line = dict(image_id=item.source.image_id, file_name=item.source.file_name)
+        line = dict(image_id=source.image_id, file_name=source.file_name)
         reason = item.reason
         if sample is not None:
             try:
-                self._write(item, sample, line)
+                self._write(item, source, sample, line)
             except CannotWriteError as error:
-                reason = f"{item.source.path}: {error}"
+                reason = f"{item.name}: {error}"
             except (cv2.error, MemoryError):  # it can be predicted on, but not be drawn
                 height, width = item.image.shape[:2]
-                reason = f"{item.source.path}: a picture of {width}x{height} pixels can't be drawn"
+                reason = f"{item.name}: a picture of {width}x{height} pixels can't be drawn"
         item.image, item.data = np.empty((0, 0, 3), np.uint8), {}  # it may wait for others
         if reason:
             line = dict(image_id=line["image_id"], file_name=line["file_name"])
             line["error"] = printable(reason)
         return line, reason
 
-    def _write(self, item: Item, sample: BaseDataElement, line: dict) -> None:
-        source = item.source
+    def _write(self, item: Item, source: Source, sample: BaseDataElement, line: dict) -> None:
         if self.options.pictures:
             picture = self.predictor.draw(item.image, sample, self.options.score)
             saving.write_picture(self.out, f"pictures/{source.name}", picture)
