@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import Dataset
 
-ROWS = 32  # at least, that an actor gets at a time: what is done again where it is lost
+ROWS = 32  # at least, that an actor predicts on at a time: some of one size are among them
 COLUMNS = ("image", "bytes", "img", "jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "content")
 CPUS_OF_A_GPU = 4.0  # decoding threads of an actor, where nothing is said
 

@@ -228,11 +228,12 @@ class Journal:
     def _begin(self) -> None:
         """Divides the images and opens this process' file."""
         count, index = self.share.count, self.share.index
-        if self._run.complete:  # an earlier process has found nothing left for this one
+        try:
+            found = self._find([self._base])
+        except FileNotFoundError:  # the others have done all and found nothing left for this one
             self.done = set(self._index.values())
             self.todo: list[int] = []
         else:
-            found = self._find([self._base])
             self.done = found.done
             self._in_order, self._last = found.is_in_order, max(found.done, default=-1)
             left = (i for i in self._index.values() if i not in self.done)

@@ -95,7 +95,7 @@ class Outputs:
         try:
             if parts := list(self.folder.glob(f"{LISTING}.*")):
                 texts = [path.read_bytes() for path in (listing, *parts) if _is_regular(path)]
-                atomic_write(listing, b"\n".join(texts))
+                atomic_write(listing, b"".join(text + b"\n" for text in texts))  # a kill cuts lines
             for part in parts:
                 part.unlink(missing_ok=True)
         except OSError as error:

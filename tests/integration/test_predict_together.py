@@ -169,12 +169,13 @@ def test_what_two_began_one_ends(
 
     for step in (2, 3):  # anew, and again over what that has left
         pair = [start_tool(*args, **slurm(index, step)) for index in (0, 1)]
-        if step == 2:
-            pair[0].wait_for(functools.partial(has, out, 0, 3))
-            for process in pair:
-                process.kill()
+        pair[0].wait_for(functools.partial(has, out, 0, 3))
+        for process in pair:
+            process.kill()
+        assert "done before" not in pair[0].text + pair[1].text
+    pair = [start_tool(*args, **slurm(i, 3), SLURM_RESTART_COUNT="1") for i in (0, 1)]  # requeued
     assert [process.wait() for process in pair] == [0, 0], pair[0].text + pair[1].text
-    assert "done before" not in pair[0].text + pair[1].text
+    assert "done before" in pair[0].text
     assert_same(out, once)
 
 
