@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -168,8 +168,9 @@ def test_what_two_began_one_ends(
     assert_same(out, once)
 
     for step in (2, 3):  # anew, and again over what that has left
+        left = set(out.glob("predictions.*.0.jsonl.part"))
         pair = [start_tool(*args, **slurm(index, step)) for index in (0, 1)]
-        pair[0].wait_for(functools.partial(has, out, 0, 3))
+        pair[0].wait_for(functools.partial(has, out, 0, 3, left))
         for process in pair:
             process.kill()
         assert "done before" not in pair[0].text + pair[1].text
@@ -227,10 +228,12 @@ def test_careless(arguments: tuple, photos: Path, tmp_path: Path, call_tool, mon
     assert "none of the 1 images can be used" in ended.one_sentence()
 
 
-def has(out: Path, index: int, count: int) -> bool:
-    """Whether a process has done so many images."""
-    journals = list(out.glob(f"predictions.*.{index}.jsonl.part"))
-    return any(path.read_bytes().count(b"\n") >= count for path in journals)
+def has(out: Path, index: int, count: int, left: Collection[Path] = ()) -> bool:
+    """Whether a process has done so many images, but for journals that an earlier one has left."""
+    journals = set(out.glob(f"predictions.*.{index}.jsonl.part")).difference(left)
+    with suppress(FileNotFoundError):  # it may just be taken over
+        return any(path.read_bytes().count(b"\n") >= count for path in journals)
+    return False
 
 
 def wait_for(condition: Callable[[], bool], run: subprocess.Popen) -> None:
