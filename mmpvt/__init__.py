@@ -22,7 +22,7 @@ from mmpvt.errors import UserError
 from mmpvt.version import __version__
 
 if TYPE_CHECKING:
-    from mmpvt import checkpoint, models
+    from mmpvt import checkpoint, models, ray
     from mmpvt.inference import Predictor
     from mmpvt.inference.attention import visualize_attention
     from mmpvt.inference.detections import sample_to_detections
@@ -39,6 +39,7 @@ __all__ = [
     "load_model",
     "models",
     "ops",
+    "ray",
     "registry",
     "restore_environment",
     "sample_to_detections",
@@ -57,7 +58,7 @@ _LATE = {  # imported when they are asked for: PyTorch alone takes a second
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("checkpoint", "models"):
+    if name in ("checkpoint", "models", "ray"):
         return importlib.import_module(f"mmpvt.{name}")
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

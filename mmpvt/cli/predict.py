@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmpvt.engine.cli import CHECKPOINT, CONFIG, add_tile_arguments, user_errors
+from mmpvt.engine.choices import LAUNCHERS
+from mmpvt.engine.cli import CHECKPOINT, CONFIG, FAILURE, add_tile_arguments, user_errors
 from mmpvt.errors import UserError
 from mmpvt.utils.constants import MAX_PIXELS, OPENCV_LIMIT, SCORE
 from mmpvt.utils.text import printable
 
 if TYPE_CHECKING:
+    from mmpvt.engine.launch import Share
     from mmpvt.inference.predictor import Predictor
 
 
@@ -51,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on where a run into this folder was ended"
     )
+    parser.add_argument(
+        "--launcher",
+        choices=[name for name in LAUNCHERS if name != "mpi"],
+        default="none",
+        help="what started several processes, which share the images (docs/predict.md)",
+    )
     add_tile_arguments(parser)
     group = parser.add_argument_group("videos, streams and cameras (docs/predict.md)")
     group.add_argument("--fps", type=float, metavar="N", help="frames a second, at most")
@@ -65,9 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int | None:
     os.environ[OPENCV_LIMIT] = str(MAX_PIXELS)
     with user_errors("interrupted: what was predicted so far is written"):
+        from mmpvt.engine.launch import share_of
         from mmpvt.engine.tiles import tiling_of
         from mmpvt.inference.folders import FolderOptions, check_out, predict_folder
         from mmpvt.inference.sources import find_sources
@@ -83,7 +93,8 @@ def run(args: argparse.Namespace) -> None:
         out = Path(args.out)
         if any(map(is_video, args.images)):
             _predict_video(args, out)
-            return
+            return None
+        share = share_of(args.launcher)
         for flag, given in (
             ("--fps", args.fps is not None),
             ("--seconds", args.seconds is not None),
@@ -93,12 +104,14 @@ def run(args: argparse.Namespace) -> None:
                 raise UserError(f"{flag} is for a video, and {args.images[0]} is none")
         sources, others = find_sources(args.images, out)
         check_out(out)
-        predictor = _predictor(args)
+        share.use_threads()
+        predictor = _predictor(args, share)
         options = FolderOptions(
-            args.score, args.batch, args.workers, not args.no_pictures, args.resume
+            args.score, args.batch, args.workers, not args.no_pictures, args.resume, share
         )
         summary = predict_folder(predictor, sources, out, options)
-        if not summary.images and not summary.resumed:
+        nothing = not summary.images and not summary.resumed
+        if summary.predicted == 0 or (nothing and share.count == 1):
             raise UserError(f"none of the {len(sources)} images can be used")
         counts = [f"{summary.images} images", f"{len(summary.skipped)} skipped"]
         if summary.instances is not None:
@@ -107,16 +120,36 @@ def run(args: argparse.Namespace) -> None:
             counts.append(f"{summary.resumed} done before")
         if others:
             counts.append(f"{len(others)} other files ignored ({others[0].name} …)")
-        print(printable(f"{', '.join(counts)}: see {out}"))
+        said = printable(f"{', '.join(counts)}: see {out}")
+        if share.count == 1:
+            print(said)
+            return None
+        print(f"process {share.index} of {share.count}: {said}", flush=True)
+        if summary.missing:
+            print(
+                f"error: {summary.missing} of {len(sources)} images are missing, as a process has "
+                "ended before it was done: the same command with --resume does them",
+                file=sys.stderr,
+            )
+            return FAILURE
+        if summary.awaited:
+            left = f"{summary.awaited} of {len(sources)} images are left"
+            print(f"{left} to processes that have yet to begin")
+        if summary.predicted is not None:
+            print(printable(f"all processes: {summary.predicted} images: see {out}"))
+        return None
 
 
-def _predictor(args: argparse.Namespace) -> Predictor:
+def _predictor(args: argparse.Namespace, share: Share | None = None) -> Predictor:
     from mmpvt.inference.predictor import Predictor
 
+    device = args.device
+    if share and share.count > 1 and device in (None, "cuda"):
+        device = share.device()
     return Predictor(
         args.config,
         args.checkpoint,
-        args.device,
+        device,
         tiles=args.tiles,
         overlap=args.overlap,
         also_whole=args.also_whole,
@@ -128,6 +161,10 @@ def _predict_video(args: argparse.Namespace, out: Path) -> None:
     from mmpvt.inference.folders import check_out
     from mmpvt.inference.video import VideoOptions, import_av, predict_video
 
+    if args.launcher != "none":
+        raise UserError(
+            "--launcher is for images: a video is predicted on by one process, from start to end"
+        )
     if len(args.images) > 1:
         raise UserError("a video is predicted on by itself: name one at a time")
     if args.resume:

@@ -163,7 +163,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             self._trailing = ()
 
     def transform(self, results: dict) -> dict | None:
-        """Reads ``results['img_path']``.
+        """Reads ``results['img_path']``, or takes ``results['img_bytes']`` for what it holds.
 
         Raises:
             BadFileError: the file is missing, no readable image, of another size than its
@@ -177,7 +177,9 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         path = results["img_path"]
         told = (results.get("height"), results.get("width"))
         try:
-            content = _read(path, self.backend_args, self.folders)
+            content = results.get("img_bytes")
+            if content is None:
+                content = _read(path, self.backend_args, self.folders)
             image = self._decode(content, self.color_type)
             shape = () if image is None else image.shape[:2]
             if None not in told and shape != told and shape[::-1] == told:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import subprocess
+from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 from mmengine.config import Config
@@ -15,6 +18,7 @@ from mmpvt.errors import LaunchError
 
 SIZES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 VARIABLES = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}
+STORE_TIMEOUT = 60.0  # seconds
 PORTS = (20_000, 10_000)  # the first that a SLURM job may meet at, and how many there are
 LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|TCPStore", re.I)
 
@@ -108,6 +112,109 @@ def translate_slurm() -> None:
             setting="launcher",
             hint="set MASTER_ADDR to its name",
         ) from error
+
+
+@dataclass(frozen=True)
+class Share:
+    """A process' part of a run that needs no process group: no process waits for another.
+
+    Attributes:
+        index: the process, from 0.
+        count: processes of the run.
+        local_index: the process among those of its machine.
+        threads: processors that are its own.
+        job: the run's name; a restart's is the same.
+        attempt: what a restart has another of.
+    """
+
+    index: int = 0
+    count: int = 1
+    local_index: int = 0
+    threads: int = field(default_factory=lambda: processors())
+    job: str = ""
+    attempt: str = ""
+
+    def device(self) -> str | None:
+        """This process' GPU: its own, unless there are fewer than processes; None without one."""
+        visible = torch.cuda.device_count()  # a single one where SLURM gives each process its own
+        return f"cuda:{self.local_index % visible}" if visible else None
+
+    def use_threads(self) -> None:
+        """Has PyTorch take this process' processors, unless ``OMP_NUM_THREADS`` says how many.
+
+        A 1 is torchrun's, which sets it where nobody did.
+        """
+        asked = os.environ.get("OMP_NUM_THREADS", "")
+        if self.count > 1 and (not asked or (asked == "1" and self.job.startswith("torchrun"))):
+            torch.set_num_threads(self.threads)
+
+
+def processors() -> int:
+    """How many of the machine's processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def share_of(launcher: str) -> Share:
+    """This process' share, by the environment variables of what started it.
+
+    Args:
+        launcher (str): ``'none'``, ``'pytorch'`` (torchrun) or ``'slurm'``.
+
+    Raises:
+        LaunchError: this process was not started by that launcher.
+    """
+    if launcher == "none":
+        return Share()
+    read = _slurm_share if launcher == "slurm" else _torchrun_share
+    starter = "srun" if launcher == "slurm" else "torchrun"
+    try:
+        return read()
+    except KeyError as error:
+        reason = f"{error.args[0]} is not set"
+    except (ValueError, RuntimeError) as error:  # no number; the store can't be reached
+        reason = str(error).splitlines()[0]
+    raise LaunchError(
+        f"{launcher}: this process was not started by {starter} ({reason})",
+        setting="launcher",
+        hint=f"start the command with {starter}, or leave the launcher out",
+    )
+
+
+def _slurm_share() -> Share:
+    names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+    index, count, local_index = (int(os.environ[name]) for name in names)
+    return Share(
+        index,
+        count,
+        local_index,
+        int(os.environ.get("SLURM_CPUS_PER_TASK") or 1),  # SLURM's default
+        # a batch script itself, of one process, has no step
+        f"slurm {os.environ['SLURM_JOB_ID']} {os.environ['SLURM_STEP_ID']}",
+        os.environ.get("SLURM_RESTART_COUNT", "0"),
+    )
+
+
+def _torchrun_share() -> Share:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # Windows may lack it
+
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
+    index, count, local_index, local_count, restarts = (int(os.environ[name]) for name in names)
+    if os.environ["TORCHELASTIC_USE_AGENT_STORE"] != "True":
+        raise ValueError("TORCHELASTIC_USE_AGENT_STORE is not True")
+    # TORCHELASTIC_RUN_ID is "none" unless somebody names the run. The store is the agent's, which
+    # outlives the processes: the first that comes names the run there, and none waits.
+    store = TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,
+        timeout=timedelta(seconds=STORE_TIMEOUT),
+    )
+    job = store.compare_set("mmpvt/run", "", secrets.token_hex(8)).decode()
+    threads = max(1, processors() // local_count)
+    # the count of restarts stays where machines come and go
+    return Share(index, count, local_index, threads, f"torchrun {job}", f"{restarts} of {count}")
 
 
 def failure_of(error: RuntimeError) -> LaunchError | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from mmpvt.engine.class_names import model_meta
 from mmpvt.engine.config_parts import split_datasets
 from mmpvt.errors import BadFileError, ConfigError, DownloadError, UserError
 from mmpvt.utils.constants import MAX_PIXELS
-from mmpvt.utils.files import check_regular
+from mmpvt.utils.files import MAX_BYTES, check_regular
 
 
 def load_model(config: Config, checkpoint: str | os.PathLike) -> nn.Module:
@@ -121,6 +122,27 @@ class TestPipeline:
         """Decodes an image file as the config has its images loaded: :func:`read_image`."""
         return read_image(path, self.reader, self.max_pixels)
 
+    def decode(self, content: bytes, name: str) -> np.ndarray:
+        """Decodes an image file's content as :meth:`load` does a file.
+
+        Args:
+            content (bytes): of the file.
+            name (str): of the image, for messages.
+
+        Raises:
+            BadFileError: it is empty, truncated, of another kind or too large.
+            ConfigError: the config's loader reads files alone.
+        """
+        if not isinstance(self.reader, LoadImageFromFile):
+            raise ConfigError(
+                f"the config's {type(self.reader).__name__} reads image files alone, and the image "
+                "is in memory"
+            )
+        if len(content) > MAX_BYTES:
+            raise BadFileError(f"{name} is too large: {len(content) / 2**30:.1f} GiB", where=name)
+        _check_size(io.BytesIO(content), name, self.max_pixels)
+        return _read(name, self.reader, dict(img_path=name, img_bytes=content))
+
     def prepare(self, image: np.ndarray, path: str = "") -> dict:
         """The input of the model's data preprocessor.
 
@@ -186,9 +208,13 @@ def read_image(
         if isinstance(error, OSError) and error.errno != errno.ENOENT:
             reason = error.strerror or str(error)  # a link to itself, say
         raise BadFileError(f"no image at {path}: {reason}", where=path) from error
-    _check_size(path, max_pixels)
+    _check_size(path, path, max_pixels)
+    return _read(path, reader or LoadImageFromFile(), dict(img_path=str(path)))
+
+
+def _read(path: str | Path, reader: BaseTransform, results: dict) -> np.ndarray:
     try:
-        return (reader or LoadImageFromFile())(dict(img_path=str(path)))["img"]
+        return reader(results)["img"]
     except BadFileError as error:  # its hint speaks of annotations
         raise BadFileError(error.what, problem=error.problem, where=path) from error
     except UserError:
@@ -215,10 +241,10 @@ def check_array(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _check_size(path: Path, max_pixels: int) -> None:
+def _check_size(file: Path | io.BytesIO, path: str | Path, max_pixels: int) -> None:
     """Refuses an image of too many pixels without decoding it."""
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             width, height = image.size
     except Image.DecompressionBombError as error:
         reason = str(error).split(",")[0]  # Pillow's

@@ -9,14 +9,12 @@ that was killed can be resumed, and none of the results is kept in memory.
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
 import signal
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,56 +25,34 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader, Dataset
 
+from mmpvt.engine.launch import Share
 from mmpvt.engine.pipeline import TestPipeline
-from mmpvt.errors import OutputError, UserError
-from mmpvt.evaluation.coco_results import coco_categories, to_coco
+from mmpvt.errors import UserError
+from mmpvt.evaluation.coco_results import coco_categories
+from mmpvt.inference.batches import (
+    Item,
+    batches,
+    classification,
+    in_threads,
+    instance_lines,
+    predict_batch,
+)
+from mmpvt.inference.journal import LINES, Journal
 from mmpvt.inference.predictor import Predictor
 from mmpvt.inference.sources import Source
-from mmpvt.utils.atomic import PART
 from mmpvt.utils.constants import SCORE
-from mmpvt.utils.files import parse_json
 from mmpvt.utils.outputs import CannotWriteError, Outputs
 from mmpvt.utils.progress import progress
-from mmpvt.utils.text import encodable, printable, to_json
+from mmpvt.utils.text import printable, to_json
 from mmpvt.visualization import saving
 from mmpvt.visualization.sheets import grid
 
 ON_SHEET = 24  # images on the contact sheet, evenly spaced
 THUMBNAIL = 420  # pixels: the longer side of a picture kept for it
-TOP = 5  # classes whose scores a classifier's predictions hold
-MAX_PENDING = 4  # batches' worth of images that may wait for others of their size
 MOST_WORKERS = 8
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 FEW = 32  # images from which on starting worker processes pays
 CATEGORIES, PREDICTIONS, SHEET = "categories.json", "predictions.json", "contact_sheet.jpg"
-LINES, SETTINGS = "predictions.jsonl", "run.json"
-
-
-def classification(sample: BaseDataElement, classes: Sequence[str]) -> dict:
-    """A classifier's prediction: ``class``, its ``score``, and the five highest ``scores``."""
-    scores, labels = sample.pred_score.topk(min(TOP, len(sample.pred_score)))
-    names = [encodable(classes[i]) if i < len(classes) else str(i) for i in labels.tolist()]
-    ranked = dict(zip(names, scores.tolist(), strict=True))
-    return {"class": names[0], "score": scores[0].item(), "scores": ranked}
-
-
-def instance_lines(sample: BaseDataElement, category_ids: Sequence[int]) -> list[dict]:
-    """A detector's instances in COCO's results format, but for what names their image."""
-    return [
-        {key: one[key] for key in one if key not in ("image_id", "file_name")}
-        for one in to_coco(sample, 0, "", category_ids)
-    ]
-
-
-@dataclass
-class Item:
-    """An image, decoded and prepared, or the reason why it is skipped."""
-
-    index: int  # among the sources
-    source: Source
-    image: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 3), np.uint8))
-    data: dict = field(default_factory=dict)
-    reason: str = ""
 
 
 @dataclass
@@ -87,6 +63,9 @@ class Summary:
     instances: int | None = None  # over the score, in all of them; None for label maps
     skipped: dict[Path, str] = field(default_factory=dict)  # the reason, by file
     resumed: int = 0  # that an earlier run has done
+    predicted: int | None = None  # on, by all processes, where this is the last of several to end
+    missing: int = 0  # of this last one: those that a process which was killed hasn't done
+    awaited: int = 0  # of this last one: those of processes that have yet to begin
 
 
 @dataclass(frozen=True)
@@ -102,6 +81,7 @@ class FolderOptions:
             the processors from the model: a thread decodes.
         pictures: whether to draw. Default: True.
         resume: whether what an earlier run, of the same settings, has done is left out.
+        share: this process' part, where several share the images. Default: all of them.
     """
 
     score: float = SCORE
@@ -109,6 +89,7 @@ class FolderOptions:
     workers: int | None = None
     pictures: bool = True
     resume: bool = False
+    share: Share = field(default_factory=Share)
 
 
 def predict_folder(
@@ -117,11 +98,12 @@ def predict_folder(
     """Predicts on images and writes pictures, predictions, label maps and a contact sheet.
 
     Files that can't be used, or whose results can't be written, are skipped and named on stderr.
-    What is predicted by the time that something ends the run is written.
+    What is predicted by the time that something ends the run is written. Of several processes
+    each takes every n-th image, and the one that ends last writes what is of all.
 
     Args:
         predictor (Predictor): the model.
-        sources (Sequence[Source]): the images.
+        sources (Sequence[Source]): the images; of several processes, the same ones.
         out (Path): the folder of results: a new or empty one, or one of an earlier run, whose
             files of the same names are replaced, and no others.
         options (FolderOptions): how.
@@ -130,39 +112,43 @@ def predict_folder(
         Summary: counts, and what was skipped.
 
     Raises:
-        UserError: the folder can't be written to, or holds something else, or the run to resume was
-            one of other settings.
+        UserError: the folder can't be written to, holds something else or is in use by another run,
+            or the run to resume was one of other settings.
     """
     folder = check_out(out)
     categories = coco_categories(predictor.classes)
-    journal = Journal(folder, _settings(predictor, options), options.resume)
-    todo = [i for i, source in enumerate(sources) if source.file_name not in journal.done]
-    summary = Summary(resumed=len(sources) - len(todo))
-    folder.write(CATEGORIES, to_json(categories))
+    share = options.share
+    journal = Journal(folder, _settings(predictor, options), sources, share, options.resume)
+    summary = Summary(resumed=len(journal.done))
+    work = "predicting" if share.count == 1 else f"predicting, part 1 of {share.count}"
+    total = len(sources) if share.count == 1 else len(journal.todo)
+    done = summary.resumed if share.count == 1 else 0
     writer = _ResultsWriter(predictor, folder, options, [entry["id"] for entry in categories])
-    step = -(-len(sources) // ON_SHEET)
-    writer.on_sheet = {source.path for source in sources[::step]}
     try:
+        folder.write(CATEGORIES, to_json(categories))
         with (
-            progress("predicting", len(sources), done=summary.resumed) as advance,
+            progress(work, total, done=done) if share.index == 0 else nullcontext() as advance,
             ThreadPoolExecutor(1) as thread,
         ):
-            done = summary.resumed
-            for item, future in _written(predictor, sources, todo, options, writer, thread):
+            for item, future in _written(predictor, sources, journal.todo, options, writer, thread):
                 line, reason = future.result()
                 if reason:
-                    summary.skipped[item.source.path] = reason
+                    summary.skipped[sources[item.index].path] = reason
                     print(f"skipped: {printable(reason)}", file=sys.stderr)
                 else:
                     summary.images += 1
                 journal.add(line)
                 done += 1
-                advance(done)
+                if advance:
+                    advance(done)
         journal.complete = True
     finally:
-        journal.close()
-        if summary.images:
-            writer.finish([source.path for source in sources], journal)
+        with journal.closed() as is_last:
+            if is_last and share.count > 1:
+                summary.predicted = writer.finish(sources, journal)
+            elif is_last and summary.images:
+                writer.finish(sources, journal)
+    summary.missing, summary.awaited = journal.missing, journal.awaited
     summary.instances = writer.instances
     return summary
 
@@ -185,96 +171,6 @@ def _settings(predictor: Predictor, options: FolderOptions) -> dict:
     )
 
 
-class Journal:
-    """The lines of a run: a file that grows, and becomes ``predictions.jsonl`` at the end.
-
-    Args:
-        folder (Outputs): of results.
-        settings (dict): of the run.
-        resume (bool): whether lines of an earlier run stay.
-
-    Attributes:
-        done (set[str]): file names of the images that an earlier run has done.
-        complete (bool): whether all images are done.
-
-    Raises:
-        OutputError: the earlier run was one of other settings, or the file can't be written.
-    """
-
-    def __init__(self, folder: Outputs, settings: dict, resume: bool) -> None:
-        self.folder = folder
-        self.path = folder.folder / f"{LINES}{PART}"
-        self.done: set[str] = set()
-        self.complete = False
-        finished = folder.folder / LINES
-        try:
-            if resume:
-                self._check(settings)
-                if not self.path.exists() and finished.exists():
-                    shutil.copyfile(finished, self.path)
-                self._read()
-            else:
-                self.path.unlink(missing_ok=True)
-            folder.write(SETTINGS, to_json(settings))
-            self._file = self.path.open("ab")
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def add(self, line: dict) -> None:
-        """Adds an image's line, which is in the file when this returns."""
-        try:
-            self._file.write(msgspec.json.encode(line) + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def close(self) -> None:
-        """Closes the file; of a run that is complete it gets its name."""
-        with suppress(OSError):  # of a full disk, which was said
-            self._file.close()
-        if self.complete:
-            self.path = self.folder.adopt(LINES, self.path)
-
-    def lines(self) -> Iterator[bytes]:
-        """What was written, line by line."""
-        with self.path.open("rb") as file:
-            yield from (line for line in file if line.endswith(b"\n"))
-
-    def _check(self, settings: dict) -> None:
-        path = self.folder.folder / SETTINGS
-        if not path.is_file():
-            return  # there is nothing to resume
-        before = parse_json(path.read_bytes())
-        if before != settings:
-            pairs = before if isinstance(before, dict) else {}
-            other = next((key for key in settings if pairs.get(key) != settings[key]), "settings")
-            raise OutputError(
-                f"the run in {self.folder.folder} had another {other}: {pairs.get(other)}",
-                setting="resume",
-                hint="name another folder, or run it anew",
-            )
-
-    def _read(self) -> None:
-        """Takes the files that are done, and cuts off a line that isn't complete."""
-        if not self.path.exists():
-            return
-        end = 0
-        for line in self.lines():
-            try:
-                self.done.add(msgspec.json.decode(line, type=_Line).file_name)
-            except msgspec.MsgspecError:
-                break
-            end += len(line)
-        os.truncate(self.path, end)
-
-    def _unwritable(self, error: OSError) -> OutputError:
-        return OutputError(f"{self.path} can't be written ({error.strerror})", where=self.path)
-
-
-class _Line(msgspec.Struct):
-    file_name: str
-
-
 def _written(
     predictor: Predictor,
     sources: Sequence[Source],
@@ -287,32 +183,16 @@ def _written(
     waiting: dict[int, tuple[Item, Future]] = {}
     order = deque(todo)
     ahead = 2 * options.batch_size + 2
-    for batch in _batches(predictor, sources, todo, options):
-        for item, sample in _predict(predictor, batch):
-            waiting[item.index] = (item, thread.submit(writer.write, item, sample))
+    items = _load(predictor, sources, todo, options)
+    for batch in batches(predictor, items, options.batch_size):
+        for item, sample in predict_batch(predictor, batch):
+            future = thread.submit(writer.write, item, sources[item.index], sample)
+            waiting[item.index] = (item, future)
         while (
             order and order[0] in waiting and (len(waiting) > ahead or waiting[order[0]][1].done())
         ):
             yield waiting.pop(order.popleft())
     yield from (waiting.pop(index) for index in order)
-
-
-def _batches(
-    predictor: Predictor, sources: Sequence[Source], todo: Sequence[int], options: FolderOptions
-) -> Iterator[list[Item]]:
-    """Images of one prepared size, together; one that is skipped, by itself."""
-    pending: dict[tuple[int, ...], list[Item]] = {}  # the first has waited for longest
-    for item in _load(predictor, sources, todo, options):
-        if item.reason or predictor.tiling:
-            yield [item]
-            continue
-        shape = tuple(item.data["inputs"].shape)
-        pending.setdefault(shape, []).append(item)
-        if len(pending[shape]) == options.batch_size:
-            yield pending.pop(shape)
-        elif sum(map(len, pending.values())) >= MAX_PENDING * options.batch_size:
-            yield pending.pop(next(iter(pending)))
-    yield from pending.values()
 
 
 def _load(
@@ -324,19 +204,9 @@ def _load(
     if workers is None:
         workers = 0
         if predictor.device.type != "cpu" and len(todo) >= FEW:
-            workers = min(MOST_WORKERS, os.cpu_count() or 1)
+            workers = min(MOST_WORKERS, options.share.threads)
     if predictor.tiling or not workers:
-        with ThreadPoolExecutor(1) as pool:
-            futures: deque[Future] = deque()
-            try:
-                for i in range(len(todo)):
-                    futures.append(pool.submit(prepared.__getitem__, i))
-                    if len(futures) > options.batch_size:
-                        yield futures.popleft().result()
-                while futures:
-                    yield futures.popleft().result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        yield from in_threads(prepared.__getitem__, len(todo), options.batch_size)
         return
     loader: DataLoader = DataLoader(
         prepared,
@@ -362,7 +232,7 @@ class _Prepared(Dataset):
 
     def __getitem__(self, i: int) -> Item:
         source = self.sources[self.todo[i]]
-        item = Item(self.todo[i], source, reason=source.problem)
+        item = Item(self.todo[i], str(source.path), source.path, reason=source.problem)
         if item.reason or self.tiled:
             return item
         try:
@@ -384,28 +254,6 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _predict(
-    predictor: Predictor, batch: list[Item]
-) -> Iterator[tuple[Item, BaseDataElement | None]]:
-    """Each image of a batch with its prediction, or with None and a reason."""
-    if not batch[0].reason:
-        try:
-            if predictor.tiling:
-                (item,) = batch
-                item.image, sample = predictor.predict_in_tiles(item.source.path)
-                yield item, sample
-                return
-            yield from zip(batch, predictor.predict([item.data for item in batch]), strict=True)
-            return
-        except UserError as error:
-            if len(batch) > 1:  # they may be too many for the memory
-                for item in batch:
-                    yield from _predict(predictor, [item])
-                return
-            batch[0].reason = f"{batch[0].source.path}: {error}"
-    yield batch[0], None
-
-
 class _ResultsWriter:
     """Writes each image's files as it comes, and those of all at the end."""
 
@@ -415,32 +263,30 @@ class _ResultsWriter:
         self.predictor, self.out, self.options = predictor, out, options
         self.category_ids = category_ids
         self.instances: int | None = None
-        self.on_sheet: set[Path] = set()
-        self.thumbnails: dict[Path, tuple[np.ndarray, str]] = {}
 
-    def write(self, item: Item, sample: BaseDataElement | None) -> tuple[dict, str]:
+    def write(self, item: Item, source: Source, sample: BaseDataElement | None) -> tuple[dict, str]:
         """Writes a prediction's files; its line, and the reason if that can't be done and it is
         the image's fault."""
-        line = dict(image_id=item.source.image_id, file_name=item.source.file_name)
+        line = dict(image_id=source.image_id, file_name=source.file_name)
         reason = item.reason
         if sample is not None:
             try:
-                self._write(item, sample, line)
+                self._write(item, source, sample, line)
             except CannotWriteError as error:
-                reason = f"{item.source.path}: {error}"
+                reason = f"{item.name}: {error}"
             except (cv2.error, MemoryError):  # it can be predicted on, but not be drawn
                 height, width = item.image.shape[:2]
-                reason = f"{item.source.path}: a picture of {width}x{height} pixels can't be drawn"
+                reason = f"{item.name}: a picture of {width}x{height} pixels can't be drawn"
         item.image, item.data = np.empty((0, 0, 3), np.uint8), {}  # it may wait for others
         if reason:
             line = dict(image_id=line["image_id"], file_name=line["file_name"])
             line["error"] = printable(reason)
         return line, reason
 
-    def _write(self, item: Item, sample: BaseDataElement, line: dict) -> None:
-        source = item.source
+    def _write(self, item: Item, source: Source, sample: BaseDataElement, line: dict) -> None:
         if self.options.pictures:
-            self._draw(item, sample)
+            picture = self.predictor.draw(item.image, sample, self.options.score)
+            saving.write_picture(self.out, f"pictures/{source.name}", picture)
         if "pred_sem_seg" in sample:
             labels = saving.label_map(sample)
             path = saving.write_picture(self.out, f"label_maps/{source.name}", labels, [".png"])
@@ -458,23 +304,34 @@ class _ResultsWriter:
             drawn = sum(one["score"] > self.options.score for one in found)
             self.instances = (self.instances or 0) + drawn
 
-    def _draw(self, item: Item, sample: BaseDataElement) -> None:
-        source = item.source
-        picture = self.predictor.draw(item.image, sample, self.options.score)
-        saving.write_picture(self.out, f"pictures/{source.name}", picture)
-        if source.path in self.on_sheet:
-            scale = THUMBNAIL / max(picture.shape[:2])
-            size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-            thumbnail = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-            self.thumbnails[source.path] = (thumbnail, source.file_name)
-
-    def finish(self, order: Sequence[Path], journal: Journal) -> None:
-        """Writes ``predictions.json`` from the lines, and the contact sheet in the same order."""
+    def finish(self, sources: Sequence[Source], journal: Journal) -> int:
+        """Writes ``predictions.json`` from the lines, and the contact sheet; the number of images
+        that were predicted on."""
         self.out.write_parts(PREDICTIONS, _as_array(journal.lines()))
-        sheet = [self.thumbnails[path] for path in order if path in self.thumbnails]
-        if sheet:
-            picture = grid(*zip(*sheet, strict=True))
-            saving.write_picture(self.out, Path(SHEET).stem, picture, [Path(SHEET).suffix])
+        predicted = journal.predicted()
+        if self.options.pictures:
+            step = -(-len(sources) // ON_SHEET)
+            shown = (i for i in range(0, len(sources), step) if i in predicted)
+            found = (self._thumbnail(sources[i]) for i in shown)
+            sheet = [one for one in found if one is not None]
+            if sheet:
+                picture = grid(*zip(*sheet, strict=True))
+                saving.write_picture(self.out, Path(SHEET).stem, picture, [Path(SHEET).suffix])
+        return len(predicted)
+
+    def _thumbnail(self, source: Source) -> tuple[np.ndarray, str] | None:
+        """An image's picture, which another process may have written, made smaller."""
+        for name in (f"pictures/{source.name}.jpg", f"pictures/{source.name}.png"):
+            if self.out.owns(name):
+                stored = np.fromfile(self.out.folder / name, np.uint8)
+                picture = cv2.imdecode(stored, cv2.IMREAD_COLOR)
+                if picture is None:
+                    continue
+                scale = THUMBNAIL / max(picture.shape[:2])
+                size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
+                small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+                return np.ascontiguousarray(small[..., ::-1]), source.file_name
+        return None
 
 
 def _as_array(lines: Iterable[bytes]) -> Iterator[bytes]:

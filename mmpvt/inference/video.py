@@ -29,8 +29,8 @@ from mmengine.structures import BaseDataElement, InstanceData
 
 from mmpvt.errors import BadFileError, OutputError, SetupError, UserError
 from mmpvt.evaluation.coco_results import coco_categories
+from mmpvt.inference.batches import instance_lines
 from mmpvt.inference.detections import sample_to_detections
-from mmpvt.inference.folders import instance_lines
 from mmpvt.inference.predictor import Predictor
 from mmpvt.utils.atomic import PART
 from mmpvt.utils.constants import MAX_PIXELS, SCORE

@@ -12,7 +12,7 @@ from mmengine.structures import BaseDataElement
 
 from mmpvt.errors import BadFileError, UserError
 from mmpvt.evaluation.coco_results import coco_categories
-from mmpvt.inference.folders import classification, instance_lines
+from mmpvt.inference.batches import classification, instance_lines
 from mmpvt.inference.predictor import Predictor
 from mmpvt.utils.text import encodable
 from mmpvt.visualization import saving

@@ -3,6 +3,9 @@
 Each has a list of them, ``.mmpvt-files``, a line of JSON a file: its name and the SHA-256 of what
 was written. A file is the tools' while it holds that. ``tools/run_onnx.py``, which imports nothing
 of this package, reads and writes the same list.
+
+Processes that write to one folder at once have a list each beside it, ``.mmpvt-files.NAME``, as
+appending to one file from several machines loses lines on NFS.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from mmpvt.errors import OutputError
 from mmpvt.utils.atomic import atomic_write, replacing
+from mmpvt.utils.locking import LOCK
 
 LISTING = ".mmpvt-files"
 LONGEST_NAME = 255  # bytes, of most file systems
@@ -46,6 +50,7 @@ class Outputs:
     def __init__(self, folder: str | os.PathLike, setting: str = "out") -> None:
         self.folder = Path(folder)
         self.setting = setting
+        self._listing = self.folder / LISTING
         self._known = read_listing(self.folder)
 
     def check_folder(self) -> None:
@@ -56,10 +61,50 @@ class Outputs:
         """
         self.check()
         try:
-            if self._known is None and self.folder.is_dir() and any(self.folder.iterdir()):
-                raise self._refused("holds other files", "name a new folder for the results")
+            if self._known is None and self.folder.is_dir() and any(self._others()):
+                self._known = read_listing(self.folder)  # another process may just have begun
+                if self._known is None:
+                    raise self._refused("holds other files", "name a new folder for the results")
         except OSError as error:
             raise self._refused(f"can't be read ({error.strerror})") from error
+
+    def share(self, name: str) -> None:
+        """Lists what is written from now on in a list of this process's own.
+
+        Args:
+            name (str): of the list; no other process's.
+
+        Raises:
+            OutputError: nothing can be written there.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / LISTING).touch()  # it says that the folder is the tools'
+        except OSError as error:
+            raise self._refused(f"can't be written to ({error.strerror})") from error
+        self._known = self._known or {}
+        self._listing = self.folder / f"{LISTING}.{name}"
+
+    def gather(self) -> None:
+        """Makes one list of those of all processes, while none of them writes.
+
+        Raises:
+            OutputError: nothing can be written there.
+        """
+        listing = self.folder / LISTING
+        try:
+            if parts := list(self.folder.glob(f"{LISTING}.*")):
+                texts = [path.read_bytes() for path in (listing, *parts) if _is_regular(path)]
+                atomic_write(listing, b"".join(text + b"\n" for text in texts))  # a kill cuts lines
+            for part in parts:
+                part.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._refused(f"can't be written to ({error.strerror})") from error
+        self._listing, self._known = listing, read_listing(self.folder)
+
+    def owns(self, name: str) -> bool:
+        """Whether a file is there, and holds what a tool wrote."""
+        return self._known is not None and is_listed(self.folder / name, name, self._known)
 
     def check(self, *names: str) -> None:
         """Refuses to replace what no tool wrote.
@@ -174,11 +219,17 @@ class Outputs:
     def _owns(self, path: Path, name: str) -> bool:
         if self._known is None or path.is_symlink():
             return False
-        return path.is_dir() or is_listed(path, name, self._known)
+        if path.is_dir() or is_listed(path, name, self._known):
+            return True
+        # another process may have written it since
+        return is_listed(path, name, read_listing(self.folder) or {})
+
+    def _others(self) -> Iterator[Path]:
+        return (path for path in self.folder.iterdir() if path.name not in (LISTING, LOCK))
 
     def _list(self, name: str, digest: str) -> None:
         """Adds a file to the list before it is there, as the next moment may be the last."""
-        listing = self.folder / LISTING
+        listing = self._listing
         if self._known is None:
             self._known = {}
         elif listing.exists() and listing.stat().st_nlink > 1:  # of a copy made of hard links
@@ -228,23 +279,36 @@ def read_listing(folder: Path) -> Listing | None:
     path = folder / LISTING
     known: Listing = {}
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
+        if not _is_regular(path):
             return None
-        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+        _read_into(known, path)
     except OSError:
         return None
-    for line in lines:
+    with suppress(OSError):
+        for part in folder.glob(f"{LISTING}.*"):
+            with suppress(OSError):  # another process may just be gathering them
+                _read_into(known, part)
+    return known
+
+
+def _is_regular(path: Path) -> bool:
+    return stat.S_ISREG(path.lstat().st_mode)
+
+
+def _read_into(known: Listing, path: Path) -> None:
+    if not _is_regular(path):
+        return
+    for line in path.read_text(encoding="ascii", errors="replace").splitlines():
         with suppress(ValueError, RecursionError, TypeError, KeyError, AttributeError):
             entry = json.loads(line)
             known.setdefault(entry["file"].casefold(), set()).add(entry["sha256"])
-    return known
 
 
 def is_listed(path: Path, name: str, known: Listing) -> bool:
     """Whether a file is the tools', and holds what they wrote."""
     sums = known.get(name.casefold())
     try:
-        if not sums or not stat.S_ISREG(path.lstat().st_mode):
+        if not sums or not _is_regular(path):
             return False
         return _digest(path) in sums
     except OSError:

@@ -134,3 +134,27 @@ def test_single_files(tmp_path: Path):
     os.link(tmp_path / "a", tmp_path / "b")
     atomic_write(check_free(tmp_path / "a", True), b"2")
     assert (tmp_path / "b").read_bytes() == b"1"
+
+
+def test_several_writers(tmp_path: Path):
+    """Each has a list of its own, which all read, also where one was killed; then they are one."""
+    folder = tmp_path / "out"
+    first, second = Outputs(folder), Outputs(folder)
+    first.share("run.0")
+    second.share("run.1")
+    first.write("a.txt", b"a")
+    second.write("b.txt", b"b")
+    second.write("a.txt", b"c")  # the first one's
+    assert (folder / "a.txt").read_bytes() == b"c"
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="is not of an earlier run"):
+        first.write("mine.txt", b"x")
+    later = Outputs(folder)
+    later.check_folder()
+    assert later.owns("a.txt") and later.owns("b.txt") and not later.owns("mine.txt")
+    with (folder / f"{LISTING}.run.1").open("a") as file:
+        file.write('{"file": "c.t')  # where it was killed
+    later.gather()
+    assert [path.name for path in folder.glob(f"{LISTING}*")] == [LISTING]
+    later.write("d.txt", b"d")
+    assert all(Outputs(folder).owns(name) for name in ("a.txt", "b.txt", "d.txt"))
