@@ -110,8 +110,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the source distribution, as ``python -m build`` does."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [*PIP, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, source]
+    build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    command = [sys.executable, "-c", build, folder]
+    subprocess.run(command, cwd=source, check=True, timeout=300, stdout=subprocess.DEVNULL)
+    (sdist,) = folder.glob("mmpvt-*.tar.gz")
+    command = [*PIP, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, sdist]
     subprocess.run(command, check=True, timeout=300)
     (path,) = folder.glob("mmpvt-*.whl")
     return path
