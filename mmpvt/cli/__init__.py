@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Collection, Sequence
 from types import ModuleType
@@ -39,6 +40,7 @@ COMMANDS = (
     "env",
     "completion",
 )
+PIPE_CLOSED = 141  # what a shell gives for a command that SIGPIPE ended
 ALIASES = {"data": "check-data", "swap-backbone": "swap"}
 MODULES = {"swap": "swap_backbone", "list": "list_configs"}  # where they aren't named alike
 
@@ -66,7 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _module("run-onnx").run_script(given[1:])
     args = build_parser(given[:1]).parse_args(given)
     command = vars(args).pop("command")
-    return _module(command).run(args) or 0
+    try:
+        code = _module(command).run(args) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as in `mmpvt list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's last flush
+        code = PIPE_CLOSED
+    return code
 
 
 def build_parser(commands: Collection[str] = COMMANDS) -> argparse.ArgumentParser:

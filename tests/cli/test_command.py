@@ -129,6 +129,15 @@ def test_list(capsys: pytest.CaptureFixture):
     assert capsys.readouterr().err == "error: no config's name holds resnet\n"
 
 
+def test_a_reader_that_ends():
+    """As in ``mmpvt list | head -1``."""
+    command = f"'{sys.executable}' -u -m mmpvt list | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines()[-1] == "141" and not done.stderr
+
+
 def test_the_zoo_has_every_config():
     entries = {entry.name: entry for entry in read_zoo()}
     assert entries.keys() == {path.stem for path in config_folder("mmpvt").glob("*.py")}
