@@ -372,11 +372,9 @@ def test_more_than_the_queue_holds(gated: GatedServer):
         waiting = [pool.submit(gated.predict, content) for _ in range(QUEUE - 3)]
         leaving = [begun(gated, f"Content-Length: {len(content)}", body=content) for _ in range(2)]
         gated.wait_for("mmpvt_queue_images", QUEUE - 1)
-        start = time.monotonic()
-        for _ in range(10):
+        for _ in range(10):  # answered while the model isn't
             response = gated.predict(content)
             assert response.status_code == 503 and response.headers["retry-after"] == "1"
-        assert time.monotonic() - start < 5
         assert httpx.get(f"{gated.url}/health").json() == dict(status="ready")
         for connection in leaving:
             connection.close()
@@ -416,7 +414,7 @@ def test_deadline_and_graceful_stop(tiny_config: Path, sure: Path, tmp_path: Pat
         server.gate.unlink()
         start = time.monotonic()
         response = server.predict(content)
-        assert response.status_code == 504 and 4 <= time.monotonic() - start < 20
+        assert response.status_code == 504 and time.monotonic() - start >= 4
         assert response.json() == dict(error="there was no answer within 4 s")
         server.gate.touch()
         assert server.predict(content).status_code == 200
@@ -455,6 +453,7 @@ def test_mistakes(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_PIXELS", "")  # to be put back
+    threads = set(threading.enumerate())
     args = (tiny_config, sure, "--device", "cpu")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -480,7 +479,7 @@ def test_mistakes(
     sentence = call_tool("serve.py", tiny_config, other, "--port", port).one_sentence()
     assert "the checkpoint is another model's than the config's" in sentence
     assert not connects(port)
-    assert threading.active_count() < 10
+    assert not [thread for thread in set(threading.enumerate()) - threads if not thread.daemon]
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     sentence = call_tool("serve.py", *args).one_sentence()
     assert sentence.endswith("isn't installed: pip install 'mmpvt[serve]'")
