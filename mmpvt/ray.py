@@ -93,9 +93,12 @@ def predict(
     where = str(source.absolute()) if source.exists() else predictor.checkpoint
     if isinstance(dataset, str | os.PathLike):
         endings = sorted(suffix[1:] for suffix in SUFFIXES)
-        dataset = ray.data.read_binary_files(
-            os.fspath(dataset), include_paths=True, file_extensions=endings
-        )
+        try:
+            dataset = ray.data.read_binary_files(
+                os.fspath(dataset), include_paths=True, file_extensions=endings
+            )
+        except (FileNotFoundError, ValueError) as error:  # Ray's, of an empty folder
+            raise DatasetError(f"{dataset} isn't there, or holds no images") from error
     column = _image_column(dataset, column, added_columns(predictor))
     available = ray.cluster_resources()
     gpus = available.get("GPU", 0)

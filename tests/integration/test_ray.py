@@ -215,6 +215,8 @@ def test_careless(cluster, photos, tiny_config, trained, tmp_path):
         (images, (tiny_config, tmp_path / "no.pth"), {}, "no checkpoint at"),
         (photos, good, dict(concurrency=2, num_cpus=1), "leave none of the cluster's 2 to read"),
         (photos, good, dict(tiles=-1), "tiles"),
+        (tmp_path / "nowhere", good, {}, "nowhere isn't there, or holds no images"),
+        (tmp_path, good, {}, "isn't there, or holds no images"),
     ):
         with pytest.raises(mmpvt.UserError, match=expected):
             mmpvt.ray.predict(dataset, *args, **options)
