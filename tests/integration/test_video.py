@@ -279,11 +279,16 @@ def test_a_live_stream_and_a_slow_model(tmp_path: Path):
 
     def send() -> None:
         with av.open(url, "w", format="mpegts") as file:
-            stream = file.add_stream("mpeg2video", rate=25, options=dict(g="5"))
+            options = dict(tune="zerolatency", g="5")
+            stream = file.add_stream("libx264", rate=25, options=options)
             stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+            stream.codec_context.time_base = Fraction(1, 1000)
+            began = time.monotonic()
             while not stopped.wait(0.04):
                 image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                frame.time_base = Fraction(1, 1000)
+                frame.pts = round(1000 * (time.monotonic() - began))  # also on a busy machine
                 for packet in stream.encode(frame):
                     file.mux(packet)
 
