@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import ClassVar
 
@@ -137,3 +138,19 @@ class Interrupted(KeyboardInterrupt):
         while cause is not None and not isinstance(cause, KeyboardInterrupt):
             cause = cause.__cause__ or cause.__context__
         return cause
+
+
+@contextmanager
+def without_folder(path: str | os.PathLike, name: str) -> Iterator[None]:
+    """Has a UserError of the block say ``name`` for a path: clients aren't told of the server's
+    folders.
+
+    Args:
+        path (str | PathLike): of the file.
+        name (str): what the client knows it by.
+    """
+    try:
+        yield
+    except UserError as error:
+        error.what = error.what.replace(os.fspath(path), name)
+        raise

@@ -53,7 +53,7 @@ def predict(
         overlap (float | None): share of its side that a tile has in common with the next.
         also_whole (bool): whether images that are cut are predicted on as a whole, too.
         concurrency (int | tuple[int, int] | None): actors, or how few and how many. Default: None,
-            as many as there are GPUs; without GPUs, one for each ``num_cpus`` but for one that
+            one for each GPU; without GPUs, one for each ``num_cpus`` but for one that
             reads.
         num_cpus (float | None): processors of an actor, each of which decodes. Default: None, 1;
             with a GPU 4.

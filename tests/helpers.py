@@ -7,6 +7,8 @@ import gc
 import os
 import runpy
 import signal
+import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -37,6 +39,22 @@ def need(path: Path) -> Path:
     if not path.exists():
         pytest.skip(f"{path} is not on this machine")
     return path
+
+
+def free_port() -> int:
+    """A port at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def kill_groups(processes: Sequence[subprocess.Popen]) -> None:
+    """Ends processes, each of a session of its own, and what they started."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
 
 
 def build_backbone(name: str, **kwargs) -> PyramidBackbone:

@@ -15,7 +15,7 @@ import numpy as np
 from mmengine.structures import BaseDataElement, InstanceData
 
 from mmpvt.engine.pipeline import read_image
-from mmpvt.errors import UserError
+from mmpvt.errors import UserError, without_folder
 from mmpvt.evaluation.coco_results import coco_categories
 from mmpvt.inference.attention import visualize_attention
 from mmpvt.inference.predictor import Predictor
@@ -70,11 +70,8 @@ def run(predictor: Predictor, path: str) -> Trial:
     """Predicts on an uploaded file; a UserError names it without its folder."""
     name = Path(path).name
     start = time.perf_counter()
-    try:
+    with without_folder(path, name):
         image = shrink(read_image(path, predictor.pipeline.reader, MAX_PAGE_PIXELS))
-    except UserError as error:
-        error.what = error.what.replace(path, name)  # visitors aren't told the server's folders
-        raise
     data = predictor.pipeline.prepare(image, name)
     prepared = time.perf_counter()
     (sample,) = predictor.predict([data])
@@ -97,12 +94,9 @@ def run_clip(predictor: Predictor, path: str, score: float) -> Clip:
     """
     start = time.perf_counter()
     out = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")))
-    try:
-        options = VideoOptions(score, RATE, seconds=SECONDS, max_pixels=MAX_FRAME)
+    options = VideoOptions(score, RATE, seconds=SECONDS, max_pixels=MAX_FRAME)
+    with without_folder(path, Path(path).name):
         summary = predict_video(predictor, path, out, options)
-    except UserError as error:
-        error.what = error.what.replace(path, Path(path).name)
-        raise
     assert summary.video is not None and summary.lines is not None
     lines = [json.loads(line) for line in summary.lines.read_text().splitlines()]
     seconds = time.perf_counter() - start

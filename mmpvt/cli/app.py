@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from mmpvt.engine.cli import CHECKPOINT, CONFIG, user_errors
+from mmpvt.engine.cli import CHECKPOINT, CONFIG, DEVICE, HOST, user_errors
 from mmpvt.utils.constants import MAX_PAGE_PIXELS, OPENCV_LIMIT
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen at; 0.0.0.0 lets others in (default: %(default)s, this machine)",
+        help=HOST,
     )
     parser.add_argument(
         "--allow-host",
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a further host name that the page is opened under, behind a proxy, say; may be given "
         "several times",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU where there is one)")
+    parser.add_argument("--device", help=DEVICE)
 
 
 def run(args: argparse.Namespace) -> None:

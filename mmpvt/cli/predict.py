@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpvt.engine.choices import LAUNCHERS
-from mmpvt.engine.cli import CHECKPOINT, CONFIG, FAILURE, add_tile_arguments, user_errors
+from mmpvt.engine.cli import (
+    CHECKPOINT,
+    CONFIG,
+    DEVICE,
+    FAILURE,
+    add_tile_arguments,
+    check_score,
+    user_errors,
+)
 from mmpvt.errors import UserError
 from mmpvt.utils.constants import MAX_PIXELS, OPENCV_LIMIT, SCORE
 from mmpvt.utils.text import printable
@@ -33,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=SCORE,
         help="instances below are not drawn; predictions.json holds all (default: %(default)s)",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU where there is one)")
+    parser.add_argument("--device", help=DEVICE)
     parser.add_argument(
         "--batch",
         type=int,
@@ -83,8 +91,7 @@ def run(args: argparse.Namespace) -> int | None:
         from mmpvt.inference.sources import find_sources
         from mmpvt.inference.video import is_video
 
-        if not 0 <= args.score <= 1:
-            raise UserError(f"--score {args.score}: a score is a number from 0 to 1")
+        check_score(args.score)
         if args.batch < 1:
             raise UserError(f"--batch {args.batch}: at least one image at a time")
         if args.workers is not None and args.workers < 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from mmpvt.engine.cli import CHECKPOINT, CONFIG, user_errors
+from mmpvt.engine.cli import CHECKPOINT, CONFIG, DEVICE, HOST, check_score, user_errors
 from mmpvt.errors import UserError
 from mmpvt.utils.constants import OPENCV_LIMIT, SCORE
 
@@ -20,10 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen at; 0.0.0.0 lets others in (default: %(default)s, this machine)",
+        help=HOST,
     )
     parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU where there is one)")
+    parser.add_argument("--device", help=DEVICE)
     parser.add_argument(
         "--batch",
         type=int,
@@ -81,8 +81,7 @@ def run(args: argparse.Namespace) -> None:
         from mmpvt.server.running import check_installed, serve
         from mmpvt.utils.sockets import listen_at
 
-        if not 0 <= args.score <= 1:
-            raise UserError(f"--score {args.score}: a score is a number from 0 to 1")
+        check_score(args.score)
         for flag in ("batch", "queue", "max_bytes", "max_pixels"):
             if getattr(args, flag) < 1:
                 name = UserError.name_setting(flag)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CONFIG = "config's name (mmpvt list) or file, or mmdet::… / mmseg::… for an installed one"
 CHECKPOINT = "checkpoint file or URL, hf://OWNER/NAME, or published: MMDetection's for this config"
+DEVICE = "cpu, cuda, cuda:1 … (default: a GPU where there is one)"
+HOST = "address to listen at; 0.0.0.0 lets others in (default: %(default)s, this machine)"
 FAILURE = 1
 USER_ERROR = 2
 
@@ -109,6 +111,12 @@ def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="predict on the whole image, too, for objects larger than a tile",
     )
+
+
+def check_score(score: float) -> None:
+    """Raises a UserError if a command's ``--score`` is none."""
+    if not 0 <= score <= 1:
+        raise UserError(f"--score {score}: a score is a number from 0 to 1")
 
 
 def data_options_from(args: argparse.Namespace) -> DataOptions | None:

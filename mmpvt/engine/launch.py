@@ -173,7 +173,7 @@ def share_of(launcher: str) -> Share:
         return read()
     except KeyError as error:
         reason = f"{error.args[0]} is not set"
-    except (ValueError, RuntimeError) as error:  # no number; the store can't be reached
+    except (ValueError, RuntimeError) as error:  # not an int; the store can't be reached
         reason = str(error).splitlines()[0]
     raise LaunchError(
         f"{launcher}: this process was not started by {starter} ({reason})",

@@ -114,6 +114,7 @@ class Journal:
         self._index = {(s.image_id, s.file_name): i for i, s in enumerate(sources)}
         self._names = {source.file_name for source in sources}
         self._in_order, self._last = True, -1
+        self._closed: _Found | None = None
         try:
             folder.folder.mkdir(parents=True, exist_ok=True)
             self._lock = RunLock(folder.folder, folder.setting)
@@ -172,11 +173,11 @@ class Journal:
 
     def lines(self) -> Iterator[bytes]:
         """What was written, line by line, in the images' order."""
-        yield from _read_lines([self.path], self._find([self.path]))
+        yield from _read_lines([self.path], self._all())
 
     def predicted(self) -> set[int]:
         """Indices of the images that were predicted on, by now."""
-        found = self._find([self.path])
+        found = self._all()
         return found.done - found.failed
 
     def _join(self, settings: dict, resume: bool) -> None:
@@ -280,10 +281,16 @@ class Journal:
 
     def _finish(self) -> None:
         if not self._in_order:
-            self._rewrite([self._base], self._find([self._base]))
+            self._rewrite([self._base], self._all())
         self.path = self.folder.adopt(LINES, self._base)
         self._run.complete = True
         self._write_run(self._run)
+
+    def _all(self) -> _Found:
+        """All lines, once this process' file is closed; they are in one file then."""
+        if self._closed is None:
+            self._closed = self._find([self.path])
+        return self._closed
 
     def _find(self, paths: Sequence[Path]) -> _Found:
         """Lines that are complete, each image's first, and those of images that aren't given."""

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from mmengine.structures import BaseDataElement
 
-from mmpvt.errors import BadFileError, UserError
+from mmpvt.errors import BadFileError, without_folder
 from mmpvt.evaluation.coco_results import coco_categories
 from mmpvt.inference.batches import classification, instance_lines
 from mmpvt.inference.predictor import Predictor
@@ -85,11 +85,8 @@ class Answers:
         return msgspec.json.encode(answer), "application/json"
 
     def _load(self, path: Path) -> np.ndarray:
-        try:
+        with without_folder(path, NAME):
             return self.predictor.load(path)
-        except UserError as error:
-            error.what = error.what.replace(str(path), NAME)
-            raise
 
     def _picture(self, sample: BaseDataElement, path: Path, score: float) -> tuple[bytes, str]:
         image = self._load(path)

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 import mmpvt
-from helpers import Started, wait_until
+from helpers import Started, free_port, wait_until
 from mmpvt.app import trial as trials
 from mmpvt.app.storage import QUOTA
 
@@ -38,12 +38,6 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 TIMEOUT = 120_000  # milliseconds: the machine may be busy
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

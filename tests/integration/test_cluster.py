@@ -6,17 +6,15 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
-from helpers import ROOT, environment
+from helpers import ROOT, environment, free_port, kill_groups
 from mmpvt import UserError
 from mmpvt.checkpoint import load_checkpoint
 from mmpvt.engine.launch import translate_slurm
@@ -35,12 +33,6 @@ wait $first; code=$?
 wait $second && exit $code
 """
 SCONTROL = '#!/usr/bin/env bash\n[ "$*" = "show hostnames node[1-2]" ] && echo 127.0.0.1\n'
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture
@@ -65,11 +57,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
         return process
 
     yield run
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+    kill_groups(started)
 
 
 def ended(*processes: subprocess.Popen) -> list[str]:

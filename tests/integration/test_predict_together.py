@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import ROOT, environment
+from helpers import ROOT, environment, free_port, kill_groups
 from mmpvt.utils.outputs import LISTING, Outputs
 
 pytestmark = pytest.mark.skipif(
@@ -73,11 +72,8 @@ def torchrun(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
     started: list[subprocess.Popen] = []
 
     def run(*args: object, options: Sequence[str] = ()) -> subprocess.Popen:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-        line += ["--master_port", str(port), *options, str(ROOT / "tools" / "predict.py")]
+        line += ["--master_port", str(free_port()), *options, str(ROOT / "tools" / "predict.py")]
         started.append(
             subprocess.Popen(
                 [*line, *map(str, args), "--launcher", "pytorch"],
@@ -91,11 +87,7 @@ def torchrun(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
         return started[-1]
 
     yield run
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+    kill_groups(started)
 
 
 @pytest.mark.full
