@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from mmengine.model import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
+
+from mmpvt.deploy.forms import Core
 
 
-class ExportableClassifier(nn.Module):
+class ExportableClassifier(Core):
     """A classifier, each class's score."""
 
     outputs = ("scores",)
 
-    def __init__(self, model: BaseModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, x: Tensor, size: Tensor, scale: Tensor, rows: Tensor, columns: Tensor
-    ) -> tuple[Tensor]:
-        """The scores, (classes,); arguments as of the detectors."""
-        logits = self.model.head(self.model.extract_feat(x))
-        return (logits.softmax(1)[0],)
+    def forward(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor]:
+        return (self.model.head(self.model.extract_feat(x)).softmax(1),)

@@ -1,8 +1,9 @@
-"""MMDetection's detectors in exportable form, made of the models' own modules."""
+"""MMDetection's detectors in exportable form, made of the models' own modules.
+
+Each takes a batch and gives padded results: see :mod:`.forms`.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
 
 import torch
 from mmdet.models.dense_heads import DETRHead, GFLHead, RPNHead
@@ -11,311 +12,159 @@ from mmdet.models.detectors import DETR, SingleStageDetector, TwoStageDetector
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
-from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmpvt.deploy import operators
+from mmpvt.deploy.decoding import (
+    BatchedNMS,
+    RoIFeatures,
+    candidates,
+    check_predicts_as,
+    clip_boxes,
+    drop_empty,
+    drop_small_boxes,
+    padding_mask,
+    pick,
+    topk_per_level,
+)
+from mmpvt.deploy.forms import Core
 from mmpvt.errors import ExportError
 
-PREDICT_METHODS = ("predict", "predict_by_feat", "_predict_by_feat_single", "_bbox_post_process")
-NO_LIMIT = 2**31 - 1
 
-
-class ExportableOneStage(nn.Module):
+class ExportableOneStage(Core):
     """RetinaNet, ATSS, GFL and others whose heads predict as MMDetection's base class does."""
 
-    outputs = ("boxes", "scores", "labels")
-
-    def __init__(self, model: SingleStageDetector) -> None:
-        super().__init__()
+    def __init__(self, model: SingleStageDetector, is_batch: bool = False) -> None:
+        super().__init__(model, is_batch)
         head = model.bbox_head
         check_predicts_as(head, BaseDenseHead, GFLHead)
-        self.model = model
         self.cfg = head.test_cfg
-        self.nms = BatchedNMS(self.cfg.nms, self.cfg.max_per_img)
+        self.nms = BatchedNMS(self.cfg.nms, self.cfg.max_per_img, head.num_classes)
 
-    def forward(
-        self, x: Tensor, size: Tensor, scale: Tensor, rows: Tensor, columns: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, 4) boxes in the image's pixels, (N,) scores and labels, by falling score.
-
-        Args:
-            x (Tensor): (1, channels, height, width), normalised and padded.
-            size (Tensor): (2,), height and width before padding.
-            scale (Tensor): (4,), from there to the image's pixels.
-            rows, columns (Tensor): centres of the image's pixels.
-        """
+    def forward(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         head = self.model.bbox_head
         maps = [list(level) for level in head(self.model.extract_feat(x))]
         boxes, scores, labels, _ = topk_per_level(
             head, *maps, count=self.cfg.get("nms_pre", -1), threshold=self.cfg.get("score_thr", 0)
         )
-        boxes = clip_boxes(boxes, size) * scale
+        boxes = clip_boxes(boxes, sizes) * scale[:, None]
         return self.nms(boxes, drop_small_boxes(boxes, scores, self.cfg), labels)
 
 
-class ExportableTwoStage(nn.Module):
+class ExportableTwoStage(Core):
     """Faster and Mask R-CNN."""
 
-    def __init__(self, model: TwoStageDetector) -> None:
-        super().__init__()
-        self.model = model
+    mask_frame = "box"  # of which masks hold the probabilities
+
+    def __init__(self, model: TwoStageDetector, is_batch: bool = False) -> None:
+        super().__init__(model, is_batch)
         roi_head = model.roi_head
         if type(roi_head) is not StandardRoIHead:
             raise ExportError(f"{type(roi_head).__name__} can't be exported: StandardRoIHead can")
         check_predicts_as(model.rpn_head, RPNHead)
         check_predicts_as(roi_head.bbox_head, BBoxHead)
-        self.box_features = RoIFeatures(roi_head.bbox_roi_extractor)
-        self.outputs: tuple[str, ...] = ("boxes", "scores", "labels")
+        self.box_features = RoIFeatures(roi_head.bbox_roi_extractor, is_batch)
         self.has_masks = roi_head.with_mask
         if self.has_masks:
             check_predicts_as(roi_head.mask_head, FCNMaskHead)
             self.outputs += ("masks",)
             extractor = roi_head.mask_roi_extractor
-            self.mask_features = RoIFeatures(extractor) if extractor else self.box_features
+            self.mask_features = (
+                RoIFeatures(extractor, is_batch) if extractor else self.box_features
+            )
+            self.mask_threshold = roi_head.test_cfg.mask_thr_binary
         self.rpn_cfg = model.rpn_head.test_cfg
         self.cfg = roi_head.test_cfg
-        self.rpn_nms = BatchedNMS(self.rpn_cfg.nms, self.rpn_cfg.max_per_img)
-        self.nms = BatchedNMS(self.cfg.nms, self.cfg.max_per_img)
+        levels = model.rpn_head.prior_generator.num_levels
+        self.rpn_nms = BatchedNMS(self.rpn_cfg.nms, self.rpn_cfg.max_per_img, levels)
+        classes = roi_head.bbox_head.num_classes
+        self.nms = BatchedNMS(self.cfg.nms, self.cfg.max_per_img, classes)
 
-    def forward(
-        self, x: Tensor, size: Tensor, scale: Tensor, rows: Tensor, columns: Tensor
-    ) -> tuple[Tensor, ...]:
-        """As of one stage; and masks, (N, image height, image width), bool."""
+    def forward(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         maps = self.model.extract_feat(x)
-        proposals = self.propose(maps, size)
-        boxes, scores, labels = self.classify(maps, proposals, size, scale)
+        proposals = self.propose(maps, sizes)
+        boxes, scores, labels = self.classify(maps, *proposals, sizes, scale)
         if not self.has_masks:
             return boxes, scores, labels
+        if not self.is_batch:
+            scores, boxes, labels = drop_empty(scores, boxes, labels)
         masks = self.predict_masks(maps, boxes, labels)
-        boxes = boxes * scale
-        masks = paste_masks(masks, boxes, rows, columns) >= self.cfg.mask_thr_binary
-        return boxes, scores, labels, masks
+        return boxes * scale[:, None], scores, labels, masks
 
-    def propose(self, maps: tuple[Tensor, ...], size: Tensor) -> Tensor:
-        """(N, 4) proposals, in the network's pixels."""
+    def propose(self, maps: tuple[Tensor, ...], sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Proposals (batch, N, 4), in the network's pixels, and their scores (batch, N)."""
         head = self.model.rpn_head
         count = self.rpn_cfg.get("nms_pre", -1)
         boxes, scores, _, levels = topk_per_level(head, *head(maps), count=count)
-        boxes = clip_boxes(boxes, size)
-        return self.rpn_nms(boxes, drop_small_boxes(boxes, scores, self.rpn_cfg), levels)[0]
+        boxes = clip_boxes(boxes, sizes)
+        boxes, scores, _ = self.rpn_nms(
+            boxes, drop_small_boxes(boxes, scores, self.rpn_cfg), levels
+        )
+        if not self.is_batch:
+            scores, boxes = drop_empty(scores, boxes)
+        return boxes, scores
 
     def classify(
-        self, maps: tuple[Tensor, ...], proposals: Tensor, size: Tensor, scale: Tensor
+        self,
+        maps: tuple[Tensor, ...],
+        proposals: Tensor,
+        objectness: Tensor,
+        sizes: Tensor,
+        scale: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (N, 4), scores and labels (N,) of proposals.
+        """Boxes (batch, N, 4), scores and labels (batch, N) of proposals.
 
-        Boxes are in the image's pixels where there are no masks, else in the network's: so
+        Boxes are in the images' pixels where there are no masks, else in the network's: so
         MMDetection applies NMS to them.
         """
         head = self.model.roi_head.bbox_head
         logits, deltas = head(self.box_features(maps, proposals))
-        scores = logits.softmax(-1)[:, :-1]
+        batch, count = objectness.shape
+        torch._check(count > 0)
+        scores = logits.softmax(-1)[:, :-1].reshape(batch, count, logits.shape[1] - 1)
+        scores = torch.where(objectness[..., None] > 0, scores, -1.0)
         copies = 1 if head.reg_class_agnostic else head.num_classes
-        priors = proposals[:, None].expand(-1, copies, 4).reshape(-1, 4)
-        torch._check(priors.shape[0] > 0)
-        boxes = clip_boxes(head.bbox_coder.decode(priors, deltas.reshape(-1, 4)), size)
-        boxes = boxes if self.has_masks else boxes * scale
-        index, labels = torch.where(scores > self.cfg.score_thr)
-        scores = scores[index, labels]
-        return self.nms(boxes[index if copies == 1 else index * copies + labels], scores, labels)
+        priors = proposals[:, :, None].expand(-1, -1, copies, 4).reshape(-1, 4)
+        boxes = head.bbox_coder.decode(priors, deltas.reshape(-1, 4))
+        boxes = boxes.reshape(batch, count * copies, 4)
+        boxes = clip_boxes(boxes, sizes)
+        boxes = boxes if self.has_masks else boxes * scale[:, None]
+        return self.nms(*candidates(boxes, scores, self.cfg.score_thr, self.is_batch))
 
     def predict_masks(self, maps: tuple[Tensor, ...], boxes: Tensor, labels: Tensor) -> Tensor:
-        """(N, side, side) probabilities within each box."""
+        """(batch, N, side, side) probabilities within each box."""
         head = self.model.roi_head.mask_head
         masks = head(self.mask_features(maps, boxes)).sigmoid()
-        if head.class_agnostic:
-            return masks[:, 0]
-        index = labels[:, None, None, None].expand(-1, 1, *masks.shape[2:])
-        return masks.gather(1, index)[:, 0]
+        index = labels.reshape(-1)[:, None, None, None].expand(-1, 1, *masks.shape[2:])
+        masks = masks[:, :1] if head.class_agnostic else masks.gather(1, index)
+        return masks.reshape(*labels.shape, *masks.shape[2:])
 
 
-class ExportableDETR(nn.Module):
-    """DETR, whose transformer gets the positions within the image alone.
+class ExportableDETR(Core):
+    """DETR."""
 
-    Those in the padding, which PyTorch masks out of attention, are cropped.
-    """
-
-    outputs = ("boxes", "scores", "labels")
-
-    def __init__(self, model: DETR) -> None:
-        super().__init__()
+    def __init__(self, model: DETR, is_batch: bool = False) -> None:
+        super().__init__(model, is_batch)
         check_predicts_as(model.bbox_head, DETRHead)
-        self.model = model
         self.count = model.bbox_head.test_cfg.get("max_per_img", model.num_queries)
 
-    def forward(
-        self, x: Tensor, size: Tensor, scale: Tensor, rows: Tensor, columns: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As of one stage."""
+    def forward(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         model, head = self.model, self.model.bbox_head
         feature_map = model.extract_feat(x)[-1]
-        sides = []  # rows and columns that aren't in the padding
-        for i in (2, 3):
-            length, padded = feature_map.shape[i], x.shape[i]
-            pixel = torch.arange(length) * padded // length
-            sides.append((pixel < size[i - 2]).sum(0, keepdim=True))
-        feature_map = operators.crop(feature_map, *sides)
-        no_padding = feature_map.new_zeros(1, *feature_map.shape[2:], dtype=torch.bool)
-        positions = model.positional_encoding(no_padding).flatten(2).transpose(1, 2)
+        mask = padding_mask(*feature_map.shape[2:], x, sizes)
+        positions = model.positional_encoding(mask).flatten(2).transpose(1, 2)
         tokens = feature_map.flatten(2).transpose(1, 2)
-        memory = model.forward_encoder(feat=tokens, feat_mask=None, feat_pos=positions)
+        mask = mask.flatten(1)
+        memory = model.forward_encoder(feat=tokens, feat_mask=mask, feat_pos=positions)
         queries, _ = model.pre_decoder(**memory)
-        hidden = model.forward_decoder(**queries, memory_mask=None, memory_pos=positions)
-        logits, boxes = (layers[-1, 0] for layers in head(**hidden))
+        hidden = model.forward_decoder(**queries, memory_mask=mask, memory_pos=positions)
+        logits, boxes = (layers[-1] for layers in head(**hidden))
         if head.loss_cls.use_sigmoid:
-            scores, index = logits.sigmoid().flatten().topk(self.count)
+            scores, index = logits.sigmoid().flatten(1).topk(self.count)
             query, labels = index // head.num_classes, index % head.num_classes
         else:
-            scores, labels = logits.softmax(-1)[:, :-1].max(-1)
+            scores, labels = logits.softmax(-1)[..., :-1].max(-1)
             scores, query = scores.topk(self.count)
-            labels = labels[query]
-        boxes = bbox_cxcywh_to_xyxy(boxes[query]) * size.flip(0).repeat(2)
-        return clip_boxes(boxes, size) * scale, scores, labels
-
-
-class BatchedNMS(nn.Module):
-    """MMCV's ``batched_nms``: boxes of different groups are moved apart for a single NMS."""
-
-    def __init__(self, cfg: Mapping, count: int) -> None:
-        super().__init__()
-        cfg = dict(cfg)
-        kind = cfg.pop("type", "nms")
-        self.iou_threshold = cfg.pop("iou_threshold", None)
-        self.class_agnostic = cfg.pop("class_agnostic", False)
-        cfg.pop("split_thr", None)
-        if kind != "nms" or cfg or self.iou_threshold is None:
-            named = kind if kind != "nms" else f"nms with {', '.join(cfg) or 'no iou_threshold'}"
-            raise ExportError(f"{named} in the model's test_cfg can't be exported: greedy nms can")
-        self.count = count if count > 0 else NO_LIMIT
-
-    def forward(
-        self, boxes: Tensor, scores: Tensor, groups: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, 4) boxes, (N,) scores over 0 and groups to those that are kept, by falling score."""
-        apart = boxes
-        if not self.class_agnostic:
-            valid = torch.where((scores > 0)[:, None], boxes, 0.0)
-            edge = torch.cat([valid.flatten(), valid.new_zeros(1)]).amax(0)
-            apart = boxes + (groups * (edge + 1))[:, None]
-        kept = operators.nms(apart, scores, self.iou_threshold, self.count)
-        return boxes[kept], scores[kept], groups[kept]
-
-
-class RoIFeatures(nn.Module):
-    """RoIAlign of (N, 4) boxes, each on the level of its size: (N, channels, height, width)."""
-
-    def __init__(self, extractor: SingleRoIExtractor) -> None:
-        super().__init__()
-        if type(extractor) is not SingleRoIExtractor:
-            raise ExportError(f"{type(extractor).__name__} can't be exported")
-        for layer in extractor.roi_layers:
-            if type(layer).__name__ != "RoIAlign" or layer.pool_mode != "avg":
-                raise ExportError(f"{type(layer).__name__} can't be exported: RoIAlign's mean can")
-        self.extractor = extractor
-
-    def forward(self, maps: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
-        layers = self.extractor.roi_layers
-        rois = torch.cat([boxes[:, :1], boxes], dim=1)  # only the corners are read
-        levels = self.extractor.map_roi_levels(rois, len(layers))
-        features, indices = [], []
-        for i, layer in enumerate(layers):
-            (index,) = torch.where(levels == i)
-            options = (*layer.output_size, layer.spatial_scale, layer.sampling_ratio, layer.aligned)
-            features.append(operators.roi_align(maps[i], boxes[index], *options))
-            indices.append(index)
-        order = torch.cat(indices)
-        inverse = torch.zeros_like(order).scatter(0, order, torch.arange(order.shape[0]))
-        return torch.cat(features)[inverse]
-
-
-def topk_per_level(
-    head: BaseDenseHead,
-    class_maps: Sequence[Tensor],
-    box_maps: Sequence[Tensor],
-    factor_maps: Sequence[Tensor] | None = None,
-    *,
-    count: int,
-    threshold: float = 0.0,
-) -> tuple[Tensor, ...]:
-    """(N, 4) boxes, (N,) scores, labels and levels of each level's ``count`` highest scores.
-
-    Args:
-        head (BaseDenseHead): whose anchors, coder and activation are used.
-        class_maps (Sequence[Tensor]): (1, anchors * classes, height, width) each.
-        box_maps (Sequence[Tensor]): (1, anchors * box channels, height, width) each.
-        factor_maps (Sequence[Tensor] | None): (1, anchors, height, width) each, whose sigmoid
-            multiplies the scores: centerness, say.
-        count (int): all of them, if negative.
-        threshold (float): the score is set to -1 where the class's alone is no higher. Default: 0.
-    """
-    sizes = [level.shape[-2:] for level in class_maps]
-    priors = head.prior_generator.grid_priors(sizes, dtype=torch.float32, device="cpu")
-    is_gfl = isinstance(head, GFLHead)
-    box_channels = 4 * (head.reg_max + 1) if is_gfl else head.bbox_coder.encode_size
-    levels = []
-    for i, anchors in enumerate(priors):
-        classes = flatten_map(class_maps[i], head.cls_out_channels)
-        if not head.use_sigmoid_cls:
-            classes = classes.softmax(-1)[:, :-1]
-        kept, index = operators.topk(classes.reshape(-1), count if count > 0 else NO_LIMIT)
-        torch._check(kept.shape[0] > 0)
-        class_scores = scores = kept.sigmoid() if head.use_sigmoid_cls else kept
-        anchor = index // classes.shape[1]
-        if factor_maps is not None:
-            scores = scores * flatten_map(factor_maps[i], 1)[anchor, 0].sigmoid()
-        scores = torch.where(class_scores > threshold, scores, -1.0)
-        anchors, deltas = anchors[anchor], flatten_map(box_maps[i], box_channels)[anchor]
-        if is_gfl:
-            deltas = head.integral(deltas) * head.prior_generator.strides[i][0]
-            anchors = head.anchor_center(anchors)
-        boxes = head.bbox_coder.decode(anchors, deltas)
-        labels = index % classes.shape[1]
-        levels.append((boxes, scores, labels, torch.full_like(labels, i)))
-    return tuple(torch.cat(parts) for parts in zip(*levels, strict=True))
-
-
-def flatten_map(feature_map: Tensor, channels: int) -> Tensor:
-    """(1, anchors * channels, height, width) as (height * width * anchors, channels)."""
-    return feature_map[0].permute(1, 2, 0).reshape(-1, channels)
-
-
-def clip_boxes(boxes: Tensor, size: Tensor) -> Tensor:
-    """(N, 4) boxes within an image of ``size``, (2,), height and width."""
-    return torch.minimum(boxes.clamp(min=0), size.flip(0).repeat(2))
-
-
-def drop_small_boxes(boxes: Tensor, scores: Tensor, cfg: Mapping) -> Tensor:
-    """The scores, but -1 where a box is no larger than ``min_bbox_size``."""
-    smallest = cfg.get("min_bbox_size", -1)
-    if smallest < 0:
-        return scores
-    is_large = (boxes[:, 2:] - boxes[:, :2] > smallest).all(1)
-    return torch.where(is_large, scores, -1.0)
-
-
-def paste_masks(masks: Tensor, boxes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(N, side, side) masks of boxes pasted into the image: (N, height, width), zero around them.
-
-    Bilinear sampling is a product on either side: of N boxes it costs two matrix products.
-    """
-    vertical = _bilinear_weights(rows, boxes[:, 1], boxes[:, 3], masks.shape[1])
-    horizontal = _bilinear_weights(columns, boxes[:, 0], boxes[:, 2], masks.shape[2])
-    return vertical @ masks @ horizontal.mT
-
-
-def _bilinear_weights(centres: Tensor, start: Tensor, end: Tensor, cells: int) -> Tensor:
-    """(N, length, cells): the weight of each cell between ``start`` and ``end`` at each pixel."""
-    position = (centres - start[:, None]) / (end - start)[:, None] * cells - 0.5
-    return (1 - (position[..., None] - torch.arange(cells)).abs()).relu()
-
-
-def check_predicts_as(head: nn.Module, *bases: type) -> None:
-    """Refuses a head that predicts in another way than its base class does, by its name."""
-    for name in PREDICT_METHODS:
-        own = getattr(type(head), name, None)
-        if all(own is not getattr(base, name, None) for base in bases):
-            raise ExportError(
-                f"{type(head).__name__} can't be exported: it has a predict of its own"
-            )
+            labels = labels.gather(1, query)
+        boxes = bbox_cxcywh_to_xyxy(pick(boxes, query)) * sizes.flip(1).repeat(1, 2)[:, None]
+        return clip_boxes(boxes, sizes) * scale[:, None], scores, labels

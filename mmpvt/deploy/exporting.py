@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,21 +18,24 @@ from mmdet.models.detectors import DETR, SingleStageDetector, TwoStageDetector
 from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmseg.models.segmentors import EncoderDecoder
+from torch import nn
 from torch.export import Dim
 
 from mmpvt.deploy.classifiers import ExportableClassifier
+from mmpvt.deploy.decoding import BatchedNMS, WithoutNMS
 from mmpvt.deploy.detectors import ExportableDETR, ExportableOneStage, ExportableTwoStage
-from mmpvt.deploy.operators import OPSET, TRANSLATIONS
+from mmpvt.deploy.forms import BatchForm, Core, ImageForm
+from mmpvt.deploy.operators import OPSET, translations
 from mmpvt.deploy.precision import FLOAT32_NODES, quiet, to_float16, to_int8
 from mmpvt.deploy.preprocessing import (
     CenterCrop,
     PreprocessingGraph,
     ResizeToMultiple,
-    ResizingStep,
     read_image_format,
     read_resizing,
     round_shape,
 )
+from mmpvt.deploy.runtimes import RUNTIMES, Runtime
 from mmpvt.deploy.segmentors import ExportableSegmentor
 from mmpvt.deploy.verification import Deviation, to_rgb, verify
 from mmpvt.engine.checks.channels import channel_mismatch
@@ -48,17 +51,14 @@ from mmpvt.version import __version__
 
 EXAMPLE_SHAPE = (256, 320)  # pixels of the input that a network of dynamic size is traced with
 MAX_SIDE = 4096  # pixels of the network's input, where sizes are dynamic
+SIDES = ("down", "across")  # their names in the file, of multiples
+MAX_BATCH = 256  # images, where their number is dynamic
 SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch writes which module a node comes from
+MODEL = "core.model."  # begins the names of the model's own
 CLASSIFIER_HEADS = ("LinearClsHead", "StackedLinearClsHead")  # their scores are a softmax
 CHANNEL_ORDERS = {1: "grey", 3: "RGB", 4: "RGBA"}  # of an image's channels, by their number
 
-Exportable = (
-    ExportableClassifier
-    | ExportableDETR
-    | ExportableOneStage
-    | ExportableTwoStage
-    | ExportableSegmentor
-)
+DYNAMIC = "dynamic"  # of a batch or an input's size
 
 
 def export(
@@ -66,6 +66,10 @@ def export(
     config: Config,
     shape: Sequence[int] | None = None,
     report: Callable[[str], None] = print,
+    *,
+    runtime: str = "onnxruntime",
+    batch: int | str | None = None,
+    without_nms: bool = False,
 ) -> ir.Model:
     """Exports a whole model to ONNX: image in; boxes, masks, label map or scores out.
 
@@ -77,6 +81,10 @@ def export(
         shape (Sequence[int] | None): height and width, in pixels, that every image is fitted into;
             by default images have the sizes that the test pipeline gives them.
         report (Callable): takes a line of progress.
+        runtime (str): a key of :data:`RUNTIMES`. Default: ``"onnxruntime"``.
+        batch (int | str | None): how many resized images the model takes at once, or
+            ``"dynamic"``. Default: None, for one image of any size.
+        without_nms (bool): whether a batch's boxes are what goes into the last NMS. Default: False.
 
     Returns:
         ir.Model: the model, in memory.
@@ -91,33 +99,103 @@ def export(
             f"exporting needs PyTorch {oldest} or newer, and {torch.__version__} is installed",
             hint=f"pip install 'torch>={oldest}'",
         )
-    shape = round_shape(config, shape)
-    resizing, image_format = read_resizing(config, shape), read_image_format(config)
-    channels = image_format.channels or input_channels(model.backbone)
-    if reason := channel_mismatch(channels, config):
-        raise ExportError(f"the test pipeline loads images of {reason}")
-    data_preprocessor = model.data_preprocessor
-    divisor, pad_value = read_padding(data_preprocessor)
-    input_shape = shape and [-(-side // divisor) * divisor for side in shape]
-    if resizing and isinstance(resizing[-1], CenterCrop):  # all images are of that size
-        input_shape = [-(-side // divisor) * divisor for side in resizing[-1].size]
-    network = exportable(model)
+    plan = Plan(model, config, shape, RUNTIMES[runtime], batch)
+    core = exportable(model, plan.is_batch)
+    nms = leave_out_nms(core) if without_nms else None
+    form = ImageForm(core)
+    if plan.is_batch:
+        form = BatchForm(core, plan.image_format, plan.pad_value)
 
     start = time.monotonic()
     report(f"exporting {type(model).__name__} on {type(model.backbone).__name__}")
-    if resizing and isinstance(resizing[-1], ResizeToMultiple):
-        divisor = max(divisor, resizing[-1].divisor)
-    exported = export_network(network, input_shape, divisor)
+    exported = export_network(form, plan)
     report(f"exported in {time.monotonic() - start:.0f} s")
-
-    preprocessing = PreprocessingGraph(
-        resizing, data_preprocessor, divisor, pad_value, input_shape, channels, image_format
-    )
+    preprocessing = None if plan.is_batch else plan.preprocessing()
     join(preprocessing, exported)
-    exported.metadata_props.update(
-        describe(model, config, network.outputs, resizing, input_shape, channels)
-    )
+    facts = dict(runtime=runtime, batch=batch, nms=nms, form="batch" if plan.is_batch else "image")
+    exported.metadata_props.update(describe(plan, core, facts))
     return exported
+
+
+class Plan:
+    """What is exported, and for what.
+
+    Attributes:
+        image_format (ImageFormat): how the test pipeline decodes images.
+        channels (int): of an image.
+        resizing (list[ResizingStep]): of the test pipeline.
+        divisor (int): what the sides of the network's input are multiples of.
+        pad_value (float): of the padding, after normalisation.
+        input_shape (list[int] | None): height and width of the network's input, if they are fixed.
+    """
+
+    def __init__(
+        self,
+        model: BaseModel,
+        config: Config,
+        shape: Sequence[int] | None,
+        runtime: Runtime,
+        batch: int | str | None,
+    ) -> None:
+        self.model, self.config, self.runtime, self.batch = model, config, runtime, batch
+        shape = round_shape(config, shape)
+        self.resizing = read_resizing(config, shape)
+        self.image_format = read_image_format(config)
+        self.channels = self.image_format.channels or input_channels(model.backbone)
+        if reason := channel_mismatch(self.channels, config):
+            raise ExportError(f"the test pipeline loads images of {reason}")
+        self.divisor, self.pad_value = read_padding(model.data_preprocessor)
+        last = self.resizing[-1] if self.resizing else None
+        if isinstance(last, CenterCrop):  # all images are of that size
+            shape = last.size
+        self.input_shape = shape and [-(-side // self.divisor) * self.divisor for side in shape]
+        if isinstance(last, ResizeToMultiple):
+            self.divisor = max(self.divisor, last.divisor)
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether the model takes batches of resized images, not one of any size."""
+        return self.batch is not None
+
+    def preprocessing(self) -> PreprocessingGraph:
+        """The graph from an image of any size to the network's inputs."""
+        return PreprocessingGraph(
+            *(self.resizing, self.model.data_preprocessor, self.divisor, self.pad_value),
+            *(self.input_shape, self.channels, self.image_format),
+        )
+
+    def example(self) -> tuple[dict[str, torch.Tensor], dict[str, dict | None]]:
+        """Inputs to trace with, and which of their sides are dynamic."""
+        shape = self.input_shape or [-(-x // self.divisor) * self.divisor for x in EXAMPLE_SHAPE]
+        height, width = shape
+        sides = {}
+        if self.input_shape is None:
+            most = MAX_SIDE // self.divisor
+            sides = {i: self.divisor * Dim(n, min=2, max=most) for i, n in enumerate(SIDES)}
+        if not self.is_batch:
+            inputs = {
+                "x": torch.zeros(1, input_channels(self.model.backbone), height, width),
+                "size": torch.tensor([height - 1.0, width - 1.0]),
+                "scale": torch.ones(4),
+                "rows": torch.arange(height + 5) + 0.5,
+                "columns": torch.arange(width + 7) + 0.5,
+            }
+            shapes = {
+                "x": {2 + i: side for i, side in sides.items()} or None,
+                "size": None,
+                "scale": None,
+                "rows": {0: Dim("height", min=2)},
+                "columns": {0: Dim("width", min=2)},
+            }
+            return inputs, shapes
+        count = 2 if self.batch == DYNAMIC else self.batch
+        inputs = {
+            "images": torch.zeros(count, height, width, self.channels, dtype=torch.uint8),
+            "sizes": torch.tensor([[height - 1, width - 1]]).repeat(count, 1),
+        }
+        batch = {0: Dim("batch", min=1, max=MAX_BATCH)} if self.batch == DYNAMIC else {}
+        dynamic = {**batch, **{1 + i: side for i, side in sides.items()}}
+        return inputs, {"images": dynamic or None, "sizes": batch or None}
 
 
 def write(
@@ -187,19 +265,19 @@ def read_padding(data_preprocessor: BaseDataPreprocessor) -> tuple[int, float]:
     return divisor, float(getattr(data_preprocessor, "pad_val", 0))
 
 
-def exportable(model: BaseModel) -> Exportable:
+def exportable(model: BaseModel, is_batch: bool = False) -> Core:
     """The model in exportable form; an ExportError names the part that has none."""
     for name, part in model.named_modules():
         if type(part).__module__.startswith("mmcv.ops") and type(part).__name__ != "RoIAlign":
             raise ExportError(f"{type(part).__name__} (the model's {name}) can't be exported")
     if type(model) is DETR:
-        return ExportableDETR(model)
+        return ExportableDETR(model, is_batch)
     if is_classifier(model):
         if type(model.head).__name__ not in CLASSIFIER_HEADS:
             raise ExportError(
                 f"{type(model.head).__name__} can't be exported: {', '.join(CLASSIFIER_HEADS)} can"
             )
-        return ExportableClassifier(model)
+        return ExportableClassifier(model, is_batch)
     own = type(model)
     for base, form in (
         (TwoStageDetector, ExportableTwoStage),
@@ -208,33 +286,27 @@ def exportable(model: BaseModel) -> Exportable:
     ):
         predicts_alike = issubclass(own, base) and own.predict is base.predict
         if predicts_alike and own.extract_feat is base.extract_feat:
-            return form(model)
+            return form(model, is_batch)
     raise ExportError(f"{own.__name__} can't be exported: docs/deploy.md lists what can")
 
 
-def export_network(
-    network: Exportable, input_shape: Sequence[int] | None, divisor: int
-) -> ir.Model:
-    """The network, from its normalised input on, by PyTorch's exporter."""
-    height, width = input_shape or [-(-side // divisor) * divisor for side in EXAMPLE_SHAPE]
-    inputs = {
-        "x": torch.zeros(1, input_channels(network.model), height, width),
-        "size": torch.tensor([height - 1.0, width - 1.0]),
-        "scale": torch.ones(4),
-        "rows": torch.arange(height + 5) + 0.5,
-        "columns": torch.arange(width + 7) + 0.5,
-    }
-    sides = None
-    if input_shape is None:
-        most = MAX_SIDE // divisor
-        sides = {2 + i: divisor * Dim(n, min=2, max=most) for i, n in enumerate(("down", "across"))}
-    shapes = {
-        "x": sides,
-        "size": None,
-        "scale": None,
-        "rows": {0: Dim("height", min=2)},
-        "columns": {0: Dim("width", min=2)},
-    }
+def leave_out_nms(core: Core) -> dict[str, object]:
+    """Takes the last NMS out of a detector; what it was."""
+    nms = getattr(core, "nms", None)
+    if not isinstance(nms, BatchedNMS):
+        raise ExportError(f"{type(core.model).__name__} has no NMS to leave out")
+    if "masks" in core.outputs:
+        raise ExportError(
+            f"{type(core.model).__name__} without its NMS can't be exported: masks are made of the "
+            "boxes that it keeps"
+        )
+    core.nms = WithoutNMS()
+    return nms.describe()
+
+
+def export_network(network: nn.Module, plan: Plan) -> ir.Model:
+    """The network, from its normalised input on or of a batch, by PyTorch's exporter."""
+    inputs, shapes = plan.example()
     try:
         with torch.no_grad(), evaluating(network), quiet():
             program = torch.onnx.export(
@@ -245,7 +317,7 @@ def export_network(
                 dynamo=True,
                 opset_version=OPSET,
                 output_names=list(network.outputs),
-                custom_translation_table=TRANSLATIONS,
+                custom_translation_table=translations(plan.runtime),
                 verbose=False,
             )
     except Exception as error:
@@ -254,42 +326,37 @@ def export_network(
             cause = cause.__cause__
         reason = next(iter(str(cause).strip().splitlines()), "")[:200]
         raise ExportError(
-            f"{type(network.model).__name__} can't be exported: PyTorch's exporter fails at it "
+            f"{type(plan.model).__name__} can't be exported: PyTorch's exporter fails at it "
             f"({type(cause).__name__}: {reason})"
         ) from error
     return program.model  # type: ignore[union-attr]  # None without dynamo
 
 
-def join(preprocessing: PreprocessingGraph, exported: ir.Model) -> None:
-    """Puts the preprocessing before the exported network, which is changed."""
+def join(preprocessing: PreprocessingGraph | None, exported: ir.Model) -> None:
+    """Puts the preprocessing, if any, before the exported network, whose nodes get names."""
     graph = exported.graph
-    for i, node in enumerate(preprocessing.nodes):
-        node.name = f"preprocessing/{node.op_type}_{i}"
-        for j, value in enumerate(node.outputs):
-            value.name = f"preprocessing/{i}_{j}"
-    for value in list(graph.inputs):
-        ir.convenience.replace_all_uses_with(value, preprocessing.outputs[value.name])
-    graph.inputs.clear()
-    graph.inputs.append(preprocessing.image)
-    graph.insert_before(graph[0], preprocessing.nodes)
+    if preprocessing is not None:
+        for i, node in enumerate(preprocessing.nodes):
+            node.name = f"preprocessing/{node.op_type}_{i}"
+            for j, value in enumerate(node.outputs):
+                value.name = f"preprocessing/{i}_{j}"
+        for value in list(graph.inputs):
+            ir.convenience.replace_all_uses_with(value, preprocessing.outputs[value.name])
+        graph.inputs.clear()
+        graph.inputs.append(preprocessing.image)
+        graph.insert_before(graph[0], preprocessing.nodes)
     for i, node in enumerate(graph):
         scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
-        modules = [name.removeprefix("model.") for name in scopes if name.startswith("model.")]
+        modules = [name.removeprefix(MODEL) for name in scopes if name.startswith(MODEL)]
         if modules:  # such as backbone.block1.0.attn.q
             node.name = f"{modules[-1]}/{node.op_type}_{i}"
         elif not node.name.startswith(FLOAT32_NODES):
             node.name = f"decoding/{node.op_type}_{i}"
 
 
-def describe(
-    model: BaseModel,
-    config: Config,
-    outputs: Sequence[str],
-    resizing: Sequence[ResizingStep],
-    input_shape: Sequence[int] | None,
-    channels: int,
-) -> dict[str, str]:
+def describe(plan: Plan, core: Core, form: Mapping[str, object]) -> dict[str, str]:
     """The file's ``metadata_props``: text, or JSON where a value has parts."""
+    model, outputs = plan.model, core.outputs
     meta = getattr(model, "dataset_meta", None) or {}
     classes = [encodable(name) for name in meta.get("classes", ())]
     tasks = dict(masks="instance segmentation", label_map="semantic segmentation")
@@ -300,18 +367,21 @@ def describe(
         else None
         for name in ("mean", "std")
     )
-    order = CHANNEL_ORDERS.get(channels, "as in the file")
+    order = CHANNEL_ORDERS.get(plan.channels, "as in the file")
+    shape = "(batch, height, width" if plan.is_batch else "(height, width"
+    masks = ("mask_frame", "mask_threshold") if "masks" in outputs else ()
     facts = {
         "task": tasks.get(outputs[-1], "detection"),
         "model": type(model).__name__,
         "backbone": type(model.backbone).__name__,
-        "config": encodable(config.filename or ""),
+        "config": encodable(plan.config.filename or ""),
         "classes": classes,
         "category_ids": [category["id"] for category in coco_categories(classes)],
         "palette": [list(map(int, colour)) for colour in meta.get("palette") or ()],
-        "image": f"uint8, (height, width, {channels}), {order}",
-        "input_size": list(input_shape) if input_shape else "dynamic",
-        "resizing": [{"step": type(step).__name__, **asdict(step)} for step in resizing],
+        "image": f"uint8, {shape}, {plan.channels}), {order}",
+        "input_size": plan.input_shape or DYNAMIC,
+        "divisor": plan.divisor,
+        "resizing": [{"step": type(step).__name__, **asdict(step)} for step in plan.resizing],
         "mean": mean,
         "std": std,
         "precision": "float32",
@@ -322,6 +392,8 @@ def describe(
             "mmdet": mmdet.__version__,
             "mmsegmentation": mmseg.__version__,
         },
+        **{name: getattr(core, name) for name in masks},
+        **{name: value for name, value in form.items() if value is not None},
     }
     return {
         name: value if isinstance(value, str) else json.dumps(value)

@@ -1,7 +1,7 @@
 """Operators that ONNX has and PyTorch's exporter doesn't know, for use in exportable modules.
 
 Each is a custom operator of the namespace ``mmpvt_deploy`` that runs in PyTorch, and a function
-that translates it to ONNX: :data:`TRANSLATIONS`.
+that translates it to ONNX: :func:`translations`.
 """
 
 # without `from __future__ import annotations`: custom_op of PyTorch 2.4 can't read the strings
@@ -17,89 +17,194 @@ from onnxscript.values import Op, Opset
 from torch import Tensor
 from torch.library import custom_op, get_ctx
 
+from mmpvt.deploy.runtimes import Runtime
+
 OPSET = 21  # onnxruntime 1.32 has no RoiAlign of 22
+FLOAT, INT64 = 1, 7  # ONNX's numbers of data types
 
 
 @custom_op("mmpvt_deploy::topk", mutates_args=())
 def topk(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` highest of (N,) scores, or all N, and their indices, sorted."""
-    values, index = scores.topk(min(count, len(scores)))
+    """The ``count`` highest of (batch, N) scores, or all N, and their indices, sorted."""
+    values, index = scores.topk(min(count, scores.shape[1]))
     return values, index
 
 
 @topk.register_fake
 def _(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    kept = get_ctx().new_dynamic_size(max=count)
-    return scores.new_empty(kept), scores.new_empty(kept, dtype=torch.int64)
+    shape = scores.shape[0], _kept(count, scores.shape[1])
+    return scores.new_empty(shape), scores.new_empty(shape, dtype=torch.int64)
+
+
+def _kept(count: int, length: int | torch.SymInt) -> int | torch.SymInt:
+    """The smaller of both, as a side of an empty tensor."""
+    return min(count, length) if isinstance(length, int) else get_ctx().new_dynamic_size(max=count)
 
 
 def _onnx_topk(scores, count: int):
-    return op.TopK(scores, op.Min(op.Constant(value_ints=[count]), op.Shape(scores)))
+    return op.TopK(scores, _onnx_kept(count, scores))
 
 
-@custom_op("mmpvt_deploy::nms", mutates_args=())
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, count: int) -> Tensor:
-    """Greedy NMS of (N, 4) boxes and (N,) scores: (K,) int64, kept indices by falling score.
+def _onnx_kept(count: int, scores):
+    if isinstance(length := scores.shape[1], int):
+        return op.Constant(value_ints=[min(count, length)])
+    return op.Min(op.Constant(value_ints=[count]), op.Shape(scores, start=1, end=2))
 
-    Boxes of a score no higher than 0 are dropped; at most ``count`` are kept.
+
+@custom_op("mmpvt_deploy::batched_nms", mutates_args=())
+def batched_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    num_groups: int,
+    class_agnostic: bool,
+    iou_threshold: float,
+    count: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Greedy NMS within each group, as MMCV's function of that name.
+
+    Args:
+        boxes (Tensor): (batch, N, 4).
+        scores (Tensor): (batch, N); boxes of a score no higher than 0 are dropped.
+        groups (Tensor): (batch, N), int64, below ``num_groups``: labels, or levels of a pyramid.
+        num_groups (int): how many there are.
+        class_agnostic (bool): whether boxes of different groups suppress each other.
+        iou_threshold (float): a box that overlaps a better one by more is dropped.
+        count (int): how many are kept of an image.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: (batch, K, 4) boxes, (batch, K) scores and groups, by falling
+        score. K is the smaller of ``count`` and N; where fewer are kept, the rest has score -1.
     """
-    (valid,) = torch.where(scores > 0)
-    _, kept = ops.nms(boxes[valid], scores[valid], iou_threshold)
-    return valid[kept][:count]
+    kept_scores = scores.new_full((len(scores), min(count, scores.shape[1])), -1)
+    index = torch.zeros_like(kept_scores, dtype=torch.int64)
+    cfg = dict(type="nms", iou_threshold=iou_threshold)
+    for i in range(len(scores)):
+        (valid,) = torch.where(scores[i] > 0)
+        if len(valid):
+            candidates = (boxes[i, valid], scores[i, valid], groups[i, valid])
+            _, kept = ops.batched_nms(*candidates, cfg, class_agnostic=class_agnostic)
+            kept = valid[kept][:count]
+            index[i, : len(kept)], kept_scores[i, : len(kept)] = kept, scores[i, kept]
+    boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+    return boxes, kept_scores, groups.gather(1, index)
 
 
-@nms.register_fake
-def _(boxes: Tensor, scores: Tensor, iou_threshold: float, count: int) -> Tensor:
-    kept = get_ctx().new_dynamic_size(max=count)
-    return scores.new_empty(kept, dtype=torch.int64)
+@batched_nms.register_fake
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, *options):
+    shape = scores.shape[0], _kept(options[-1], scores.shape[1])
+    return boxes.new_empty(*shape, 4), scores.new_empty(shape), groups.new_empty(shape)
 
 
-def _onnx_nms(boxes, scores, iou_threshold: float, count: int):
+def _onnx_batched_nms(
+    boxes,
+    scores,
+    groups,
+    num_groups: int,
+    class_agnostic: bool,
+    iou_threshold: float,
+    count: int,
+):
+    """Boxes of different groups are moved apart, for a single NMS of each image."""
+    apart, zero = boxes, op.Constant(value_float=0.0)
+    if not class_agnostic:
+        is_valid = op.Unsqueeze(op.Greater(scores, zero), op.Constant(value_ints=[2]))
+        edge = op.ReduceMax(op.Where(is_valid, boxes, zero), op.Constant(value_ints=[1, 2]))
+        step = op.Add(op.Max(edge, zero), op.Constant(value_float=1.0))
+        group = op.Unsqueeze(op.Cast(groups, to=FLOAT), op.Constant(value_ints=[2]))
+        apart = op.Add(boxes, op.Mul(group, step))
     chosen = op.NonMaxSuppression(
-        op.Unsqueeze(boxes, op.Constant(value_ints=[0])),
-        op.Unsqueeze(scores, op.Constant(value_ints=[0, 1])),
+        apart,
+        op.Unsqueeze(scores, op.Constant(value_ints=[1])),
         op.Constant(value_ints=[count]),
         op.Constant(value_floats=[iou_threshold]),
         op.Constant(value_floats=[0.0]),  # of scores
     )
-    return op.Gather(chosen, op.Constant(value_int=2), axis=1)
+    places = op.Gather(chosen, op.Constant(value_ints=[0, 2]), axis=1)  # image and box
+    none = op.Expand(op.Constant(value_float=-1.0), op.Shape(scores))
+    kept = op.ScatterND(none, places, op.GatherND(scores, places))
+    kept, index = op.TopK(kept, _onnx_kept(count, scores))
+    corners = op.Expand(
+        op.Unsqueeze(index, op.Constant(value_ints=[2])), op.Constant(value_ints=[1, 1, 4])
+    )
+    return (
+        op.GatherElements(boxes, corners, axis=1),
+        kept,
+        op.GatherElements(groups, index, axis=1),
+    )
+
+
+def _tensorrt_batched_nms(
+    boxes,
+    scores,
+    groups,
+    num_groups: int,
+    class_agnostic: bool,
+    iou_threshold: float,
+    count: int,
+):
+    """TensorRT's plugin takes a score for each group, which is 0 for all but one."""
+    own = op.Equal(
+        op.Unsqueeze(groups, op.Constant(value_ints=[2])),
+        op.Constant(value_ints=list(range(num_groups))),
+    )
+    per_group = op.Where(
+        own, op.Unsqueeze(scores, op.Constant(value_ints=[2])), op.Constant(value_float=0.0)
+    )
+    _, boxes, scores, groups = efficient_nms(
+        boxes,
+        per_group,
+        plugin_version="1",
+        background_class=-1,
+        max_output_boxes=min(count, scores.shape[1]),
+        score_threshold=0.0,
+        iou_threshold=iou_threshold,
+        score_activation=0,
+        class_agnostic=int(class_agnostic),
+        box_coding=0,
+    )
+    return boxes, scores, op.Cast(groups, to=INT64)
 
 
 @custom_op("mmpvt_deploy::roi_align", mutates_args=())
 def roi_align(
     feature_map: Tensor,
     boxes: Tensor,
+    images: Tensor,
     height: int,
     width: int,
     spatial_scale: float,
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """(N, channels, height, width) of (N, 4) boxes: :class:`mmcv.ops.RoIAlign`, ``avg`` mode."""
-    rois = torch.cat([boxes.new_zeros(len(boxes), 1), boxes], dim=1)
+    """(N, channels, height, width) of (N, 4) boxes: :class:`mmcv.ops.RoIAlign`, ``avg`` mode.
+
+    ``images``, (N,), int64, is which of the batch's each box is of.
+    """
+    rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)
     size = (height, width)
     return ops.roi_align(feature_map, rois, size, spatial_scale, sampling_ratio, "avg", aligned)
 
 
 @roi_align.register_fake
-def _(feature_map: Tensor, boxes: Tensor, height: int, width: int, *options) -> Tensor:
+def _(feature_map: Tensor, boxes: Tensor, images, height: int, width: int, *options) -> Tensor:
     return feature_map.new_empty(boxes.shape[0], feature_map.shape[1], height, width)
 
 
 def _onnx_roi_align(
     feature_map,
     boxes,
+    images,
     height: int,
     width: int,
     spatial_scale: float,
     sampling_ratio: int,
     aligned: bool,
 ):
-    count = op.Shape(boxes, start=0, end=1)
     return op.RoiAlign(
         feature_map,
         boxes,
-        op.Expand(op.Constant(value_ints=[0]), count),  # which image of the batch
+        images,
         coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
         output_height=height,
         output_width=width,
@@ -108,66 +213,38 @@ def _onnx_roi_align(
     )
 
 
-@custom_op("mmpvt_deploy::crop", mutates_args=())
-def crop(feature_map: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """The upper left corner of a (1, channels, rows, columns) map; its sides are (1,) int64."""
-    return feature_map[:, :, : height.item(), : width.item()].clone()
-
-
-@crop.register_fake
-def _(feature_map: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    rows, columns = (get_ctx().new_dynamic_size(min=1) for _ in (height, width))
-    return feature_map.new_empty(1, feature_map.shape[1], rows, columns)
-
-
-def _onnx_crop(feature_map, height, width):
-    ends = op.Concat(height, width, axis=0)
-    return op.Slice(
-        feature_map, op.Constant(value_ints=[0, 0]), ends, op.Constant(value_ints=[2, 3])
-    )
-
-
-@custom_op("mmpvt_deploy::resize_argmax", mutates_args=())
-def resize_argmax(
-    logits: Tensor,
-    x: Tensor,
-    size: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    align_corners: bool,
-    threshold: float,
+@custom_op("mmpvt_deploy::resize_to_image", mutates_args=())
+def resize_to_image(
+    maps: Tensor, x: Tensor, size: Tensor, rows: Tensor, columns: Tensor, align_corners: bool
 ) -> Tensor:
-    """(image height, image width), int64: labels of logits, as MMSegmentation decodes them.
+    """(image height, image width, channels) of (1, channels, h, w) maps of the padded input.
 
-    (1, classes, h, w) logits are resized to ``x``, cropped to ``size``, its sides without padding,
-    and resized to the image, whose sides are those of ``rows`` and ``columns``. ``threshold`` is
-    the probability above which the label is 1, of a single channel; negative for one a class.
+    They are resized to ``x``, cropped to ``size``, (1, 2), its sides without padding, and resized
+    to the image, whose sides are those of ``rows`` and ``columns``.
     """
     options: dict[str, Any] = dict(mode="bilinear", align_corners=align_corners)
-    height, width = size.long().tolist()
-    logits = F.interpolate(logits, x.shape[2:], **options)[..., :height, :width]
-    logits = F.interpolate(logits, (len(rows), len(columns)), **options)[0]
-    return logits.argmax(0) if threshold < 0 else (logits[0].sigmoid() > threshold).long()
+    height, width = size[0].long().tolist()
+    maps = F.interpolate(maps, x.shape[2:], **options)[..., :height, :width]
+    maps = F.interpolate(maps, (len(rows), len(columns)), **options)
+    return maps[0].permute(1, 2, 0).contiguous()
 
 
-@resize_argmax.register_fake
-def _(logits: Tensor, x, size, rows: Tensor, columns: Tensor, *options) -> Tensor:
-    return logits.new_empty(rows.shape[0], columns.shape[0], dtype=torch.int64)
+@resize_to_image.register_fake
+def _(maps: Tensor, x, size, rows: Tensor, columns: Tensor, *options) -> Tensor:
+    return maps.new_empty(rows.shape[0], columns.shape[0], maps.shape[1])
 
 
-def _onnx_resize_argmax(logits, x, size, rows, columns, align_corners: bool, threshold: float):
-    """Channels last: there onnxruntime resizes and compares six times as fast."""
+def _onnx_resize_to_image(maps, x, size, rows, columns, align_corners: bool):
+    """Channels last: there onnxruntime resizes, and compares channels, six times as fast."""
     mode = "align_corners" if align_corners else "pytorch_half_pixel"
-    logits = op.Transpose(logits, perm=[0, 2, 3, 1])
+    maps = op.Transpose(maps, perm=[0, 2, 3, 1])
     padded = (op.Shape(x, start=2, end=3), op.Shape(x, start=3, end=4))
-    logits = _onnx_resize(logits, *padded, mode)
+    maps = _onnx_resize(maps, *padded, mode)
     starts, axes = op.Constant(value_ints=[0, 0]), op.Constant(value_ints=[1, 2])
-    logits = op.Slice(logits, starts, op.Cast(size, to=7), axes)
-    logits = _onnx_resize(logits, op.Shape(rows), op.Shape(columns), mode)
-    if threshold >= 0:
-        logits = op.Squeeze(logits, op.Constant(value_ints=[0, 3]))
-        return op.Cast(op.Greater(op.Sigmoid(logits), op.Constant(value_float=threshold)), to=7)
-    return op.ArgMax(op.Squeeze(logits, op.Constant(value_ints=[0])), axis=2, keepdims=0)
+    ends = op.Squeeze(op.Cast(size, to=INT64), op.Constant(value_ints=[0]))
+    maps = op.Slice(maps, starts, ends, axes)
+    maps = _onnx_resize(maps, op.Shape(rows), op.Shape(columns), mode)
+    return op.Squeeze(maps, op.Constant(value_ints=[0]))
 
 
 def _onnx_resize(x, height, width, mode: str):
@@ -178,27 +255,45 @@ def _onnx_resize(x, height, width, mode: str):
 
 
 _OpSchema, _Parameter = onnx.defs.OpSchema, onnx.defs.OpSchema.FormalParameter
-_NAME, _DOMAIN, _VERSION = "MultiHeadAttention", "com.microsoft", 1
-# onnxruntime's operator, which the onnx package has no schema of
-multi_head_attention = Op(
-    Opset(_DOMAIN, _VERSION),
-    _NAME,
-    _OpSchema(
-        _NAME,
-        _DOMAIN,
-        _VERSION,
-        inputs=[_Parameter(kind, "T") for kind in ("query", "key", "value")],
-        outputs=[_Parameter("output", "T")],
+
+
+def _operator(domain: str, name: str, inputs: str, outputs: str, **attributes: str) -> Op:
+    """A runtime's own operator, which the onnx package has no schema of; attributes by type."""
+    kinds = dict(labels="tensor(int32)", count="tensor(int32)")
+    schema = _OpSchema(
+        name,
+        domain,
+        1,
+        inputs=[_Parameter(x, "T") for x in inputs.split()],
+        outputs=[_Parameter(x, kinds.get(x, "T")) for x in outputs.split()],
         type_constraints=[("T", ["tensor(float)"], "")],
         attributes=[
-            _OpSchema.Attribute("num_heads", _OpSchema.AttrType.INT),
-            _OpSchema.Attribute("scale", _OpSchema.AttrType.FLOAT),
+            _OpSchema.Attribute(key, getattr(_OpSchema.AttrType, kind))
+            for key, kind in attributes.items()
         ],
-    ),
+    )
+    return Op(Opset(domain, 1), name, schema)
+
+
+multi_head_attention = _operator(  # onnxruntime's
+    *("com.microsoft", "MultiHeadAttention", "query key value", "output"),
+    num_heads="INT",
+    scale="FLOAT",
+)
+efficient_nms = _operator(  # TensorRT's plugin
+    *("TRT", "EfficientNMS_TRT", "boxes scores", "count boxes scores labels"),
+    plugin_version="STRING",
+    background_class="INT",
+    max_output_boxes="INT",
+    score_threshold="FLOAT",
+    iou_threshold="FLOAT",
+    score_activation="INT",
+    class_agnostic="INT",
+    box_coding="INT",
 )
 
 
-def _onnx_attention(
+def _onnx_fused_attention(
     query,
     key,
     value,
@@ -226,11 +321,16 @@ def _onnx_attention(
     return op.Transpose(out, perm=[0, 2, 1, 3])
 
 
-TRANSLATIONS: dict[Callable, Callable] = {
-    torch.ops.mmpvt_deploy.topk.default: _onnx_topk,
-    torch.ops.mmpvt_deploy.nms.default: _onnx_nms,
-    torch.ops.mmpvt_deploy.roi_align.default: _onnx_roi_align,
-    torch.ops.mmpvt_deploy.crop.default: _onnx_crop,
-    torch.ops.mmpvt_deploy.resize_argmax.default: _onnx_resize_argmax,
-    torch.ops.aten.scaled_dot_product_attention.default: _onnx_attention,
-}
+def translations(runtime: Runtime) -> dict[Callable, Callable]:
+    """How operators are translated to ONNX for a runtime."""
+    table: dict[Callable, Callable] = {
+        torch.ops.mmpvt_deploy.topk.default: _onnx_topk,
+        torch.ops.mmpvt_deploy.batched_nms.default: _onnx_batched_nms,
+        torch.ops.mmpvt_deploy.roi_align.default: _onnx_roi_align,
+        torch.ops.mmpvt_deploy.resize_to_image.default: _onnx_resize_to_image,
+    }
+    if runtime.fuses_attention:
+        table[torch.ops.aten.scaled_dot_product_attention.default] = _onnx_fused_attention
+    if runtime.has_efficient_nms:
+        table[torch.ops.mmpvt_deploy.batched_nms.default] = _tensorrt_batched_nms
+    return table

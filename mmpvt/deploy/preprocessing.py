@@ -151,6 +151,17 @@ def round_shape(config: Config, shape: Sequence[int] | None) -> tuple[int, int] 
     return shape[0], shape[1]
 
 
+def swaps_channels(
+    data_preprocessor: BaseDataPreprocessor, channels: int, image_format: ImageFormat
+) -> bool:
+    """Whether the network takes red and blue in the other order than RGB."""
+    names = ("_channel_conversion", "channel_conversion", "to_rgb")
+    swaps = any(getattr(data_preprocessor, name, False) for name in names)
+    if channels != 3 and isinstance(data_preprocessor, SegDataPreProcessor):
+        swaps = False  # MMSegmentation does so for three channels only
+    return channels > 2 and image_format.is_bgr != swaps
+
+
 class PreprocessingGraph:
     """The graph's nodes, from ``image`` to the network's inputs.
 
@@ -202,11 +213,7 @@ class PreprocessingGraph:
             x = resize(x, self._sides(x), sides)
 
         x = op.Cast(op.Transpose(x, perm=(2, 0, 1)), to=FLOAT)
-        names = ("_channel_conversion", "channel_conversion", "to_rgb")
-        swaps = any(getattr(data_preprocessor, name, False) for name in names)
-        if channels != 3 and isinstance(data_preprocessor, SegDataPreProcessor):
-            swaps = False  # MMSegmentation does so for three channels only
-        if channels > 2 and image_format.is_bgr != swaps:
+        if swaps_channels(data_preprocessor, channels, image_format):
             x = op.Gather(x, _int64(2, 1, 0, *range(3, channels)), axis=0)
         if data_preprocessor._enable_normalize:
             x = op.Sub(x, data_preprocessor.mean.view(-1, 1, 1).float().numpy())

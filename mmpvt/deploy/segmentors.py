@@ -6,27 +6,24 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 import torch.nn.functional as F
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 
-from mmpvt.deploy.detectors import check_predicts_as
-from mmpvt.deploy.operators import resize_argmax
+from mmpvt.deploy.decoding import check_predicts_as
+from mmpvt.deploy.forms import Core
 from mmpvt.errors import ExportError
 
-UINT8_CLASSES = 256  # that a label map of uint8 can hold
 
-
-class ExportableSegmentor(nn.Module):
-    """An encoder and decoder, its label map at the image's size."""
+class ExportableSegmentor(Core):
+    """An encoder and decoder."""
 
     outputs = ("label_map",)
 
-    def __init__(self, model: EncoderDecoder) -> None:
-        super().__init__()
+    def __init__(self, model: EncoderDecoder, is_batch: bool = False) -> None:
+        super().__init__(model, is_batch)
         mode = model.test_cfg.get("mode", "whole")
         if mode != "whole":
             raise ExportError(f"test_cfg's mode {mode!r} can't be exported: 'whole' can")
@@ -37,19 +34,12 @@ class ExportableSegmentor(nn.Module):
                 raise ExportError(
                     f"Upsample by {part.scale_factor} can't be exported: integer factors can"
                 )
-        self.model = model
 
-    def forward(
-        self, x: Tensor, size: Tensor, scale: Tensor, rows: Tensor, columns: Tensor
-    ) -> tuple[Tensor]:
-        """The label map, (image height, image width); arguments as of the detectors."""
+    def forward(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor]:
         head = self.model.decode_head
         features = self.model.extract_feat(x)
         with dynamic_upsampling(head):
-            logits = head(features)
-        threshold = float(head.threshold) if head.out_channels == 1 else -1.0
-        labels = resize_argmax(logits, x, size, rows, columns, self.model.align_corners, threshold)
-        return (labels.to(torch.uint8) if head.out_channels <= UINT8_CLASSES else labels,)
+            return (head(features),)
 
 
 @contextmanager
