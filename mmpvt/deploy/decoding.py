@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from mmcv.ops import RoIAlign
 from mmdet.models.dense_heads import GFLHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
@@ -114,20 +115,20 @@ class RoIFeatures(nn.Module):
             for i, features in enumerate(pooled[1:], 1):
                 chosen = torch.where((levels == i)[:, None, None, None], features, chosen)
             return chosen
-        features, indices = [], []
-        for i, layer in enumerate(layers):
-            (index,) = torch.where(levels == i)
-            features.append(roi_align(layer, maps[i], boxes[index], images[index]))
-            indices.append(index)
-        order = torch.cat(indices)
+        of_levels = [torch.where(levels == i)[0] for i in range(len(layers))]
+        parts = [
+            roi_align(layer, level, boxes[index], images[index])
+            for layer, level, index in zip(layers, maps, of_levels, strict=False)
+        ]
+        order = torch.cat(of_levels)
         inverse = torch.zeros_like(order).scatter(0, order, torch.arange(order.shape[0]))
-        return torch.cat(features)[inverse]
+        return torch.cat(parts)[inverse]
 
 
-def roi_align(layer: nn.Module, feature_map: Tensor, boxes: Tensor, images: Tensor) -> Tensor:
+def roi_align(layer: RoIAlign, feature_map: Tensor, boxes: Tensor, images: Tensor) -> Tensor:
     """What a layer, mmcv's ``RoIAlign``, makes of (N, 4) boxes of (N,) images."""
-    options = (*layer.output_size, layer.spatial_scale, layer.sampling_ratio, layer.aligned)
-    return operators.roi_align(feature_map, boxes, images, *options)
+    options = (layer.spatial_scale, layer.sampling_ratio, layer.aligned)
+    return operators.roi_align(feature_map, boxes, images, *layer.output_size, *options)
 
 
 def topk_per_level(
@@ -234,19 +235,20 @@ def drop_empty(scores: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     return tuple(x[:, kept] for x in (scores, *others))
 
 
-def padding_mask(height: int, width: int, x: Tensor, sizes: Tensor) -> Tensor:
-    """(batch, height, width): where a map of the input, padded, is of the padding.
+def padding_mask(feature_map: Tensor, x: Tensor, sizes: Tensor) -> Tensor:
+    """(batch, rows, columns): where a map of the input, padded, is of the padding.
 
     As nearest-neighbour interpolation of the input's mask has it.
 
     Args:
-        height, width (int): of the map.
+        feature_map (Tensor): (batch, channels, rows, columns).
         x (Tensor): (batch, channels, padded height, padded width).
         sizes (Tensor): (batch, 2), height and width without padding.
     """
-    rows = torch.arange(height) * x.shape[2] // height
-    columns = torch.arange(width) * x.shape[3] // width
-    outside = [places >= sizes[:, i, None] for i, places in enumerate((rows, columns))]
+    outside = []
+    for axis in (2, 3):
+        length, padded = feature_map.shape[axis], x.shape[axis]
+        outside.append(torch.arange(length) * padded // length >= sizes[:, axis - 2, None])
     return outside[0][:, :, None] | outside[1][:, None, :]
 
 

@@ -151,7 +151,7 @@ class ExportableDETR(Core):
     def forward(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         model, head = self.model, self.model.bbox_head
         feature_map = model.extract_feat(x)[-1]
-        mask = padding_mask(*feature_map.shape[2:], x, sizes)
+        mask = padding_mask(feature_map, x, sizes)
         positions = model.positional_encoding(mask).flatten(2).transpose(1, 2)
         tokens = feature_map.flatten(2).transpose(1, 2)
         mask = mask.flatten(1)

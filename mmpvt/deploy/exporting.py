@@ -18,7 +18,6 @@ from mmdet.models.detectors import DETR, SingleStageDetector, TwoStageDetector
 from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmseg.models.segmentors import EncoderDecoder
-from torch import nn
 from torch.export import Dim
 
 from mmpvt.deploy.classifiers import ExportableClassifier
@@ -102,9 +101,7 @@ def export(
     plan = Plan(model, config, shape, RUNTIMES[runtime], batch)
     core = exportable(model, plan.is_batch)
     nms = leave_out_nms(core) if without_nms else None
-    form = ImageForm(core)
-    if plan.is_batch:
-        form = BatchForm(core, plan.image_format, plan.pad_value)
+    form = plan.form(core)
 
     start = time.monotonic()
     report(f"exporting {type(model).__name__} on {type(model.backbone).__name__}")
@@ -157,6 +154,12 @@ class Plan:
         """Whether the model takes batches of resized images, not one of any size."""
         return self.batch is not None
 
+    def form(self, core: Core) -> ImageForm | BatchForm:
+        """What is exported, around the model's core."""
+        if self.is_batch:
+            return BatchForm(core, self.image_format, self.pad_value)
+        return ImageForm(core)
+
     def preprocessing(self) -> PreprocessingGraph:
         """The graph from an image of any size to the network's inputs."""
         return PreprocessingGraph(
@@ -188,7 +191,7 @@ class Plan:
                 "columns": {0: Dim("width", min=2)},
             }
             return inputs, shapes
-        count = 2 if self.batch == DYNAMIC else self.batch
+        count = self.batch if isinstance(self.batch, int) else 2
         inputs = {
             "images": torch.zeros(count, height, width, self.channels, dtype=torch.uint8),
             "sizes": torch.tensor([[height - 1, width - 1]]).repeat(count, 1),
@@ -304,7 +307,7 @@ def leave_out_nms(core: Core) -> dict[str, object]:
     return nms.describe()
 
 
-def export_network(network: nn.Module, plan: Plan) -> ir.Model:
+def export_network(network: ImageForm | BatchForm, plan: Plan) -> ir.Model:
     """The network, from its normalised input on or of a batch, by PyTorch's exporter."""
     inputs, shapes = plan.example()
     try:

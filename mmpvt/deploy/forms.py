@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from mmpvt.deploy.operators import resize_to_image
@@ -140,7 +141,7 @@ class BatchForm(nn.Module):
         """
         data_preprocessor: BaseDataPreprocessor = self.core.model.data_preprocessor
         _, height, width, channels = images.shape
-        x = images.permute(0, 3, 1, 2).float()
+        x = images.float().permute(0, 3, 1, 2)  # TensorRT takes bytes, and only casts them
         if swaps_channels(data_preprocessor, channels, self.image_format):
             x = x[:, [2, 1, 0, *range(3, channels)]]
         if data_preprocessor._enable_normalize:
@@ -157,7 +158,7 @@ class BatchForm(nn.Module):
         return (labels_of(logits, self.core.model.decode_head, axis=1),)
 
 
-def labels_of(logits: Tensor, head: nn.Module, axis: int) -> Tensor:
+def labels_of(logits: Tensor, head: BaseDecodeHead, axis: int) -> Tensor:
     """The label of each pixel, without ``axis``, along which classes lie."""
     if head.out_channels == 1:
         labels = logits.squeeze(axis).sigmoid() > head.threshold
