@@ -20,7 +20,7 @@ from mmpvt.errors import ExportError
 
 PREDICT_METHODS = ("predict", "predict_by_feat", "_predict_by_feat_single", "_bbox_post_process")
 NO_LIMIT = 2**31 - 1
-MAX_CANDIDATES = 3840  # of an image: TensorRT's TopK gives no more
+MAX_CANDIDATES = 3839  # of an image: TensorRT's TopK gives no more
 
 
 class BatchedNMS(nn.Module):

@@ -148,6 +148,24 @@ def verify(
         shape (Sequence[int] | None): the height and width of a file of fixed size: there the image
             is resized to them first, so that both pad it alike.
     """
+    image, config = example(model, config, image, shape)
+    session = onnx_session(path)
+    meta = session.get_modelmeta().custom_metadata_map
+    if meta["form"] == "batch":
+        names = [output.name for output in session.get_outputs()]
+
+        def run(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+            return session.run(None, {"images": images, "sizes": sizes})
+
+        return verify_batch(run, names, meta, model, config, image)
+    found = onnx_predictor(path, is_bgr=read_image_format(config).is_bgr)(image)
+    return compare(found, predict(model, config, image))
+
+
+def example(
+    model: BaseModel, config: Config, image: np.ndarray | None, shape: Sequence[int] | None
+) -> tuple[np.ndarray, Config]:
+    """The image to compare results on, and a config that leaves one of fixed size as it is."""
     image_format = read_image_format(config)
     if image is None:
         scene = draw_scene(np.random.default_rng(0), (min(EXAMPLE_SIZE), max(EXAMPLE_SIZE)))
@@ -159,38 +177,45 @@ def verify(
         config = Config(config.to_dict())
         resize = next(t for t in read_test_pipeline(config) if t["type"].endswith("Resize"))
         resize.update(scale=(shape[1], shape[0]), keep_ratio=False)
-    session = onnx_session(path)
-    meta = session.get_modelmeta().custom_metadata_map
-    if meta.get("form") == "batch":
-        return _verify_batch(session, model, config, image)
-    found = onnx_predictor(path, is_bgr=image_format.is_bgr)(image)
-    return compare(found, predict(model, config, image))
+    return image, config
 
 
-def _verify_batch(
-    session: onnxruntime.InferenceSession, model: BaseModel, config: Config, image: np.ndarray
+def verify_batch(
+    run: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]],
+    names: Sequence[str],
+    meta: Mapping[str, str],
+    model: BaseModel,
+    config: Config,
+    image: np.ndarray,
 ) -> Deviation:
-    """Of a batch's resized images, in their own pixels: nothing is resized after the model."""
-    meta = session.get_modelmeta().custom_metadata_map
-    size, divisor = (json.loads(meta[name]) for name in ("input_size", "divisor"))
-    count = meta["batch"] if meta["batch"] != "dynamic" else 2
-    # where frames may be larger than an image, the second one leaves a part of its frame
-    others = [image if size != "dynamic" else image[: len(image) // 2]] * (int(count) - 1)
+    """Of a batch's resized images, in their own pixels: nothing is resized after the model.
+
+    Args:
+        run (Callable): the exported model, of ``images`` and ``sizes``.
+        names (Sequence[str]): of its outputs.
+        meta (Mapping[str, str]): its metadata.
+        model, config, image: as :func:`verify`'s, the image made ready.
+    """
+    is_dynamic = meta["input_size"] == "dynamic"
+    count = 2 if meta["batch"] == "dynamic" else int(meta["batch"])
+    # others leave a part of their frames, where they may; PyTorch segments equal sizes only
+    is_cropped = is_dynamic and "label_map" not in names
+    others = [image[: len(image) // 2] if is_cropped else image] * (count - 1)
     prepared = [prepare(config, one) for one in (image, *others)]
     for one in prepared:
         shape = one["data_samples"].img_shape
         one["data_samples"].set_metainfo(dict(ori_shape=shape, scale_factor=(1.0, 1.0)))
     sizes = np.array([one["data_samples"].img_shape[:2] for one in prepared], np.int64)
-    frame = size if size != "dynamic" else -(-sizes.max(0) // divisor) * divisor
+    divisor = int(meta["divisor"])
+    frame = -(-sizes.max(0) // divisor) * divisor
+    frame = frame if is_dynamic else json.loads(meta["input_size"])
     is_bgr = read_image_format(config).is_bgr
     images = np.zeros((len(prepared), *frame, len(prepared[0]["inputs"])), np.uint8)
     for i, one in enumerate(prepared):
         height, width = sizes[i]
         resized = one["inputs"].permute(1, 2, 0).numpy()
         images[i, :height, :width] = to_rgb(resized, is_bgr)
-    names = [output.name for output in session.get_outputs()]
-    outputs = session.run(None, {"images": images, "sizes": sizes})
-    results = dict(zip(names, outputs, strict=True))
+    results = dict(zip(names, run(images, sizes), strict=True))
     deviation = Deviation()
     for i, expected in enumerate(predict_samples(model, prepared)):
         found = {name: array[i] for name, array in results.items()}
