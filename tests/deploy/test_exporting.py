@@ -20,7 +20,7 @@ from torch.torch_version import TorchVersion
 
 from helpers import ROOT
 from mmpvt.deploy import export
-from mmpvt.deploy.exporting import export_network
+from mmpvt.deploy.exporting import Plan, export_network
 from mmpvt.deploy.precision import to_float16, to_int8
 from mmpvt.deploy.preprocessing import round_shape
 from mmpvt.deploy.verification import predict, verify
@@ -226,18 +226,15 @@ class Masked(nn.Module):
 
     outputs = ("found",)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = nn.Identity()
-
-    def forward(self, x, size, scale, rows, columns):
-        tokens = x.flatten(2)[None]
-        return F.scaled_dot_product_attention(tokens, tokens, tokens, torch.zeros(1, 1, 3, 3))
+    def forward(self, x):
+        return F.scaled_dot_product_attention(x, x, x, torch.zeros(1, 1, 3, 3))
 
 
-def test_attention_with_a_mask_is_named():
+def test_attention_with_a_mask_is_named(monkeypatch: pytest.MonkeyPatch):
+    plan = Plan(*build("retinanet", "v2"), (64, 64), "onnxruntime", None)
+    monkeypatch.setattr(plan, "example", lambda: ({"x": torch.zeros(1, 1, 3, 4)}, {"x": None}))
     with pytest.raises(UserError, match="attention with a mask can't be exported"):
-        export_network(Masked(), [64, 64], 32)
+        export_network(Masked(), plan)
 
 
 def session_of(path: Path) -> onnxruntime.InferenceSession:
