@@ -1,7 +1,7 @@
 // From an image file to the pixels that a model takes.
 import { UserError } from "./model_file.js";
 
-const MAX_PIXELS = 1 << 26; // some browsers' canvas takes no more
+const MAX_PIXELS = 64e6; // some browsers' canvas takes no more
 
 /**
  * Decodes an image: rotated as its EXIF tag says, its colours as they are in the file, without
@@ -25,7 +25,7 @@ export async function decode(file) {
   const { width, height } = bitmap;
   if (width * height > MAX_PIXELS) {
     bitmap.close();
-    throw new UserError(`${width}x${height} pixels are too many: ${MAX_PIXELS >> 20} million are the limit`);
+    throw new UserError(`${width}x${height} pixels are too many: ${MAX_PIXELS / 1e6} million are the limit`);
   }
   return bitmap;
 }

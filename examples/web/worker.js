@@ -140,7 +140,7 @@ async function run() {
 }
 
 function failure(error, size) {
-  if (isOutOfMemory(error)) return `there isn't enough memory for ${size}: take a smaller image`;
+  if (isOutOfMemory(error)) return `there isn't enough memory for ${size}: take a smaller image or --shape`;
   // sizes have 32 bits here; the first that has more is the operation count of MultiHeadAttention
   if (/integer overflow/i.test(error?.message)) {
     return "the model works at too high a resolution for a browser: export it with --shape";

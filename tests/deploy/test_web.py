@@ -115,7 +115,7 @@ def choose(page, model: Path | None = None, image: Path | None = None) -> str:
     """Chooses files; returns the error that the page then shows."""
     for name, path in (("Model", model), ("Image", image)):
         if path:
-            page.get_by_label(name, exact=True).first.set_input_files(path)
+            page.get_by_label(name, exact=True).set_input_files(path)
     wait(page)
     return page.inner_text("#error") if page.locator("#error").is_visible() else ""
 
@@ -332,8 +332,8 @@ def test_while_a_model_runs(page, tmp_path: Path):
     """A second image waits for its turn, Stop ends what runs, a second model replaces the first."""
     first, second = (png(tmp_path / f"{n}.png", picture(30, 40)) for n in ("first", "second"))
     endless = save_endless(tmp_path / "endless.onnx")
-    page.get_by_label("Model", exact=True).first.set_input_files(endless)
-    page.get_by_label("Image", exact=True).first.set_input_files(first)
+    page.get_by_label("Model", exact=True).set_input_files(endless)
+    page.get_by_label("Image", exact=True).set_input_files(first)
     wait_until(page, lambda: page.inner_text("#status") == "Running the model …")
     drop(page, second)
     wait_until(page, lambda: "this one is next" in page.inner_text("#status"))
