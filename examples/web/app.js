@@ -4,6 +4,13 @@ import { colourOf, draw, labelOverlay, maskOverlay } from "./drawing.js";
 const MAX_ROWS = 300; // of the table
 const get = (id) => document.getElementById(id);
 
+// A worker of a blob: URL keeps to the page's Content-Security-Policy; one of a file wouldn't.
+const WORKER = URL.createObjectURL(
+  new Blob([`import ${JSON.stringify(new URL("worker.js", document.baseURI).href)};`], {
+    type: "text/javascript",
+  }),
+);
+
 class Stopped extends Error {}
 
 /** A worker that does one job at a time. */
@@ -15,10 +22,7 @@ class Engine {
   }
 
   start() {
-    // A worker of a blob: URL keeps to the page's Content-Security-Policy; one of a file wouldn't.
-    const script = `import ${JSON.stringify(new URL("worker.js", document.baseURI).href)};`;
-    const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
-    this.worker = new Worker(url, { type: "module" });
+    this.worker = new Worker(WORKER, { type: "module" });
     this.worker.onmessage = ({ data }) => {
       if (data.id === undefined) return showProgress(data.text, data.part);
       const { resolve, reject } = this.jobs.get(data.id);
@@ -71,6 +75,7 @@ async function work() {
       const text = error.isExpected ? error.message : `something went wrong (${error.message})`;
       working.error = `${working.name}: ${text}.`;
       showErrors();
+      if (step === decode) showImage(false);
       if (step === run || !error.isExpected) restart(); // the state of its memory isn't known
     }
   }
@@ -120,7 +125,7 @@ function restart() {
 function openModel(source) {
   model = { ...source, state: "new" };
   restart();
-  if (image) Object.assign(image, { state: "new", error: null }); // this model may take it
+  if (image) Object.assign(image, { state: "new", error: null }); // another model may take it
   showErrors();
   clearResult();
   setName("model", model.name);
@@ -130,6 +135,7 @@ function openModel(source) {
 
 function openImage(file) {
   const isRunning = working && working === image;
+  image?.bitmap?.close();
   image = { file, name: file.name || "pasted image", state: "new" };
   showErrors();
   clearResult();
@@ -207,9 +213,9 @@ function showModel() {
   get("about").hidden = false;
 }
 
-function showImage() {
-  get("empty").hidden = true;
-  get("canvas").hidden = false;
+function showImage(isDecoded = true) {
+  get("empty").hidden = isDecoded;
+  get("canvas").hidden = !isDecoded;
   redraw();
 }
 

@@ -295,6 +295,7 @@ def test_files_that_are_no_models_or_images(page, tmp_path: Path):
     (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
     for name in ("text.png", "cut.jpg"):
         assert choose(page, image=tmp_path / name) == f"{name}: it can't be decoded as an image."
+        assert not page.locator("#canvas").is_visible()  # the one before would be taken for it
     assert not choose(page, image=image)
     assert len(rows(page)) == 2
 
