@@ -96,7 +96,7 @@ def page(browser, server: str) -> Iterator:
     context.route(lambda url: not url.startswith(server), lambda route: route.abort())
     context.on("request", lambda request: asked.append(request.url))
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(120_000)  # the machine may be busy
     page.on("console", lambda said: wrong.append(said.text))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("dialog", lambda dialog: wrong.append(dialog.message))
