@@ -1,0 +1,84 @@
+// From an image file to the pixels that a model takes.
+import { UserError } from "./model_file.js";
+
+const MAX_PIXELS = 64e6; // some browsers' canvas takes no more
+
+/**
+ * Decodes an image: rotated as its EXIF tag says, its colours as they are in the file, without
+ * conversion from its colour profile, both as OpenCV does.
+ *
+ * @param {Blob} file
+ * @returns {Promise<ImageBitmap>}
+ * @throws {UserError} it can't be decoded, or is too large.
+ */
+export async function decode(file) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, {
+      imageOrientation: "from-image",
+      colorSpaceConversion: "none",
+      premultiplyAlpha: "none",
+    });
+  } catch {
+    throw new UserError("it can't be decoded as an image");
+  }
+  const { width, height } = bitmap;
+  if (width * height > MAX_PIXELS) {
+    bitmap.close();
+    throw new UserError(`${width}x${height} pixels are too many: ${MAX_PIXELS / 1e6} million are the limit`);
+  }
+  return bitmap;
+}
+
+/**
+ * An image's pixels: (height, width, channels), RGB.
+ *
+ * @param {ImageBitmap} bitmap
+ * @param {number} channels 1 (grey), 3 or 4.
+ * @returns {Uint8Array}
+ */
+export function pixelsOf(bitmap, channels) {
+  const { width, height } = bitmap;
+  const canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  let rgba = context.getImageData(0, 0, width, height).data;
+  if (isTranslucent(rgba)) rgba = readTranslucent(bitmap) ?? rgba;
+  if (channels === 4) return new Uint8Array(rgba.buffer);
+  const pixels = new Uint8Array(width * height * channels);
+  for (let from = 0, to = 0; from < rgba.length; from += 4) {
+    if (channels === 3) {
+      pixels[to++] = rgba[from];
+      pixels[to++] = rgba[from + 1];
+      pixels[to++] = rgba[from + 2];
+    } else {
+      const grey = rgba[from] * 19595 + rgba[from + 1] * 38470 + rgba[from + 2] * 7471;
+      pixels[to++] = (grey + 0x8000) >> 16; // as Pillow
+    }
+  }
+  return pixels;
+}
+
+function isTranslucent(rgba) {
+  for (let i = 3; i < rgba.length; i += 4) {
+    if (rgba[i] < 255) return true;
+  }
+  return false;
+}
+
+/** Pixels by WebGL: a 2D canvas multiplies colours by alpha, and loses them where it is 0. */
+function readTranslucent(bitmap) {
+  const { width, height } = bitmap;
+  const gl = new OffscreenCanvas(1, 1).getContext("webgl");
+  if (!gl || Math.max(width, height) > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return null;
+  gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
+  const texture = gl.getParameter(gl.TEXTURE_BINDING_2D);
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
+  const rgba = new Uint8ClampedArray(width * height * 4);
+  gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(rgba.buffer));
+  const isRead = gl.getError() === gl.NO_ERROR;
+  gl.getExtension("WEBGL_lose_context")?.loseContext(); // frees its memory
+  return isRead ? rgba : null;
+}
