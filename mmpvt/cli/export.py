@@ -40,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch",
-        type=batch_size,
         metavar="N",
         help="so many resized images at once, or dynamic (default: one image of any size)",
     )
@@ -79,12 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
 
 
-def batch_size(text: str) -> int | str:
+def batch_size(text: str | None) -> int | str | None:
     """--batch: a number of images, or ``dynamic``."""
-    if text == "dynamic":
+    if text in (None, "dynamic"):
         return text
     if not text.isdecimal() or not 1 <= int(text) <= MAX_BATCH:
-        raise argparse.ArgumentTypeError(f"from 1 to {MAX_BATCH}, or dynamic, not {text!r}")
+        raise UserError(f"--batch takes a number from 1 to {MAX_BATCH}, or dynamic, not {text}")
     return int(text)
 
 
@@ -117,6 +116,7 @@ def run(args: argparse.Namespace) -> None:
         from mmpvt.inference.sources import find_sources
 
         check_options(args)
+        batch = batch_size(args.batch)
         check_free(args.out, args.force, "out")
         config = load_config(args.config, args.cfg_options)
         checkpoint = find_checkpoint(config, args.checkpoint)
@@ -129,11 +129,10 @@ def run(args: argparse.Namespace) -> None:
         if args.out.suffix == ".pt2":
             from mmpvt.deploy.programs import write_program
 
-            batch, without_nms = args.batch or 1, args.without_nms
-            options = dict(batch=batch, compiled=args.compile, without_nms=without_nms)
+            options = dict(compiled=args.compile, without_nms=args.without_nms, batch=batch or 1)
             write_program(model, config, args.out, args.shape, image=image, **options)
             return
-        options = dict(runtime=args.runtime, batch=args.batch, without_nms=args.without_nms)
+        options = dict(runtime=args.runtime, batch=batch, without_nms=args.without_nms)
         deploy.write(model, config, args.out, args.shape, args.fp16, photos, image, **options)
 
 

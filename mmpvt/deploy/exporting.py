@@ -144,6 +144,11 @@ class Plan:
         self.resizing = read_resizing(config, shape)
         self.image_format = read_image_format(config)
         self.channels = self.image_format.channels or input_channels(model.backbone)
+        if self.is_batch and self.image_format.is_float and self.resizing:
+            raise ExportError(
+                "LoadImageFromFile with to_float32 can't be exported in batches, whose images are "
+                "bytes after they are resized"
+            )
         if reason := channel_mismatch(self.channels, config):
             raise ExportError(f"the test pipeline loads images of {reason}")
         self.divisor, self.pad_value = read_padding(model.data_preprocessor)

@@ -137,9 +137,14 @@ def test_careless_arguments_of_export(trained: Path, tiny_config: Path, tmp_path
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "empty").mkdir()
     for args, sentence in (
-        (("--out", tmp_path / "model.pth"), "--out takes a file ending in .onnx"),
+        (("--out", tmp_path / "model.pth"), "--out takes a file ending in .onnx or .pt2"),
         (("--out", tmp_path / "none" / "model.onnx"), "there is no folder"),
         (("--out", out, "--shape", 8, 64), "at least 32 pixels"),
+        (("--out", out, "--runtime", "tensorrt"), "add --shape HEIGHT WIDTH"),
+        (("--out", tmp_path / "model.pt2"), "a .pt2 file takes images of one size"),
+        (("--out", out, "--compile"), "--compile is for a .pt2 file"),
+        (("--out", out, "--without-nms"), "add --batch N"),
+        (("--out", out, "--batch", "0"), "--batch takes a number from 1 to 256, or dynamic, not 0"),
         (("--out", out, "--check", tmp_path / "none.jpg"), "there is no such file"),
         (("--out", out, "--int8", tmp_path / "text.jpg"), "can't be read as an image"),
         (("--out", out, "--int8", tmp_path / "empty"), "no images under"),
