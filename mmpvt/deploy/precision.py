@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -15,6 +21,12 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxruntime import quantization
 from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from mmpvt.deploy.openvino_files import set_metadata, to_openvino
+from mmpvt.errors import SetupError
+
+if TYPE_CHECKING:
+    import openvino
 
 FLOAT32_NODES = ("preprocessing/", "decoding/")  # begin the names of nodes outside the network
 SENSITIVE = ("decoder.", "bbox_head.reg_ffn.")  # of a DETR, and cheap beside its backbone
@@ -60,8 +72,79 @@ def to_int8(
             ),
         )
         result = _with_metadata(onnx.load(quantised), model, "int8")
+    result.metadata_props["calibrated_on"] = _digests(images)
     fuse_integer_matmuls(result)
     return result
+
+
+def to_openvino_int8(
+    model: ir.Model, images: Sequence[np.ndarray], report: Callable[[str], None] = print
+) -> openvino.Model:
+    """A model for OpenVINO whose layers, and attention's products, take int8 (NNCF's post-training
+    quantisation).
+
+    Args:
+        model (ir.Model): in float32.
+        images (Sequence[ndarray]): uint8, (height, width, channels), RGB: activations are
+            quantised to the range that they have on these.
+        report (Callable): takes a line of progress.
+
+    Returns:
+        openvino.Model: :func:`mmpvt.deploy.openvino_files.save_openvino` writes it.
+
+    Raises:
+        SetupError: openvino or nncf isn't installed.
+    """
+    nncf = load_nncf()
+    original = to_openvino(model)
+    report(f"calibrating on {len(images)} images")
+    outside = [f"{re.escape(start)}.*" for start in (*FLOAT32_NODES, *SENSITIVE)]
+    quantised = nncf.quantize(
+        original,
+        nncf.Dataset(images, lambda image: {"image": image}),
+        subset_size=len(images),
+        preset=nncf.QuantizationPreset.MIXED,
+        model_type=nncf.ModelType.TRANSFORMER,
+        ignored_scope=nncf.IgnoredScope(patterns=outside, validate=False),
+    )
+    facts = {"precision": "int8", "calibrated_on": _digests(images)}
+    set_metadata(quantised, {**model.metadata_props, **facts})
+    return quantised
+
+
+def load_nncf() -> ModuleType:
+    """The package, which sends no telemetry and prints no progress.
+
+    Raises:
+        SetupError: it isn't installed.
+    """
+    before = os.environ.get("NNCF_CI")
+    os.environ["NNCF_CI"] = "1"  # read on import: nothing is sent
+    try:
+        import nncf
+    except ModuleNotFoundError as error:
+        if error.name != "nncf":
+            raise
+        raise SetupError(
+            "int8 for OpenVINO needs nncf, which isn't installed",
+            hint="pip install 'mmpvt[openvino]'",
+        ) from error
+    finally:
+        if before is None:
+            del os.environ["NNCF_CI"]
+        else:
+            os.environ["NNCF_CI"] = before
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+def digest(image: np.ndarray) -> str:
+    """What an image is known by in ``calibrated_on``, which int8 files say of themselves."""
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()[:16]
+
+
+def _digests(images: Sequence[np.ndarray]) -> str:
+    return json.dumps([digest(image) for image in images])
 
 
 def fuse_integer_matmuls(model: ir.Model) -> None:
