@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 from onnxruntime import quantization
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from mmpvt.deploy.openvino_files import set_metadata, to_openvino
 from mmpvt.errors import SetupError
@@ -31,16 +30,96 @@ if TYPE_CHECKING:
 FLOAT32_NODES = ("preprocessing/", "decoding/")  # begin the names of nodes outside the network
 SENSITIVE = ("decoder.", "bbox_head.reg_ffn.")  # of a DETR, and cheap beside its backbone
 WEIGHTED = ("Conv", "MatMul", "Gemm")  # what int8 is for
+# their types are attributes, or they hold coordinates
+FLOAT32_OPS = ("Cast", "Constant", "ConstantOfShape", "RoiAlign", "TopK", "NonMaxSuppression")
 
 
 def to_float16(model: ir.Model) -> ir.Model:
-    """A copy in float16; preprocessing, decoding, input and outputs stay as they are."""
-    outside = [node.name for node in model.graph if node.name.startswith(FLOAT32_NODES)]
-    with quiet():
-        half = convert_float_to_float16(
-            ir.to_proto(model), keep_io_types=True, node_block_list=outside
+    """A copy whose network computes in float16; input and outputs stay as they are.
+
+    Preprocessing and decoding keep float32 throughout, as coordinates beyond 1024 pixels would be
+    rounded to whole ones; so do, for the same reason, RoIAlign and narrow last layers.
+    """
+    half = ir.from_proto(ir.to_proto(model))
+    ShapeInferencePass()(half)  # the types that preprocessing has none of
+    graph = half.graph
+    float16: dict[ir.Value, ir.Value] = {}  # of float32 values
+    for node in list(graph):
+        if not takes_float16(node, graph):
+            continue
+        inputs, outputs = _float16_parameters(node, half.opset_imports)
+        for i, value in enumerate(node.inputs):
+            if value is None or value.dtype != ir.DataType.FLOAT or not inputs(i):
+                continue
+            if value not in float16:
+                float16[value] = _as_float16(value, node, graph)
+            node.replace_input_with(i, float16[value])
+        for i, value in enumerate(node.outputs):
+            if value.dtype == ir.DataType.FLOAT and outputs(i):
+                value.dtype = ir.DataType.FLOAT16
+                restored = _cast(value, ir.DataType.FLOAT, value.name)
+                ir.convenience.replace_all_uses_with(value, restored)
+                restored.producer().replace_input_with(0, value)
+                graph.insert_after(node, restored.producer())
+                float16[restored] = value
+    RemoveUnusedNodesPass()(half)
+    half.metadata_props["precision"] = "float16"
+    return half
+
+
+def takes_float16(node: ir.Node, graph: ir.Graph) -> bool:
+    """Whether a node computes in float16."""
+    if node.name.startswith(FLOAT32_NODES) or node.op_type in FLOAT32_OPS:
+        return False
+    if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
+        return False
+    return not narrows_last(node, graph.initializers)
+
+
+def _float16_parameters(
+    node: ir.Node, opsets: Mapping[str, int]
+) -> tuple[Callable[[int], bool], Callable[[int], bool]]:
+    """Which inputs and outputs of a node may be float16, by their places."""
+    if node.domain not in ("", "ai.onnx"):  # onnxruntime's, which onnx has no schema of
+        return lambda i: True, lambda i: True
+    schema = onnx.defs.get_schema(node.op_type, opsets[""], "")
+    allowed = {
+        constraint.type_param_str: "tensor(float16)" in constraint.allowed_type_strs
+        for constraint in schema.type_constraints
+    }
+
+    def may_be(parameters: Sequence, i: int) -> bool:
+        parameter = parameters[min(i, len(parameters) - 1)]  # the last may stand for many
+        return allowed.get(parameter.type_str, False)
+
+    return lambda i: may_be(schema.inputs, i), lambda i: may_be(schema.outputs, i)
+
+
+def _as_float16(value: ir.Value, node: ir.Node, graph: ir.Graph) -> ir.Value:
+    """A float32 value in float16, before the node that takes it first."""
+    name = f"{value.name}/float16"
+    if value.is_initializer():
+        limit = np.finfo(np.float16).max
+        array = value.const_value.numpy().clip(-limit, limit).astype(np.float16)
+        converted = ir.Value(
+            name=name,
+            type=ir.TensorType(ir.DataType.FLOAT16),
+            shape=value.shape,
+            const_value=ir.tensor(array, name=name),
         )
-    return _with_metadata(half, model, "float16")
+        graph.register_initializer(converted)
+        return converted
+    converted = _cast(value, ir.DataType.FLOAT16, value.name)
+    graph.insert_before(node, converted.producer())
+    return converted
+
+
+def _cast(value: ir.Value, to: ir.DataType, name: str | None) -> ir.Value:
+    cast = ir.node("Cast", [value], {"to": to}, name=f"{name}/to_{to.name.lower()}")
+    (output,) = cast.outputs
+    output.name, output.shape = f"{name}/{to.name.lower()}", value.shape
+    output.type = ir.TensorType(to)
+    return output
 
 
 def to_int8(
@@ -186,6 +265,13 @@ def takes_int8(node: ir.Node, weights: Mapping[str, ir.Value]) -> bool:
     """
     if node.op_type not in WEIGHTED or node.name.startswith((*FLOAT32_NODES, *SENSITIVE)):
         return False
+    return node.inputs[1].name in weights and not narrows_last(node, weights)
+
+
+def narrows_last(node: ir.Node, weights: Mapping[str, ir.Value]) -> bool:
+    """Whether a node is a last layer of fewer channels than it takes, such as a box's four."""
+    if node.op_type not in WEIGHTED:
+        return False
     weight = weights.get(node.inputs[1].name)
     if weight is None:
         return False
@@ -193,7 +279,7 @@ def takes_int8(node: ir.Node, weights: Mapping[str, ir.Value]) -> bool:
     is_transposed = node.op_type == "Conv" or node.attributes.get_int("transB", 0)
     outputs, inputs = shape[:2] if is_transposed else shape[1::-1]
     is_last = all(user.name.startswith(FLOAT32_NODES) for user in node.outputs[0].consumers())
-    return not (is_last and outputs < inputs)
+    return is_last and outputs < inputs
 
 
 class _CalibrationImages(quantization.CalibrationDataReader):
