@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ SENSITIVE = ("decoder.", "bbox_head.reg_ffn.")  # of a DETR, and cheap beside it
 WEIGHTED = ("Conv", "MatMul", "Gemm")  # what int8 is for
 # their types are attributes, or they hold coordinates
 FLOAT32_OPS = ("Cast", "Constant", "ConstantOfShape", "RoiAlign", "TopK", "NonMaxSuppression")
+
+Sample = np.ndarray | Mapping[str, np.ndarray]  # an image, or all inputs by name
 
 
 def to_float16(model: ir.Model) -> ir.Model:
@@ -123,13 +126,14 @@ def _cast(value: ir.Value, to: ir.DataType, name: str | None) -> ir.Value:
 
 
 def to_int8(
-    model: ir.Model, images: Sequence[np.ndarray], report: Callable[[str], None] = print
+    model: ir.Model, images: Sequence[Sample], report: Callable[[str], None] = print
 ) -> ir.Model:
     """A copy whose layers with weights take int8 (static quantisation, QDQ).
 
     Weights are quantised per channel, symmetrically; activations per tensor, to the range that they
-    have on ``images``, (height, width, channels), uint8, RGB. Linear layers give float32, as what
-    follows takes it. Attention's own products, preprocessing and decoding keep float32.
+    have on ``images``, (height, width, channels), uint8, RGB, or all inputs by name. Linear layers
+    give float32, as what follows takes it. Attention's own products, preprocessing and decoding
+    keep float32.
     """
     names = [node.name for node in model.graph if takes_int8(node, model.graph.initializers)]
     with tempfile.TemporaryDirectory() as folder, quiet():
@@ -157,15 +161,16 @@ def to_int8(
 
 
 def to_openvino_int8(
-    model: ir.Model, images: Sequence[np.ndarray], report: Callable[[str], None] = print
+    model: ir.Model, images: Sequence[Sample], report: Callable[[str], None] = print
 ) -> openvino.Model:
     """A model for OpenVINO whose layers, and attention's products, take int8 (NNCF's post-training
     quantisation).
 
     Args:
         model (ir.Model): in float32.
-        images (Sequence[ndarray]): uint8, (height, width, channels), RGB: activations are
-            quantised to the range that they have on these.
+        images (Sequence[ndarray | Mapping[str, ndarray]]): uint8, (height, width, channels), RGB,
+            or all inputs by name, of a file that takes batches: activations are quantised to the
+            range that they have on these.
         report (Callable): takes a line of progress.
 
     Returns:
@@ -178,14 +183,15 @@ def to_openvino_int8(
     original = to_openvino(model)
     report(f"calibrating on {len(images)} images")
     outside = [f"{re.escape(start)}.*" for start in (*FLOAT32_NODES, *SENSITIVE)]
-    quantised = nncf.quantize(
-        original,
-        nncf.Dataset(images, lambda image: {"image": image}),
-        subset_size=len(images),
-        preset=nncf.QuantizationPreset.MIXED,
-        model_type=nncf.ModelType.TRANSFORMER,
-        ignored_scope=nncf.IgnoredScope(patterns=outside, validate=False),
-    )
+    with redirect_stdout(io.StringIO()):  # bars of progress
+        quantised = nncf.quantize(
+            original,
+            nncf.Dataset(images, _inputs),
+            subset_size=len(images),
+            preset=nncf.QuantizationPreset.MIXED,
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(patterns=outside, validate=False),
+        )
     facts = {"precision": "int8", "calibrated_on": _digests(images)}
     set_metadata(quantised, {**model.metadata_props, **facts})
     return quantised
@@ -222,8 +228,8 @@ def digest(image: np.ndarray) -> str:
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()[:16]
 
 
-def _digests(images: Sequence[np.ndarray]) -> str:
-    return json.dumps([digest(image) for image in images])
+def _digests(images: Sequence[Sample]) -> str:
+    return json.dumps([digest(image) for image in images if isinstance(image, np.ndarray)])
 
 
 def fuse_integer_matmuls(model: ir.Model) -> None:
@@ -283,15 +289,19 @@ def narrows_last(node: ir.Node, weights: Mapping[str, ir.Value]) -> bool:
 
 
 class _CalibrationImages(quantization.CalibrationDataReader):
-    def __init__(self, images: Sequence[np.ndarray], report: Callable[[str], None]) -> None:
+    def __init__(self, images: Sequence[Sample], report: Callable[[str], None]) -> None:
         self.images = enumerate(images, 1)
         self.total, self.report = len(images), report
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         for number, image in self.images:
             self.report(f"calibrating: image {number} of {self.total}")
-            return {"image": image}
+            return dict(_inputs(image))
         return None
+
+
+def _inputs(sample: Sample) -> Mapping[str, np.ndarray]:
+    return {"image": sample} if isinstance(sample, np.ndarray) else sample
 
 
 def _with_metadata(proto: onnx.ModelProto, original: ir.Model, precision: str) -> ir.Model:
