@@ -191,6 +191,11 @@ def to_openvino_int8(
             preset=nncf.QuantizationPreset.MIXED,
             model_type=nncf.ModelType.TRANSFORMER,
             ignored_scope=nncf.IgnoredScope(patterns=outside, validate=False),
+            # SmoothQuant cost a DETR on v2 b0 3.4 points of AP: 88.57 with it, 92.01 without, 91.86
+            # in float32
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+            ),
         )
     facts = {"precision": "int8", "calibrated_on": _digests(images)}
     set_metadata(quantised, {**model.metadata_props, **facts})
