@@ -1223,9 +1223,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a locale without the names' letters
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    np.seterr(all="ignore")  # what isn't finite in the end is refused
     try:
-        run(parse_args())
+        with np.errstate(all="ignore"):  # what isn't finite in the end is refused
+            run(parse_args())
     except UserError as error:
         say(f"error: {error}")
         sys.exit(USER_ERROR)

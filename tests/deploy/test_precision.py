@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
+from unittest import mock
 
 import numpy as np
 import onnx_ir as ir
@@ -20,8 +23,21 @@ from mmpvt.deploy.verification import compare, predict, to_rgb
 from mmpvt.errors import SetupError
 from small_models import picture
 
+if TYPE_CHECKING:
+    from conftest import Exported
+
 PHOTOS = [to_rgb(picture(120, 160)), to_rgb(picture(140, 100))]
 run_onnx = SimpleNamespace(**runpy.run_path(str(ROOT / "tools" / "run_onnx.py")))
+
+
+def apart(check: Callable, *args: object) -> None:
+    """Checks in a copy of this process: copies that later tests make of one in which OpenVINO's
+    threads were started crash.
+    """
+    process = multiprocessing.get_context("fork").Process(target=check, args=args)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 @pytest.mark.parametrize(
@@ -31,7 +47,10 @@ def test_openvino_finds_what_pytorch_does(
     kind: str, version: str, exported: Callable, tmp_path: Path
 ):
     """Of an ONNX file, and of OpenVINO's own with the same facts in it."""
-    made = exported(kind, version)
+    apart(check_openvino, exported(kind, version), tmp_path)
+
+
+def check_openvino(made: Exported, tmp_path: Path) -> None:
     own = tmp_path / "model.xml"
     save_openvino(to_openvino(ir.load(made.path)), own)
     models = [run_onnx.Model(path, 1, "openvino") for path in (made.path, own)]
@@ -69,7 +88,10 @@ def test_float16_rounds_the_network_alone(
 
 
 def test_int8_of_openvino(exported: Callable, tmp_path: Path):
-    made = exported("retinanet", "v1")
+    apart(check_int8, exported("retinanet", "v1"), tmp_path)
+
+
+def check_int8(made: Exported, tmp_path: Path) -> None:
     quantised = to_openvino_int8(ir.load(made.path), PHOTOS, lambda line: None)
     save_openvino(quantised, tmp_path / "model.xml")
     facts = read_metadata(quantised)
@@ -87,10 +109,14 @@ def test_int8_of_openvino(exported: Callable, tmp_path: Path):
     assert size < (tmp_path / "half.bin").stat().st_size < made.path.stat().st_size
 
 
-def test_missing_packages(exported: Callable, monkeypatch: pytest.MonkeyPatch):
-    model = ir.load(exported("retinanet", "v1").path)
+def test_missing_packages(exported: Callable):
+    apart(check_missing_packages, exported("retinanet", "v1"))
+
+
+def check_missing_packages(made: Exported) -> None:
     for package in ("nncf", "openvino"):
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, package, None)
-            with pytest.raises(SetupError, match=f"need.* {package}, which isn't installed"):
-                to_openvino_int8(model, PHOTOS)
+        with (
+            mock.patch.dict(sys.modules, {package: None}),
+            pytest.raises(SetupError, match=f"need.* {package}, which isn't installed"),
+        ):
+            to_openvino_int8(ir.load(made.path), PHOTOS)

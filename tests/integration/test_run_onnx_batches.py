@@ -218,7 +218,7 @@ def test_bad_metadata_of_batches(meta: dict, sentence: str, tmp_path: Path, call
     assert sentence in ended.err and ended.code == 2 and "Traceback" not in ended.err, ended.err
 
 
-def test_careless_batches_and_runtimes(tmp_path: Path, call_tool):
+def test_careless_batches_and_runtimes(tmp_path: Path):
     alone = save(tmp_path / "alone.onnx")
     pairs = save_batched(tmp_path / "pairs.onnx", batch=2)
     (tmp_path / "broken.xml").write_text("<net")
@@ -230,7 +230,7 @@ def test_careless_batches_and_runtimes(tmp_path: Path, call_tool):
         ((tmp_path / "broken.xml",), "can't be read as a model of OpenVINO's"),
         ((tmp_path / "broken.xml", "--runtime", "onnxruntime"), "run it with --runtime openvino"),
     ):
-        ended = call_tool("run_onnx.py", args[0], folder, "--out", tmp_path / "out", *args[1:])
+        ended = run_onnx(args[0], folder, "--out", tmp_path / "out", *args[1:])
         assert sentence in ended.one_sentence()
     for runtime in ("onnxruntime", "openvino"):
         ended = run_onnx(
