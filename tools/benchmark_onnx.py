@@ -1,25 +1,30 @@
 """Times files of tools/export.py beside PyTorch, and says how far their results are apart.
 
-python tools/benchmark_onnx.py CONFIG CHECKPOINT model.onnx model_int8.onnx --images photos/
+python tools/benchmark_onnx.py CONFIG CHECKPOINT model.onnx model_int8.xml --images photos/
 
-With --annotations, also the box and mask AP of each on those images.
+ONNX files run in each of --runtimes. With --annotations, also the box and mask AP of each on those
+images, or the mIoU of label maps. Images that an int8 file was calibrated on are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
+import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import run_onnx
 import torch
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
+from PIL import Image
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -28,12 +33,13 @@ from mmpvt.cli.export import load_deploy
 from mmpvt.datasets.coco import read_annotations
 from mmpvt.engine.cli import user_errors
 from mmpvt.engine.config import load_config, set_checkpoint
-from mmpvt.engine.pipeline import TestPipeline, load_model
+from mmpvt.engine.pipeline import TestPipeline, load_model, read_test_pipeline
 from mmpvt.errors import UserError
 from mmpvt.inference.sources import find_sources
 from mmpvt.utils.progress import progress
 
 PYTORCH = "PyTorch"
+IGNORED = 255  # a pixel that counts for no class
 Results = list[dict[str, np.ndarray]]
 
 
@@ -41,10 +47,22 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("config", help="config file, or mmdet::… / mmseg::… for an installed one")
     parser.add_argument("checkpoint", help="checkpoint file or URL")
-    parser.add_argument("files", nargs="+", type=Path, metavar="MODEL.onnx")
+    parser.add_argument("files", nargs="+", type=Path, metavar="MODEL", help=".onnx or .xml")
+    parser.add_argument(
+        "--runtimes",
+        nargs="+",
+        choices=run_onnx.RUNTIMES,
+        default=["onnxruntime"],
+        help="of .onnx files (default: onnxruntime)",
+    )
     parser.add_argument("--images", nargs="+", type=Path, required=True, help="files or folders")
     parser.add_argument("--most", type=int, default=20, help="images (default: 20)")
-    parser.add_argument("--annotations", type=Path, metavar="JSON", help="of the images, COCO's")
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="PATH",
+        help="of the images: COCO's JSON file, or a folder of label maps, PNG",
+    )
     parser.add_argument("--runs", type=int, default=3, help="of each image (default: 3)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
@@ -54,51 +72,84 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with user_errors():
-        run(args)
+        try:
+            run(args)
+        except run_onnx.UserError as error:
+            raise UserError(str(error)) from error
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints a table."""
     if min(args.most, args.runs, args.threads) < 1:
         raise UserError("--most, --runs and --threads take at least 1")
-    truth = read_annotations(args.annotations) if args.annotations else None
+    has_label_maps = args.annotations is not None and args.annotations.is_dir()
+    truth = None
+    if args.annotations is not None and not has_label_maps:
+        truth = read_annotations(args.annotations)
     paths = [source.path for source in find_sources(args.images)[0]]
+    known = {image["file_name"]: image["id"] for image in truth["images"]} if truth else {}
     if truth is not None:
-        known = {image["file_name"]: image["id"] for image in truth["images"]}
         paths = [path for path in paths if path.name in known]
-    paths = paths[: args.most]
-    if not paths:
-        raise UserError(f"{args.annotations} names none of the images")
+    if has_label_maps:
+        paths = [path for path in paths if label_map_path(args.annotations, path).is_file()]
     config = load_config(args.config, args.cfg_options)
     set_checkpoint(config, args.checkpoint)
     load_deploy()
-    from mmpvt.deploy import verification
+    from mmpvt.deploy.precision import digest
     from mmpvt.deploy.preprocessing import read_image_format
+    from mmpvt.deploy.verification import Deviation, compare, predict, to_rgb
 
     torch.set_num_threads(args.threads)
     model = load_model(config, args.checkpoint)
-    ways = {PYTORCH: lambda image: verification.predict(model, config, image)}
+    is_bgr = read_image_format(config).is_bgr
+    files = {}
     for file in args.files:
-        ways[file.name] = verification.onnx_predictor(
-            str(file), args.threads, read_image_format(config).is_bgr
-        )
-    pipeline = TestPipeline(config)
-    images = [pipeline.load(path) for path in paths]
+        for runtime in ["openvino"] if file.suffix == ".xml" else args.runtimes:
+            try:
+                files[f"{file.name}, {runtime}"] = run_onnx.Model(file, args.threads, runtime)
+            except run_onnx.UserError as error:
+                if len(args.runtimes) == 1 or file.suffix == ".xml":
+                    raise
+                run_onnx.say(f"skipped in {runtime}: {error}")  # int8 of onnxruntime's own, say
+    calibrated: set[str] = set()
+    for exported in files.values():
+        calibrated.update(json.loads(exported.runtime.meta.get("calibrated_on", "[]")))
+
+    pipeline, images, used = TestPipeline(config), [], []
+    for path in paths:
+        image = pipeline.load(path)
+        if digest(to_rgb(image, is_bgr)) not in calibrated:
+            images.append(image)
+            used.append(path)
+        if len(images) == args.most:
+            break
+    if not images:
+        raise UserError("no images are left: --annotations names none, or all were calibrated on")
+
+    ways: dict[str, Callable] = {PYTORCH: lambda image: predict(model, config, image)}
+    for name, exported in files.items():
+        ways[name] = lambda image, exported=exported: exported([to_rgb(image, is_bgr)])[0]
     results, seconds = measure(ways, images, args.runs)
 
     print(
         f"{type(model).__name__}, {len(images)} images, {args.threads} threads, medians of "
-        f"{args.runs} runs\n\n| | seconds an image | AP | beside PyTorch |\n|---|---|---|---|"
+        f"{args.runs} runs; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n\n"
+        "| | precision | seconds an image | AP or mIoU | beside PyTorch |\n|---|---|---|---|---|"
     )
     for way, found in results.items():
-        ap = ""
+        score = ""
         if truth is not None and "boxes" in found[0]:
-            ap = average_precision(truth, [known[path.name] for path in paths], found)
-        deviation = verification.Deviation()
+            score = average_precision(truth, [known[path.name] for path in used], found)
+        elif has_label_maps and "label_map" in found[0]:
+            maps = [label_map_path(args.annotations, path) for path in used]
+            score = mean_iou(maps, found, reduces_zero_label(config))
+        deviation = Deviation()
         for ours, wanted in zip(found, results[PYTORCH], strict=True):
-            deviation.include(verification.compare(ours, wanted))
+            deviation.include(compare(ours, wanted))
         beside = "" if way == PYTORCH else str(deviation)
-        print(f"| {way} | {statistics.median(seconds[way]):.3f} | {ap} | {beside} |")
+        precision = "" if way == PYTORCH else files[way].runtime.meta.get("precision", "")
+        median = statistics.median(seconds[way])
+        print(f"| {way} | {precision} | {median:.3f} | {score} | {beside} |")
 
 
 def measure(
@@ -125,6 +176,36 @@ def measure(
                     advance(done)
                 results[way] = found
     return results, seconds
+
+
+def label_map_path(folder: Path, image: Path) -> Path:
+    return folder / f"{image.stem}.png"
+
+
+def reduces_zero_label(config: Config) -> bool:
+    """Whether the data set's label 0 counts for no class."""
+    steps = [*read_test_pipeline(config), config.test_dataloader.dataset]
+    return any(step.get("reduce_zero_label") for step in steps)
+
+
+def mean_iou(maps: Sequence[Path], results: Results, reduce_zero_label: bool) -> str:
+    """Mean intersection over union of the classes that occur, in percent."""
+    shared: dict[int, int] = {}
+    union: dict[int, int] = {}
+    for path, found in zip(maps, results, strict=True):
+        with Image.open(path) as image:
+            labels = np.array(image).astype(np.int64)
+        if reduce_zero_label:
+            labels = np.where(labels == 0, IGNORED, labels - 1)
+        counts = labels != IGNORED
+        wanted, ours = labels[counts], found["label_map"].astype(np.int64)[counts]
+        for label in np.unique(wanted).tolist() + np.unique(ours).tolist():
+            if label not in shared:
+                shared[label] = union[label] = 0
+        for label in np.union1d(wanted, ours).tolist():
+            shared[label] += int(((wanted == label) & (ours == label)).sum())
+            union[label] += int(((wanted == label) | (ours == label)).sum())
+    return f"{100 * statistics.mean(shared[label] / union[label] for label in union):.2f}"
 
 
 def average_precision(truth: dict, image_ids: list[int], results: Results) -> str:

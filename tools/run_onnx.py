@@ -1,6 +1,8 @@
-"""Runs a model that tools/export.py wrote: with onnxruntime, NumPy and Pillow, without PyTorch.
+"""Runs a model that tools/export.py wrote: with onnxruntime or OpenVINO, NumPy and Pillow, without
+PyTorch.
 
 python tools/run_onnx.py model.onnx photos/ more.jpg --out results/ --score 0.3
+python tools/run_onnx.py model.onnx photos/ --out results/ --runtime openvino --batch 8
 
 Detections go to predictions.json, in COCO's results format; label maps are PNG files.
 """
@@ -19,11 +21,11 @@ import stat
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from PIL import Image, ImageDraw, ImageOps
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -46,10 +48,112 @@ OUTPUTS = {
     "classification": {"scores"},
 }
 TOP = 5  # classes whose scores are kept of a classified image
+MAX_BATCH = 1024  # images
+MAX_SIDE = 1 << 15  # pixels of a resized image's side
+SCALE = 2048  # a weight of 1 in OpenCV's fixed point
+IMAGE_FORM, BATCH_FORM = "image", "batch"
+SOFT_METHODS = ("linear", "gaussian", "naive")
 
 
 class UserError(Exception):
     """A mistake of the user's: its message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of a model; a side of its shape is None where it is dynamic."""
+
+    name: str
+    kind: str  # NumPy's name of its type
+    shape: tuple[int | None, ...]
+
+
+class OnnxRuntime:
+    """A file in onnxruntime.
+
+    Args:
+        path (Path): an ONNX file.
+        threads (int | None): all cores by default.
+
+    Attributes:
+        inputs (list[Input]), outputs (list[str]), meta (dict[str, str]): of the file.
+
+    Raises:
+        ImportError: onnxruntime isn't installed.
+        Exception: the file can't be read.
+    """
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads or 0
+        providers = onnxruntime.get_available_providers()
+        self.session = onnxruntime.InferenceSession(path, options, providers=providers)
+        self.inputs = [
+            Input(
+                x.name,
+                x.type.removeprefix("tensor(").removesuffix(")"),
+                tuple(side if isinstance(side, int) else None for side in x.shape),
+            )
+            for x in self.session.get_inputs()
+        ]
+        self.outputs = [output.name for output in self.session.get_outputs()]
+        self.meta: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+
+    def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return self.session.run(None, inputs)
+
+
+class OpenVINO:
+    """A file in OpenVINO, on the CPU: as :class:`OnnxRuntime`; an .xml file has its .bin beside it.
+
+    float32 is asked for: by itself OpenVINO takes bfloat16 where the processor has it.
+    """
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(path)
+        # the metadata_props of an .onnx file come to where OpenVINO keeps a framework's own facts
+        names = model.get_rt_info()["framework"] if model.has_rt_info(["framework"]) else {}
+        self.meta = {name: model.get_rt_info(["framework", name]).astype(str) for name in names}
+        options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            options["INFERENCE_NUM_THREADS"] = threads
+        compiled = core.compile_model(model, "CPU", options)
+        self.request = compiled.create_infer_request()
+        self.inputs = [
+            Input(
+                x.any_name,
+                np.dtype(x.element_type.to_dtype()).name,
+                tuple(side.get_length() if side.is_static else None for side in x.partial_shape),
+            )
+            for x in compiled.inputs
+        ]
+        self.outputs = [output.any_name for output in compiled.outputs]
+
+    def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        found = self.request.infer(inputs)
+        return [np.array(array) for array in found.to_tuple()]  # the request's own change
+
+
+RUNTIMES = {"onnxruntime": OnnxRuntime, "openvino": OpenVINO}
+
+
+@dataclass(frozen=True)
+class Suppression:
+    """Non-maximum suppression that a file leaves to the caller: MMCV's ``nms`` or ``soft_nms``."""
+
+    type: str = "nms"
+    iou_threshold: float = 0.5
+    class_agnostic: bool = False
+    max_per_img: int = -1  # negative: all
+    sigma: float = 0.5
+    min_score: float = 1e-3
+    method: str = "linear"
 
 
 class Model:
@@ -57,68 +161,228 @@ class Model:
 
     Args:
         path (Path): the file.
-        threads (int | None): of onnxruntime; all cores by default.
+        threads (int | None): of the runtime; all cores by default.
+        runtime (str | None): one of ``RUNTIMES``; onnxruntime by default, and OpenVINO of its
+            own .xml files.
 
     Raises:
-        UserError: it can't be read, or is no model of tools/export.py.
+        UserError: it can't be read, or is no model of tools/export.py, or the runtime is missing.
     """
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path, threads: int | None = None, runtime: str | None = None) -> None:
         if not path.is_file():
             raise UserError(f"no model at {path}: there is no such file")
         self.path = path
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads or 0
+        is_xml = path.suffix.lower() == ".xml"
+        runtime = runtime or ("openvino" if is_xml else "onnxruntime")
+        if is_xml and runtime != "openvino":
+            raise UserError(f"{path} is OpenVINO's own format: run it with --runtime openvino")
         try:
-            self.session = onnxruntime.InferenceSession(
-                path, options, providers=onnxruntime.get_available_providers()
-            )
-            meta = self.session.get_modelmeta().custom_metadata_map
-            inputs = [(x.name, x.type, x.shape) for x in self.session.get_inputs()]
-            self.names = [output.name for output in self.session.get_outputs()]
-        except Exception as error:  # onnxruntime's errors share no other base
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise UserError(f"{path} can't be read as an ONNX model: {reason}") from error
+            self.runtime = RUNTIMES[runtime](path, threads)
+        except ModuleNotFoundError as error:
+            raise UserError(f"{runtime} isn't installed: pip install {runtime}") from error
+        except Exception as error:  # the runtimes' errors share no other base
+            kind = "a model of OpenVINO's" if is_xml else "an ONNX model"
+            raise UserError(f"{path} can't be read as {kind}: {_reason(error)}") from error
+        meta, inputs = self.runtime.meta, self.runtime.inputs
+        self.names = self.runtime.outputs
         self.task = meta.get("task")
-        if self.task is None or [(name, kind, len(shape)) for name, kind, shape in inputs] != [
-            ("image", "tensor(uint8)", 3)
-        ]:
+        form = meta.get("form", IMAGE_FORM)
+        wanted = {
+            IMAGE_FORM: [("image", "uint8", 3)],
+            BATCH_FORM: [("images", "uint8", 4), ("sizes", "int64", 2)],
+        }
+        found = [(x.name, x.kind, len(x.shape)) for x in inputs]
+        if self.task is None or sorted(found) != wanted.get(form):
             raise UserError(f"{path} is another kind of model: take one that tools/export.py wrote")
         if OUTPUTS.get(self.task) != set(self.names):
             raise self._damaged("its outputs aren't those of its task")
-        self.channels: int = inputs[0][2][2]
-        if not isinstance(self.channels, int):
+        shape = next(x.shape for x in inputs if x.name != "sizes")
+        if shape[-1] is None:
             raise self._damaged("its image has no fixed number of channels")
+        self.channels: int = shape[-1]
         self.classes: list[str] = self._listed(meta, "classes", "names", _is_text)
         self.category_ids: list[int] = self._listed(meta, "category_ids", "integers", _is_id)
         self.palette: list[list[int]] = self._listed(meta, "palette", "colours", _is_colour)
         if len(self.category_ids) != len(self.classes):
             raise self._damaged("it has not as many category_ids as classes")
+        self.form = form
+        self.batch: int | None = 1  # images at once; None for any number
+        if form == BATCH_FORM:
+            self._read_batch_form(meta, shape)
 
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """The model's outputs for an image, by name.
+    def _read_batch_form(self, meta: Mapping[str, str], shape: tuple[int | None, ...]) -> None:
+        self.batch, *sides = shape[:3]
+        if (sides[0] is None) != (sides[1] is None):
+            raise self._damaged("one of its images' sides alone is dynamic")
+        self.sides: list[int] | None = None if sides[0] is None else sides
+        self.resizing: list[dict] = self._listed(meta, "resizing", "steps", _is_step)
+        self.divisor: int = self._value(meta, "divisor", "1")
+        if type(self.divisor) is not int or not 1 <= self.divisor <= MAX_SIDE:
+            raise self._damaged("its metadata has no integer as divisor")
+        self.mask_frame = meta.get("mask_frame", "box")
+        self.mask_threshold = self._value(meta, "mask_threshold", "0.5")
+        if self.mask_frame not in ("box", "image") or not _is_number(self.mask_threshold):
+            raise self._damaged("its metadata has no mask_frame and mask_threshold")
+        self.suppression: Suppression | None = None
+        if "nms" in meta:
+            self.suppression = self._read_suppression(self._value(meta, "nms", "{}"))
+
+    def _read_suppression(self, facts: object) -> Suppression:
+        try:
+            found = Suppression(**facts)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise self._damaged("its metadata has no such nms") from error
+        numbers = (found.iou_threshold, found.sigma, found.min_score)
+        if (
+            found.type not in ("nms", "soft_nms")
+            or found.method not in SOFT_METHODS
+            or type(found.max_per_img) is not int
+            or type(found.class_agnostic) is not bool
+            or not all(map(_is_number, numbers))
+            or not found.sigma > 0
+        ):
+            raise self._damaged("its metadata has no such nms")
+        return found
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """The model's outputs for images, of each by name.
 
         Args:
-            image (ndarray): uint8, (height, width, channels), RGB.
+            images (Sequence[ndarray]): uint8, (height, width, channels), RGB; no more than
+                ``batch``.
 
         Returns:
-            dict[str, ndarray]: ``boxes`` (N, 4), x1, y1, x2, y2 in pixels, ``scores`` and
-            ``labels`` (N,), by falling score, and, of an instance segmenter, ``masks``, bool,
-            (N, height, width); of a semantic one, ``label_map``, (height, width); of a classifier,
-            ``scores`` by class.
+            list[dict[str, ndarray]]: of each image ``boxes`` (N, 4), x1, y1, x2, y2 in pixels,
+            ``scores`` and ``labels`` (N,), by falling score, and, of an instance segmenter,
+            ``masks``, bool, (N, height, width); of a semantic one, ``label_map``, (height, width);
+            of a classifier, ``scores`` by class.
 
         Raises:
-            UserError: the model can't take the image (it is a line of pixels, say), or its outputs
-                aren't detections, a label map or scores.
+            UserError: the model can't take the images (one is a line of pixels, say), or its
+                outputs aren't detections, label maps or scores.
         """
-        height, width = image.shape[:2]
+        if self.form == IMAGE_FORM:
+            (image,) = images
+            found = self._run(images, {"image": image})
+            self._check(found, *image.shape[:2])
+            return [found]
+        resized = [resize(image, self.resizing) for image in images]
+        sizes = np.array([image.shape[:2] for image in resized], np.int64)
+        if not sizes.all():
+            raise self._refused(images)
+        sides = self.sides
+        if sides is None:
+            sides = (-(-sizes.max(0) // self.divisor) * self.divisor).tolist()
+        if (sizes.max(0) > sides).any():
+            raise self._damaged("its resizing gives larger images than it takes")
+        missing = (self.batch or len(images)) - len(images)
+        batch = np.zeros((len(images) + missing, *sides, self.channels), np.uint8)
+        for place, image in zip(batch, resized, strict=False):
+            place[: image.shape[0], : image.shape[1]] = image
+        if missing:  # of a fixed batch: its last image again
+            batch[len(images) :] = batch[len(images) - 1]
+            sizes = np.concatenate([sizes, np.repeat(sizes[-1:], missing, 0)])
+        found = self._run(images, {"images": batch, "sizes": sizes})
+        for name, array in found.items():
+            if not isinstance(array, np.ndarray) or array.shape[:1] != batch.shape[:1]:
+                raise UserError(f"the model's output {name} isn't one for each image")
+        decoded = []
+        for i, image in enumerate(images):
+            one = {name: array[i] for name, array in found.items()}
+            one = self._decode(one, sizes[i], sides, *image.shape[:2])
+            self._check(one, *image.shape[:2])
+            decoded.append(one)
+        return decoded
+
+    def _run(
+        self, images: Sequence[np.ndarray], inputs: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         try:
-            found = dict(zip(self.names, self.session.run(None, {"image": image}), strict=True))
-        except Exception as error:  # onnxruntime's errors share no other base
-            raise UserError(f"the model can't take an image of {width}x{height} pixels") from error
-        self._check(found, height, width)
+            return dict(zip(self.names, self.runtime.run(inputs), strict=True))
+        except MemoryError:
+            raise
+        except Exception as error:  # the runtimes' errors share no other base
+            raise self._refused(images) from error
+
+    def _refused(self, images: Sequence[np.ndarray]) -> UserError:
+        sizes = ", ".join(f"{image.shape[1]}x{image.shape[0]}" for image in images[:3])
+        what = "an image" if len(images) == 1 else f"{len(images)} images"
+        return UserError(f"the model can't take {what} of {sizes} pixels")
+
+    def _decode(
+        self,
+        found: dict[str, np.ndarray],
+        size: np.ndarray,
+        sides: Sequence[int],
+        height: int,
+        width: int,
+    ) -> dict[str, np.ndarray]:
+        """What a batch's outputs say of one image, in its own pixels.
+
+        Args:
+            found (dict): the image's outputs.
+            size (ndarray): (2,), its height and width in the batch.
+            sides (Sequence[int]): height and width of the batch's images.
+            height, width (int): of the image itself.
+        """
+        if self.task == "classification":
+            return found
+        if "label_map" in found:
+            labels = found["label_map"]
+            if labels.shape != tuple(sides):
+                raise UserError(f"the model's output label_map has shape {labels.shape}")
+            return {"label_map": nearest(labels[: size[0], : size[1]], height, width)}
+        self._check_slots(found)
+        kept = found["scores"] > 0
+        found = {name: array[kept] for name, array in found.items()}
+        scale = (np.array([height, width]) / size).astype(np.float32)[[1, 0, 1, 0]]
+        found["boxes"] = found["boxes"].astype(np.float32) * scale
+        if self.suppression is not None:
+            chosen, scores = suppress(
+                found["boxes"], found["scores"], found["labels"], self.suppression
+            )
+            found = {name: array[chosen] for name, array in found.items()} | {"scores": scores}
+        if "masks" in found:
+            _check_number(len(found["scores"]))
+            found["masks"] = self._full_masks(found, size, sides, height, width)
         return found
+
+    def _check_slots(self, found: dict[str, np.ndarray]) -> None:
+        """Refuses outputs that can't be indexed as an image's detections."""
+        number = found["scores"].shape[:1]
+        ranks = {"boxes": 2, "scores": 1, "labels": 1, "masks": 3}
+        for name, array in found.items():
+            wants_float = name != "labels"
+            if (
+                array.ndim != ranks[name]
+                or array.shape[:1] != number
+                or (name == "boxes" and array.shape[1] != 4)
+                or (array.dtype.kind == "f") != wants_float
+            ):
+                raise UserError(f"the model's output {name} is of the wrong type or shape")
+        if not all(np.isfinite(array).all() for array in found.values()):
+            raise UserError("the model gives boxes, scores or masks of NaN or Inf")
+
+    def _full_masks(
+        self,
+        found: dict[str, np.ndarray],
+        size: np.ndarray,
+        sides: Sequence[int],
+        height: int,
+        width: int,
+    ) -> np.ndarray:
+        """(N, height, width), bool, of probabilities in a box or in the batch's image."""
+        masks = found["masks"].astype(np.float32)
+        full = np.zeros((len(masks), height, width), bool)
+        if self.mask_frame == "box":
+            for i, (mask, box) in enumerate(zip(masks, found["boxes"], strict=True)):
+                full[i] = paste(mask, box, height, width) >= self.mask_threshold
+            return full
+        for i, mask in enumerate(masks):
+            padded = interpolate(mask, *sides)[: size[0], : size[1]]
+            full[i] = interpolate(padded, height, width) > self.mask_threshold
+        return full
 
     def _check(self, found: dict[str, np.ndarray], height: int, width: int) -> None:
         """Refuses outputs of wrong types, shapes or values."""
@@ -142,10 +406,7 @@ class Model:
             if not number or not np.isfinite(found["scores"]).all():
                 raise UserError("the model gives no scores, or some of NaN or Inf")
             return
-        if number > MAX_DETECTIONS:
-            raise UserError(
-                f"the model gives {number} detections, and {MAX_DETECTIONS} are the limit"
-            )
+        _check_number(number)
         if "boxes" in found:
             if not all(np.isfinite(found[name]).all() for name in ("boxes", "scores")):
                 raise UserError("the model gives boxes or scores of NaN or Inf")
@@ -157,12 +418,16 @@ class Model:
             wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
             raise UserError(f"the model gives label {wrong}, and it has {limit} classes")
 
-    def _listed(self, meta: dict[str, str], key: str, what: str, is_valid) -> list:
-        """A list in the metadata, checked."""
+    def _value(self, meta: Mapping[str, str], key: str, default: str = "null") -> object:
+        """A value in the metadata; None of what is no JSON."""
         try:
-            value = json.loads(meta[key])
-        except (KeyError, ValueError, RecursionError):
-            value = None
+            return json.loads(meta.get(key, default))
+        except (ValueError, RecursionError):
+            return None
+
+    def _listed(self, meta: Mapping[str, str], key: str, what: str, is_valid) -> list:
+        """A list in the metadata, checked."""
+        value = self._value(meta, key)
         if not isinstance(value, list) or not all(map(is_valid, value)):
             raise self._damaged(f"its metadata has no list of {what} as {key}")
         return value
@@ -183,6 +448,13 @@ class Model:
         return name if len(name) <= MAX_LABEL_LENGTH else name[: MAX_LABEL_LENGTH - 1] + "…"
 
 
+def _check_number(detections: int) -> None:
+    if detections > MAX_DETECTIONS:
+        raise UserError(
+            f"the model gives {detections} detections, and {MAX_DETECTIONS} are the limit"
+        )
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
@@ -191,9 +463,215 @@ def _is_id(value: object) -> bool:
     return type(value) is int and abs(value) < 1 << 63
 
 
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e9
+
+
+def _is_step(value: object) -> bool:
+    """Whether a value is a step of resizing, as :func:`resize` knows them."""
+    if not isinstance(value, dict) or value.get("step") not in STEPS:
+        return False
+    numbers = [value.get(key) for key in STEPS[value["step"]]]
+    if value["step"] == "CenterCrop":
+        numbers = value.get("size") if isinstance(value.get("size"), list) else [None]
+        if len(numbers) != 2:
+            return False
+    return all(type(number) is int and 0 < number <= MAX_SIDE for number in numbers)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error that says more than where in a runtime's source it comes from."""
+    lines = (line.strip() for line in str(error).splitlines())
+    said = (line for line in lines if line and not line.startswith(("Exception from ", "Check '")))
+    return next(said, type(error).__name__)[:200]
+
+
 def _is_colour(value: object) -> bool:
     is_three = isinstance(value, list) and len(value) == 3
     return is_three and all(type(part) is int and 0 <= part < 256 for part in value)
+
+
+STEPS = {  # of resizing, and the numbers that each takes
+    "Resize": ("height", "width"),
+    "ResizeToMultiple": ("divisor",),
+    "ResizeEdge": ("side",),
+    "CenterCrop": ("size",),
+}
+
+
+def resize(image: np.ndarray, steps: Sequence[dict]) -> np.ndarray:
+    """An image as the test pipeline resizes it.
+
+    Args:
+        image (ndarray): uint8, (height, width, channels).
+        steps (Sequence[dict]): ``resizing`` of the metadata.
+
+    Raises:
+        UserError: it would have a side of more than ``MAX_SIDE`` pixels, or of none.
+    """
+    for step in steps:
+        height, width = image.shape[:2]
+        if step["step"] == "CenterCrop":
+            starts = [
+                max(0, round((side - wanted) / 2))
+                for side, wanted in zip((height, width), step["size"], strict=True)
+            ]
+            ends = [start + wanted for start, wanted in zip(starts, step["size"], strict=True)]
+            image = image[starts[0] : ends[0], starts[1] : ends[1]]
+            continue
+        target = target_size(step, height, width)
+        if not all(1 <= side <= MAX_SIDE for side in target):
+            raise UserError(f"the model can't take an image of {width}x{height} pixels")
+        by = resize_bicubic if step["step"] == "ResizeEdge" else resize_bilinear
+        image = by(image, *target)
+    return image
+
+
+def target_size(step: dict, height: int, width: int) -> tuple[int, int]:
+    """Height and width of an image after a step, rounded as MMCV and mmpretrain do."""
+    if step["step"] == "ResizeToMultiple":
+        divisor = step["divisor"]
+        return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+    if step["step"] == "ResizeEdge":
+        shorter = min(height, width)
+        return height * step["side"] // shorter, width * step["side"] // shorter
+    if not step.get("keep_ratio", True):
+        return step["height"], step["width"]
+    limits, sides = (step["height"], step["width"]), (height, width)
+    if step.get("either_orientation", True):
+        limits, sides = sorted(limits, reverse=True), sorted(sides, reverse=True)
+    ratio = min(limit / side for limit, side in zip(limits, sides, strict=True))
+    return int(height * ratio + 0.5), int(width * ratio + 0.5)
+
+
+def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8, (rows, columns, channels), to another size: OpenCV's bilinear bytes.
+
+    OpenCV computes in fixed point: a weight is a multiple of 1/2048; rows are summed after their
+    last four bits are dropped (``modules/imgproc/src/resize.cpp``).
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    first, second, weights = _neighbours(image.shape[1], width, along_x=True)
+    source = image.astype(np.int32)
+    rows = source[:, first] * weights[0][:, None]
+    rows += source[:, second] * weights[1][:, None]
+    rows >>= 4
+    first, second, weights = _neighbours(image.shape[0], height, along_x=False)
+    total = (rows[first] * weights[0][:, None, None]) >> 16
+    total += (rows[second] * weights[1][:, None, None]) >> 16
+    return ((total + 2) >> 2).astype(np.uint8)
+
+
+def _neighbours(old: int, new: int, along_x: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two old positions to interpolate each new one from, and their weights times ``SCALE``.
+
+    Beyond the outermost centres both positions are the same; there OpenCV also drops the fraction
+    along x, but not along y, which matters to rounding.
+    """
+    step = 1 / (new / old)
+    centre = ((np.arange(new) + 0.5) * step - 0.5).astype(np.float32)
+    floor = np.floor(centre)
+    fraction = centre - floor
+    first = floor.astype(np.int64)
+    if along_x:
+        fraction[(first < 0) | (first >= old - 1)] = 0
+    weights = np.stack([1 - fraction, fraction])
+    weights = np.rint(weights * np.float32(SCALE)).astype(np.int32)
+    return first.clip(0, old - 1), (first + 1).clip(0, old - 1), weights
+
+
+def resize_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8, (rows, columns, channels), to another size by Pillow, plane by plane."""
+    planes = [
+        Image.fromarray(np.ascontiguousarray(image[..., i])).resize((width, height), Image.BICUBIC)
+        for i in range(image.shape[2])
+    ]
+    return np.stack([np.asarray(plane) for plane in planes], axis=2)
+
+
+def nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(rows, columns) to another size: OpenCV's ``INTER_NEAREST``."""
+    index = [
+        np.minimum(np.floor(np.arange(new) * (1 / (new / old))).astype(np.int64), old - 1)
+        for old, new in zip(labels.shape, (height, width), strict=True)
+    ]
+    return labels[np.ix_(*index)]
+
+
+def interpolate(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+    """float32, (rows, columns), to another size, bilinearly, corners not aligned."""
+    for axis, new in enumerate((height, width)):
+        old = plane.shape[axis]
+        centre = ((np.arange(new, dtype=np.float32) + 0.5) * np.float32(old / new) - 0.5).clip(0)
+        first = np.minimum(centre.astype(np.int64), old - 1)
+        second = np.minimum(first + 1, old - 1)
+        weight = (centre - first).astype(np.float32)
+        weight = weight[:, None] if axis == 0 else weight
+        plane = plane.take(first, axis) * (1 - weight) + plane.take(second, axis) * weight
+    return plane
+
+
+def paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A box's mask, (rows, columns), bilinearly in the image, (height, width); zero around it."""
+    weights = [
+        _cell_weights(length, box[1 - axis], box[3 - axis], mask.shape[axis])
+        for axis, length in enumerate((height, width))
+    ]
+    return weights[0] @ mask @ weights[1].T
+
+
+def _cell_weights(length: int, start: np.float32, end: np.float32, cells: int) -> np.ndarray:
+    """(length, cells): the weight of each cell between ``start`` and ``end`` at each pixel."""
+    centres = np.arange(length, dtype=np.float32) + np.float32(0.5)
+    if not end > start:
+        return np.zeros((length, cells), np.float32)
+    position = (centres - start) / (end - start) * np.float32(cells) - np.float32(0.5)
+    return (1 - np.abs(position[:, None] - np.arange(cells, dtype=np.float32))).clip(0)
+
+
+def suppress(
+    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, config: Suppression
+) -> tuple[np.ndarray, np.ndarray]:
+    """Non-maximum suppression class by class, as MMCV's ``batched_nms``.
+
+    Args:
+        boxes (ndarray): float32, (N, 4).
+        scores (ndarray): (N,).
+        labels (ndarray): (N,), integers.
+        config (Suppression): how.
+
+    Returns:
+        tuple[ndarray, ndarray]: indices of the boxes that are kept, and their scores, falling.
+    """
+    x1, y1, x2, y2 = boxes.T
+    areas = (x2 - x1) * (y2 - y1)
+    lowered = scores.astype(np.float32)
+    is_left = np.ones(len(scores), bool)
+    kept: list[int] = []
+    most = len(scores) if config.max_per_img < 0 else min(config.max_per_img, len(scores))
+    while len(kept) < most and is_left.any():
+        best = int(np.where(is_left, lowered, -np.inf).argmax())
+        kept.append(best)
+        is_left[best] = False
+        rest = np.flatnonzero(is_left & (config.class_agnostic | (labels == labels[best])))
+        widths = np.minimum(x2[best], x2[rest]) - np.maximum(x1[best], x1[rest])
+        heights = np.minimum(y2[best], y2[rest]) - np.maximum(y1[best], y1[rest])
+        shared = widths.clip(0) * heights.clip(0)
+        union = areas[best] + areas[rest] - shared
+        overlap = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+        if config.type == "nms":
+            is_left[rest[overlap > np.float32(config.iou_threshold)]] = False
+            continue
+        if config.method == "gaussian":
+            lowered[rest] *= np.exp(-(overlap * overlap) / np.float32(config.sigma))
+        else:
+            weight = 1 - overlap if config.method == "linear" else 0
+            is_near = overlap >= np.float32(config.iou_threshold)
+            lowered[rest] *= np.where(is_near, weight, np.float32(1))
+        is_left &= lowered >= np.float32(config.min_score)
+    index = np.array(kept, np.int64)
+    return index, lowered[index]
 
 
 class Results:
@@ -549,7 +1027,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("images", nargs="+", type=Path, help="images and folders of images")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--score", type=float, default=0.3, help="least score (default: 0.3)")
-    parser.add_argument("--threads", type=int, help="of onnxruntime (default: all cores)")
+    parser.add_argument(
+        "--runtime", choices=RUNTIMES, help="default: onnxruntime, and openvino of an .xml file"
+    )
+    parser.add_argument("--threads", type=int, help="of the runtime (default: all cores)")
+    parser.add_argument(
+        "--batch", type=int, metavar="N", help="images at once, of a file that takes batches"
+    )
     return parser.parse_args()
 
 
@@ -559,7 +1043,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--score {args.score}: a score is a number from 0 to 1")
     if args.threads is not None and not 1 <= args.threads <= 1024:
         raise UserError(f"--threads {args.threads}: from 1 to 1024")
-    model = Model(args.model, args.threads)
+    model = Model(args.model, args.threads, args.runtime)
+    size = batch_size(model, args.batch)
     paths = find_images(args.images)
     out = Results(args.out)
     is_segmenter = "label_map" in model.names
@@ -570,21 +1055,24 @@ def run(args: argparse.Namespace) -> None:
     ids = image_ids(paths, names)
     results, done, seconds = [], 0, 0.0
     try:
-        for number, (path, name, image_id) in enumerate(zip(paths, names, ids, strict=True), 1):
-            print(f"\rimage {number} of {len(paths)}", end="", file=sys.stderr, flush=True)
-            try:
-                image = read_image(path, model.channels)
-                start = time.perf_counter()
-                found = model(image)
-                seconds += time.perf_counter() - start
-                results += write(out, model, name, image_id, image, found, args.score)
-                done += 1
-            except UserError as error:
-                print(file=sys.stderr)
-                say(f"skipped: {path}: {error}")
-            except MemoryError:
-                print(file=sys.stderr)
-                say(f"skipped: {path}: it takes more memory than there is")
+        for first in range(0, len(paths), size):
+            places = list(range(first, min(first + size, len(paths))))
+            last = places[-1] + 1
+            print(f"\rimage {last} of {len(paths)}", end="", file=sys.stderr, flush=True)
+            images: dict[int, np.ndarray] = {}
+            for place in places:
+                with _skipping(paths[place]):
+                    images[place] = read_image(paths[place], model.channels)
+            start = time.perf_counter()
+            found = run_batch(model, paths, images)
+            seconds += time.perf_counter() - start
+            for place, outputs in found.items():
+                with _skipping(paths[place]):
+                    results += write(
+                        *(out, model, names[place], ids[place]),
+                        *(images[place], outputs, args.score),
+                    )
+                    done += 1
     finally:
         print(file=sys.stderr)
         if done and not is_segmenter:
@@ -597,6 +1085,54 @@ def run(args: argparse.Namespace) -> None:
         f"{done} images in {args.out}{skipped}, {seconds / done:.3f} s an image in the model",
         sys.stdout,
     )
+
+
+def batch_size(model: Model, wanted: int | None) -> int:
+    """How many images the model gets at once.
+
+    Raises:
+        UserError: it doesn't take so many.
+    """
+    if wanted is not None and not 1 <= wanted <= MAX_BATCH:
+        raise UserError(f"--batch {wanted}: from 1 to {MAX_BATCH}")
+    if model.batch is None:
+        return wanted or 1
+    if wanted not in (None, model.batch):
+        if model.form == IMAGE_FORM:
+            raise UserError(
+                f"--batch {wanted}: {model.path} takes one image at a time; export it with --batch"
+            )
+        raise UserError(f"--batch {wanted}: {model.path} takes batches of {model.batch}")
+    return model.batch
+
+
+def run_batch(
+    model: Model, paths: Sequence[Path], images: Mapping[int, np.ndarray]
+) -> dict[int, dict[str, np.ndarray]]:
+    """What the model finds in images; where it fails at some together, each is tried alone."""
+    if not images:
+        return {}
+    if len(images) > 1:
+        with contextlib.suppress(UserError, MemoryError):
+            return dict(zip(images, model(list(images.values())), strict=True))
+    found = {}
+    for place, image in images.items():
+        with _skipping(paths[place]):
+            (found[place],) = model([image])
+    return found
+
+
+@contextlib.contextmanager
+def _skipping(path: Path) -> Iterator[None]:
+    """Names an image that can't be used, and goes on."""
+    try:
+        yield
+    except UserError as error:
+        print(file=sys.stderr)
+        say(f"skipped: {path}: {error}")
+    except MemoryError:
+        print(file=sys.stderr)
+        say(f"skipped: {path}: it takes more memory than there is")
 
 
 def write(
@@ -688,7 +1224,8 @@ def main() -> None:
         stream.reconfigure(errors="backslashreplace")  # a locale without the names' letters
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
-        run(parse_args())
+        with np.errstate(all="ignore"):  # what isn't finite in the end is refused
+            run(parse_args())
     except UserError as error:
         say(f"error: {error}")
         sys.exit(USER_ERROR)

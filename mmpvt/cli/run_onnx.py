@@ -1,4 +1,4 @@
-"""Runs an exported model: with onnxruntime, NumPy and Pillow, without PyTorch.
+"""Runs an exported model: with onnxruntime or OpenVINO, NumPy and Pillow, without PyTorch.
 
 mmpvt run-onnx model.onnx photos/ --out results/
 
@@ -24,11 +24,5 @@ def run_script(arguments: list[str]) -> int:
     with user_errors():
         script = files_folder() / "tools" / "run_onnx.py"
     sys.argv = ["mmpvt run-onnx", *arguments]
-    try:
-        runpy.run_path(str(script), run_name="__main__")
-    except ModuleNotFoundError as error:
-        if error.name != "onnxruntime":
-            raise
-        print("error: running needs onnxruntime: pip install onnxruntime", file=sys.stderr)
-        return 2
+    runpy.run_path(str(script), run_name="__main__")
     return 0

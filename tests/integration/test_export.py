@@ -105,18 +105,19 @@ def test_benchmark(exported: Path, trained: Path, tiny_config: Path, shapes: Pat
     annotations = shapes / "annotations" / "instances_val2017.json"
     args = (tiny_config, trained / "epoch_2.pth", exported, "--images", shapes / "val2017")
     ended = run_tool(
-        "benchmark_onnx.py", *args, "--annotations", annotations, "--runs", 1, "--threads", 1
+        *("benchmark_onnx.py", *args, "--annotations", annotations, "--runs", 1, "--threads", 1),
+        *("--runtimes", "onnxruntime", "openvino"),
     )
     assert ended.code == 0, ended.err
     assert "RetinaNet, 4 images, 1 threads, medians of 1 runs" in ended.out
-    pytorch, ours = (
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in ended.out.splitlines()[-2:]
+    pytorch, *ours = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in ended.out.splitlines()[-3:]
     )
-    assert [pytorch[0], ours[0]] == ["PyTorch", "model.onnx"]
-    assert float(pytorch[1]) > 0
-    assert float(ours[1]) > 0
-    assert abs(float(pytorch[2]) - float(ours[2])) < 0.1
-    assert ours[3].startswith("0 of ")
+    assert pytorch[0] == "PyTorch" and float(pytorch[2]) > 0
+    for row, runtime in zip(ours, ("onnxruntime", "openvino"), strict=True):
+        assert row[:2] == [f"model.onnx, {runtime}", "float32"] and float(row[2]) > 0
+        assert abs(float(pytorch[3]) - float(row[3])) < 0.1
+        assert row[4].startswith("0 of ")
     ended = run_tool("benchmark_onnx.py", *args[:3], "--images", shapes / "none", timeout=60)
     assert "there is no such file" in ended.one_sentence()
 
