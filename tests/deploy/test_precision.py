@@ -57,7 +57,7 @@ def check_openvino(made: Exported, tmp_path: Path) -> None:
     facts = run_onnx.Model(made.path, 1).runtime.meta
     assert models[0].runtime.meta == facts
     assert models[1].runtime.meta == {**facts, "runtime": "openvino"}
-    # of sizes that needn't be resized: OpenVINO takes doubles as floats, so that a few resized bytes
+    # of sizes that needn't be resized: OpenVINO takes doubles as floats, so that a few bytes then
     # differ by one, which decides much in a network of random weights
     is_segmenter = "label_map" in models[0].names
     for size in ((120, 160), (97, 64)) if is_segmenter else ((160, 224), (224, 160)):
