@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,7 +24,7 @@ from torch.export import ExportedProgram
 from mmpvt.deploy.decoding import RoIFeatures, pick
 from mmpvt.deploy.exporting import Plan, core_of, describe, failure
 from mmpvt.deploy.precision import quiet
-from mmpvt.deploy.verification import Deviation, example, verify_batch
+from mmpvt.deploy.verification import Deviation, Run, example, verify_batch
 from mmpvt.engine.pipeline import evaluating
 from mmpvt.errors import ExportError, OutputError, SetupError
 from mmpvt.utils.atomic import replacing
@@ -73,7 +73,7 @@ def write_program(
         require_torchvision()
     report(f"exporting {type(model).__name__} on {type(model.backbone).__name__}")
     program = export_program(plan, plan.form(core))
-    meta = describe(plan, core, nms)
+    meta = describe(plan, core, nms) | {"outputs": json.dumps(core.outputs)}
     try:
         with replacing(out) as part, TemporaryDirectory(dir=out.parent) as folder:
             file = Path(folder, "model.pt2")  # PyTorch insists on the suffix
@@ -85,7 +85,7 @@ def write_program(
             report("checking against PyTorch")
             run, meta = load_program(file)
             image, config = example(model, config, image, plan.shape)
-            deviation = verify_batch(run, core.outputs, meta, model, config, image)
+            deviation = verify_batch(run, meta, model, config, image)
             if not deviation.is_small:
                 raise ExportError(f"{type(model).__name__} can't be exported: {deviation}")
             size = file.stat().st_size
@@ -129,10 +129,8 @@ def compile_program(program: ExportedProgram, meta: dict[str, str], path: Path) 
         ) from error
 
 
-def load_program(
-    path: Path,
-) -> tuple[Callable[[np.ndarray, np.ndarray], list[np.ndarray]], dict[str, str]]:
-    """A ``.pt2`` file as a function of ``images`` and ``sizes``, and its metadata.
+def load_program(path: Path) -> tuple[Run, dict[str, str]]:
+    """A ``.pt2`` file, and its metadata.
 
     A compiled one is machine code: load only files that you trust.
     """
@@ -148,10 +146,12 @@ def load_program(
             model = torch.export.load(path, extra_files=files).module()
             meta = json.loads(files[METADATA])
 
-    def run(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    names = json.loads(meta["outputs"])
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with torch.no_grad():
-            found = model(images=torch.from_numpy(images), sizes=torch.from_numpy(sizes))
-        return [x.numpy() for x in found]
+            found = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+        return {name: x.numpy() for name, x in zip(names, found, strict=True)}
 
     return run, meta
 

@@ -19,12 +19,14 @@ from mmengine.structures import BaseDataElement
 
 from mmpvt.datasets.shapes_drawing import draw_scene
 from mmpvt.deploy.forms import paste_masks
+from mmpvt.deploy.openvino_files import load_openvino, read_metadata
 from mmpvt.deploy.preprocessing import read_image_format
 from mmpvt.engine.pipeline import TestPipeline, evaluating, read_test_pipeline
 from mmpvt.errors import ExportError
 from mmpvt.models.data_preprocessor import input_channels
 from mmpvt.utils.text import encodable
 
+Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]  # from inputs to outputs
 MIN_SCORE = 0.05  # of the detections that are compared
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.5, 1e-3  # pixels and score, of results in float32
 MAX_UNMATCHED = 1e-3  # share of pixels or detections: those on the edge of a threshold
@@ -149,16 +151,10 @@ def verify(
             is resized to them first, so that both pad it alike.
     """
     image, config = example(model, config, image, shape)
-    session = onnx_session(path)
-    meta = session.get_modelmeta().custom_metadata_map
+    run, meta = load_openvino_file(path) if path.endswith(".xml") else load_onnx(path)
     if meta["form"] == "batch":
-        names = [output.name for output in session.get_outputs()]
-
-        def run(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
-            return session.run(None, {"images": images, "sizes": sizes})
-
-        return verify_batch(run, names, meta, model, config, image)
-    found = onnx_predictor(path, is_bgr=read_image_format(config).is_bgr)(image)
+        return verify_batch(run, meta, model, config, image)
+    found = run({"image": to_rgb(image, read_image_format(config).is_bgr)})
     return compare(found, predict(model, config, image))
 
 
@@ -181,8 +177,7 @@ def example(
 
 
 def verify_batch(
-    run: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]],
-    names: Sequence[str],
+    run: Run,
     meta: Mapping[str, str],
     model: BaseModel,
     config: Config,
@@ -191,36 +186,47 @@ def verify_batch(
     """Of a batch's resized images, in their own pixels: nothing is resized after the model.
 
     Args:
-        run (Callable): the exported model, of ``images`` and ``sizes``.
-        names (Sequence[str]): of its outputs.
+        run (Callable): the exported model.
         meta (Mapping[str, str]): its metadata.
         model, config, image: as :func:`verify`'s, the image made ready.
     """
     is_dynamic = meta["input_size"] == "dynamic"
     count = 2 if meta["batch"] == "dynamic" else int(meta["batch"])
     # others leave a part of their frames, where they may; PyTorch segments equal sizes only
-    is_cropped = is_dynamic and "label_map" not in names
+    is_cropped = is_dynamic and meta["task"] != "semantic segmentation"
     others = [image[: len(image) // 2] if is_cropped else image] * (count - 1)
     prepared = [prepare(config, one) for one in (image, *others)]
     for one in prepared:
         shape = one["data_samples"].img_shape
         one["data_samples"].set_metainfo(dict(ori_shape=shape, scale_factor=(1.0, 1.0)))
-    sizes = np.array([one["data_samples"].img_shape[:2] for one in prepared], np.int64)
-    divisor = int(meta["divisor"])
-    frame = -(-sizes.max(0) // divisor) * divisor
-    frame = frame if is_dynamic else json.loads(meta["input_size"])
-    is_bgr = read_image_format(config).is_bgr
-    images = np.zeros((len(prepared), *frame, len(prepared[0]["inputs"])), np.uint8)
-    for i, one in enumerate(prepared):
-        height, width = sizes[i]
-        resized = one["inputs"].permute(1, 2, 0).numpy()
-        images[i, :height, :width] = to_rgb(resized, is_bgr)
-    results = dict(zip(names, run(images, sizes), strict=True))
+    inputs = make_batch(prepared, meta, read_image_format(config).is_bgr)
+    images, sizes = inputs["images"], inputs["sizes"]
+    results = run(inputs)
     deviation = Deviation()
     for i, expected in enumerate(predict_samples(model, prepared)):
         found = {name: array[i] for name, array in results.items()}
         deviation.include(compare(unpad(found, sizes[i], images.shape[1:3], meta), expected))
     return deviation
+
+
+def make_batch(
+    prepared: Sequence[dict], meta: Mapping[str, str], is_bgr: bool
+) -> dict[str, np.ndarray]:
+    """An exported model's ``images`` and ``sizes``.
+
+    Args:
+        prepared (Sequence[dict]): what :func:`prepare` makes of images.
+        meta (Mapping[str, str]): the model's metadata.
+        is_bgr (bool): whether they have blue first.
+    """
+    sizes = np.array([one["data_samples"].img_shape[:2] for one in prepared], np.int64)
+    divisor = int(meta["divisor"])
+    frame = -(-sizes.max(0) // divisor) * divisor
+    frame = frame if meta["input_size"] == "dynamic" else json.loads(meta["input_size"])
+    images = np.zeros((len(prepared), *frame, len(prepared[0]["inputs"])), np.uint8)
+    for image, (height, width), one in zip(images, sizes, prepared, strict=True):
+        image[:height, :width] = to_rgb(one["inputs"].permute(1, 2, 0).numpy(), is_bgr)
+    return dict(images=images, sizes=sizes)
 
 
 def unpad(
@@ -274,32 +280,39 @@ def to_rgb(image: np.ndarray, is_bgr: bool = True) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def onnx_predictor(
-    path: str, threads: int = 0, is_bgr: bool = True
-) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """An exported file as a function of an image, uint8, (height, width, channels).
+def load_onnx(path: str, threads: int = 0) -> tuple[Run, dict[str, str]]:
+    """An ONNX file in onnxruntime, and its metadata; 0 threads are all cores.
 
-    ``threads`` are onnxruntime's (0: all cores); images have blue first where ``is_bgr``.
+    Raises:
+        ExportError: onnxruntime can't load it.
     """
-    session = onnx_session(path, threads)
-    names = [output.name for output in session.get_outputs()]
-
-    def run(image: np.ndarray) -> dict[str, np.ndarray]:
-        inputs = {"image": to_rgb(image, is_bgr)}
-        return dict(zip(names, session.run(None, inputs), strict=True))
-
-    return run
-
-
-def onnx_session(path: str, threads: int = 0) -> onnxruntime.InferenceSession:
-    """onnxruntime's, on the CPU; an ExportError where it can't load the file."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors: its warnings are on what it doesn't optimise
     options.intra_op_num_threads = threads
     # onnxruntime takes no path that is not UTF-8
     model = path if encodable(path) == path else Path(path).read_bytes()
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no other base
         reason = str(error).splitlines()[0][:200]
         raise ExportError(f"onnxruntime can't load {path} ({reason})", where=path) from error
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(None, dict(inputs)), strict=True))
+
+    return run, session.get_modelmeta().custom_metadata_map
+
+
+def load_openvino_file(path: str) -> tuple[Run, dict[str, str]]:
+    """An .xml file in OpenVINO, in float32 on the CPU, and its metadata."""
+    core = load_openvino().Core()
+    model = core.read_model(path)
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    names = [output.any_name for output in compiled.outputs]
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = compiled(dict(inputs)).to_tuple()
+        return dict(zip(names, map(np.array, found), strict=True))
+
+    return run, read_metadata(model)

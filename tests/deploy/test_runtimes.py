@@ -150,8 +150,8 @@ def test_a_program_of_pytorch(kind: str, compiled: bool, tmp_path: Path):
     run, meta = load_program(path)
     assert meta["runtime"] == "pytorch"
     frames = np.zeros((2, 128, 160, 3), np.uint8)
-    found = run(frames, np.array([[100, 150], [90, 60]]))
-    assert [len(x) for x in found] == [2, 2, 2]
+    found = run(dict(images=frames, sizes=np.array([[100, 150], [90, 60]])))
+    assert {name: len(x) for name, x in found.items()} == dict(boxes=2, scores=2, labels=2)
     assert list(tmp_path.iterdir()) == [path]
 
 
