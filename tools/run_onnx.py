@@ -1,5 +1,5 @@
-"""Runs a model that tools/export.py wrote: with onnxruntime or OpenVINO, NumPy and Pillow, without
-PyTorch.
+"""Runs a model that tools/export.py wrote: with onnxruntime, OpenVINO or, of .pt2 files, PyTorch,
+NumPy and Pillow, and nothing else.
 
 python tools/run_onnx.py model.onnx photos/ more.jpg --out results/ --score 0.3
 python tools/run_onnx.py model.onnx photos/ --out results/ --runtime openvino --batch 8
@@ -21,6 +21,7 @@ import stat
 import sys
 import time
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,49 @@ class OpenVINO:
         return [np.array(array) for array in found.to_tuple()]  # the request's own change
 
 
-RUNTIMES = {"onnxruntime": OnnxRuntime, "openvino": OpenVINO}
+class PyTorch:
+    """A .pt2 file in PyTorch, on the CPU: as :class:`OnnxRuntime`.
+
+    A compiled one is machine code: run only what you trust.
+    """
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        import torch
+
+        with contextlib.suppress(ImportError, RuntimeError):  # whose operators it may have
+            import torchvision  # noqa: F401
+        if threads:
+            torch.set_num_threads(threads)
+        with zipfile.ZipFile(path) as archive:
+            is_compiled = any("/aotinductor/" in name for name in archive.namelist())
+        if is_compiled:
+            self.model = torch._inductor.aoti_load_package(str(path))
+            self.meta = dict(self.model.get_metadata())
+        else:
+            files = {"metadata.json": ""}
+            self.model = torch.export.load(path, extra_files=files).module()
+            self.meta = json.loads(files["metadata.json"])
+        facts = {
+            name: json.loads(self.meta[name]) for name in ("outputs", "input_size", "channels")
+        }
+        batch = None if self.meta["batch"] == "dynamic" else int(self.meta["batch"])
+        self.inputs = [
+            Input("images", "uint8", (batch, *facts["input_size"], facts["channels"])),
+            Input("sizes", "int64", (batch, 2)),
+        ]
+        self.outputs = facts["outputs"]
+
+    def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        import torch
+
+        with torch.no_grad():
+            found = self.model(**{name: torch.from_numpy(x) for name, x in inputs.items()})
+        return [x.numpy() for x in found]
+
+
+RUNTIMES = {"onnxruntime": OnnxRuntime, "openvino": OpenVINO, "pytorch": PyTorch}
+PACKAGES = {"pytorch": "torch"}
+OWN_FILES = {".xml": "openvino", ".pt2": "pytorch"}  # that no other runtime reads
 
 
 @dataclass(frozen=True)
@@ -162,8 +205,8 @@ class Model:
     Args:
         path (Path): the file.
         threads (int | None): of the runtime; all cores by default.
-        runtime (str | None): one of ``RUNTIMES``; onnxruntime by default, and OpenVINO of its
-            own .xml files.
+        runtime (str | None): one of ``RUNTIMES``; onnxruntime by default, and of files that only
+            one reads (.xml, .pt2), that one.
 
     Raises:
         UserError: it can't be read, or is no model of tools/export.py, or the runtime is missing.
@@ -173,16 +216,18 @@ class Model:
         if not path.is_file():
             raise UserError(f"no model at {path}: there is no such file")
         self.path = path
-        is_xml = path.suffix.lower() == ".xml"
-        runtime = runtime or ("openvino" if is_xml else "onnxruntime")
-        if is_xml and runtime != "openvino":
-            raise UserError(f"{path} is OpenVINO's own format: run it with --runtime openvino")
+        own = OWN_FILES.get(path.suffix.lower())
+        runtime = runtime or own or "onnxruntime"
+        if runtime != own and (own or runtime == "pytorch"):
+            kind = f"{own}'s own format: run it with --runtime {own}" if own else "no .pt2 file"
+            raise UserError(f"{path} is {kind}")
         try:
             self.runtime = RUNTIMES[runtime](path, threads)
         except ModuleNotFoundError as error:
-            raise UserError(f"{runtime} isn't installed: pip install {runtime}") from error
+            package = PACKAGES.get(runtime, runtime)
+            raise UserError(f"{package} isn't installed: pip install {package}") from error
         except Exception as error:  # the runtimes' errors share no other base
-            kind = "a model of OpenVINO's" if is_xml else "an ONNX model"
+            kind = f"a model of {runtime}'s" if own else "an ONNX model"
             raise UserError(f"{path} can't be read as {kind}: {_reason(error)}") from error
         meta, inputs = self.runtime.meta, self.runtime.inputs
         self.names = self.runtime.outputs
@@ -1028,7 +1073,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--score", type=float, default=0.3, help="least score (default: 0.3)")
     parser.add_argument(
-        "--runtime", choices=RUNTIMES, help="default: onnxruntime, and openvino of an .xml file"
+        "--runtime",
+        choices=RUNTIMES,
+        help="default: onnxruntime, or the one of an .xml or .pt2 file",
     )
     parser.add_argument("--threads", type=int, help="of the runtime (default: all cores)")
     parser.add_argument(

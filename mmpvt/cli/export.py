@@ -1,6 +1,7 @@
 """Writes a detector, segmenter or classifier as one file that runs without this project.
 
-An ONNX file runs in onnxruntime, OpenVINO or TensorRT, a .pt2 file in PyTorch alone.
+An .onnx file runs in onnxruntime, OpenVINO or TensorRT, an .xml file in OpenVINO, a .pt2 file in
+PyTorch alone.
 
 mmpvt export retinanet_pvt_s_fpn_1x_coco CHECKPOINT --out model.onnx
 """
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "any")
+OWN_RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "pytorch"}
 MAX_BATCH = 256  # images
 PACKAGES = ("onnx", "onnxscript", "onnx_ir", "onnxruntime")
 
@@ -30,13 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help=CONFIG)
     parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help="model.onnx, or model.pt2"
+        "--out", required=True, type=Path, metavar="FILE", help="model.onnx, model.xml or model.pt2"
     )
     parser.add_argument(
         "--runtime",
         choices=RUNTIMES,
-        default="onnxruntime",
-        help="what is to run an ONNX file; any: standard operators only (default: onnxruntime)",
+        help="what is to run an .onnx file; any: standard operators only (default: onnxruntime)",
     )
     parser.add_argument(
         "--batch",
@@ -88,21 +89,23 @@ def batch_size(text: str | None) -> int | str | None:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Refuses options that don't go together."""
-    suffix = args.out.suffix
-    if suffix not in (".onnx", ".pt2"):
-        raise UserError(f"--out takes a file ending in .onnx or .pt2, not {args.out}")
+    """Refuses options that don't go together, and sets the runtime that a file's name says."""
+    suffix, runtime = args.out.suffix, args.runtime
+    if suffix not in OWN_RUNTIMES:
+        raise UserError(f"--out takes a file ending in .onnx, .xml or .pt2, not {args.out}")
+    if suffix != ".onnx" and runtime not in (None, OWN_RUNTIMES[suffix]):
+        raise UserError(f"--runtime {runtime} takes an .onnx file, and --out ends in {suffix}")
+    args.runtime = runtime = runtime or OWN_RUNTIMES[suffix]
     if args.compile and suffix != ".pt2":
         raise UserError("--compile is for a .pt2 file")
-    if suffix == ".pt2" and args.runtime != "onnxruntime":
-        raise UserError(f"--runtime {args.runtime} is for an ONNX file, and --out ends in .pt2")
-    if suffix == ".pt2" and (args.fp16 or args.int8):
-        raise UserError("a .pt2 file holds float32: leave --fp16 and --int8 out")
-    if not args.shape and (suffix == ".pt2" or args.runtime == "tensorrt"):
-        what = "a .pt2 file" if suffix == ".pt2" else "--runtime tensorrt"
-        raise UserError(f"{what} takes images of one size: add --shape HEIGHT WIDTH")
-    is_batch = args.batch or suffix == ".pt2" or args.runtime == "tensorrt"
-    if args.without_nms and not is_batch:
+    if args.int8 and suffix == ".onnx" and runtime != "onnxruntime":
+        hint = ": OpenVINO's is an .xml file" if runtime == "openvino" else ""
+        raise UserError(f"--int8 of an .onnx file is onnxruntime's, not {runtime}'s{hint}")
+    if (args.int8 or args.fp16) and runtime in ("pytorch", "tensorrt"):
+        raise UserError(f"a file for {runtime} holds float32: leave --fp16 and --int8 out")
+    if not args.shape and runtime in ("pytorch", "tensorrt"):
+        raise UserError(f"a file for {runtime} takes images of one size: add --shape HEIGHT WIDTH")
+    if args.without_nms and not args.batch and runtime not in ("pytorch", "tensorrt"):
         raise UserError("--without-nms is for batches: add --batch N")
     if args.shape and min(args.shape) < 32:
         raise UserError(f"--shape takes sides of at least 32 pixels, not {min(args.shape)}")
@@ -118,6 +121,8 @@ def run(args: argparse.Namespace) -> None:
         check_options(args)
         batch = batch_size(args.batch)
         check_free(args.out, args.force, "out")
+        if args.out.suffix == ".xml":
+            check_free(args.out.with_suffix(".bin"), args.force, "out")
         config = load_config(args.config, args.cfg_options)
         checkpoint = find_checkpoint(config, args.checkpoint)
         set_checkpoint(config, checkpoint)

@@ -1,4 +1,4 @@
-"""Runs an exported model: with onnxruntime or OpenVINO, NumPy and Pillow, without PyTorch.
+"""Runs an exported model: with onnxruntime, OpenVINO or PyTorch, NumPy and Pillow alone.
 
 mmpvt run-onnx model.onnx photos/ --out results/
 

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import mmdet
 import mmseg
@@ -26,8 +27,16 @@ from mmpvt.deploy.classifiers import ExportableClassifier
 from mmpvt.deploy.decoding import BatchedNMS, WithoutNMS
 from mmpvt.deploy.detectors import ExportableDETR, ExportableOneStage, ExportableTwoStage
 from mmpvt.deploy.forms import BatchForm, Core, ImageForm
+from mmpvt.deploy.openvino_files import save_openvino, to_openvino
 from mmpvt.deploy.operators import OPSET, translations
-from mmpvt.deploy.precision import FLOAT32_NODES, quiet, to_float16, to_int8
+from mmpvt.deploy.precision import (
+    FLOAT32_NODES,
+    Sample,
+    quiet,
+    to_float16,
+    to_int8,
+    to_openvino_int8,
+)
 from mmpvt.deploy.preprocessing import (
     CenterCrop,
     PreprocessingGraph,
@@ -37,7 +46,7 @@ from mmpvt.deploy.preprocessing import (
     round_shape,
 )
 from mmpvt.deploy.segmentors import ExportableSegmentor
-from mmpvt.deploy.verification import Deviation, to_rgb, verify
+from mmpvt.deploy.verification import Deviation, make_batch, prepare, resized, to_rgb, verify
 from mmpvt.engine.checks.channels import channel_mismatch
 from mmpvt.engine.pipeline import evaluating
 from mmpvt.errors import ExportError, OutputError, SetupError
@@ -48,6 +57,9 @@ from mmpvt.utils.atomic import replacing
 from mmpvt.utils.requirements import OLDEST_TO_EXPORT, release
 from mmpvt.utils.text import encodable, printable
 from mmpvt.version import __version__
+
+if TYPE_CHECKING:
+    import openvino
 
 EXAMPLE_SHAPE = (256, 320)  # pixels of the input that a network of dynamic size is traced with
 MAX_SIDE = 4096  # pixels of the network's input, where sizes are dynamic
@@ -227,9 +239,9 @@ def write(
     Args:
         model (BaseModel): as :func:`export`'s.
         config (Config): as :func:`export`'s.
-        out (Path): the file.
+        out (Path): the file: .onnx, or .xml, which has its .bin beside it, for OpenVINO.
         shape (Sequence[int] | None): as :func:`export`'s. Default: None.
-        half (bool): layers in float16. Default: False.
+        half (bool): layers in float16; of an .xml file, weights alone. Default: False.
         photos (Sequence[ndarray] | None): layers in int8, calibrated on these images,
             uint8, as the test pipeline decodes them.
         image (ndarray | None): uint8, as the test pipeline decodes it, to compare results on; by
@@ -244,27 +256,66 @@ def write(
         ExportError: a part of the model can't be exported, or float32 results aren't PyTorch's.
         OutputError: the file can't be written.
     """
+    is_openvino = out.suffix == ".xml"
     exported = export(model, config, shape, report, **options)
-    if photos is not None:
-        is_bgr = read_image_format(config).is_bgr
-        exported = to_int8(exported, [to_rgb(photo, is_bgr) for photo in photos], report)
+    samples = calibration_samples(photos, config, exported.metadata_props) if photos else None
+    file: ir.Model | openvino.Model = exported
+    if is_openvino:
+        file = to_openvino_int8(exported, samples, report) if samples else to_openvino(exported)
+    elif samples:
+        file = to_int8(exported, samples, report)
     elif half:
-        exported = to_float16(exported)
-    is_tensorrt = options.get("runtime") == "tensorrt"
+        file = to_float16(exported)
     try:
-        with replacing(out) as part:
-            ir.save(tensorrt.expand_plugins(exported) if is_tensorrt else exported, part)
+        with replacing(out) as part, TemporaryDirectory(dir=out.parent) as folder:
+            checked = Path(folder, f"model{out.suffix}")
+            if is_openvino:
+                save_openvino(file, checked, half)
+            else:
+                # TensorRT isn't run: its plugins are expanded
+                is_tensorrt = exported.metadata_props["runtime"] == "tensorrt"
+                ir.save(tensorrt.expand_plugins(file) if is_tensorrt else file, checked)
             report("checking against PyTorch")
-            deviation = verify(str(part), model, config, image, round_shape(config, shape))
-            if not half and photos is None and not deviation.is_small:
+            deviation = verify(str(checked), model, config, image, round_shape(config, shape))
+            if not half and not samples and not deviation.is_small:
                 raise ExportError(f"{type(model).__name__} can't be exported: {deviation}")
-            if is_tensorrt:
-                ir.save(exported, part)
-            size = part.stat().st_size
+            size = sum(x.stat().st_size for x in checked.parent.iterdir())
+            if is_openvino:
+                checked.with_suffix(".bin").replace(out.with_suffix(".bin"))
+                checked.replace(part)
+            else:
+                ir.save(file, part)
     except OSError as error:
         raise OutputError(f"{out} can't be written: {error.strerror}", where=out) from error
     report(f"{printable(out)}, {size / 2**20:.0f} MB: {deviation}")
     return deviation
+
+
+def calibration_samples(
+    photos: Sequence[np.ndarray], config: Config, meta: Mapping[str, str]
+) -> list[Sample]:
+    """What an exported model takes of images, decoded as the test pipeline decodes them.
+
+    Args:
+        photos (Sequence[ndarray]): uint8.
+        config (Config): the model's.
+        meta (Mapping[str, str]): its metadata: the last batch is filled up with images again.
+    """
+    is_bgr = read_image_format(config).is_bgr
+    if meta["form"] == "image":
+        return [to_rgb(photo, is_bgr) for photo in photos]
+    count = 1 if meta["batch"] == DYNAMIC else int(meta["batch"])
+    prepared = []
+    for photo in photos:
+        if meta["input_size"] == DYNAMIC:
+            prepared.append(prepare(config, photo))
+            continue
+        ratio = min(np.divide(json.loads(meta["input_size"]), photo.shape[:2]))
+        sized, own = resized(config, photo, [max(1, int(x * ratio)) for x in photo.shape[:2]])
+        prepared.append(prepare(own, sized))
+    batches = [prepared[i : i + count] for i in range(0, len(prepared), count)]
+    batches[-1] += prepared[: count - len(batches[-1])]
+    return [make_batch(batch, meta, is_bgr) for batch in batches]
 
 
 def read_padding(data_preprocessor: BaseDataPreprocessor) -> tuple[int, float]:

@@ -73,7 +73,8 @@ def write_program(
         require_torchvision()
     report(f"exporting {type(model).__name__} on {type(model.backbone).__name__}")
     program = export_program(plan, plan.form(core))
-    meta = describe(plan, core, nms) | {"outputs": json.dumps(core.outputs)}
+    meta = describe(plan, core, nms)
+    meta |= {"outputs": json.dumps(core.outputs), "channels": str(plan.channels)}
     try:
         with replacing(out) as part, TemporaryDirectory(dir=out.parent) as folder:
             file = Path(folder, "model.pt2")  # PyTorch insists on the suffix

@@ -169,11 +169,16 @@ def example(
         channels = image_format.channels or input_channels(model.backbone)
         image = image[..., 0] if channels == 1 else image[..., np.arange(channels) % 3]
     if shape is not None:
-        image = cv2.resize(image, (shape[1], shape[0]))
-        config = Config(config.to_dict())
-        resize = next(t for t in read_test_pipeline(config) if t["type"].endswith("Resize"))
-        resize.update(scale=(shape[1], shape[0]), keep_ratio=False)
+        return resized(config, image, shape)
     return image, config
+
+
+def resized(config: Config, image: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, Config]:
+    """An image of a height and width, and a config whose test pipeline leaves it so."""
+    config = Config(config.to_dict())
+    resize = next(t for t in read_test_pipeline(config) if t["type"].endswith("Resize"))
+    resize.update(scale=(shape[1], shape[0]), keep_ratio=False)
+    return cv2.resize(image, (shape[1], shape[0])), config
 
 
 def verify_batch(

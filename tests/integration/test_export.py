@@ -70,6 +70,52 @@ def test_runs_without_pytorch(exported: Path, shapes: Path, tmp_path: Path):
     assert cv2.imread(str(pictures[0])).std() > 10
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("model.onnx", ("--batch", "dynamic", "--runtime", "any")),
+        pytest.param("model.xml", (), marks=pytest.mark.full),
+        pytest.param("model.pt2", ("--batch", 2), marks=pytest.mark.full),
+        pytest.param("model.pt2", ("--compile", "--without-nms"), marks=pytest.mark.full),
+    ],
+)
+def test_other_files_find_the_same(
+    name: str,
+    options: tuple,
+    exported: Path,
+    trained: Path,
+    tiny_config: Path,
+    shapes: Path,
+    tmp_path: Path,
+    run_tool,
+):
+    """Batches, OpenVINO's and PyTorch's files give what the image's own form gives."""
+    path = tmp_path / name
+    checkpoint = trained / "epoch_2.pth"
+    ended = run_tool(
+        *("export.py", tiny_config, checkpoint, "--out", path, "--shape", 64, 64, *options)
+    )
+    assert ended.code == 0, ended.err
+    found = []
+    for model, out in ((exported, "wanted"), (path, "found")):
+        count = 3 if "dynamic" in options and model == path else 2 if 2 in options else 1
+        batch = ("--batch", count if model == path else 1)
+        args = (shapes / "val2017", "--out", tmp_path / out, "--score", 0, *batch)
+        ended = run_onnx(model, *args)
+        assert ended.code == 0, ended.err
+        found.append(json.loads((tmp_path / out / "predictions.json").read_text()))
+    wanted, ours = found
+    assert len(ours) == len(wanted) > 10
+    for one in wanted:
+        assert any(
+            one["image_id"] == other["image_id"]
+            and one["category_id"] == other["category_id"]
+            and abs(one["score"] - other["score"]) < 1e-3
+            and np.allclose(one["bbox"], other["bbox"], atol=0.5)
+            for other in ours
+        ), one
+
+
 def test_broken_images_are_skipped(exported: Path, tmp_path: Path):
     photos = tmp_path / "photos" / "deep"
     photos.mkdir(parents=True)
@@ -138,11 +184,13 @@ def test_careless_arguments_of_export(trained: Path, tiny_config: Path, tmp_path
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "empty").mkdir()
     for args, sentence in (
-        (("--out", tmp_path / "model.pth"), "--out takes a file ending in .onnx or .pt2"),
+        (("--out", tmp_path / "model.pth"), "--out takes a file ending in .onnx, .xml or .pt2"),
         (("--out", tmp_path / "none" / "model.onnx"), "there is no folder"),
         (("--out", out, "--shape", 8, 64), "at least 32 pixels"),
         (("--out", out, "--runtime", "tensorrt"), "add --shape HEIGHT WIDTH"),
-        (("--out", tmp_path / "model.pt2"), "a .pt2 file takes images of one size"),
+        (("--out", tmp_path / "model.pt2"), "a file for pytorch takes images of one size"),
+        (("--out", out, "--runtime", "any", "--int8", tmp_path), "is onnxruntime's, not any's"),
+        (("--out", tmp_path / "model.xml", "--runtime", "any"), "--runtime any takes an .onnx"),
         (("--out", out, "--compile"), "--compile is for a .pt2 file"),
         (("--out", out, "--without-nms"), "add --batch N"),
         (("--out", out, "--batch", "0"), "--batch takes a number from 1 to 256, or dynamic, not 0"),

@@ -21,7 +21,7 @@ from mmcv.ops import batched_nms
 from PIL import Image
 
 from helpers import ROOT, Ended
-from mmpvt.deploy.detectors import paste_masks
+from mmpvt.deploy.forms import paste_masks
 from onnx_files import SHARES, save, save_batched
 
 SCRIPT = ROOT / "tools" / "run_onnx.py"
@@ -227,7 +227,7 @@ def test_careless_batches_and_runtimes(tmp_path: Path):
         ((alone, "--batch", 2), "takes one image at a time; export it with --batch"),
         ((pairs, "--batch", 3), "takes batches of 2"),
         ((pairs, "--batch", 0), "--batch 0: from 1 to 1024"),
-        ((tmp_path / "broken.xml",), "can't be read as a model of OpenVINO's"),
+        ((tmp_path / "broken.xml",), "can't be read as a model of openvino's"),
         ((tmp_path / "broken.xml", "--runtime", "onnxruntime"), "run it with --runtime openvino"),
     ):
         ended = run_onnx(args[0], folder, "--out", tmp_path / "out", *args[1:])
