@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor, nn
 
+from mmpvt.deploy.layers import plain_layers
 from mmpvt.deploy.operators import resize_to_image
 from mmpvt.deploy.preprocessing import ImageFormat, swaps_channels
 
@@ -32,12 +33,14 @@ class Core(nn.Module):
         mask_frame (str): what masks cover: the detection's ``box`` or the padded ``image``.
         mask_threshold (float): of a mask's probabilities.
         nms (nn.Module): the last NMS, if boxes are what it keeps.
+        decode_head (nn.Module): a segmenter's, the last.
     """
 
     outputs: tuple[str, ...] = DETECTIONS
     mask_frame: str
     mask_threshold: float
     nms: nn.Module
+    decode_head: nn.Module
 
     def __init__(self, model: BaseModel, is_batch: bool = False) -> None:
         super().__init__()
@@ -45,6 +48,11 @@ class Core(nn.Module):
         self.is_batch = is_batch
 
     def forward(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+        """:meth:`predict`, by layers that can be exported."""
+        with plain_layers(self.model):
+            return self.predict(x, sizes, scale)
+
+    def predict(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         """Results of a batch.
 
         Args:
@@ -94,7 +102,7 @@ class ImageForm(nn.Module):
         if self.outputs == ("scores",):
             return (results[0][0],)
         if self.outputs == ("label_map",):
-            head = self.core.model.decode_head
+            head = self.core.decode_head
             logits = resize_to_image(
                 results[0], x, size, rows, columns, self.core.model.align_corners
             )
@@ -108,8 +116,12 @@ class ImageForm(nn.Module):
         if self.core.mask_frame == "box":
             pasted = paste_masks(probabilities, boxes, rows, columns)
             return boxes, scores, labels, pasted >= self.core.mask_threshold
+        # where masks cover the image, probabilities are their logits, as in MMDetection
         whole = resize_to_image(probabilities[None], x, size, rows, columns, False)
-        return boxes, scores, labels, whole.permute(2, 0, 1) > self.core.mask_threshold
+        whole = whole.permute(2, 0, 1)
+        boxes, certainty = enclose(whole)
+        scores, order = (scores * certainty).sort(descending=True)
+        return boxes[order], scores, labels[order], whole[order] > 0
 
 
 class BatchForm(nn.Module):
@@ -154,7 +166,7 @@ class BatchForm(nn.Module):
             return results
         options = dict(mode="bilinear", align_corners=self.core.model.align_corners)
         logits = F.interpolate(results[0], (height, width), **options)
-        return (labels_of(logits, self.core.model.decode_head, axis=1),)
+        return (labels_of(logits, self.core.decode_head, axis=1),)
 
 
 def labels_of(logits: Tensor, head: nn.Module, axis: int) -> Tensor:
@@ -164,6 +176,25 @@ def labels_of(logits: Tensor, head: nn.Module, axis: int) -> Tensor:
     else:
         labels = logits.argmax(axis)
     return labels.to(torch.uint8 if head.out_channels <= UINT8_CLASSES else torch.int64)
+
+
+def enclose(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes (..., 4) around masks of (..., height, width) logits, and the mean probability (...)
+    of their pixels; 0 where a mask has none.
+    """
+    masks = logits > 0
+    inside = masks.float()
+    certainty = (logits.sigmoid() * inside).flatten(-2).sum(-1)
+    certainty = certainty / (inside.flatten(-2).sum(-1) + 1e-6)
+    sides = []
+    for axis in (-2, -1):  # columns, then rows, that have a pixel
+        reached = inside.amax(axis) > 0
+        place = torch.arange(reached.shape[-1])
+        end = torch.where(reached, place + 1, 0).amax(-1)
+        start = torch.where(reached, place, reached.shape[-1]).amin(-1)
+        sides.append((torch.minimum(start, end).float(), end.float()))
+    (left, right), (top, bottom) = sides
+    return torch.stack([left, top, right, bottom], dim=-1), certainty
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
