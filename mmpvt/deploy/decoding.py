@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from mmcv import ops
 from mmdet.models.roi_heads.roi_extractors import (
     BaseRoIExtractor,
     GenericRoIExtractor,
@@ -221,7 +222,9 @@ class RoIFeatures(nn.Module):
         if type(extractor) not in (SingleRoIExtractor, GenericRoIExtractor):
             raise ExportError(f"{type(extractor).__name__} can't be exported")
         for layer in extractor.roi_layers:
-            if type(layer).__name__ != "RoIAlign" or layer.pool_mode != "avg":
+            if isinstance(layer, ops.SimpleRoIAlign):
+                continue
+            if not isinstance(layer, ops.RoIAlign) or layer.pool_mode != "avg":
                 raise ExportError(f"{type(layer).__name__} can't be exported: RoIAlign's mean can")
         self.extractor = extractor
         self.is_batch = is_batch
@@ -265,9 +268,30 @@ class RoIFeatures(nn.Module):
 
 
 def roi_align(layer: nn.Module, feature_map: Tensor, boxes: Tensor, images: Tensor) -> Tensor:
-    """What a layer, mmcv's ``RoIAlign``, makes of (N, 4) boxes of (N,) images."""
+    """What a layer, mmcv's ``RoIAlign`` or ``SimpleRoIAlign``, makes of (N, 4) boxes of (N,) images,
+    as many of each.
+    """
+    if isinstance(layer, ops.SimpleRoIAlign):
+        return _sample_centres(layer, feature_map, boxes)
     options = (*layer.output_size, layer.spatial_scale, layer.sampling_ratio, layer.aligned)
     return operators.roi_align(feature_map, boxes, images, *options)
+
+
+def _sample_centres(layer: ops.SimpleRoIAlign, feature_map: Tensor, boxes: Tensor) -> Tensor:
+    """(N, channels, rows, columns): the map at the centres of each box's cells."""
+    batch, channels, *sides = feature_map.shape
+    places = []
+    for axis, cells in enumerate(layer.output_size[::-1]):  # across, down
+        start, end = boxes[:, axis, None], boxes[:, 2 + axis, None]
+        place = start + (end - start) * ((torch.arange(cells) + 0.5) / cells)
+        places.append(place * layer.spatial_scale / sides[1 - axis])
+    rows, columns = layer.output_size
+    across = places[0][:, None].expand(-1, rows, -1)
+    down = places[1][:, :, None].expand(-1, -1, columns)
+    grid = torch.stack([across, down], dim=-1).reshape(batch, -1, columns, 2) * 2 - 1
+    sampled = F.grid_sample(feature_map, grid, align_corners=not layer.aligned)
+    sampled = sampled.reshape(batch, channels, -1, rows, columns)
+    return sampled.transpose(1, 2).flatten(0, 1)
 
 
 def candidates(

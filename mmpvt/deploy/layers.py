@@ -258,6 +258,21 @@ def _pixel_decoder(
     return part.mask_feature(outs[-1]), outs[: part.num_outs]
 
 
+def _reassemble(part: ops.CARAFEPack, x: Tensor, mask: Tensor) -> Tensor:
+    """CARAFE: a weighted sum of the window around each position's source."""
+    batch, channels, height, width = x.shape
+    side, groups, scale = part.up_kernel, part.up_group, part.scale_factor
+    padded = F.pad(x, [side // 2] * 4)
+    windows = torch.stack(
+        [padded[:, :, i : i + height, j : j + width] for i in range(side) for j in range(side)],
+        dim=2,
+    )
+    windows = windows.reshape(batch, groups, channels // groups, side**2, height, 1, width, 1)
+    kernels = mask.reshape(batch, groups, 1, side**2, height, scale, width, scale)
+    out = (windows * kernels).sum(3)
+    return out.reshape(batch, channels, height * scale, width * scale)
+
+
 FORMS: dict[str, dict[type, Callable]] = {
     "forward": {
         ops.DeformConv2d: _deform,
@@ -267,6 +282,10 @@ FORMS: dict[str, dict[type, Callable]] = {
         ops.MultiScaleDeformableAttention: _deformable_attention,
         MSDeformAttnPixelDecoder: _pixel_decoder,
     },
+    "feature_reassemble": {ops.CARAFEPack: _reassemble},
     "deform_sampling": {TOODHead: _deform_sampling},
 }
-PLAIN = (*FORMS["forward"], ops.RoIAlign)
+PLAIN = (
+    *(*FORMS["forward"], ops.CARAFEPack),
+    *(ops.RoIAlign, ops.SimpleRoIAlign, ops.CrissCrossAttention),
+)

@@ -89,13 +89,14 @@ class ExportableSegmentor(Core):
         for side, crop, stride in windows:
             crop = torch.sym_min(crop, side)
             count = (side - crop + stride - 1) // stride + 1
-            start = torch.minimum(torch.arange(count) * stride, torch.as_tensor(side - crop))
+            start = torch.arange(count) * stride
+            start = torch.minimum(start, torch.zeros_like(start) + (side - crop))
             lines.append(start[:, None] + torch.arange(crop))
             lengths.append(crop)
         rows, columns = lines
         parts = x[:, :, rows][..., columns].permute(0, 2, 4, 1, 3, 5)
         parts = parts.reshape(-1, channels, *lengths)
-        sizes = torch.ones(parts.shape[0], 2) * torch.stack([torch.as_tensor(s) for s in lengths])
+        sizes = torch.stack([parts.new_ones(parts.shape[0]) * length for length in lengths], dim=1)
         logits = self.logits(parts, sizes)
         options = dict(mode="bilinear", align_corners=self.model.align_corners)
         logits = F.interpolate(logits, lengths, **options)

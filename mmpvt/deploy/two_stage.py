@@ -63,7 +63,7 @@ class ExportableTwoStage(Core):
         self.heads = _listed(roi_head.bbox_head)
         for head in self.heads:
             check_predicts_as(head, SABLHead if isinstance(head, SABLHead) else BBoxHead)
-            if not head.with_reg:
+            if not getattr(head, "with_reg", True):
                 raise ExportError(f"{type(head).__name__} without its boxes can't be exported")
         extractors = _listed(roi_head.bbox_roi_extractor)
         self.box_features = [RoIFeatures(extractor, is_batch) for extractor in extractors]
@@ -86,8 +86,9 @@ class ExportableTwoStage(Core):
         self.nms: NMS | WithoutNMS = build_nms(self.cfg.nms, self.cfg.max_per_img, classes)
 
     def predict(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
-        maps = self.shared_features(self.model.extract_feat(x))
-        proposals, objectness = self.propose(maps, sizes)
+        pyramid = self.model.extract_feat(x)
+        proposals, objectness = self.propose(pyramid, sizes)
+        maps = self.shared_features(pyramid)
         if not self.is_batch:
             objectness, proposals = drop_empty(objectness, proposals)
         torch._check(objectness.shape[1] > 0)
@@ -131,7 +132,7 @@ class ExportableTwoStage(Core):
                 boxes, _ = self.regress(head, boxes, deltas, sizes, found)
         mean = sum(logits[1:], logits[0]) / len(logits) if len(logits) > 1 else logits[0]
         head = self.heads[-1]
-        if head.custom_cls_channels:
+        if getattr(head, "custom_cls_channels", False):
             scores = head.loss_cls.get_activation(mean)
         else:
             scores = mean.softmax(-1)

@@ -21,8 +21,8 @@ SCALE = (224, 160)  # width and height that test pipelines keep images within
 WINDOW, STRIDE = (128, 128), (96, 96)  # of segmenters that slide
 # of layers that give classes or masks, and of those that give boxes; not of what comes before them
 CLASSES = re.compile(r"cls|conv_seg|logits|class|heatmap|mask_embed|kernel|objectness|fc_seg")
-BOXES = re.compile(r"reg|bbox|box|offset|wh_head|iou|centerness|size")
-TOWERS = re.compile(r"convs|tower|fcs\.|ffn|norm|backbone|neck|encoder|decoder\.")
+BOXES = re.compile(r"reg|bbox|box|offset|wh_head|iou|centerness|size|object_pred")
+TOWERS = re.compile(r"convs|tower|subnet|fcs\.|ffn|norm|backbone|neck|encoder|decoder\.|\.conv$")
 LAYERS = (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)
 
 
@@ -58,6 +58,8 @@ def make_small(config: Config) -> None:
     test_cfg = config.model.get("test_cfg") or {}
     if test_cfg.get("mode") == "slide":
         test_cfg.update(crop_size=WINDOW, stride=STRIDE)
+    if config.model.type in ("MaskFormer", "Mask2Former"):
+        test_cfg.update(panoptic_on=False, instance_on=True)
 
 
 def _spread(
@@ -77,13 +79,18 @@ def _spread(
     with torch.no_grad():
         for name, outs in seen.items():
             std = torch.cat(outs).std().clamp(min=1e-6)
-            model.get_submodule(name).weight.mul_(spread / std)
+            layer = model.get_submodule(name)
+            if hasattr(layer, "tempearture"):  # mmdet's NormedLinear, whose weights' length is 1
+                layer.tempearture *= float(spread / std)
+            else:
+                layer.weight.mul_(spread / std)
 
 
 def _last_layers(model: nn.Module, pattern: re.Pattern) -> Iterator[tuple[str, nn.Module]]:
     """Layers that no other of their kind follows in their sequence."""
     for name, layer in model.named_modules():
-        if not isinstance(layer, LAYERS) or TOWERS.search(name) or not pattern.search(name):
+        own = name.removeprefix("roi_head.").removeprefix("bbox_head.")
+        if not isinstance(layer, LAYERS) or TOWERS.search(own) or not pattern.search(own):
             continue
         parent = model.get_submodule(name.rpartition(".")[0])
         if isinstance(parent, nn.Sequential) and layer is not parent[-1]:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
 from dev.deploy_sweep.comparing import compare_with_runtimes
-from dev.deploy_sweep.models import build_spread, photographs
+from dev.deploy_sweep.models import build_spread, make_small, photographs
 from dev.swap_sweep import ConfigTrial, ShippedConfig
 from mmpvt.deploy import export
+from mmpvt.deploy.kinds import exportable
 from mmpvt.errors import UserError
 
 TIME_LIMIT = 600  # seconds of a config
@@ -37,8 +39,12 @@ class Sweep:
         self.path, self.data, self.photos = records, data, photos
         self.trial = ConfigTrial()
         records.parent.mkdir(parents=True, exist_ok=True)
-        lines = records.read_text().splitlines() if records.exists() else []
-        self.records = [json.loads(line) for line in lines if line.endswith("}")]
+
+    @property
+    def records(self) -> list[dict]:
+        """Those in the file, which several sweeps may write to at once."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
 
     def family(self, configs: Sequence[ShippedConfig]) -> Iterator[dict]:
         """The records of a family's configs, until one is exported."""
@@ -88,7 +94,6 @@ class Sweep:
         record = dict(
             family=shipped.family, config=shipped.name, model=digest, seconds=seconds, **result
         )
-        self.records.append(record)
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         return record
@@ -105,6 +110,9 @@ class Sweep:
 
     def _export(self, config: Config) -> dict:
         photos = photographs(self.data, config.default_scope, self.photos)
+        make_small(config)
+        init_default_scope(config.default_scope)
+        exportable(MODELS.build(config.model))  # a refusal before long work
         model = build_spread(config, photos)
         exported = export(model, config, report=lambda line: None, runtime="any")
         with tempfile.TemporaryDirectory() as folder:
