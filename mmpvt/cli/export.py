@@ -1,4 +1,6 @@
-"""Writes a detector or segmenter as one ONNX file, which tools/run_onnx.py runs without PyTorch.
+"""Writes a detector, segmenter or classifier as one file that runs without this project.
+
+An ONNX file runs in onnxruntime, OpenVINO or TensorRT, a .pt2 file in PyTorch alone.
 
 mmpvt export retinanet_pvt_s_fpn_1x_coco CHECKPOINT --out model.onnx
 """
@@ -19,13 +21,37 @@ from mmpvt.utils.outputs import check_free
 if TYPE_CHECKING:
     import numpy as np
 
+RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "any")
+MAX_BATCH = 256  # images
 PACKAGES = ("onnx", "onnxscript", "onnx_ir", "onnxruntime")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help=CONFIG)
     parser.add_argument("checkpoint", help=CHECKPOINT)
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="model.onnx")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="model.onnx, or model.pt2"
+    )
+    parser.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        default="onnxruntime",
+        help="what is to run an ONNX file; any: standard operators only (default: onnxruntime)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=batch_size,
+        metavar="N",
+        help="so many resized images at once, or dynamic (default: one image of any size)",
+    )
+    parser.add_argument(
+        "--without-nms", action="store_true", help="give what goes into NMS; run_onnx.py does it"
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="of a .pt2 file: machine code for this processor, by AOTInductor",
+    )
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--shape",
@@ -53,6 +79,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
 
 
+def batch_size(text: str) -> int | str:
+    """--batch: a number of images, or ``dynamic``."""
+    if text == "dynamic":
+        return text
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_BATCH:
+        raise argparse.ArgumentTypeError(f"from 1 to {MAX_BATCH}, or dynamic, not {text!r}")
+    return int(text)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuses options that don't go together."""
+    suffix = args.out.suffix
+    if suffix not in (".onnx", ".pt2"):
+        raise UserError(f"--out takes a file ending in .onnx or .pt2, not {args.out}")
+    if args.compile and suffix != ".pt2":
+        raise UserError("--compile is for a .pt2 file")
+    if suffix == ".pt2" and args.runtime != "onnxruntime":
+        raise UserError(f"--runtime {args.runtime} is for an ONNX file, and --out ends in .pt2")
+    if suffix == ".pt2" and (args.fp16 or args.int8):
+        raise UserError("a .pt2 file holds float32: leave --fp16 and --int8 out")
+    if not args.shape and (suffix == ".pt2" or args.runtime == "tensorrt"):
+        what = "a .pt2 file" if suffix == ".pt2" else "--runtime tensorrt"
+        raise UserError(f"{what} takes images of one size: add --shape HEIGHT WIDTH")
+    is_batch = args.batch or suffix == ".pt2" or args.runtime == "tensorrt"
+    if args.without_nms and not is_batch:
+        raise UserError("--without-nms is for batches: add --batch N")
+    if args.shape and min(args.shape) < 32:
+        raise UserError(f"--shape takes sides of at least 32 pixels, not {min(args.shape)}")
+
+
 def run(args: argparse.Namespace) -> None:
     with user_errors():
         from mmpvt.engine.config import load_config, set_checkpoint
@@ -60,11 +116,8 @@ def run(args: argparse.Namespace) -> None:
         from mmpvt.engine.start_from import find_checkpoint
         from mmpvt.inference.sources import find_sources
 
-        if args.out.suffix != ".onnx":
-            raise UserError(f"--out takes a file ending in .onnx, not {args.out}")
+        check_options(args)
         check_free(args.out, args.force, "out")
-        if args.shape and min(args.shape) < 32:
-            raise UserError(f"--shape takes sides of at least 32 pixels, not {min(args.shape)}")
         config = load_config(args.config, args.cfg_options)
         checkpoint = find_checkpoint(config, args.checkpoint)
         set_checkpoint(config, checkpoint)
@@ -73,7 +126,15 @@ def run(args: argparse.Namespace) -> None:
         photos = [read_bytes(config, source.path) for source in sources] or None
         deploy = load_deploy()
         model = load_model(config, checkpoint)
-        deploy.write(model, config, args.out, args.shape, args.fp16, photos, image)
+        if args.out.suffix == ".pt2":
+            from mmpvt.deploy.programs import write_program
+
+            batch, without_nms = args.batch or 1, args.without_nms
+            options = dict(batch=batch, compiled=args.compile, without_nms=without_nms)
+            write_program(model, config, args.out, args.shape, image=image, **options)
+            return
+        options = dict(runtime=args.runtime, batch=args.batch, without_nms=args.without_nms)
+        deploy.write(model, config, args.out, args.shape, args.fp16, photos, image, **options)
 
 
 def read_bytes(config: Config, path: Path) -> np.ndarray:

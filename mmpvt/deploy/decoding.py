@@ -24,7 +24,7 @@ from mmpvt.errors import ExportError
 PREDICT_METHODS = ("predict", "predict_by_feat", "_predict_by_feat_single", "_bbox_post_process")
 NO_LIMIT = 2**31 - 1
 MAX_SOFT = 300  # boxes that soft_nms keeps: each is a dozen nodes
-MAX_CANDIDATES = 3840  # of an image: TensorRT's TopK gives no more
+MAX_CANDIDATES = 3839  # of an image: TensorRT's TopK gives no more
 
 
 class NMS(nn.Module):
@@ -184,18 +184,16 @@ def build_nms(cfg: Mapping, count: int, num_groups: int) -> NMS:
                 f"soft_nms that keeps {count if count > 0 else 'all'} boxes can't be exported: "
                 f"at most {MAX_SOFT} can be"
             )
-        options = dict(sigma=0.5, min_score=1e-3, method="linear")
-        options |= {name: cfg.pop(name) for name in options if name in cfg}
-        if not cfg and options["min_score"] > 0:
-            return SoftNMS(
-                0.3 if threshold is None else threshold,
-                **options,
-                count=count,
-                class_agnostic=class_agnostic,
-            )
+        sigma, min_score = cfg.pop("sigma", 0.5), cfg.pop("min_score", 1e-3)
+        method = cfg.pop("method", "linear")
+        threshold = 0.3 if threshold is None else threshold
+        if not cfg and min_score > 0:
+            return SoftNMS(threshold, sigma, min_score, method, count, class_agnostic)
     if kind not in ("nms", "soft_nms") or cfg or threshold is None:
         named = kind if not cfg else f"{kind} with {', '.join(cfg)}"
-        raise ExportError(f"{named} in the model's test_cfg can't be exported: nms and soft_nms can")
+        raise ExportError(
+            f"{named} in the model's test_cfg can't be exported: nms and soft_nms can"
+        )
     return BatchedNMS(threshold, count, class_agnostic, num_groups)
 
 
@@ -229,9 +227,7 @@ class RoIFeatures(nn.Module):
         self.extractor = extractor
         self.is_batch = is_batch
 
-    def forward(
-        self, maps: Sequence[Tensor], boxes: Tensor, factor: float | None = None
-    ) -> Tensor:
+    def forward(self, maps: Sequence[Tensor], boxes: Tensor, factor: float | None = None) -> Tensor:
         """(batch * N, channels, height, width) of (batch, N, 4) boxes, enlarged by ``factor``."""
         extractor, layers = self.extractor, self.extractor.roi_layers
         batch, count = boxes.shape[:2]
@@ -257,24 +253,24 @@ class RoIFeatures(nn.Module):
             for i, features in enumerate(pooled[1:], 1):
                 chosen = torch.where((levels == i)[:, None, None, None], features, chosen)
             return chosen
-        parts, indices = [], []
-        for i, layer in enumerate(layers):
-            (index,) = torch.where(levels == i)
-            parts.append(roi_align(layer, maps[i], boxes[index], images[index]))
-            indices.append(index)
-        order = torch.cat(indices)
+        of_levels = [torch.where(levels == i)[0] for i in range(len(layers))]
+        parts = [
+            roi_align(layer, level, boxes[index], images[index])
+            for layer, level, index in zip(layers, maps, of_levels, strict=False)
+        ]
+        order = torch.cat(of_levels)
         inverse = torch.zeros_like(order).scatter(0, order, torch.arange(order.shape[0]))
         return torch.cat(parts)[inverse]
 
 
-def roi_align(layer: nn.Module, feature_map: Tensor, boxes: Tensor, images: Tensor) -> Tensor:
-    """What a layer, mmcv's ``RoIAlign`` or ``SimpleRoIAlign``, makes of (N, 4) boxes of (N,) images,
-    as many of each.
-    """
+def roi_align(
+    layer: ops.RoIAlign | ops.SimpleRoIAlign, feature_map: Tensor, boxes: Tensor, images: Tensor
+) -> Tensor:
+    """What a layer makes of (N, 4) boxes of (N,) images, as many of each."""
     if isinstance(layer, ops.SimpleRoIAlign):
         return _sample_centres(layer, feature_map, boxes)
-    options = (*layer.output_size, layer.spatial_scale, layer.sampling_ratio, layer.aligned)
-    return operators.roi_align(feature_map, boxes, images, *options)
+    options = (layer.spatial_scale, layer.sampling_ratio, layer.aligned)
+    return operators.roi_align(feature_map, boxes, images, *layer.output_size, *options)
 
 
 def _sample_centres(layer: ops.SimpleRoIAlign, feature_map: Tensor, boxes: Tensor) -> Tensor:
@@ -357,19 +353,20 @@ def drop_empty(scores: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     return tuple(x[:, kept] for x in (scores, *others))
 
 
-def padding_mask(height: int, width: int, x: Tensor, sizes: Tensor) -> Tensor:
-    """(batch, height, width): where a map of the input, padded, is of the padding.
+def padding_mask(feature_map: Tensor, x: Tensor, sizes: Tensor) -> Tensor:
+    """(batch, rows, columns): where a map of the input, padded, is of the padding.
 
     As nearest-neighbour interpolation of the input's mask has it.
 
     Args:
-        height, width (int): of the map.
+        feature_map (Tensor): (batch, channels, rows, columns).
         x (Tensor): (batch, channels, padded height, padded width).
         sizes (Tensor): (batch, 2), height and width without padding.
     """
-    rows = torch.arange(height) * x.shape[2] // height
-    columns = torch.arange(width) * x.shape[3] // width
-    outside = [places >= sizes[:, i, None] for i, places in enumerate((rows, columns))]
+    outside = []
+    for axis in (2, 3):
+        length, padded = feature_map.shape[axis], x.shape[axis]
+        outside.append(torch.arange(length) * padded // length >= sizes[:, axis - 2, None])
     return outside[0][:, :, None] | outside[1][:, None, :]
 
 

@@ -25,8 +25,8 @@ from torch import Tensor
 from mmpvt.deploy import operators
 from mmpvt.deploy.decoding import (
     MAX_CANDIDATES,
-    NO_LIMIT,
     NMS,
+    NO_LIMIT,
     WithoutNMS,
     build_nms,
     candidates,
@@ -48,16 +48,14 @@ class LevelDecoder:
     """
 
     border = 0  # pixels within the image's far sides that boxes are clipped to
+    clips: bool | None = None  # whether they are; None, as the coder says
 
     def __init__(self, head: BaseDenseHead) -> None:
         self.head = head
+        if self.clips is None:
+            self.clips = getattr(head.bbox_coder, "clip_border", True)
         self.box_channels = head.bbox_coder.encode_size
         self.has_factors = False
-
-    @property
-    def clips(self) -> bool:
-        """Whether boxes are clipped to the image."""
-        return getattr(self.head.bbox_coder, "clip_border", True)
 
     def levels(self, outs: Sequence) -> list[tuple[Tensor, Tensor, Tensor | None]]:
         """Class, box and perhaps factor maps of each level, of the head's results."""
@@ -110,7 +108,7 @@ class FoveaDecoder(LevelDecoder):
 class RepPointsDecoder(LevelDecoder):
     """Boxes around points, in units of the stride."""
 
-    clips = True  # type: ignore[assignment]
+    clips = True
 
     def decode(self, level: int, priors: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor | None]:
         stride = self.head.point_strides[level]
@@ -120,7 +118,7 @@ class RepPointsDecoder(LevelDecoder):
 class TOODDecoder(LevelDecoder):
     """The head gives scores, and boxes in units of the stride."""
 
-    clips = False  # type: ignore[assignment]
+    clips = False
 
     def ranks(self, classes: Tensor) -> Tensor:
         return classes
@@ -317,16 +315,16 @@ class ExportablePAA(Core):
         found = self.nms(*candidates(boxes, scores, self.cfg.score_thr, self.is_batch))
         if not self.votes or isinstance(self.nms, WithoutNMS):
             return found
-        return vote(*found, boxes, torch.where(scores > self.cfg.score_thr, scores, 0.0))
+        kept, kept_scores, labels = found
+        votes = torch.where(scores > self.cfg.score_thr, scores, 0.0)
+        return vote(kept, labels, boxes, votes), kept_scores, labels
 
 
-def vote(
-    boxes: Tensor, scores: Tensor, labels: Tensor, voters: Tensor, votes: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def vote(boxes: Tensor, labels: Tensor, voters: Tensor, votes: Tensor) -> Tensor:
     """PAA's score voting: a box becomes a mean of those of its class around it.
 
     Args:
-        boxes, scores, labels (Tensor): (batch, K, 4), (batch, K), (batch, K), that NMS kept.
+        boxes, labels (Tensor): (batch, K, 4) and (batch, K), that NMS kept.
         voters (Tensor): (batch, N, 4) boxes that went into it.
         votes (Tensor): (batch, N, classes) their scores, 0 where they don't vote.
     """
@@ -338,7 +336,7 @@ def vote(
     iou = overlap / union
     own = pick(votes.mT, labels)
     weights = torch.where(iou > 0.01, torch.exp(-((1 - iou) ** 2) / 0.025) * own, 0.0)
-    return weights @ voters / weights.sum(-1, keepdim=True).clamp(min=1e-12), scores, labels
+    return weights @ voters / weights.sum(-1, keepdim=True).clamp(min=1e-12)
 
 
 class ExportableYOLOX(Core):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import mmdet
 import mmseg
@@ -16,9 +17,9 @@ import onnx_ir as ir
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor, BaseModel
-from torch import nn
 from torch.export import Dim
 
+from mmpvt.deploy import tensorrt
 from mmpvt.deploy.decoding import NMS, WithoutNMS
 from mmpvt.deploy.forms import BatchForm, Core, ImageForm
 from mmpvt.deploy.kinds import exportable
@@ -32,7 +33,6 @@ from mmpvt.deploy.preprocessing import (
     read_resizing,
     round_shape,
 )
-from mmpvt.deploy.runtimes import RUNTIMES, Runtime
 from mmpvt.deploy.verification import Deviation, to_rgb, verify
 from mmpvt.engine.checks.channels import channel_mismatch
 from mmpvt.engine.pipeline import evaluating
@@ -75,9 +75,9 @@ def export(
         shape (Sequence[int] | None): height and width, in pixels, that every image is fitted into;
             by default images have the sizes that the test pipeline gives them.
         report (Callable): takes a line of progress.
-        runtime (str): a key of :data:`RUNTIMES`. Default: ``"onnxruntime"``.
+        runtime (str): ``"onnxruntime"`` (the default), ``"openvino"``, ``"tensorrt"`` or ``"any"``.
         batch (int | str | None): how many resized images the model takes at once, or
-            ``"dynamic"``. Default: None, for one image of any size.
+            ``"dynamic"``. Default: None, for one image of any size; 1 for TensorRT.
         without_nms (bool): whether a batch's boxes are what goes into the last NMS. Default: False.
 
     Returns:
@@ -93,21 +93,16 @@ def export(
             f"exporting needs PyTorch {oldest} or newer, and {torch.__version__} is installed",
             hint=f"pip install 'torch>={oldest}'",
         )
-    plan = Plan(model, config, shape, RUNTIMES[runtime], batch)
-    core = exportable(model, plan.is_batch)
-    nms = leave_out_nms(core) if without_nms else None
-    form = ImageForm(core)
-    if plan.is_batch:
-        form = BatchForm(core, plan.image_format, plan.pad_value)
-
+    plan = Plan(model, config, shape, runtime, batch)
+    core, nms = core_of(plan, without_nms)
     start = time.monotonic()
     report(f"exporting {type(model).__name__} on {type(model.backbone).__name__}")
-    exported = export_network(form, plan)
+    exported = export_network(plan.form(core), plan)
     report(f"exported in {time.monotonic() - start:.0f} s")
-    preprocessing = None if plan.is_batch else plan.preprocessing()
-    join(preprocessing, exported)
-    facts = dict(runtime=runtime, batch=batch, nms=nms, form="batch" if plan.is_batch else "image")
-    exported.metadata_props.update(describe(plan, core, facts))
+    join(None if plan.is_batch else plan.preprocessing(), exported)
+    if plan.is_tensorrt:
+        tensorrt.check(exported)
+    exported.metadata_props.update(describe(plan, core, nms))
     return exported
 
 
@@ -115,6 +110,9 @@ class Plan:
     """What is exported, and for what.
 
     Attributes:
+        is_tensorrt (bool): sizes are fixed but for the batch's, and NMS is a plugin.
+        batch (int | str | None): images at once, or ``"dynamic"``; None for one of any size.
+        shape (tuple[int, int] | None): height and width that images are fitted into.
         image_format (ImageFormat): how the test pipeline decodes images.
         channels (int): of an image.
         resizing (list[ResizingStep]): of the test pipeline.
@@ -128,11 +126,15 @@ class Plan:
         model: BaseModel,
         config: Config,
         shape: Sequence[int] | None,
-        runtime: Runtime,
+        runtime: str,
         batch: int | str | None,
     ) -> None:
-        self.model, self.config, self.runtime, self.batch = model, config, runtime, batch
-        shape = round_shape(config, shape)
+        self.model, self.config, self.runtime = model, config, runtime
+        self.is_tensorrt = runtime == "tensorrt"
+        if self.is_tensorrt and shape is None:
+            raise ExportError("TensorRT takes one size: give a height and a width")
+        self.batch = 1 if self.is_tensorrt and batch is None else batch
+        self.shape = shape = round_shape(config, shape)
         self.resizing = read_resizing(config, shape)
         self.image_format = read_image_format(config)
         self.channels = self.image_format.channels or input_channels(model.backbone)
@@ -150,6 +152,12 @@ class Plan:
     def is_batch(self) -> bool:
         """Whether the model takes batches of resized images, not one of any size."""
         return self.batch is not None
+
+    def form(self, core: Core) -> ImageForm | BatchForm:
+        """What is exported, around the model's core."""
+        if self.is_batch:
+            return BatchForm(core, self.image_format, self.pad_value)
+        return ImageForm(core)
 
     def preprocessing(self) -> PreprocessingGraph:
         """The graph from an image of any size to the network's inputs."""
@@ -182,7 +190,7 @@ class Plan:
                 "columns": {0: Dim("width", min=2)},
             }
             return inputs, shapes
-        count = 2 if self.batch == DYNAMIC else self.batch
+        count = self.batch if isinstance(self.batch, int) else 2
         inputs = {
             "images": torch.zeros(count, height, width, self.channels, dtype=torch.uint8),
             "sizes": torch.tensor([[height - 1, width - 1]]).repeat(count, 1),
@@ -201,6 +209,7 @@ def write(
     photos: Sequence[np.ndarray] | None = None,
     image: np.ndarray | None = None,
     report: Callable[[str], None] = print,
+    **options: Any,
 ) -> Deviation:
     """Exports a model to a file, intact or not at all, and compares its results with PyTorch's.
 
@@ -215,6 +224,7 @@ def write(
         image (ndarray | None): uint8, as the test pipeline decodes it, to compare results on; by
             default shapes are drawn.
         report (Callable): as :func:`export`'s.
+        **options: as :func:`export`'s ``runtime``, ``batch`` and ``without_nms``.
 
     Returns:
         Deviation: of the file's results from PyTorch's.
@@ -223,20 +233,23 @@ def write(
         ExportError: a part of the model can't be exported, or float32 results aren't PyTorch's.
         OutputError: the file can't be written.
     """
-    exported = export(model, config, shape, report)
+    exported = export(model, config, shape, report, **options)
     if photos is not None:
         is_bgr = read_image_format(config).is_bgr
         exported = to_int8(exported, [to_rgb(photo, is_bgr) for photo in photos], report)
     elif half:
         exported = to_float16(exported)
+    is_tensorrt = options.get("runtime") == "tensorrt"
     try:
         with replacing(out) as part:
-            ir.save(exported, part)
-            size = part.stat().st_size
+            ir.save(tensorrt.expand_plugins(exported) if is_tensorrt else exported, part)
             report("checking against PyTorch")
             deviation = verify(str(part), model, config, image, round_shape(config, shape))
             if not half and photos is None and not deviation.is_small:
                 raise ExportError(f"{type(model).__name__} can't be exported: {deviation}")
+            if is_tensorrt:
+                ir.save(exported, part)
+            size = part.stat().st_size
     except OSError as error:
         raise OutputError(f"{out} can't be written: {error.strerror}", where=out) from error
     report(f"{printable(out)}, {size / 2**20:.0f} MB: {deviation}")
@@ -259,8 +272,11 @@ def read_padding(data_preprocessor: BaseDataPreprocessor) -> tuple[int, float]:
     return divisor, float(getattr(data_preprocessor, "pad_val", 0))
 
 
-def leave_out_nms(core: Core) -> dict[str, object]:
-    """Takes the last NMS out of a detector; what it was."""
+def core_of(plan: Plan, without_nms: bool) -> tuple[Core, dict[str, object] | None]:
+    """The model in exportable form and, where its last NMS is left to the caller, what it was."""
+    core = exportable(plan.model, plan.is_batch)
+    if not without_nms:
+        return core, None
     nms = getattr(core, "nms", None)
     if not isinstance(nms, NMS):
         raise ExportError(f"{type(core.model).__name__} has no NMS to leave out")
@@ -270,10 +286,10 @@ def leave_out_nms(core: Core) -> dict[str, object]:
             "boxes that it keeps"
         )
     core.nms = WithoutNMS()
-    return nms.describe()
+    return core, nms.describe()
 
 
-def export_network(network: nn.Module, plan: Plan) -> ir.Model:
+def export_network(network: ImageForm | BatchForm, plan: Plan) -> ir.Model:
     """The network, from its normalised input on or of a batch, by PyTorch's exporter."""
     inputs, shapes = plan.example()
     try:
@@ -290,15 +306,20 @@ def export_network(network: nn.Module, plan: Plan) -> ir.Model:
                 verbose=False,
             )
     except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # the exporter wraps what went wrong
-            cause = cause.__cause__
-        reason = next(iter(str(cause).strip().splitlines()), "")[:200]
-        raise ExportError(
-            f"{type(plan.model).__name__} can't be exported: PyTorch's exporter fails at it "
-            f"({type(cause).__name__}: {reason})"
-        ) from error
+        raise failure(plan.model, error) from error
     return program.model  # type: ignore[union-attr]  # None without dynamo
+
+
+def failure(model: BaseModel, error: Exception) -> ExportError:
+    """What is said where PyTorch's exporter fails."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:  # the exporter wraps what went wrong
+        cause = cause.__cause__
+    reason = next(iter(str(cause).strip().splitlines()), "")[:200]
+    return ExportError(
+        f"{type(model).__name__} can't be exported: PyTorch's exporter fails at it "
+        f"({type(cause).__name__}: {reason})"
+    )
 
 
 def join(preprocessing: PreprocessingGraph | None, exported: ir.Model) -> None:
@@ -323,8 +344,11 @@ def join(preprocessing: PreprocessingGraph | None, exported: ir.Model) -> None:
             node.name = f"decoding/{node.op_type}_{i}"
 
 
-def describe(plan: Plan, core: Core, form: Mapping[str, object]) -> dict[str, str]:
-    """The file's ``metadata_props``: text, or JSON where a value has parts."""
+def describe(plan: Plan, core: Core, nms: Mapping[str, object] | None) -> dict[str, str]:
+    """The file's ``metadata_props``: text, or JSON where a value has parts.
+
+    ``nms`` is what the caller does, if any.
+    """
     model, outputs = plan.model, core.outputs
     meta = getattr(model, "dataset_meta", None) or {}
     classes = [encodable(name) for name in meta.get("classes", ())]
@@ -362,7 +386,10 @@ def describe(plan: Plan, core: Core, form: Mapping[str, object]) -> dict[str, st
             "mmsegmentation": mmseg.__version__,
         },
         **{name: getattr(core, name) for name in masks},
-        **{name: value for name, value in form.items() if value is not None},
+        "runtime": plan.runtime,
+        "form": "batch" if plan.is_batch else "image",
+        **({"batch": plan.batch} if plan.is_batch else {}),
+        **({"nms": nms} if nms else {}),
     }
     return {
         name: value if isinstance(value, str) else json.dumps(value)

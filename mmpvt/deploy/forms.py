@@ -1,14 +1,17 @@
 """The two forms of an exported model: one image of any size, and batches of prepared images.
 
-Inside both is a *core*, such as :class:`.detectors.ExportableOneStage`: from normalised batches to
+Inside both is a *core*, such as :class:`.dense.ExportableOneStage`: from normalised batches to
 padded results.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from mmpvt.deploy.layers import plain_layers
@@ -33,19 +36,23 @@ class Core(nn.Module):
         mask_frame (str): what masks cover: the detection's ``box`` or the padded ``image``.
         mask_threshold (float): of a mask's probabilities.
         nms (nn.Module): the last NMS, if boxes are what it keeps.
-        decode_head (nn.Module): a segmenter's, the last.
     """
 
     outputs: tuple[str, ...] = DETECTIONS
     mask_frame: str
     mask_threshold: float
     nms: nn.Module
-    decode_head: nn.Module
 
     def __init__(self, model: BaseModel, is_batch: bool = False) -> None:
         super().__init__()
         self.model = model
         self.is_batch = is_batch
+
+    @property
+    def decode_heads(self) -> list[Any]:
+        """A segmenter's, one after the other."""
+        heads = self.model.decode_head
+        return list(heads) if isinstance(heads, nn.ModuleList) else [heads]
 
     def forward(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         """:meth:`predict`, by layers that can be exported."""
@@ -102,7 +109,7 @@ class ImageForm(nn.Module):
         if self.outputs == ("scores",):
             return (results[0][0],)
         if self.outputs == ("label_map",):
-            head = self.core.decode_head
+            head = self.core.decode_heads[-1]
             logits = resize_to_image(
                 results[0], x, size, rows, columns, self.core.model.align_corners
             )
@@ -152,7 +159,7 @@ class BatchForm(nn.Module):
         """
         data_preprocessor: BaseDataPreprocessor = self.core.model.data_preprocessor
         _, height, width, channels = images.shape
-        x = images.permute(0, 3, 1, 2).float()
+        x = images.float().permute(0, 3, 1, 2)  # TensorRT takes bytes, and only casts them
         if swaps_channels(data_preprocessor, channels, self.image_format):
             x = x[:, [2, 1, 0, *range(3, channels)]]
         if data_preprocessor._enable_normalize:
@@ -166,10 +173,10 @@ class BatchForm(nn.Module):
             return results
         options = dict(mode="bilinear", align_corners=self.core.model.align_corners)
         logits = F.interpolate(results[0], (height, width), **options)
-        return (labels_of(logits, self.core.decode_head, axis=1),)
+        return (labels_of(logits, self.core.decode_heads[-1], axis=1),)
 
 
-def labels_of(logits: Tensor, head: nn.Module, axis: int) -> Tensor:
+def labels_of(logits: Tensor, head: BaseDecodeHead, axis: int) -> Tensor:
     """The label of each pixel, without ``axis``, along which classes lie."""
     if head.out_channels == 1:
         labels = logits.squeeze(axis).sigmoid() > head.threshold

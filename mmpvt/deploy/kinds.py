@@ -52,11 +52,11 @@ def exportable(model: BaseModel, is_batch: bool = False) -> Core:
         (SingleStageDetector, (RPN,), one_stage),
         (EncoderDecoder, (CascadeEncoderDecoder,), ExportableSegmentor),
     ):
-        known = (base, *alike)
-        predicts_alike = any(own.predict is each.predict for each in known)
-        if issubclass(own, base) and predicts_alike:
-            if any(own.extract_feat is each.extract_feat for each in known):
-                return form(model, is_batch)
+        if issubclass(own, base) and all(
+            any(getattr(own, name) is getattr(each, name) for each in (base, *alike))
+            for name in ("predict", "extract_feat")
+        ):
+            return form(model, is_batch)
     raise ExportError(f"{own.__name__} can't be exported: {_reason(model)}")
 
 

@@ -142,9 +142,7 @@ def _deform_pack(part: ops.DeformConv2dPack, x: Tensor) -> Tensor:
     return _deform(part, x, part.conv_offset(x))
 
 
-def _modulated(
-    part: ops.ModulatedDeformConv2d, x: Tensor, offset: Tensor, mask: Tensor
-) -> Tensor:
+def _modulated(part: ops.ModulatedDeformConv2d, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
     options = (part.stride, part.padding, part.dilation, part.groups, part.deform_groups)
     return deform_conv(x, offset, mask, part.weight, part.bias, *options)
 
@@ -172,9 +170,9 @@ def _deformable_attention(
     identity: Tensor | None = None,
     query_pos: Tensor | None = None,
     key_padding_mask: Tensor | None = None,
-    reference_points: Tensor | None = None,
-    spatial_shapes: Sequence[Sequence[int]] = (),
-    level_start_index: Tensor | None = None,
+    *,
+    reference_points: Tensor,
+    spatial_shapes: Sequence[Sequence[int]],
     **kwargs: Any,
 ) -> Tensor:
     """As the layer's own; ``spatial_shapes`` are ints."""
@@ -206,8 +204,7 @@ def _deformable_attention(
             offset = torch.stack([offset[..., 0] / width, offset[..., 1] / height], dim=-1)
         grid = 2 * (place[..., :2] + offset) - 1
         grid = grid.transpose(1, 2).flatten(0, 1)
-        options = dict(mode="bilinear", padding_mode="zeros", align_corners=False)
-        sampled.append(F.grid_sample(maps, grid, **options))
+        sampled.append(F.grid_sample(maps, grid, align_corners=False))
     out = (torch.cat(sampled, dim=-1) * weights).sum(-1)  # (batch * heads, channels, queries)
     out = out.reshape(batch, -1, queries).transpose(1, 2)
     out = part.output_proj(out)
@@ -251,10 +248,9 @@ def _pixel_decoder(
         start += height * width
     for i in range(part.num_input_levels - count - 1, -1, -1):
         lateral = part.lateral_convs[i](feats[i])
-        options = dict(mode="bilinear", align_corners=False)
-        outs.append(
-            part.output_convs[i](lateral + F.interpolate(outs[-1], lateral.shape[2:], **options))
-        )
+        sides = lateral.shape[2:]
+        above = F.interpolate(outs[-1], sides, mode="bilinear", align_corners=False)
+        outs.append(part.output_convs[i](lateral + above))
     return part.mask_feature(outs[-1]), outs[: part.num_outs]
 
 

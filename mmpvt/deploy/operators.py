@@ -17,10 +17,9 @@ from onnxscript.values import Op, Opset
 from torch import Tensor
 from torch.library import custom_op, get_ctx
 
-from mmpvt.deploy.runtimes import Runtime
-
 OPSET = 21  # onnxruntime 1.32 has no RoiAlign of 22
 FLOAT, INT64 = 1, 7  # ONNX's numbers of data types
+EFFICIENT_NMS = ("TRT", "EfficientNMS_TRT")  # domain and name of TensorRT's plugin
 
 
 @custom_op("mmpvt_deploy::topk", mutates_args=())
@@ -281,7 +280,7 @@ multi_head_attention = _operator(  # onnxruntime's
     scale="FLOAT",
 )
 efficient_nms = _operator(  # TensorRT's plugin
-    *("TRT", "EfficientNMS_TRT", "boxes scores", "count boxes scores labels"),
+    *(*EFFICIENT_NMS, "boxes scores", "count boxes scores labels"),
     plugin_version="STRING",
     background_class="INT",
     max_output_boxes="INT",
@@ -321,7 +320,7 @@ def _onnx_fused_attention(
     return op.Transpose(out, perm=[0, 2, 1, 3])
 
 
-def translations(runtime: Runtime) -> dict[Callable, Callable]:
+def translations(runtime: str) -> dict[Callable, Callable]:
     """How operators are translated to ONNX for a runtime."""
     table: dict[Callable, Callable] = {
         torch.ops.mmpvt_deploy.topk.default: _onnx_topk,
@@ -329,8 +328,8 @@ def translations(runtime: Runtime) -> dict[Callable, Callable]:
         torch.ops.mmpvt_deploy.roi_align.default: _onnx_roi_align,
         torch.ops.mmpvt_deploy.resize_to_image.default: _onnx_resize_to_image,
     }
-    if runtime.fuses_attention:
+    if runtime == "onnxruntime":
         table[torch.ops.aten.scaled_dot_product_attention.default] = _onnx_fused_attention
-    if runtime.has_efficient_nms:
+    if runtime == "tensorrt":
         table[torch.ops.mmpvt_deploy.batched_nms.default] = _tensorrt_batched_nms
     return table

@@ -14,10 +14,10 @@ from mmdet.models.dense_heads import (
     MaskFormerHead,
 )
 from mmdet.models.detectors import (
+    DABDETR,
     DETR,
     DINO,
     ConditionalDETR,
-    DABDETR,
     DeformableDETR,
     MaskFormer,
 )
@@ -60,7 +60,7 @@ class ExportableDETR(Core):
     def tokens(self, maps: tuple[Tensor, ...], x: Tensor, sizes: Tensor) -> tuple[dict, dict]:
         """What the model's encoder and decoder take, as its ``pre_transformer`` gives it."""
         feature_map = maps[-1]
-        mask = padding_mask(*feature_map.shape[2:], x, sizes)
+        mask = padding_mask(feature_map, x, sizes)
         positions = self.model.positional_encoding(mask).flatten(2).transpose(1, 2)
         tokens, mask = feature_map.flatten(2).transpose(1, 2), mask.flatten(1)
         return (
@@ -75,7 +75,7 @@ class ExportableDeformableDETR(ExportableDETR):
     def tokens(self, maps: tuple[Tensor, ...], x: Tensor, sizes: Tensor) -> tuple[dict, dict]:
         model, levels = self.model, []
         for i, feature_map in enumerate(maps):
-            mask = padding_mask(*feature_map.shape[2:], x, sizes)
+            mask = padding_mask(feature_map, x, sizes)
             positions = model.positional_encoding(mask).flatten(2).transpose(1, 2)
             positions = positions + model.level_embed[i]
             ratio = model.get_valid_ratio(mask)
@@ -119,7 +119,7 @@ class ExportableMaskFormer(Core):
         if not self.is_batch:  # boxes and scores are of masks at the image's size
             return masks.new_zeros(1, masks.shape[1], 4), scores, labels, masks
         whole = F.interpolate(masks, x.shape[2:], mode="bilinear", align_corners=False)
-        outside = padding_mask(*x.shape[2:], x, sizes)[:, None]
+        outside = padding_mask(x, x, sizes)[:, None]
         boxes, certainty = enclose(torch.where(outside, -1.0, whole))
         scores, order = torch.where(scores > 0, scores * certainty, scores).sort(descending=True)
         chosen = order[..., None, None].expand(-1, -1, *masks.shape[2:])
@@ -144,7 +144,7 @@ def query_masks(
         logits, masks = head(maps, None)
         return logits[-1], masks[-1]
     decoder = head.pixel_decoder
-    mask = padding_mask(*maps[-1].shape[2:], x, sizes)
+    mask = padding_mask(maps[-1], x, sizes)
     if isinstance(decoder, TransformerEncoderPixelDecoder):
         height, width = maps[-1].shape[2:]
         tokens = decoder.encoder(

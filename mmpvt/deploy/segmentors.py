@@ -13,7 +13,7 @@ from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
 from mmseg.models.decode_heads.da_head import DAHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.decode_heads.enc_head import EncHead
-from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
+from mmseg.models.segmentors import EncoderDecoder
 from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 
@@ -47,16 +47,6 @@ class ExportableSegmentor(Core):
                     raise ExportError(
                         f"Upsample by {part.scale_factor} can't be exported: integer factors can"
                     )
-
-    @property
-    def decode_heads(self) -> list[nn.Module]:
-        """One after the other."""
-        heads = self.model.decode_head
-        return list(heads) if isinstance(self.model, CascadeEncoderDecoder) else [heads]
-
-    @property
-    def decode_head(self) -> nn.Module:
-        return self.decode_heads[-1]
 
     def predict(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor]:
         with dynamic_upsampling(self.model):
@@ -116,9 +106,7 @@ def refine_points(head: PointHead, features: tuple[Tensor, ...], out: Tensor, cf
     maps, coarse = head._transform_inputs(features), out
     for _ in range(cfg.subdivision_steps):
         height, width = (side * cfg.scale_factor for side in out.shape[2:])
-        out = F.interpolate(
-            out, (height, width), mode="bilinear", align_corners=head.align_corners
-        )
+        out = F.interpolate(out, (height, width), mode="bilinear", align_corners=head.align_corners)
         best = out.topk(2, dim=1)[0]
         certainty = (best[:, 0] - best[:, 1]).flatten(1)
         count = torch.sym_min(height * width, cfg.subdivision_num_points)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ from mmpvt.deploy.forms import Core
 from mmpvt.errors import ExportError
 
 
-def _listed(parts: nn.Module) -> list[nn.Module]:
+def _listed(parts: nn.Module) -> list[Any]:
     return list(parts) if isinstance(parts, nn.ModuleList) else [parts]
 
 
@@ -66,7 +67,7 @@ class ExportableTwoStage(Core):
             if not getattr(head, "with_reg", True):
                 raise ExportError(f"{type(head).__name__} without its boxes can't be exported")
         extractors = _listed(roi_head.bbox_roi_extractor)
-        self.box_features = [RoIFeatures(extractor, is_batch) for extractor in extractors]
+        self.box_features = nn.ModuleList(RoIFeatures(each, is_batch) for each in extractors)
         self.has_masks = roi_head.with_mask
         if self.has_masks:
             self.outputs += ("masks",)
@@ -78,7 +79,7 @@ class ExportableTwoStage(Core):
             self.mask_features = (
                 self.box_features
                 if shared or extractors == [None]
-                else [RoIFeatures(extractor, is_batch) for extractor in extractors]
+                else nn.ModuleList(RoIFeatures(each, is_batch) for each in extractors)
             )
             self.mask_threshold = roi_head.test_cfg.mask_thr_binary
         self.cfg = roi_head.test_cfg
@@ -280,7 +281,7 @@ class ExportableHTC(ExportableTwoStage):
         return (*maps, self.model.roi_head.semantic_head(maps)[1])
 
     def fused(
-        self, name: str, features: RoIFeatures, maps: Sequence[Tensor], boxes: Tensor
+        self, name: str, features: nn.Module, maps: Sequence[Tensor], boxes: Tensor
     ) -> Tensor:
         """Features of boxes and, where ``name``'s are fused, of the semantic branch."""
         pooled = features(maps, boxes)
@@ -325,7 +326,7 @@ class ExportableSCNet(ExportableHTC):
         return (*maps, *context, *super().shared_features(maps)[len(maps) :])
 
     def fused(
-        self, name: str, features: RoIFeatures, maps: Sequence[Tensor], boxes: Tensor
+        self, name: str, features: nn.Module, maps: Sequence[Tensor], boxes: Tensor
     ) -> Tensor:
         pooled = super().fused(name, features, maps, boxes)
         if not self.model.roi_head.with_glbctx:
@@ -337,7 +338,8 @@ class ExportableSCNet(ExportableHTC):
     def box_head(
         self, stage: int, maps: Sequence[Tensor], boxes: Tensor
     ) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
-        return self.relayed(stage, maps, boxes)[:2]
+        logits, deltas, _ = self.relayed(stage, maps, boxes)
+        return logits, deltas
 
     def relayed(self, stage: int, maps: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, ...]:
         """Logits, deltas and shared features of boxes."""
@@ -365,7 +367,9 @@ class ExportableSparseRCNN(Core):
         roi_head = model.roi_head
         if type(model.rpn_head) is not EmbeddingRPNHead:
             raise ExportError(f"{type(model.rpn_head).__name__} can't be exported")
-        self.features = [RoIFeatures(each, is_batch) for each in roi_head.bbox_roi_extractor]
+        self.features = nn.ModuleList(
+            RoIFeatures(each, is_batch) for each in roi_head.bbox_roi_extractor
+        )
         self.cfg = roi_head.test_cfg
         self.has_masks = roi_head.with_mask
         if self.has_masks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,14 @@ import cv2
 import numpy as np
 import onnxruntime
 import torch
+import torch.nn.functional as F
+from mmcv.ops import batched_nms
 from mmengine.config import Config
 from mmengine.model import BaseModel
+from mmengine.structures import BaseDataElement
 
 from mmpvt.datasets.shapes_drawing import draw_scene
+from mmpvt.deploy.forms import paste_masks
 from mmpvt.deploy.preprocessing import read_image_format
 from mmpvt.engine.pipeline import TestPipeline, evaluating, read_test_pipeline
 from mmpvt.errors import ExportError
@@ -66,11 +71,25 @@ class Deviation:
 
 def predict(model: BaseModel, config: Config, image: np.ndarray) -> dict[str, np.ndarray]:
     """PyTorch's results of a uint8 image, by the names of an exported file's outputs."""
+    (found,) = predict_samples(model, [prepare(config, image)])
+    return found
+
+
+def prepare(config: Config, image: np.ndarray) -> dict:
+    """What the test pipeline makes of a uint8 image."""
     if read_image_format(config).is_float:
         image = image.astype(np.float32)
-    data = TestPipeline(config).prepare(image)
+    return TestPipeline(config).prepare(image)
+
+
+def predict_samples(model: BaseModel, prepared: Sequence[dict]) -> list[dict[str, np.ndarray]]:
+    """PyTorch's results of a batch."""
     with torch.no_grad(), evaluating(model):
-        (sample,) = model.test_step({key: [value] for key, value in data.items()})
+        samples = model.test_step({key: [x[key] for x in prepared] for key in prepared[0]})
+    return [_arrays(sample) for sample in samples]
+
+
+def _arrays(sample: BaseDataElement) -> dict[str, np.ndarray]:
     if "pred_sem_seg" in sample:
         return dict(label_map=sample.pred_sem_seg.data[0].numpy())
     if "pred_score" in sample:
@@ -119,7 +138,7 @@ def verify(
     image: np.ndarray | None = None,
     shape: Sequence[int] | None = None,
 ) -> Deviation:
-    """Runs an exported file and PyTorch on one image.
+    """Runs an exported file and PyTorch on one image, or on a batch of images of two sizes.
 
     Args:
         path (str): the file.
@@ -129,6 +148,24 @@ def verify(
         shape (Sequence[int] | None): the height and width of a file of fixed size: there the image
             is resized to them first, so that both pad it alike.
     """
+    image, config = example(model, config, image, shape)
+    session = onnx_session(path)
+    meta = session.get_modelmeta().custom_metadata_map
+    if meta["form"] == "batch":
+        names = [output.name for output in session.get_outputs()]
+
+        def run(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+            return session.run(None, {"images": images, "sizes": sizes})
+
+        return verify_batch(run, names, meta, model, config, image)
+    found = onnx_predictor(path, is_bgr=read_image_format(config).is_bgr)(image)
+    return compare(found, predict(model, config, image))
+
+
+def example(
+    model: BaseModel, config: Config, image: np.ndarray | None, shape: Sequence[int] | None
+) -> tuple[np.ndarray, Config]:
+    """The image to compare results on, and a config that leaves one of fixed size as it is."""
     image_format = read_image_format(config)
     if image is None:
         scene = draw_scene(np.random.default_rng(0), (min(EXAMPLE_SIZE), max(EXAMPLE_SIZE)))
@@ -140,8 +177,93 @@ def verify(
         config = Config(config.to_dict())
         resize = next(t for t in read_test_pipeline(config) if t["type"].endswith("Resize"))
         resize.update(scale=(shape[1], shape[0]), keep_ratio=False)
-    found = onnx_predictor(path, is_bgr=image_format.is_bgr)(image)
-    return compare(found, predict(model, config, image))
+    return image, config
+
+
+def verify_batch(
+    run: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]],
+    names: Sequence[str],
+    meta: Mapping[str, str],
+    model: BaseModel,
+    config: Config,
+    image: np.ndarray,
+) -> Deviation:
+    """Of a batch's resized images, in their own pixels: nothing is resized after the model.
+
+    Args:
+        run (Callable): the exported model, of ``images`` and ``sizes``.
+        names (Sequence[str]): of its outputs.
+        meta (Mapping[str, str]): its metadata.
+        model, config, image: as :func:`verify`'s, the image made ready.
+    """
+    is_dynamic = meta["input_size"] == "dynamic"
+    count = 2 if meta["batch"] == "dynamic" else int(meta["batch"])
+    # others leave a part of their frames, where they may; PyTorch segments equal sizes only
+    is_cropped = is_dynamic and "label_map" not in names
+    others = [image[: len(image) // 2] if is_cropped else image] * (count - 1)
+    prepared = [prepare(config, one) for one in (image, *others)]
+    for one in prepared:
+        shape = one["data_samples"].img_shape
+        one["data_samples"].set_metainfo(dict(ori_shape=shape, scale_factor=(1.0, 1.0)))
+    sizes = np.array([one["data_samples"].img_shape[:2] for one in prepared], np.int64)
+    divisor = int(meta["divisor"])
+    frame = -(-sizes.max(0) // divisor) * divisor
+    frame = frame if is_dynamic else json.loads(meta["input_size"])
+    is_bgr = read_image_format(config).is_bgr
+    images = np.zeros((len(prepared), *frame, len(prepared[0]["inputs"])), np.uint8)
+    for i, one in enumerate(prepared):
+        height, width = sizes[i]
+        resized = one["inputs"].permute(1, 2, 0).numpy()
+        images[i, :height, :width] = to_rgb(resized, is_bgr)
+    results = dict(zip(names, run(images, sizes), strict=True))
+    deviation = Deviation()
+    for i, expected in enumerate(predict_samples(model, prepared)):
+        found = {name: array[i] for name, array in results.items()}
+        deviation.include(compare(unpad(found, sizes[i], images.shape[1:3], meta), expected))
+    return deviation
+
+
+def unpad(
+    found: dict[str, np.ndarray], size: np.ndarray, frame: Sequence[int], meta: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """One image's results of a batch, at the image's size in the batch, without empty places.
+
+    Args:
+        found (dict[str, ndarray]): an exported file's outputs of the image.
+        size (ndarray): its height and width.
+        frame (Sequence[int]): height and width of the batch.
+        meta (Mapping[str, str]): the file's metadata.
+    """
+    height, width = size.tolist()
+    if "label_map" in found:
+        return dict(label_map=found["label_map"][:height, :width])
+    if "boxes" not in found:
+        return found
+    if "nms" in meta:
+        nms = json.loads(meta["nms"])
+        cfg = {key: nms[key] for key in nms if key not in ("class_agnostic", "max_per_img")}
+        arrays = (torch.from_numpy(found[name]) for name in ("boxes", "scores", "labels"))
+        boxes, scores, labels = (x[torch.from_numpy(found["scores"]) > 0] for x in arrays)
+        agnostic = nms["class_agnostic"]
+        kept_boxes, kept = batched_nms(boxes, scores, labels, cfg, class_agnostic=agnostic)
+        limit = nms["max_per_img"]
+        found = dict(
+            boxes=kept_boxes[:limit, :4].numpy(),
+            scores=kept_boxes[:limit, 4].numpy(),
+            labels=labels[kept][:limit].numpy(),
+        )
+    found = {name: array[found["scores"] > 0] for name, array in found.items()}
+    if "masks" not in found:
+        return found
+    masks, boxes = (torch.from_numpy(found[name]) for name in ("masks", "boxes"))
+    threshold = float(meta["mask_threshold"])
+    if meta["mask_frame"] == "box":
+        rows, columns = (torch.arange(side) + 0.5 for side in (height, width))
+        pasted = paste_masks(masks, boxes, rows, columns) >= threshold
+    else:
+        whole = F.interpolate(masks[None], frame, mode="bilinear", align_corners=False)
+        pasted = whole[0, :, :height, :width] > threshold
+    return {**found, "masks": pasted.numpy()}
 
 
 def to_rgb(image: np.ndarray, is_bgr: bool = True) -> np.ndarray:
@@ -159,16 +281,7 @@ def onnx_predictor(
 
     ``threads`` are onnxruntime's (0: all cores); images have blue first where ``is_bgr``.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors: its warnings are on what it doesn't optimise
-    options.intra_op_num_threads = threads
-    # onnxruntime takes no path that is not UTF-8
-    model = path if encodable(path) == path else Path(path).read_bytes()
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors share no other base
-        reason = str(error).splitlines()[0][:200]
-        raise ExportError(f"onnxruntime can't load {path} ({reason})", where=path) from error
+    session = onnx_session(path, threads)
     names = [output.name for output in session.get_outputs()]
 
     def run(image: np.ndarray) -> dict[str, np.ndarray]:
@@ -176,3 +289,17 @@ def onnx_predictor(
         return dict(zip(names, session.run(None, inputs), strict=True))
 
     return run
+
+
+def onnx_session(path: str, threads: int = 0) -> onnxruntime.InferenceSession:
+    """onnxruntime's, on the CPU; an ExportError where it can't load the file."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors: its warnings are on what it doesn't optimise
+    options.intra_op_num_threads = threads
+    # onnxruntime takes no path that is not UTF-8
+    model = path if encodable(path) == path else Path(path).read_bytes()
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors share no other base
+        reason = str(error).splitlines()[0][:200]
+        raise ExportError(f"onnxruntime can't load {path} ({reason})", where=path) from error

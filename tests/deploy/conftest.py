@@ -45,7 +45,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Exported
     made: dict[tuple, Exported] = {}
 
     def get(kind: str, version: str, shape: tuple[int, int] | None = None, **options) -> Exported:
-        key = (kind, version, shape, *options)
+        key = (kind, version, shape, *options.items())
         if key not in made:
             model, config = build(kind, version)
             path = folder / f"{len(made)}.onnx"

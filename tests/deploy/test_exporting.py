@@ -20,7 +20,7 @@ from torch.torch_version import TorchVersion
 
 from helpers import ROOT
 from mmpvt.deploy import export
-from mmpvt.deploy.exporting import export_network
+from mmpvt.deploy.exporting import Plan, export_network
 from mmpvt.deploy.precision import to_float16, to_int8
 from mmpvt.deploy.preprocessing import round_shape
 from mmpvt.deploy.verification import predict, verify
@@ -30,6 +30,7 @@ from small_models import KINDS, build, picture
 
 SIZES = [(120, 160), (97, 64), (333, 500)]
 DEFAULT = [("retinanet", "v1"), ("mask_rcnn", "v2"), ("detr", "v1"), ("fpn", "v2")]
+DEFAULT += [(kind, "v2") for kind in ("cascade", "slide", "dino", "mask2former")]
 WIDE = [(kind, version) for kind in KINDS for version in ("v1", "v2")]
 
 
@@ -160,7 +161,7 @@ def change(path: str, value: object) -> Callable:
 
 
 def soft(config: ConfigDict) -> None:
-    config.model.test_cfg.nms = ConfigDict(type="soft_nms", iou_threshold=0.5, min_score=0.05)
+    config.model.test_cfg.nms = ConfigDict(type="soft_nms", iou_threshold=0.5, min_score=0)
 
 
 def flipped(config: ConfigDict) -> None:
@@ -172,10 +173,11 @@ def flipped(config: ConfigDict) -> None:
     [
         ("retinanet", soft, "soft_nms"),
         ("retinanet", flipped, "RandomFlip"),
-        ("fpn", change("model.test_cfg.mode", "slide"), "slide"),
+        ("fpn", change("model.test_cfg.mode", "corners"), "corners"),
+        ("mask2former", change("model.test_cfg.panoptic_on", True), "panoptic maps"),
         ("fpn", change("model.data_preprocessor.test_cfg", dict(size=(64, 64))), "size"),
     ],
-    ids=["soft-nms", "flip", "slide", "padding"],
+    ids=["soft-nms", "flip", "mode", "panoptic", "padding"],
 )
 def test_parts_that_cannot_be_exported(kind: str, spoil: Callable, part: str):
     _, config = build(kind, "v2")
@@ -189,10 +191,10 @@ def test_parts_that_cannot_be_exported(kind: str, spoil: Callable, part: str):
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("mmpvt::sparse_rcnn_pvt_v2_b0_fpn_shapes.py", "SparseRoIHead"),
-        ("mmpvt::cascade_mask_rcnn_pvt_v2_b0_fpn_shapes.py", "CascadeRoIHead"),
-        ("mmdet::dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py", "DeformConv2d"),
-        ("mmdet::yolo/yolov3_d53_8xb8-320-273e_coco.py", "YOLOV3Head"),
+        ("mmdet::fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py", "proposals from a file"),
+        ("mmdet::grid_rcnn/grid-rcnn_r50_fpn_gn-head_1x_coco.py", "GridRoIHead"),
+        ("mmdet::yolact/yolact_r50_8xb8-55e_coco.py", "YOLACT"),
+        ("mmseg::psanet/psanet_r50-d8_4xb4-80k_ade20k-512x512.py", "PSAMask"),
     ],
 )
 def test_kinds_that_cannot_be_exported(name: str, part: str):
@@ -226,18 +228,15 @@ class Masked(nn.Module):
 
     outputs = ("found",)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = nn.Identity()
-
-    def forward(self, x, size, scale, rows, columns):
-        tokens = x.flatten(2)[None]
-        return F.scaled_dot_product_attention(tokens, tokens, tokens, torch.zeros(1, 1, 3, 3))
+    def forward(self, x):
+        return F.scaled_dot_product_attention(x, x, x, torch.zeros(1, 1, 3, 3))
 
 
-def test_attention_with_a_mask_is_named():
+def test_attention_with_a_mask_is_named(monkeypatch: pytest.MonkeyPatch):
+    plan = Plan(*build("retinanet", "v2"), (64, 64), "onnxruntime", None)
+    monkeypatch.setattr(plan, "example", lambda: ({"x": torch.zeros(1, 1, 3, 4)}, {"x": None}))
     with pytest.raises(UserError, match="attention with a mask can't be exported"):
-        export_network(Masked(), [64, 64], 32)
+        export_network(Masked(), plan)
 
 
 def session_of(path: Path) -> onnxruntime.InferenceSession:

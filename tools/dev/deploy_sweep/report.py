@@ -9,9 +9,11 @@ _HEAD = """# Families that export
 Written by `python tools/sweep_deploy.py`. Of each family of docs/swap_coverage.md a config, its
 backbone swapped for PVT v2-B0, weights random but scaled so that scores vary, images within 224x160
 pixels: exported for any runtime (`--runtime any`: standard ONNX operators alone), and compared with
-PyTorch on {photos} photographs of `coco_mini` or `ade_mini`, on onnxruntime and on OpenVINO in float32.
-Agreement is: every detection over a score of 0.05 within 0.5 pixels and a score of 0.001; of label
-maps 99.9% of pixels. Where a family's first config can't be exported, up to three others were tried.
+PyTorch on {photos} photographs of `coco_mini` or `ade_mini`, on onnxruntime and on OpenVINO in
+float32. Agreement is: every detection over a score of 0.05 within 0.5 pixels and a score of 0.001;
+of label maps 99.9% of pixels. Of panoptic models the instances are exported, segmenters slide in
+windows of 128 pixels, and few boxes go from part to part. Where a family's first config can't be
+exported, up to three others were tried.
 
 MMDetection {mmdet}, MMSegmentation {mmseg}, onnxruntime {onnxruntime}, OpenVINO {openvino}.
 

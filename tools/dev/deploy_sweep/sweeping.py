@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import tempfile
@@ -85,10 +86,8 @@ class Sweep:
             result = dict(verdict="failed", reason=f"took over {TIME_LIMIT} s")
             process.kill()
         else:
-            try:
+            with contextlib.suppress(EOFError):
                 result = ours.recv()
-            except EOFError:
-                pass
         process.join()
         seconds = round(time.monotonic() - start, 1)
         record = dict(
@@ -125,6 +124,6 @@ class Sweep:
             if isinstance(deviation, str):
                 record[name] = dict(error=deviation)
             else:
-                numbers = {k: v if isinstance(v, str) else float(v) for k, v in asdict(deviation).items()}
-                record[name] = dict(**numbers, is_small=bool(deviation.is_small))
+                record[name] = json.loads(json.dumps(asdict(deviation), default=float))
+                record[name]["is_small"] = bool(deviation.is_small)
         return record
