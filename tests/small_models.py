@@ -128,8 +128,8 @@ KINDS |= {
         dict(neck=NECK, bbox_head=dict(HEAD, stacked_convs=2, norm_cfg=NORM)),
         ["bbox_head.tood_cls"],
     ),
-    "dino": (
-        "mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py",
+    "deformable_detr": (
+        "mmdet::deformable_detr/deformable-detr-refine_r50_16xb2-50e_coco.py",
         dict(
             num_queries=20,
             backbone=dict(out_indices=(1, 2, 3)),

@@ -6,6 +6,7 @@ python tools/sweep_deploy.py --data shared/data
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from dev import deploy_sweep, swap_sweep  # noqa: E402
 from mmpvt.engine.cli import user_errors  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+COVERAGE = ROOT / "docs" / "swap_coverage.md"  # whose table names the families
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,6 +34,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--data", type=Path, metavar="FOLDER", required=True, help="of coco_mini and ade_mini"
+    )
+    parser.add_argument(
+        "--report-only", action="store_true", help="write the page of the records there are"
     )
     parser.add_argument("--photos", type=int, default=3, metavar="N", help="default: 3")
     parser.add_argument(
@@ -49,20 +54,19 @@ def main() -> None:
     with user_errors("interrupted; the same command resumes from here"):
         sweep = deploy_sweep.Sweep(args.records, args.data, args.photos)
         groups = swap_sweep.by_family(swap_sweep.shipped_configs())
-        last = []
         for group in groups:
-            if args.families and group[0].family not in args.families:
+            left = args.families and group[0].family not in args.families
+            if left or args.report_only:
                 continue
-            start, record = time.monotonic(), None
+            start = time.monotonic()
             for record in sweep.family(group):
                 seconds = time.monotonic() - start
                 print(f"{seconds:5.0f} s  {record['verdict']:8}  {record['config']}", flush=True)
                 for name in ("reason", "onnxruntime", "openvino"):
                     if record.get(name):
                         print(f"         {name}: {record[name]}", flush=True)
-            if record is not None:
-                last.append(record)
         if not args.families:
+            families = re.findall(r"^\| (mm\w+::\S+) \| \d", COVERAGE.read_text(), re.MULTILINE)
             packages = dict(
                 mmdet="mmdet",
                 mmseg="mmsegmentation",
@@ -70,7 +74,9 @@ def main() -> None:
                 openvino="openvino",
             )
             versions = {name: version(package) for name, package in packages.items()}
-            args.out.write_text(deploy_sweep.markdown(last, args.photos, versions))
+            args.out.write_text(
+                deploy_sweep.markdown(sweep.by_family(families), args.photos, versions)
+            )
             print(f"wrote {args.out}")
 
 

@@ -189,7 +189,7 @@ def build_nms(cfg: Mapping, count: int, num_groups: int) -> NMS:
         threshold = 0.3 if threshold is None else threshold
         if not cfg and min_score > 0:
             return SoftNMS(threshold, sigma, min_score, method, count, class_agnostic)
-    if kind not in ("nms", "soft_nms") or cfg or threshold is None:
+    if kind != "nms" or cfg or threshold is None:
         named = kind if not cfg else f"{kind} with {', '.join(cfg)}"
         raise ExportError(
             f"{named} in the model's test_cfg can't be exported: nms and soft_nms can"
@@ -259,7 +259,8 @@ class RoIFeatures(nn.Module):
             for layer, level, index in zip(layers, maps, of_levels, strict=False)
         ]
         order = torch.cat(of_levels)
-        inverse = torch.zeros_like(order).scatter(0, order, torch.arange(order.shape[0]))
+        # of as many as there are boxes, which the exporter doesn't know of the levels' sum
+        inverse = torch.zeros_like(images).scatter(0, order, torch.arange(order.shape[0]))
         return torch.cat(parts)[inverse]
 
 

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from mmcv import ops
 from mmdet.models.dense_heads import TOODHead
-from mmdet.models.layers import MSDeformAttnPixelDecoder
+from mmdet.models.detectors import DeformableDETR
+from mmdet.models.layers import DeformableDetrTransformerEncoder, MSDeformAttnPixelDecoder
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -213,6 +214,50 @@ def _deformable_attention(
     return part.dropout(out) + identity
 
 
+def _centres(height: int, width: int) -> Tensor:
+    """(height * width, 2): across and down, in cells."""
+    down, across = torch.arange(height) + 0.5, torch.arange(width) + 0.5
+    grid = [across.expand(height, -1), down[:, None].expand(-1, width)]
+    return torch.stack(grid, dim=-1).flatten(0, 1)
+
+
+def _reference_points(
+    part: DeformableDetrTransformerEncoder,
+    spatial_shapes: Sequence[Sequence[int]],
+    valid_ratios: Tensor,
+    device: torch.device,
+) -> Tensor:
+    """(batch, tokens, levels, 2), as the layer's own, which counts by ``linspace``."""
+    points = []
+    for level, (height, width) in enumerate(spatial_shapes):
+        centres, ratios = _centres(height, width), valid_ratios[:, level, None]
+        across = centres[:, 0] / (ratios[..., 0] * width)
+        down = centres[:, 1] / (ratios[..., 1] * height)
+        points.append(torch.stack([across, down], dim=-1))
+    return torch.cat(points, dim=1)[:, :, None] * valid_ratios[:, None]
+
+
+def _output_proposals(
+    part: DeformableDETR,
+    memory: Tensor,
+    memory_mask: Tensor,
+    spatial_shapes: Sequence[Sequence[int]],
+) -> tuple[Tensor, Tensor]:
+    """As the detector's own, which counts by ``linspace``."""
+    batch, proposals, start = memory.shape[0], [], 0
+    for level, (height, width) in enumerate(spatial_shapes):
+        mask = ~memory_mask[:, start : start + height * width].reshape(batch, height, width)
+        valid = torch.stack([mask[:, 0].sum(1), mask[:, :, 0].sum(1)], dim=1)
+        places = _centres(height, width) / valid[:, None]
+        proposals.append(torch.cat([places, torch.full_like(places, 0.05 * 2.0**level)], dim=-1))
+        start += height * width
+    found = torch.cat(proposals, dim=1)
+    outside = memory_mask[..., None] | ~((found > 0.01) & (found < 0.99)).all(-1, keepdim=True)
+    logits = torch.log(found / (1 - found)).masked_fill(outside, float("inf"))
+    memory = part.memory_trans_fc(memory.masked_fill(outside, 0.0))
+    return part.memory_trans_norm(memory), logits
+
+
 def _pixel_decoder(
     part: MSDeformAttnPixelDecoder, feats: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
@@ -279,6 +324,8 @@ FORMS: dict[str, dict[type, Callable]] = {
         MSDeformAttnPixelDecoder: _pixel_decoder,
     },
     "feature_reassemble": {ops.CARAFEPack: _reassemble},
+    "get_encoder_reference_points": {DeformableDetrTransformerEncoder: _reference_points},
+    "gen_encoder_output_proposals": {DeformableDETR: _output_proposals},
     "deform_sampling": {TOODHead: _deform_sampling},
 }
 PLAIN = (

@@ -98,6 +98,7 @@ class ExportableTwoStage(Core):
             return boxes, scores, labels
         if not self.is_batch:
             scores, boxes, labels = drop_empty(scores, boxes, labels)
+            torch._check(scores.shape[1] > 0)
         masks, quality = self.predict_masks(maps, boxes, labels)
         return self.sort(boxes * scale[:, None], scores, labels, masks, quality)
 

@@ -30,7 +30,7 @@ from small_models import KINDS, build, picture
 
 SIZES = [(120, 160), (97, 64), (333, 500)]
 DEFAULT = [("retinanet", "v1"), ("mask_rcnn", "v2"), ("detr", "v1"), ("fpn", "v2")]
-DEFAULT += [(kind, "v2") for kind in ("cascade", "slide", "dino", "mask2former")]
+DEFAULT += [(kind, "v2") for kind in ("cascade", "slide", "deformable_detr", "mask2former")]
 WIDE = [(kind, version) for kind in KINDS for version in ("v1", "v2")]
 
 
@@ -191,7 +191,6 @@ def test_parts_that_cannot_be_exported(kind: str, spoil: Callable, part: str):
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("mmdet::fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py", "proposals from a file"),
         ("mmdet::grid_rcnn/grid-rcnn_r50_fpn_gn-head_1x_coco.py", "GridRoIHead"),
         ("mmdet::yolact/yolact_r50_8xb8-55e_coco.py", "YOLACT"),
         ("mmseg::psanet/psanet_r50-d8_4xb4-80k_ade20k-512x512.py", "PSAMask"),

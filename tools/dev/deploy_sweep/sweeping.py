@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import multiprocessing
 import tempfile
@@ -55,13 +56,16 @@ class Sweep:
                 return
             prepared, config = self.trial.prepare(shipped)
             if config is None or prepared.model in tried:
-                if config is None and prepared.verdict == "refused":
-                    yield dict(
-                        family=shipped.family,
-                        config=shipped.name,
-                        verdict="refused",
-                        reason=f"the swap: {prepared.reason}",
-                        model="",
+                if config is None and prepared.verdict == "refused" and not tried:
+                    reason = f"the swap: {prepared.reason}"
+                    yield self._add(
+                        dict(
+                            family=shipped.family,
+                            config=shipped.name,
+                            model="",
+                            verdict="refused",
+                            reason=reason,
+                        )
                     )
                 continue
             tried.add(prepared.model)
@@ -74,7 +78,7 @@ class Sweep:
         """The record of a model, from the file if it is there."""
         known = next((r for r in self.records if r["model"] == digest), None)
         if known is not None:
-            return {**known, "family": shipped.family, "config": shipped.name}
+            return self._add({**known, "family": shipped.family, "config": shipped.name})
         start = time.monotonic()
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe(duplex=False)
@@ -93,9 +97,22 @@ class Sweep:
         record = dict(
             family=shipped.family, config=shipped.name, model=digest, seconds=seconds, **result
         )
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        return self._add(record)
+
+    def _add(self, record: dict) -> dict:
+        if record not in self.records:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
         return record
+
+    def by_family(self, families: Sequence[str]) -> list[dict]:
+        """The record of each family: of a config that is exported, or else the last."""
+        found: dict[str, dict] = {}
+        for record in self.records:
+            if found.get(record["family"], {}).get("verdict") != "exported":
+                found[record["family"]] = record
+        none = dict(config="", verdict="not run", reason="the sweep was stopped before it")
+        return [found.get(family, dict(none, family=family)) for family in families]
 
     def _run(self, config: Config, pipe) -> None:
         warnings.simplefilter("ignore")
@@ -111,7 +128,8 @@ class Sweep:
         photos = photographs(self.data, config.default_scope, self.photos)
         make_small(config)
         init_default_scope(config.default_scope)
-        exportable(MODELS.build(config.model))  # a refusal before long work
+        # a refusal before long work; some models change their configs
+        exportable(MODELS.build(copy.deepcopy(config.model)))
         model = build_spread(config, photos)
         exported = export(model, config, report=lambda line: None, runtime="any")
         with tempfile.TemporaryDirectory() as folder:
