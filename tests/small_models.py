@@ -86,10 +86,94 @@ KINDS = {
 }
 
 
+KINDS |= {
+    "cascade": (  # with Soft-NMS
+        "cascade_mask_rcnn_pvt_v2_b0_fpn_shapes.py",
+        dict(
+            neck=dict(in_channels=[8, 16, 20, 32]),
+            test_cfg=dict(
+                rpn=dict(max_per_img=50),
+                rcnn=dict(
+                    nms=dict(type="soft_nms", iou_threshold=0.5, min_score=0.05), max_per_img=20
+                ),
+            ),
+        ),
+        [
+            "rpn_head.rpn_cls",
+            *(f"roi_head.bbox_head.{i}.fc_cls" for i in range(3)),
+            *(f"roi_head.mask_head.{i}.conv_logits" for i in range(3)),
+        ],
+    ),
+    "sparse_rcnn": (
+        "sparse_rcnn_pvt_v2_b0_fpn_shapes.py",
+        dict(neck=dict(in_channels=[8, 16, 20, 32])),
+        ["roi_head.bbox_head.2.fc_cls"],
+    ),
+    "slide": (
+        "fpn_pvt_t_ade20k_40k.py",
+        dict(
+            neck=NECK,
+            decode_head=dict(in_channels=[16] * 4, channels=16),
+            test_cfg=dict(mode="slide", crop_size=(96, 96), stride=(64, 64)),
+        ),
+        ["decode_head.conv_seg"],
+    ),
+    "vfnet": (  # deformable convolutions
+        "mmdet::vfnet/vfnet_r50_fpn_1x_coco.py",
+        dict(neck=NECK, bbox_head=dict(HEAD, norm_cfg=NORM)),
+        ["bbox_head.vfnet_cls"],
+    ),
+    "tood": (
+        "mmdet::tood/tood_r50_fpn_1x_coco.py",
+        dict(neck=NECK, bbox_head=dict(HEAD, stacked_convs=2, norm_cfg=NORM)),
+        ["bbox_head.tood_cls"],
+    ),
+    "deformable_detr": (
+        "mmdet::deformable_detr/deformable-detr-refine_r50_16xb2-50e_coco.py",
+        dict(
+            num_queries=20,
+            backbone=dict(out_indices=(1, 2, 3)),
+            neck=dict(in_channels=[16, 20, 32], out_channels=32, norm_cfg=NORM),
+            encoder=_layer(),
+            decoder=_layer(cross_attn_cfg=dict(embed_dims=32, num_heads=4)),
+            positional_encoding=dict(num_feats=16),
+            bbox_head=dict(embed_dims=32),
+            test_cfg=dict(max_per_img=20),
+        ),
+        ["bbox_head.cls_branches.0"],
+    ),
+    "mask2former": (
+        "mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py",
+        dict(
+            panoptic_head=dict(
+                num_queries=20,
+                in_channels=[8, 16, 20, 32],
+                feat_channels=32,
+                out_channels=32,
+                pixel_decoder=dict(
+                    norm_cfg=NORM,
+                    encoder=_layer(),
+                    positional_encoding=dict(num_feats=16),
+                ),
+                positional_encoding=dict(num_feats=16),
+                transformer_decoder=dict(
+                    _layer(cross_attn_cfg=dict(embed_dims=32, num_heads=4)), num_layers=2
+                ),
+            ),
+            test_cfg=dict(max_per_image=20),
+        ),
+        ["panoptic_head.cls_embed", "panoptic_head.mask_embed.4"],
+    ),
+}
+
+
 def build(kind: str, version: str) -> tuple[nn.Module, Config]:
     """A small model whose predictions are anything but all alike."""
     name, changes, deciding = KINDS[kind]
-    config = load_config(str(ROOT / "configs" / name))
+    is_ours = "::" not in name
+    config = load_config(str(ROOT / "configs" / name) if is_ours else name)
+    if not is_ours:  # a ResNet's options
+        config.model.backbone.clear()
     config.model.backbone.update(BACKBONES[version], arch=ARCH, init_cfg=None)
     config.merge_from_dict(dict(model=changes))
     init_default_scope(config.default_scope)

@@ -12,5 +12,5 @@ class ExportableClassifier(Core):
 
     outputs = ("scores",)
 
-    def forward(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor]:
+    def predict(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor]:
         return (self.model.head(self.model.extract_feat(x)).softmax(1),)

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from mmcv.ops import RoIAlign
-from mmdet.models.dense_heads import GFLHead
-from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
-from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+import torch.nn.functional as F
+from mmcv import ops
+from mmdet.models.roi_heads.roi_extractors import (
+    BaseRoIExtractor,
+    GenericRoIExtractor,
+    SingleRoIExtractor,
+)
 from torch import Tensor, nn
 
 from mmpvt.deploy import operators
@@ -20,30 +23,22 @@ from mmpvt.errors import ExportError
 
 PREDICT_METHODS = ("predict", "predict_by_feat", "_predict_by_feat_single", "_bbox_post_process")
 NO_LIMIT = 2**31 - 1
+MAX_SOFT = 300  # boxes that soft_nms keeps: each is a dozen nodes
 MAX_CANDIDATES = 3839  # of an image: TensorRT's TopK gives no more
 
 
-class BatchedNMS(nn.Module):
-    """MMCV's ``batched_nms`` of a model's ``test_cfg``.
+class NMS(nn.Module):
+    """Non-maximum suppression of a batch's boxes.
 
     Args:
-        cfg (Mapping): of NMS, as in the model's config.
         count (int): how many boxes are kept of an image; all, if not over 0.
-        num_groups (int): how many labels, or levels, there are.
+        class_agnostic (bool): whether boxes of different groups suppress each other.
     """
 
-    def __init__(self, cfg: Mapping, count: int, num_groups: int) -> None:
+    def __init__(self, count: int, class_agnostic: bool) -> None:
         super().__init__()
-        cfg = dict(cfg)
-        kind = cfg.pop("type", "nms")
-        self.iou_threshold = cfg.pop("iou_threshold", None)
-        self.class_agnostic = cfg.pop("class_agnostic", False)
-        cfg.pop("split_thr", None)
-        if kind != "nms" or cfg or self.iou_threshold is None:
-            named = kind if kind != "nms" else f"nms with {', '.join(cfg) or 'no iou_threshold'}"
-            raise ExportError(f"{named} in the model's test_cfg can't be exported: greedy nms can")
         self.count = count if count > 0 else NO_LIMIT
-        self.num_groups = num_groups
+        self.class_agnostic = class_agnostic
 
     def forward(
         self, boxes: Tensor, scores: Tensor, groups: Tensor
@@ -58,19 +53,148 @@ class BatchedNMS(nn.Module):
         Returns:
             tuple[Tensor, Tensor, Tensor]: (batch, K, 4), (batch, K) and (batch, K).
         """
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, object]:
+        """What a caller needs to do it."""
+        raise NotImplementedError
+
+
+class BatchedNMS(NMS):
+    """MMCV's ``batched_nms`` with greedy ``nms``.
+
+    Args:
+        iou_threshold (float): a box that overlaps a better one by more is dropped.
+        count, class_agnostic: as :class:`NMS`'s.
+        num_groups (int): how many labels, or levels, there are.
+    """
+
+    def __init__(
+        self, iou_threshold: float, count: int, class_agnostic: bool, num_groups: int
+    ) -> None:
+        super().__init__(count, class_agnostic)
+        self.iou_threshold = iou_threshold
+        self.num_groups = num_groups
+
+    def forward(
+        self, boxes: Tensor, scores: Tensor, groups: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         return operators.batched_nms(
             *(boxes, scores, groups, self.num_groups, self.class_agnostic),
             *(self.iou_threshold, self.count),
         )
 
     def describe(self) -> dict[str, object]:
-        """What a caller needs to do it."""
         return dict(
             type="nms",
             iou_threshold=self.iou_threshold,
             class_agnostic=self.class_agnostic,
             max_per_img=self.count,
         )
+
+
+class SoftNMS(NMS):
+    """MMCV's ``batched_nms`` with ``soft_nms`` (Bodla et al., arXiv 1704.04503).
+
+    The best box lowers the scores of those that it overlaps, then the best of the rest does: once
+    for each box that is kept, without a loop in the graph, which every runtime takes.
+
+    Args:
+        iou_threshold (float): methods but ``gaussian`` leave overlaps below it alone.
+        sigma (float): width of ``gaussian``.
+        min_score (float): boxes are dropped whose lowered score is less.
+        method (str): ``linear``, ``gaussian`` or ``naive``.
+        count, class_agnostic: as :class:`NMS`'s.
+    """
+
+    def __init__(
+        self,
+        iou_threshold: float,
+        sigma: float,
+        min_score: float,
+        method: str,
+        count: int,
+        class_agnostic: bool,
+    ) -> None:
+        super().__init__(count, class_agnostic)
+        self.iou_threshold, self.sigma, self.min_score = iou_threshold, sigma, min_score
+        self.method = method
+
+    def forward(
+        self, boxes: Tensor, scores: Tensor, groups: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        # one more, that is no box: there may be none
+        boxes, groups = F.pad(boxes, (0, 0, 0, 1)), F.pad(groups, (0, 1))
+        scores = F.pad(scores, (0, 1), value=-1.0)
+        areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+        low, high = boxes[..., :2], boxes[..., 2:]
+        left, kept, places = scores, [], []
+        for _ in range(self.count):
+            best, place = left.max(1, keepdim=True)
+            kept.append(best)
+            places.append(place)
+            box = pick(boxes, place)
+            overlap = torch.minimum(high, box[..., 2:]) - torch.maximum(low, box[..., :2])
+            overlap = overlap.clamp(min=0).prod(-1)
+            iou = overlap / (areas.gather(1, place) + areas - overlap)
+            iou = torch.where(overlap > 0, iou, 0.0)
+            if not self.class_agnostic:
+                iou = torch.where(groups == groups.gather(1, place), iou, 0.0)
+            left = (left * self.weight(iou)).scatter(1, place, -1.0)
+            left = torch.where(left >= self.min_score, left, -1.0)
+        index = torch.cat(places, dim=1)
+        return pick(boxes, index), torch.cat(kept, dim=1), groups.gather(1, index)
+
+    def weight(self, iou: Tensor) -> Tensor:
+        """What scores are multiplied by."""
+        if self.method == "gaussian":
+            return torch.exp(-(iou * iou) / self.sigma)
+        lowered = 1 - iou if self.method == "linear" else torch.zeros_like(iou)
+        return torch.where(iou < self.iou_threshold, 1.0, lowered)
+
+    def describe(self) -> dict[str, object]:
+        return dict(
+            type="soft_nms",
+            iou_threshold=self.iou_threshold,
+            sigma=self.sigma,
+            min_score=self.min_score,
+            method=self.method,
+            class_agnostic=self.class_agnostic,
+            max_per_img=self.count,
+        )
+
+
+def build_nms(cfg: Mapping, count: int, num_groups: int) -> NMS:
+    """The NMS of a model's ``test_cfg``.
+
+    Args:
+        cfg (Mapping): of NMS, as in the model's config.
+        count (int): how many boxes are kept of an image; all, if not over 0.
+        num_groups (int): how many labels, or levels, there are.
+    """
+    cfg = dict(cfg)
+    kind, class_agnostic = cfg.pop("type", "nms"), cfg.pop("class_agnostic", False)
+    threshold = cfg.pop("iou_threshold", cfg.pop("iou_thr", None))
+    cfg.pop("split_thr", None)
+    limit = cfg.pop("max_num", -1)
+    count = min((each for each in (count, limit) if each > 0), default=-1)
+    if kind == "soft_nms":
+        if not 0 < count <= MAX_SOFT:
+            raise ExportError(
+                f"soft_nms that keeps {count if count > 0 else 'all'} boxes can't be exported: "
+                f"at most {MAX_SOFT} can be"
+            )
+        sigma, min_score = cfg.pop("sigma", 0.5), cfg.pop("min_score", 1e-3)
+        method = cfg.pop("method", "linear")
+        threshold = 0.3 if threshold is None else threshold
+        if not cfg and min_score > 0:
+            return SoftNMS(threshold, sigma, min_score, method, count, class_agnostic)
+    if kind != "nms" or cfg or threshold is None:
+        named = kind if not cfg else f"{kind} with {', '.join(cfg)}"
+        raise ExportError(
+            f"{named} in the model's test_cfg can't be exported: nms and soft_nms can"
+        )
+    return BatchedNMS(threshold, count, class_agnostic, num_groups)
 
 
 class WithoutNMS(nn.Module):
@@ -83,33 +207,47 @@ class WithoutNMS(nn.Module):
 
 
 class RoIFeatures(nn.Module):
-    """RoIAlign of boxes, each on the level of its size.
+    """RoIAlign of boxes, each on the level of its size, or on all.
 
     Args:
-        extractor (SingleRoIExtractor): of the model.
+        extractor (SingleRoIExtractor | GenericRoIExtractor): of the model.
         is_batch (bool): every box is pooled on every level, and one is chosen; otherwise each
             level gets its own boxes, whose number follows from their sizes.
     """
 
-    def __init__(self, extractor: SingleRoIExtractor, is_batch: bool = False) -> None:
+    def __init__(self, extractor: BaseRoIExtractor, is_batch: bool = False) -> None:
         super().__init__()
-        if type(extractor) is not SingleRoIExtractor:
+        if type(extractor) not in (SingleRoIExtractor, GenericRoIExtractor):
             raise ExportError(f"{type(extractor).__name__} can't be exported")
         for layer in extractor.roi_layers:
-            if type(layer).__name__ != "RoIAlign" or layer.pool_mode != "avg":
+            if isinstance(layer, ops.SimpleRoIAlign):
+                continue
+            if not isinstance(layer, ops.RoIAlign) or layer.pool_mode != "avg":
                 raise ExportError(f"{type(layer).__name__} can't be exported: RoIAlign's mean can")
         self.extractor = extractor
         self.is_batch = is_batch
 
-    def forward(self, maps: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
-        """(batch * N, channels, height, width) of (batch, N, 4) boxes."""
-        layers = self.extractor.roi_layers
+    def forward(self, maps: Sequence[Tensor], boxes: Tensor, factor: float | None = None) -> Tensor:
+        """(batch * N, channels, height, width) of (batch, N, 4) boxes, enlarged by ``factor``."""
+        extractor, layers = self.extractor, self.extractor.roi_layers
         batch, count = boxes.shape[:2]
         images = torch.arange(batch)[:, None].expand(-1, count).reshape(-1)
         boxes = boxes.reshape(-1, 4)
         rois = torch.cat([boxes[:, :1], boxes], dim=1)  # only the corners are read
-        levels = self.extractor.map_roi_levels(rois, len(layers))
-        if self.is_batch or len(layers) == 1:
+        if factor is not None and len(layers) > 1:
+            boxes = extractor.roi_rescale(rois, factor)[:, 1:]
+        if isinstance(extractor, GenericRoIExtractor) and len(layers) > 1:
+            pooled = [roi_align(*pair, boxes, images) for pair in zip(layers, maps, strict=False)]
+            if extractor.with_pre:
+                pooled = [extractor.pre_module(features) for features in pooled]
+            joined = sum(pooled[1:], pooled[0])
+            if extractor.aggregation == "concat":
+                joined = torch.cat(pooled, dim=1)
+            return extractor.post_module(joined) if extractor.with_post else joined
+        if len(layers) == 1:
+            return roi_align(layers[0], maps[0], boxes, images)
+        levels = extractor.map_roi_levels(rois, len(layers))
+        if self.is_batch:
             pooled = [roi_align(*pair, boxes, images) for pair in zip(layers, maps, strict=False)]
             chosen = pooled[0]
             for i, features in enumerate(pooled[1:], 1):
@@ -121,68 +259,46 @@ class RoIFeatures(nn.Module):
             for layer, level, index in zip(layers, maps, of_levels, strict=False)
         ]
         order = torch.cat(of_levels)
-        inverse = torch.zeros_like(order).scatter(0, order, torch.arange(order.shape[0]))
+        # of as many as there are boxes, which the exporter doesn't know of the levels' sum
+        inverse = torch.zeros_like(images).scatter(0, order, torch.arange(order.shape[0]))
         return torch.cat(parts)[inverse]
 
 
-def roi_align(layer: RoIAlign, feature_map: Tensor, boxes: Tensor, images: Tensor) -> Tensor:
-    """What a layer, mmcv's ``RoIAlign``, makes of (N, 4) boxes of (N,) images."""
+def roi_align(
+    layer: ops.RoIAlign | ops.SimpleRoIAlign, feature_map: Tensor, boxes: Tensor, images: Tensor
+) -> Tensor:
+    """What a layer makes of (N, 4) boxes of (N,) images, as many of each."""
+    if isinstance(layer, ops.SimpleRoIAlign):
+        return _sample_centres(layer, feature_map, boxes)
     options = (layer.spatial_scale, layer.sampling_ratio, layer.aligned)
     return operators.roi_align(feature_map, boxes, images, *layer.output_size, *options)
 
 
-def topk_per_level(
-    head: BaseDenseHead,
-    class_maps: Sequence[Tensor],
-    box_maps: Sequence[Tensor],
-    factor_maps: Sequence[Tensor] | None = None,
-    *,
-    count: int,
-    threshold: float = 0.0,
-) -> tuple[Tensor, ...]:
-    """Boxes (batch, N, 4), scores, labels and levels (batch, N) of each level's highest scores.
-
-    Args:
-        head (BaseDenseHead): whose anchors, coder and activation are used.
-        class_maps (Sequence[Tensor]): (batch, anchors * classes, height, width) each.
-        box_maps (Sequence[Tensor]): (batch, anchors * box channels, height, width) each.
-        factor_maps (Sequence[Tensor] | None): (batch, anchors, height, width) each, whose sigmoid
-            multiplies the scores: centerness, say.
-        count (int): of each level; all of them, if negative.
-        threshold (float): the score is set to -1 where the class's alone is no higher. Default: 0.
-    """
-    sizes = [level.shape[-2:] for level in class_maps]
-    priors = head.prior_generator.grid_priors(sizes, dtype=torch.float32, device="cpu")
-    is_gfl = isinstance(head, GFLHead)
-    box_channels = 4 * (head.reg_max + 1) if is_gfl else head.bbox_coder.encode_size
-    levels = []
-    for i, anchors in enumerate(priors):
-        classes = flatten_map(class_maps[i], head.cls_out_channels)
-        if not head.use_sigmoid_cls:
-            classes = classes.softmax(-1)[..., :-1]
-        num_classes = classes.shape[2]
-        kept, index = operators.topk(classes.flatten(1), count if count > 0 else NO_LIMIT)
-        torch._check(kept.shape[1] > 0)
-        class_scores = scores = kept.sigmoid() if head.use_sigmoid_cls else kept
-        anchor = index // num_classes
-        if factor_maps is not None:
-            scores = scores * pick(flatten_map(factor_maps[i], 1), anchor)[..., 0].sigmoid()
-        scores = torch.where(class_scores > threshold, scores, -1.0)
-        anchors = anchors[anchor].flatten(0, 1)
-        deltas = pick(flatten_map(box_maps[i], box_channels), anchor).flatten(0, 1)
-        if is_gfl:
-            deltas = head.integral(deltas) * head.prior_generator.strides[i][0]
-            anchors = head.anchor_center(anchors)
-        boxes = head.bbox_coder.decode(anchors, deltas).reshape(*index.shape, 4)
-        labels = index % num_classes
-        levels.append((boxes, scores, labels, torch.full_like(labels, i)))
-    return tuple(torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+def _sample_centres(layer: ops.SimpleRoIAlign, feature_map: Tensor, boxes: Tensor) -> Tensor:
+    """(N, channels, rows, columns): the map at the centres of each box's cells."""
+    batch, channels, *sides = feature_map.shape
+    places = []
+    for axis, cells in enumerate(layer.output_size[::-1]):  # across, down
+        start, end = boxes[:, axis, None], boxes[:, 2 + axis, None]
+        place = start + (end - start) * ((torch.arange(cells) + 0.5) / cells)
+        places.append(place * layer.spatial_scale / sides[1 - axis])
+    rows, columns = layer.output_size
+    across = places[0][:, None].expand(-1, rows, -1)
+    down = places[1][:, :, None].expand(-1, -1, columns)
+    grid = torch.stack([across, down], dim=-1).reshape(batch, -1, columns, 2) * 2 - 1
+    sampled = F.grid_sample(feature_map, grid, align_corners=not layer.aligned)
+    sampled = sampled.reshape(batch, channels, -1, rows, columns)
+    return sampled.transpose(1, 2).flatten(0, 1)
 
 
 def candidates(
-    boxes: Tensor, scores: Tensor, threshold: float, is_batch: bool
+    boxes: Tensor,
+    scores: Tensor,
+    threshold: float,
+    is_batch: bool,
+    factors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes (batch, M, 4), scores and labels (batch, M) for NMS, of a second stage.
+    """Boxes (batch, M, 4), scores and labels (batch, M) for NMS, of several classes a box.
 
     Args:
         boxes (Tensor): (batch, N, 4) or, one a class, (batch, N * classes, 4).
@@ -190,6 +306,7 @@ def candidates(
         threshold (float): of scores.
         is_batch (bool): the ``MAX_CANDIDATES`` highest scores are taken, and those below the
             threshold set to -1; otherwise, of one image, all those above it.
+        factors (Tensor | None): (batch, N), that scores are multiplied by afterwards.
     """
     count, classes = scores.shape[1:]
     if is_batch:
@@ -198,8 +315,10 @@ def candidates(
     else:
         (index,) = torch.where(scores.flatten() > threshold)
         scores, index = scores.flatten()[index][None], index[None]
-    labels = index % classes
-    return pick(boxes, index if boxes.shape[1] != count else index // classes), scores, labels
+    labels, place = index % classes, index // classes
+    if factors is not None:
+        scores = scores * factors.gather(1, place)
+    return pick(boxes, index if boxes.shape[1] != count else place), scores, labels
 
 
 def flatten_map(feature_map: Tensor, channels: int) -> Tensor:

@@ -16,17 +16,14 @@ import mmseg
 import numpy as np
 import onnx_ir as ir
 import torch
-from mmdet.models.detectors import DETR, SingleStageDetector, TwoStageDetector
 from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor, BaseModel
-from mmseg.models.segmentors import EncoderDecoder
 from torch.export import Dim
 
 from mmpvt.deploy import tensorrt
-from mmpvt.deploy.classifiers import ExportableClassifier
-from mmpvt.deploy.decoding import BatchedNMS, WithoutNMS
-from mmpvt.deploy.detectors import ExportableDETR, ExportableOneStage, ExportableTwoStage
+from mmpvt.deploy.decoding import NMS, WithoutNMS
 from mmpvt.deploy.forms import BatchForm, Core, ImageForm
+from mmpvt.deploy.kinds import exportable
 from mmpvt.deploy.openvino_files import save_openvino, to_openvino
 from mmpvt.deploy.operators import OPSET, translations
 from mmpvt.deploy.precision import (
@@ -45,13 +42,11 @@ from mmpvt.deploy.preprocessing import (
     read_resizing,
     round_shape,
 )
-from mmpvt.deploy.segmentors import ExportableSegmentor
 from mmpvt.deploy.verification import Deviation, make_batch, prepare, resized, to_rgb, verify
 from mmpvt.engine.checks.channels import channel_mismatch
 from mmpvt.engine.pipeline import evaluating
 from mmpvt.errors import ExportError, OutputError, SetupError
 from mmpvt.evaluation.coco_results import coco_categories
-from mmpvt.models.complexity import is_classifier
 from mmpvt.models.data_preprocessor import input_channels
 from mmpvt.utils.atomic import replacing
 from mmpvt.utils.requirements import OLDEST_TO_EXPORT, release
@@ -67,7 +62,6 @@ SIDES = ("down", "across")  # their names in the file, of multiples
 MAX_BATCH = 256  # images, where their number is dynamic
 SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch writes which module a node comes from
 MODEL = "core.model."  # begins the names of the model's own
-CLASSIFIER_HEADS = ("LinearClsHead", "StackedLinearClsHead")  # their scores are a softmax
 CHANNEL_ORDERS = {1: "grey", 3: "RGB", 4: "RGBA"}  # of an image's channels, by their number
 
 DYNAMIC = "dynamic"  # of a batch or an input's size
@@ -334,38 +328,13 @@ def read_padding(data_preprocessor: BaseDataPreprocessor) -> tuple[int, float]:
     return divisor, float(getattr(data_preprocessor, "pad_val", 0))
 
 
-def exportable(model: BaseModel, is_batch: bool = False) -> Core:
-    """The model in exportable form; an ExportError names the part that has none."""
-    for name, part in model.named_modules():
-        if type(part).__module__.startswith("mmcv.ops") and type(part).__name__ != "RoIAlign":
-            raise ExportError(f"{type(part).__name__} (the model's {name}) can't be exported")
-    if type(model) is DETR:
-        return ExportableDETR(model, is_batch)
-    if is_classifier(model):
-        if type(model.head).__name__ not in CLASSIFIER_HEADS:
-            raise ExportError(
-                f"{type(model.head).__name__} can't be exported: {', '.join(CLASSIFIER_HEADS)} can"
-            )
-        return ExportableClassifier(model, is_batch)
-    own = type(model)
-    for base, form in (
-        (TwoStageDetector, ExportableTwoStage),
-        (SingleStageDetector, ExportableOneStage),
-        (EncoderDecoder, ExportableSegmentor),
-    ):
-        predicts_alike = issubclass(own, base) and own.predict is base.predict
-        if predicts_alike and own.extract_feat is base.extract_feat:
-            return form(model, is_batch)
-    raise ExportError(f"{own.__name__} can't be exported: docs/deploy.md lists what can")
-
-
 def core_of(plan: Plan, without_nms: bool) -> tuple[Core, dict[str, object] | None]:
     """The model in exportable form and, where its last NMS is left to the caller, what it was."""
     core = exportable(plan.model, plan.is_batch)
     if not without_nms:
         return core, None
     nms = getattr(core, "nms", None)
-    if not isinstance(nms, BatchedNMS):
+    if not isinstance(nms, NMS):
         raise ExportError(f"{type(core.model).__name__} has no NMS to leave out")
     if "masks" in core.outputs:
         raise ExportError(

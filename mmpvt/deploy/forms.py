@@ -1,10 +1,12 @@
 """The two forms of an exported model: one image of any size, and batches of prepared images.
 
-Inside both is a *core*, such as :class:`.detectors.ExportableOneStage`: from normalised batches to
+Inside both is a *core*, such as :class:`.dense.ExportableOneStage`: from normalised batches to
 padded results.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
+from mmpvt.deploy.layers import plain_layers
 from mmpvt.deploy.operators import resize_to_image
 from mmpvt.deploy.preprocessing import ImageFormat, swaps_channels
 
@@ -45,7 +48,18 @@ class Core(nn.Module):
         self.model = model
         self.is_batch = is_batch
 
+    @property
+    def decode_heads(self) -> list[Any]:
+        """A segmenter's, one after the other."""
+        heads = self.model.decode_head
+        return list(heads) if isinstance(heads, nn.ModuleList) else [heads]
+
     def forward(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+        """:meth:`predict`, by layers that can be exported."""
+        with plain_layers(self.model):
+            return self.predict(x, sizes, scale)
+
+    def predict(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         """Results of a batch.
 
         Args:
@@ -95,7 +109,7 @@ class ImageForm(nn.Module):
         if self.outputs == ("scores",):
             return (results[0][0],)
         if self.outputs == ("label_map",):
-            head = self.core.model.decode_head
+            head = self.core.decode_heads[-1]
             logits = resize_to_image(
                 results[0], x, size, rows, columns, self.core.model.align_corners
             )
@@ -109,8 +123,12 @@ class ImageForm(nn.Module):
         if self.core.mask_frame == "box":
             pasted = paste_masks(probabilities, boxes, rows, columns)
             return boxes, scores, labels, pasted >= self.core.mask_threshold
+        # where masks cover the image, probabilities are their logits, as in MMDetection
         whole = resize_to_image(probabilities[None], x, size, rows, columns, False)
-        return boxes, scores, labels, whole.permute(2, 0, 1) > self.core.mask_threshold
+        whole = whole.permute(2, 0, 1)
+        boxes, certainty = enclose(whole)
+        scores, order = (scores * certainty).sort(descending=True)
+        return boxes[order], scores, labels[order], whole[order] > 0
 
 
 class BatchForm(nn.Module):
@@ -155,7 +173,7 @@ class BatchForm(nn.Module):
             return results
         options = dict(mode="bilinear", align_corners=self.core.model.align_corners)
         logits = F.interpolate(results[0], (height, width), **options)
-        return (labels_of(logits, self.core.model.decode_head, axis=1),)
+        return (labels_of(logits, self.core.decode_heads[-1], axis=1),)
 
 
 def labels_of(logits: Tensor, head: BaseDecodeHead, axis: int) -> Tensor:
@@ -165,6 +183,25 @@ def labels_of(logits: Tensor, head: BaseDecodeHead, axis: int) -> Tensor:
     else:
         labels = logits.argmax(axis)
     return labels.to(torch.uint8 if head.out_channels <= UINT8_CLASSES else torch.int64)
+
+
+def enclose(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes (..., 4) around masks of (..., height, width) logits, and the mean probability (...)
+    of their pixels; 0 where a mask has none.
+    """
+    masks = logits > 0
+    inside = masks.float()
+    certainty = (logits.sigmoid() * inside).flatten(-2).sum(-1)
+    certainty = certainty / (inside.flatten(-2).sum(-1) + 1e-6)
+    sides = []
+    for axis in (-2, -1):  # columns, then rows, that have a pixel
+        reached = inside.amax(axis) > 0
+        place = torch.arange(reached.shape[-1])
+        end = torch.where(reached, place + 1, 0).amax(-1)
+        start = torch.where(reached, place, reached.shape[-1]).amin(-1)
+        sides.append((torch.minimum(start, end).float(), end.float()))
+    (left, right), (top, bottom) = sides
+    return torch.stack([left, top, right, bottom], dim=-1), certainty
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from small_models import KINDS, build, picture
 
 SIZES = [(120, 160), (97, 64), (333, 500)]
 DEFAULT = [("retinanet", "v1"), ("mask_rcnn", "v2"), ("detr", "v1"), ("fpn", "v2")]
+DEFAULT += [(kind, "v2") for kind in ("cascade", "slide", "deformable_detr", "mask2former")]
 WIDE = [(kind, version) for kind in KINDS for version in ("v1", "v2")]
 
 
@@ -160,7 +161,7 @@ def change(path: str, value: object) -> Callable:
 
 
 def soft(config: ConfigDict) -> None:
-    config.model.test_cfg.nms = ConfigDict(type="soft_nms", iou_threshold=0.5, min_score=0.05)
+    config.model.test_cfg.nms = ConfigDict(type="soft_nms", iou_threshold=0.5, min_score=0)
 
 
 def flipped(config: ConfigDict) -> None:
@@ -172,10 +173,11 @@ def flipped(config: ConfigDict) -> None:
     [
         ("retinanet", soft, "soft_nms"),
         ("retinanet", flipped, "RandomFlip"),
-        ("fpn", change("model.test_cfg.mode", "slide"), "slide"),
+        ("fpn", change("model.test_cfg.mode", "corners"), "corners"),
+        ("mask2former", change("model.test_cfg.panoptic_on", True), "panoptic maps"),
         ("fpn", change("model.data_preprocessor.test_cfg", dict(size=(64, 64))), "size"),
     ],
-    ids=["soft-nms", "flip", "slide", "padding"],
+    ids=["soft-nms", "flip", "mode", "panoptic", "padding"],
 )
 def test_parts_that_cannot_be_exported(kind: str, spoil: Callable, part: str):
     _, config = build(kind, "v2")
@@ -189,10 +191,9 @@ def test_parts_that_cannot_be_exported(kind: str, spoil: Callable, part: str):
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("mmpvt::sparse_rcnn_pvt_v2_b0_fpn_shapes.py", "SparseRoIHead"),
-        ("mmpvt::cascade_mask_rcnn_pvt_v2_b0_fpn_shapes.py", "CascadeRoIHead"),
-        ("mmdet::dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py", "DeformConv2d"),
-        ("mmdet::yolo/yolov3_d53_8xb8-320-273e_coco.py", "YOLOV3Head"),
+        ("mmdet::grid_rcnn/grid-rcnn_r50_fpn_gn-head_1x_coco.py", "GridRoIHead"),
+        ("mmdet::yolact/yolact_r50_8xb8-55e_coco.py", "YOLACT"),
+        ("mmseg::psanet/psanet_r50-d8_4xb4-80k_ade20k-512x512.py", "PSAMask"),
     ],
 )
 def test_kinds_that_cannot_be_exported(name: str, part: str):

@@ -38,6 +38,7 @@ def full(*cases: tuple) -> list:
         ("mask_rcnn", SHAPE, "dynamic"),
         *full(("detr", None, "dynamic"), ("fpn", None, 3), ("retinanet", None, "dynamic")),
         *full(("mask_rcnn", None, 2), ("gfl", SHAPE, 2), ("atss", SHAPE, "dynamic")),
+        *full(("cascade", SHAPE, 2), ("mask2former", SHAPE, 2), ("deformable_detr", SHAPE, 2)),
     ],
 )
 def test_a_batch(kind: str, shape: tuple | None, batch: int | str, exported: Callable):
