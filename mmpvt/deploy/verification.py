@@ -309,11 +309,12 @@ def load_onnx(path: str, threads: int = 0) -> tuple[Run, dict[str, str]]:
     return run, session.get_modelmeta().custom_metadata_map
 
 
-def load_openvino_file(path: str) -> tuple[Run, dict[str, str]]:
-    """An .xml file in OpenVINO, in float32 on the CPU, and its metadata."""
+def load_openvino_file(path: str, threads: int = 0) -> tuple[Run, dict[str, str]]:
+    """An .onnx or .xml file in OpenVINO, in float32 on the CPU, and its metadata."""
     core = load_openvino().Core()
     model = core.read_model(path)
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    compiled = core.compile_model(model, "CPU", options)
     names = [output.any_name for output in compiled.outputs]
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
