@@ -23,6 +23,7 @@ WINDOW, STRIDE = (128, 128), (96, 96)  # of segmenters that slide
 CLASSES = re.compile(r"cls|conv_seg|logits|class|heatmap|mask_embed|kernel|objectness|fc_seg")
 BOXES = re.compile(r"reg|bbox|box|offset|wh_head|iou|centerness|size|object_pred")
 TOWERS = re.compile(r"convs|tower|subnet|fcs\.|ffn|norm|backbone|neck|encoder|decoder\.|\.conv$")
+MASK_CHANNELS = 256
 LAYERS = (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)
 
 
@@ -79,6 +80,8 @@ def _spread(
     with torch.no_grad():
         for name, outs in seen.items():
             std = torch.cat(outs).std().clamp(min=1e-6)
+            if name.split(".")[-2:-1] == ["mask_embed"]:  # a mask is its product with 256 channels
+                std *= MASK_CHANNELS**0.5
             layer = model.get_submodule(name)
             if hasattr(layer, "tempearture"):  # mmdet's NormedLinear, whose weights' length is 1
                 layer.tempearture *= float(spread / std)
