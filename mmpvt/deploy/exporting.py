@@ -363,7 +363,23 @@ def export_network(network: ImageForm | BatchForm, plan: Plan) -> ir.Model:
             )
     except Exception as error:
         raise failure(plan.model, error) from error
-    return program.model  # type: ignore[union-attr]  # None without dynamo
+    model = program.model  # type: ignore[union-attr]  # None without dynamo
+    restore_constants(model.graph)
+    return model
+
+
+def restore_constants(graph: ir.Graph) -> None:
+    """Registers constants that onnxscript's fusion of Min and Max lost.
+
+    Where a value is clamped twice in several ways, it gives Clip bounds that are no initializers
+    of the graph (onnxscript 0.7, ``rewriter/rules/common/_min_max_to_clip.py``).
+    """
+    for node in graph:
+        for value in node.inputs:
+            if value is None or value.producer() is not None or value.const_value is None:
+                continue
+            if not value.is_initializer():
+                graph.register_initializer(value)
 
 
 def failure(model: BaseModel, error: Exception) -> ExportError:

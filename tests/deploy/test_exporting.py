@@ -238,6 +238,25 @@ def test_attention_with_a_mask_is_named(monkeypatch: pytest.MonkeyPatch):
         export_network(Masked(), plan)
 
 
+class Clamped(nn.Module):
+    """One value clamped twice, in two ways, as reference points of a Deformable DETR are."""
+
+    outputs = ("found",)
+
+    def forward(self, x):
+        y = x.sigmoid()
+        return y.clamp(0, 1).clamp(min=0.3) + y.clamp(0, 1).clamp(min=0.6)
+
+
+def test_bounds_of_clamps_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    plan = Plan(*build("retinanet", "v2"), (64, 64), "onnxruntime", None)
+    monkeypatch.setattr(plan, "example", lambda: ({"x": torch.zeros(3)}, {"x": None}))
+    ir.save(export_network(Clamped(), plan), tmp_path / "model.onnx")
+    x = np.array([-2, 0, 3], np.float32)
+    (found,) = session_of(tmp_path / "model.onnx").run(None, {"x": x})
+    np.testing.assert_allclose(found, Clamped()(torch.from_numpy(x)).numpy(), rtol=1e-5)
+
+
 def session_of(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
