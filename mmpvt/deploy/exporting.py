@@ -109,6 +109,8 @@ def export(
     core, nms = core_of(plan, without_nms)
     start = time.monotonic()
     report(f"exporting {type(model).__name__} on {type(model.backbone).__name__}")
+    if plan.is_batch and plan.image_format.is_float:
+        report("the test pipeline resizes in float32; a batch's images are bytes, rounded")
     exported = export_network(plan.form(core), plan)
     report(f"exported in {time.monotonic() - start:.0f} s")
     join(None if plan.is_batch else plan.preprocessing(), exported)
@@ -150,11 +152,6 @@ class Plan:
         self.resizing = read_resizing(config, shape)
         self.image_format = read_image_format(config)
         self.channels = self.image_format.channels or input_channels(model.backbone)
-        if self.is_batch and self.image_format.is_float and self.resizing:
-            raise ExportError(
-                "LoadImageFromFile with to_float32 can't be exported in batches, whose images are "
-                "bytes after they are resized"
-            )
         if reason := channel_mismatch(self.channels, config):
             raise ExportError(f"the test pipeline loads images of {reason}")
         self.divisor, self.pad_value = read_padding(model.data_preprocessor)

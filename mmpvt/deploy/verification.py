@@ -204,6 +204,7 @@ def verify_batch(
     for one in prepared:
         shape = one["data_samples"].img_shape
         one["data_samples"].set_metainfo(dict(ori_shape=shape, scale_factor=(1.0, 1.0)))
+        one["inputs"] = one["inputs"].round()  # to bytes: a pipeline may resize in float32
     inputs = make_batch(prepared, meta, read_image_format(config).is_bgr)
     images, sizes = inputs["images"], inputs["sizes"]
     results = run(inputs)

@@ -30,7 +30,7 @@ from small_models import KINDS, build, picture
 
 SIZES = [(120, 160), (97, 64), (333, 500)]
 DEFAULT = [("retinanet", "v1"), ("mask_rcnn", "v2"), ("detr", "v1"), ("fpn", "v2")]
-DEFAULT += [(kind, "v2") for kind in ("cascade", "slide", "deformable_detr", "mask2former")]
+DEFAULT += [("cascade", "v2")]
 WIDE = [(kind, version) for kind in KINDS for version in ("v1", "v2")]
 
 
