@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from mmcv import ops
+from mmcv.cnn.bricks import GeneralizedAttention
 from mmdet.models.roi_heads.roi_extractors import (
     BaseRoIExtractor,
     GenericRoIExtractor,
     SingleRoIExtractor,
 )
+from mmdet.models.task_modules.coders import BaseBBoxCoder
 from torch import Tensor, nn
 
 from mmpvt.deploy import operators
@@ -224,6 +226,8 @@ class RoIFeatures(nn.Module):
                 continue
             if not isinstance(layer, ops.RoIAlign) or layer.pool_mode != "avg":
                 raise ExportError(f"{type(layer).__name__} can't be exported: RoIAlign's mean can")
+        if any(isinstance(part, GeneralizedAttention) for part in extractor.modules()):
+            raise ExportError("GeneralizedAttention, of GRoIE, can't be exported")
         self.extractor = extractor
         self.is_batch = is_batch
 
@@ -329,6 +333,11 @@ def flatten_map(feature_map: Tensor, channels: int) -> Tensor:
 def pick(x: Tensor, index: Tensor) -> Tensor:
     """(batch, K, channels) of (batch, N, channels), at (batch, K) indices."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
+
+
+def clips_border(coder: BaseBBoxCoder) -> bool:
+    """Whether a coder clips boxes to the image; the one of MMDetection 1 always does."""
+    return getattr(coder, "clip_border", True)
 
 
 def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from mmpvt.deploy.decoding import (
     candidates,
     check_predicts_as,
     clip_boxes,
+    clips_border,
     drop_small_boxes,
     flatten_map,
     pick,
@@ -53,7 +54,7 @@ class LevelDecoder:
     def __init__(self, head: BaseDenseHead) -> None:
         self.head = head
         if self.clips is None:
-            self.clips = getattr(head.bbox_coder, "clip_border", True)
+            self.clips = clips_border(head.bbox_coder)
         self.box_channels = head.bbox_coder.encode_size
         self.has_factors = False
 

@@ -34,6 +34,7 @@ from mmpvt.deploy.decoding import (
     candidates,
     check_predicts_as,
     clip_boxes,
+    clips_border,
     drop_empty,
     pick,
 )
@@ -160,7 +161,7 @@ class ExportableTwoStage(Core):
         if isinstance(deltas, tuple):
             found, factors = bucket_boxes(head.bbox_coder, boxes.flatten(0, 1), *deltas)
             found = found.reshape(batch, count, 4)
-            if head.bbox_coder.clip_border:
+            if clips_border(head.bbox_coder):
                 found = clip_boxes(found, sizes - 1)
             return found, factors.reshape(batch, count)
         copies = 1 if head.reg_class_agnostic else head.num_classes
@@ -172,7 +173,7 @@ class ExportableTwoStage(Core):
         priors = boxes[:, :, None].expand(-1, -1, copies, 4).reshape(-1, 4)
         found = head.bbox_coder.decode(priors, deltas.reshape(-1, 4))
         found = found.reshape(batch, count * copies, 4)
-        return (clip_boxes(found, sizes) if head.bbox_coder.clip_border else found), None
+        return (clip_boxes(found, sizes) if clips_border(head.bbox_coder) else found), None
 
     def predict_masks(
         self, maps: tuple[Tensor, ...], boxes: Tensor, labels: Tensor
@@ -389,7 +390,7 @@ class ExportableSparseRCNN(Core):
             logits, deltas, objects, attended = head(features(maps, boxes), objects)
             found = head.bbox_coder.decode(boxes.reshape(-1, 4), deltas.reshape(-1, 4))
             boxes = found.reshape(batch, -1, 4)
-            if head.bbox_coder.clip_border:
+            if clips_border(head.bbox_coder):
                 boxes = clip_boxes(boxes, sizes)
         head = roi_head.bbox_head[-1]
         scores = logits.sigmoid() if head.loss_cls.use_sigmoid else logits.softmax(-1)[..., :-1]
