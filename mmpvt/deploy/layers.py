@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv import ops
+from mmcv.ops.merge_cells import BaseMergeCell
 from mmdet.models.dense_heads import TOODHead
 from mmdet.models.detectors import DeformableDETR
 from mmdet.models.layers import DeformableDetrTransformerEncoder, MSDeformAttnPixelDecoder
@@ -330,5 +331,5 @@ FORMS: dict[str, dict[type, Callable]] = {
 }
 PLAIN = (
     *(*FORMS["forward"], ops.CARAFEPack),
-    *(ops.RoIAlign, ops.SimpleRoIAlign, ops.CrissCrossAttention),
+    *(ops.RoIAlign, ops.SimpleRoIAlign, ops.CrissCrossAttention, BaseMergeCell),
 )
