@@ -143,7 +143,7 @@ function failure(error, size) {
   if (isOutOfMemory(error)) return `there isn't enough memory for ${size}: take a smaller image or --shape`;
   // sizes have 32 bits here; the first that has more is the operation count of MultiHeadAttention
   if (/integer overflow/i.test(error?.message)) {
-    return "the model works at too high a resolution for a browser: export it with --shape";
+    return "the model works at too high a resolution for a browser: export it with --runtime any, or a smaller --shape";
   }
   return `the model can't take an image of ${size}`;
 }
