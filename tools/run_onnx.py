@@ -227,6 +227,10 @@ class Model:
             package = PACKAGES.get(runtime, runtime)
             raise UserError(f"{package} isn't installed: pip install {package}") from error
         except Exception as error:  # the runtimes' errors share no other base
+            if "EfficientNMS_TRT" in str(error):
+                raise UserError(
+                    f"{path} is for TensorRT: export it with another --runtime to run it here"
+                ) from error
             kind = f"a model of {runtime}'s" if own else "an ONNX model"
             raise UserError(f"{path} can't be read as {kind}: {_reason(error)}") from error
         meta, inputs = self.runtime.meta, self.runtime.inputs
