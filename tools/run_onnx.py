@@ -421,7 +421,7 @@ class Model:
         height: int,
         width: int,
     ) -> np.ndarray:
-        """(N, height, width), bool, of probabilities in a box or in the batch's image."""
+        """(N, height, width), bool, of values in a box or in the batch's image."""
         masks = found["masks"].astype(np.float32)
         full = np.zeros((len(masks), height, width), bool)
         if self.mask_frame == "box":

@@ -34,7 +34,7 @@ class Core(nn.Module):
         outputs (tuple[str, ...]): ``boxes``, ``scores``, ``labels`` and perhaps ``masks``; or
             ``label_map``; or ``scores`` alone.
         mask_frame (str): what masks cover: the detection's ``box`` or the padded ``image``.
-        mask_threshold (float): of a mask's probabilities.
+        mask_threshold (float): of a mask's values.
         nms (nn.Module): the last NMS, if boxes are what it keeps.
     """
 
@@ -70,8 +70,9 @@ class Core(nn.Module):
         Returns:
             tuple[Tensor, ...]: of a detector boxes (batch, N, 4) in the images' pixels, scores and
             labels (batch, N), where scores no higher than 0 are of empty places, and masks
-            (batch, N, rows, columns), probabilities; of a segmenter logits (batch, classes, rows,
-            columns), which cover the padded input; of a classifier scores (batch, classes).
+            (batch, N, rows, columns), probabilities within the boxes or logits that cover the
+            padded input; of a segmenter such logits (batch, classes, rows, columns); of a
+            classifier scores (batch, classes).
         """
         raise NotImplementedError
 
@@ -119,16 +120,14 @@ class ImageForm(nn.Module):
         boxes, scores, labels = (part[0, kept] for part in (boxes, scores, labels))
         if not masks:
             return boxes, scores, labels
-        probabilities = masks[0][0, kept]
+        values = masks[0][0, kept]
         if self.core.mask_frame == "box":
-            pasted = paste_masks(probabilities, boxes, rows, columns)
+            pasted = paste_masks(values, boxes, rows, columns)
             return boxes, scores, labels, pasted >= self.core.mask_threshold
-        # where masks cover the image, probabilities are their logits, as in MMDetection
-        whole = resize_to_image(probabilities[None], x, size, rows, columns, False)
-        whole = whole.permute(2, 0, 1)
+        whole = resize_to_image(values[None], x, size, rows, columns, False).permute(2, 0, 1)
         boxes, certainty = enclose(whole)
         scores, order = (scores * certainty).sort(descending=True)
-        return boxes[order], scores, labels[order], whole[order] > 0
+        return boxes[order], scores, labels[order], whole[order] > self.core.mask_threshold
 
 
 class BatchForm(nn.Module):

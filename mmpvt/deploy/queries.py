@@ -96,7 +96,7 @@ class ExportableMaskFormer(Core):
 
     outputs = (*Core.outputs, "masks")
     mask_frame = "image"
-    mask_threshold = 0.5
+    mask_threshold = 0.0  # of logits, which are what is resized
 
     def __init__(self, model: MaskFormer, is_batch: bool = False) -> None:
         super().__init__(model, is_batch)
@@ -124,7 +124,7 @@ class ExportableMaskFormer(Core):
         scores, order = torch.where(scores > 0, scores * certainty, scores).sort(descending=True)
         chosen = order[..., None, None].expand(-1, -1, *masks.shape[2:])
         boxes = pick(boxes, order) * scale[:, None]
-        return boxes, scores, labels.gather(1, order), masks.gather(1, chosen).sigmoid()
+        return boxes, scores, labels.gather(1, order), masks.gather(1, chosen)
 
 
 def check_masks(head: MaskFormerHead) -> None:

@@ -49,6 +49,7 @@ def test_a_batch(kind: str, shape: tuple | None, batch: int | str, exported: Cal
     images = 2 if batch == "dynamic" else batch
     assert deviation.compared >= 10 * images, deviation
     assert deviation.is_small, deviation
+    assert deviation.mask < 0.05, deviation
     assert deviation.unmatched == 0 or kind in ("fpn", "slide"), deviation
     model = onnx.load(made.path)
     assert {(x.domain, x.version) for x in model.opset_import} == {("", 21)}
