@@ -253,8 +253,8 @@ class RoIFeatures(nn.Module):
         levels = extractor.map_roi_levels(rois, len(layers))
         if self.is_batch:
             pooled = [roi_align(*pair, boxes, images) for pair in zip(layers, maps, strict=False)]
-            chosen = pooled[0]
-            for i, features in enumerate(pooled[1:], 1):
+            chosen = torch.zeros_like(pooled[0])  # of a box without area, which is on no level
+            for i, features in enumerate(pooled):
                 chosen = torch.where((levels == i)[:, None, None, None], features, chosen)
             return chosen
         of_levels = [torch.where(levels == i)[0] for i in range(len(layers))]
@@ -263,8 +263,9 @@ class RoIFeatures(nn.Module):
             for layer, level, index in zip(layers, maps, of_levels, strict=False)
         ]
         order = torch.cat(of_levels)
+        parts.append(parts[0].new_zeros(1, *parts[0].shape[1:]))  # of boxes that are on no level
         # of as many as there are boxes, which the exporter doesn't know of the levels' sum
-        inverse = torch.zeros_like(images).scatter(0, order, torch.arange(order.shape[0]))
+        inverse = torch.full_like(images, -1).scatter(0, order, torch.arange(order.shape[0]))
         return torch.cat(parts)[inverse]
 
 
