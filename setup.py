@@ -12,7 +12,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 # what OpenMMLab packages carry under .mim, and what our tools read beside it
 MIM = ("configs", "tools", "model-index.yml", "docs/published_results.json")
-NOT_IN_WHEEL = ("__pycache__", "benchmark*", "dev", "make_model_zoo.py", "sweep_swap.py")
+NOT_IN_WHEEL = ("__pycache__", "benchmark*", "dev", "make_model_zoo.py", "sweep_*.py")
 
 
 class BuildWithConfigs(build_py):

@@ -69,7 +69,7 @@ def test_tools_have_the_commands_options(capsys: pytest.CaptureFixture):
     tools = {
         tool.stem
         for tool in (ROOT / "tools").glob("*.py")
-        if not tool.stem.startswith(("benchmark", "make_model_zoo", "sweep_swap"))
+        if not tool.stem.startswith(("benchmark", "make_model_zoo", "sweep_"))
     }
     modules = {name: cli.MODULES.get(name, name.replace("-", "_")) for name in cli.COMMANDS}
     assert tools == set(modules.values()) - {"list_configs", "env", "completion"}

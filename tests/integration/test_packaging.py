@@ -131,7 +131,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 
 def users_tools() -> list[Path]:
     """The tools but for those that benchmark and write the documentation's tables."""
-    developers = ("benchmark", "make_model_zoo", "sweep_swap")
+    developers = ("benchmark", "make_model_zoo", "sweep_")
     return [t for t in (ROOT / "tools").glob("*.py") if not t.name.startswith(developers)]
 
 
