@@ -305,7 +305,11 @@ def load_onnx(path: str, threads: int = 0) -> tuple[Run, dict[str, str]]:
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(names, session.run(None, dict(inputs)), strict=True))
+        try:
+            return dict(zip(names, session.run(None, dict(inputs)), strict=True))
+        except Exception as error:  # as above
+            reason = str(error).splitlines()[0][:200]
+            raise ExportError(f"onnxruntime can't run {path} ({reason})", where=path) from error
 
     return run, session.get_modelmeta().custom_metadata_map
 
