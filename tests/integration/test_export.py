@@ -198,8 +198,8 @@ def test_careless_arguments_of_export(trained: Path, tiny_config: Path, tmp_path
         (("--out", out, "--int8", tmp_path / "text.jpg"), "can't be read as an image"),
         (("--out", out, "--int8", tmp_path / "empty"), "no images under"),
         (
-            ("--out", out, "--cfg-options", "model.test_cfg.nms.type=soft_nms"),
-            "soft_nms in the model's test_cfg can't be exported",
+            ("--out", out, "--cfg-options", "model.test_cfg.nms.type=nms_match"),
+            "nms_match in the model's test_cfg can't be exported",
         ),
     ):
         ended = call_tool("export.py", tiny_config, checkpoint, *args)
