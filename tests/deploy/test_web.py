@@ -26,7 +26,6 @@ from helpers import ROOT, wait_until
 from onnx_files import save
 from small_models import picture
 
-CHROMIUM = shutil.which("chromium")
 PAGE = ROOT / "examples" / "web"
 UNREACHABLE = ("ENOTFOUND", "EAI_AGAIN", "ECONN", "ENETUNREACH", "TIMEDOUT", "ERR_SOCKET")
 NAMES = ["<img src=x onerror=alert(1)>", "cat\u202e", *map(str, range(2, 160))]
@@ -75,17 +74,6 @@ def server(folder: Path) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium on this machine")
-    with api.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import threading
@@ -34,9 +33,6 @@ pytest.importorskip("gradio")
 
 from mmpvt.app.guard import MAX_UPLOAD, host_names
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 TIMEOUT = 120_000  # milliseconds: the machine may be busy
 
 
@@ -379,17 +375,6 @@ def test_forged_requests(app: tuple):
         said = called(port, "redraw", [None, score])
         assert "event: error" in said
     assert not process.text[logged:]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
