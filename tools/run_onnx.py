@@ -115,9 +115,13 @@ class OpenVINO:
 
     def __init__(self, path: Path, threads: int | None) -> None:
         import openvino
+        from openvino.frontend import FrontEndManager
 
+        # by itself OpenVINO tries a broken file as a model of each framework, and prints errors
+        kind = "ir" if path.suffix.lower() == ".xml" else "onnx"
+        frontend = FrontEndManager().load_by_framework(kind)
+        model = frontend.convert(frontend.load(path))
         core = openvino.Core()
-        model = core.read_model(path)
         # the metadata_props of an .onnx file come to where OpenVINO keeps a framework's own facts
         names = model.get_rt_info()["framework"] if model.has_rt_info(["framework"]) else {}
         self.meta = {name: model.get_rt_info(["framework", name]).astype(str) for name in names}

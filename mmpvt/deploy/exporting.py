@@ -178,6 +178,7 @@ class Plan:
         return PreprocessingGraph(
             *(self.resizing, self.model.data_preprocessor, self.divisor, self.pad_value),
             *(self.input_shape, self.channels, self.image_format),
+            has_float64=self.runtime == "onnxruntime",
         )
 
     def example(self) -> tuple[dict[str, torch.Tensor], dict[str, dict | None]]:

@@ -23,6 +23,7 @@ from mmpvt.engine.pipeline import read_test_pipeline
 from mmpvt.errors import ExportError
 
 SCALE = 2048  # a weight of 1 in OpenCV's fixed point
+FRACTION = 4096  # a position's fraction is computed in two steps of so many parts
 FLOAT, DOUBLE = ir.DataType.FLOAT, ir.DataType.DOUBLE
 INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
 
@@ -174,6 +175,8 @@ class PreprocessingGraph:
         channels (int): of the image. Default: 3.
         image_format (ImageFormat): how the test pipeline decodes images. Default: by OpenCV, as
             bytes.
+        has_float64 (bool): whether the runtime computes in float64. Otherwise sides are computed in
+            integers; where one ends in a half, MMCV's may be a pixel less. Default: True.
 
     Attributes:
         image (ir.Value): uint8, (height, width, channels), RGB.
@@ -193,8 +196,9 @@ class PreprocessingGraph:
         input_shape: Sequence[int] | None,
         channels: int = 3,
         image_format: ImageFormat = ImageFormat(),
+        has_float64: bool = True,
     ) -> None:
-        self._is_float = image_format.is_float
+        self._is_float, self._has_float64 = image_format.is_float, has_float64
         op = self._op = _Ops()
         self.image = ir.Value(
             name="image",
@@ -228,11 +232,11 @@ class PreprocessingGraph:
             x = op.Pad(x, pads, np.float32(pad_value))
 
         size = op.Concat(*sides, axis=0)
-        ratio = op.Div(op.Cast(op.Concat(*original, axis=0), to=DOUBLE), op.Cast(size, to=DOUBLE))
+        ratio = op.Div(op.Cast(op.Concat(*original, axis=0), to=FLOAT), op.Cast(size, to=FLOAT))
         self.outputs = {
             "x": x,
             "size": op.Cast(size, to=FLOAT),
-            "scale": op.Gather(op.Cast(ratio, to=FLOAT), _int64(1, 0, 1, 0)),
+            "scale": op.Gather(ratio, _int64(1, 0, 1, 0)),
             "rows": op.Add(op.Cast(self._range(original[0]), to=FLOAT), np.float32(0.5)),
             "columns": op.Add(op.Cast(self._range(original[1]), to=FLOAT), np.float32(0.5)),
         }
@@ -257,28 +261,36 @@ class PreprocessingGraph:
         if isinstance(step, ResizeToMultiple):
             return [self._round_up(side, step.divisor) for side in sides]
         if isinstance(step, ResizeEdge):
-            shorter = op.Cast(op.Min(*(op.Cast(side, to=DOUBLE) for side in sides)), to=INT64)
-            return [op.Div(op.Mul(side, _int64(step.side)), shorter) for side in sides]
+            shorter = op.Min(*sides)
+            return [self._divide(op.Mul(side, _int64(step.side)), shorter)[0] for side in sides]
         if not step.keep_ratio:
             return [op.Identity(_int64(side)) for side in (step.height, step.width)]
-        measured = doubles = [op.Cast(side, to=DOUBLE) for side in sides]
-        limits = [step.height, step.width]
+        limits, measured = [step.height, step.width], list(sides)
         if step.either_orientation:
             limits = sorted(limits, reverse=True)
-            measured = [op.Max(*doubles), op.Min(*doubles)]
-        ratio = op.Min(
-            *(op.Div(np.float64(x), side) for x, side in zip(limits, measured, strict=True))
-        )
-        scaled = [op.Add(op.Mul(side, ratio), np.float64(0.5)) for side in doubles]
-        return [op.Cast(op.Floor(side), to=INT64) for side in scaled]
+            measured = [op.Max(*sides), op.Min(*sides)]
+        if self._has_float64:
+            measured = [op.Cast(side, to=DOUBLE) for side in measured]
+            ratio = op.Min(
+                *(op.Div(np.float64(x), side) for x, side in zip(limits, measured, strict=True))
+            )
+            scaled = [op.Mul(op.Cast(side, to=DOUBLE), ratio) for side in sides]
+            return [op.Cast(op.Floor(op.Add(x, np.float64(0.5))), to=INT64) for x in scaled]
+        # the smaller ratio of a limit and a side, as these two
+        one, other = (_int64(limit) for limit in limits)
+        is_first = op.Less(op.Mul(one, measured[1]), op.Mul(other, measured[0]))
+        limit, measure = op.Where(is_first, one, other), op.Where(is_first, *measured)
+        doubled = op.Mul(measure, _int64(2))
+        halves = [op.Add(op.Mul(op.Mul(side, limit), _int64(2)), measure) for side in sides]
+        return [self._divide(half, doubled)[0] for half in halves]
 
     def _crop(self, x: ir.Value, sides: Sequence[ir.Value], size: tuple[int, int]) -> ir.Value:
         """The middle of (height, width, channels)."""
         op = self._op
         starts = []
         for side, wanted in zip(sides, size, strict=True):
-            rest = op.Cast(op.Sub(side, _int64(wanted)), to=DOUBLE)
-            half = op.Round(op.Div(rest, np.float64(2)))  # to even, as Python's
+            rest = op.Cast(op.Sub(side, _int64(wanted)), to=FLOAT)
+            half = op.Round(op.Div(rest, np.float32(2)))  # to even, as Python's
             starts.append(op.Max(op.Cast(half, to=INT64), _int64(0)))
         ends = [op.Add(start, _int64(wanted)) for start, wanted in zip(starts, size, strict=True)]
         places = (op.Concat(*starts, axis=0), op.Concat(*ends, axis=0))
@@ -308,6 +320,8 @@ class PreprocessingGraph:
         if self._is_float:
             return op.Add(*self._weighted(horizontal, 0, old, new))
         parts = self._weighted(op.Div(horizontal, np.int32(16)), 0, old, new)
+        # four bits less, as OpenVINO divides integers in float32, which has 24
+        parts = [op.BitwiseAnd(part, np.int32(-16)) for part in parts]
         upper, lower = (op.Div(part, np.int32(65536)) for part in parts)
         return op.Div(op.Add(op.Add(upper, lower), np.int32(2)), np.int32(4))
 
@@ -330,10 +344,8 @@ class PreprocessingGraph:
         the same; there OpenCV also drops the fraction along x, but not along y, which matters to
         rounding.
         """
-        op, half = self._op, np.float64(0.5)
-        step = op.Div(np.float64(1), op.Div(op.Cast(new, to=DOUBLE), op.Cast(old, to=DOUBLE)))
-        centre = op.Mul(op.Add(op.Cast(self._range(new), to=DOUBLE), half), step)
-        centre = op.Cast(op.Sub(centre, half), to=FLOAT)
+        op = self._op
+        centre = self._centres(old, new)
         floor = op.Floor(centre)
         fraction = op.Sub(centre, floor)
         first = op.Cast(floor, to=INT64)
@@ -347,6 +359,39 @@ class PreprocessingGraph:
         positions = [first, op.Add(first, np.int64(1))]
         positions = [op.Clip(position, np.int64(0), last) for position in positions]
         return list(zip(positions, weights, strict=True))
+
+    def _centres(self, old: ir.Value, new: ir.Value) -> ir.Value:
+        """Where the new positions' centres lie among the old: (i + 1/2) * old / new - 1/2, float32.
+
+        OpenCV computes them in float64, which not every runtime has, and rounds to float32. Here
+        the integers and 24 bits of the fractions are exact, and the sum of the two is rounded.
+        """
+        op, count = self._op, np.int64(FRACTION)
+        doubled = op.Add(op.Mul(self._range(new), np.int64(2)), np.int64(1))
+        numerator, denominator = op.Add(op.Mul(doubled, old), new), op.Mul(new, np.int64(2))
+        above, rest = self._divide(numerator, denominator)
+        upper, rest = self._divide(op.Mul(rest, count), denominator)
+        lower, rest = self._divide(op.Mul(rest, count), denominator)
+        # what is left makes the last bit 1: a fraction isn't taken for the middle of two numbers
+        even = op.Sub(np.int64(1), self._divide(lower, np.int64(2))[1])
+        left = op.Mul(op.Cast(op.Greater(rest, np.int64(0)), to=INT64), even)
+        fraction = op.Cast(op.Add(op.Mul(upper, count), op.Add(lower, left)), to=FLOAT)
+        fraction = op.Mul(fraction, np.float32(1 / FRACTION**2))
+        return op.Add(op.Cast(op.Sub(above, np.int64(1)), to=FLOAT), fraction)
+
+    def _divide(
+        self, dividend: ir.Value, divisor: ir.Value | np.int64
+    ) -> tuple[ir.Value, ir.Value]:
+        """Quotient and remainder of integers from 0 on.
+
+        OpenVINO divides integers in float32: of the quotients here one may be off by one.
+        """
+        op = self._op
+        quotient = op.Div(dividend, divisor)
+        rest = op.Sub(dividend, op.Mul(quotient, divisor))
+        more = op.Cast(op.GreaterOrEqual(rest, divisor), to=INT64)
+        off = op.Sub(more, op.Cast(op.Less(rest, np.int64(0)), to=INT64))
+        return op.Add(quotient, off), op.Sub(rest, op.Mul(off, divisor))
 
 
 def _int64(*values: int) -> np.ndarray:
