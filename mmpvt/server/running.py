@@ -69,6 +69,7 @@ def serve(
                 http=_connection(),
                 ws="none",
                 lifespan="off",
+                log_config=None,  # its own would close the handlers of this process
                 log_level="error",
                 access_log=False,
                 proxy_headers=False,

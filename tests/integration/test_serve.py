@@ -7,6 +7,7 @@ import base64
 import http.client
 import io
 import json
+import logging
 import re
 import signal
 import socket
@@ -454,6 +455,9 @@ def test_mistakes(
 ):
     monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_PIXELS", "")  # to be put back
     threads = set(threading.enumerate())
+    closed = []
+    handler = logging.NullHandler()
+    monkeypatch.setattr(handler, "close", lambda: closed.append(handler))
     args = (tiny_config, sure, "--device", "cpu")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -478,7 +482,7 @@ def test_mistakes(
     other = untrained_segmenter[1]
     sentence = call_tool("serve.py", tiny_config, other, "--port", port).one_sentence()
     assert "the checkpoint is another model's than the config's" in sentence
-    assert not connects(port)
+    assert not connects(port) and not closed
     assert not [thread for thread in set(threading.enumerate()) - threads if not thread.daemon]
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     sentence = call_tool("serve.py", *args).one_sentence()
