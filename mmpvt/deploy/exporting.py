@@ -18,7 +18,7 @@ import onnx_ir as ir
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor, BaseModel
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
 from mmpvt.deploy import tensorrt
 from mmpvt.deploy.decoding import NMS, WithoutNMS
@@ -345,14 +345,11 @@ def core_of(plan: Plan, without_nms: bool) -> tuple[Core, dict[str, object] | No
 
 def export_network(network: ImageForm | BatchForm, plan: Plan) -> ir.Model:
     """The network, from its normalised input on or of a batch, by PyTorch's exporter."""
-    inputs, shapes = plan.example()
     try:
         with torch.no_grad(), evaluating(network), quiet():
+            # by itself torch.onnx goes on where sizes aren't free, to a file for the example's size
             program = torch.onnx.export(
-                network,
-                (),
-                kwargs=inputs,
-                dynamic_shapes=shapes,
+                trace(network, plan),
                 dynamo=True,
                 opset_version=OPSET,
                 output_names=list(network.outputs),
@@ -364,6 +361,12 @@ def export_network(network: ImageForm | BatchForm, plan: Plan) -> ir.Model:
     model = program.model  # type: ignore[union-attr]  # None without dynamo
     restore_constants(model.graph)
     return model
+
+
+def trace(network: torch.nn.Module, plan: Plan) -> ExportedProgram:
+    """The network's program, for all sizes that the plan has; for programs.py, too."""
+    inputs, shapes = plan.example()
+    return torch.export.export(network, (), kwargs=inputs, dynamic_shapes=shapes, strict=False)
 
 
 def restore_constants(graph: ir.Graph) -> None:
@@ -386,6 +389,12 @@ def failure(model: BaseModel, error: Exception) -> ExportError:
     while cause.__cause__ is not None:  # the exporter wraps what went wrong
         cause = cause.__cause__
     reason = next(iter(str(cause).strip().splitlines()), "")[:200]
+    if "Constraints violated" in reason:
+        return ExportError(
+            f"{type(model).__name__} can't be exported for images of any size: what it computes "
+            "depends on the size in a way that PyTorch's exporter can't follow",
+            hint="--shape HEIGHT WIDTH, a fixed size, may do",
+        )
     return ExportError(
         f"{type(model).__name__} can't be exported: PyTorch's exporter fails at it "
         f"({type(cause).__name__}: {reason})"

@@ -22,7 +22,7 @@ from torch._higher_order_ops.while_loop import while_loop
 from torch.export import ExportedProgram
 
 from mmpvt.deploy.decoding import RoIFeatures, pick
-from mmpvt.deploy.exporting import Plan, core_of, describe, failure
+from mmpvt.deploy.exporting import Plan, core_of, describe, failure, trace
 from mmpvt.deploy.precision import quiet
 from mmpvt.deploy.verification import Deviation, Run, example, verify_batch
 from mmpvt.engine.pipeline import evaluating
@@ -99,7 +99,6 @@ def write_program(
 
 def export_program(plan: Plan, form: torch.nn.Module) -> ExportedProgram:
     """A model's program, of PyTorch's own operators."""
-    inputs, shapes = plan.example()
     operators = torch.ops.mmpvt_deploy
     table: dict = {
         operators.topk.default: _topk,
@@ -108,8 +107,7 @@ def export_program(plan: Plan, form: torch.nn.Module) -> ExportedProgram:
     }
     try:
         with torch.no_grad(), evaluating(form), quiet():
-            program = torch.export.export(form, (), kwargs=inputs, dynamic_shapes=shapes)
-            return program.run_decompositions(table)
+            return trace(form, plan).run_decompositions(table)
     except Exception as error:
         raise failure(plan.model, error) from error
 

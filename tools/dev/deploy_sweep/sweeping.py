@@ -18,11 +18,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from dev.deploy_sweep.comparing import compare_with_runtimes
-from dev.deploy_sweep.models import build_spread, make_small, photographs
+from dev.deploy_sweep.models import SCALE, build_spread, make_small, photographs
 from dev.swap_sweep import ConfigTrial, ShippedConfig
 from mmpvt.deploy import export
 from mmpvt.deploy.kinds import exportable
-from mmpvt.errors import UserError
+from mmpvt.deploy.verification import resized
+from mmpvt.errors import ExportError, UserError
 
 TIME_LIMIT = 600  # seconds of a config
 MAX_TRIED = 4  # distinct models of a family, until one is exported
@@ -131,13 +132,23 @@ class Sweep:
         # a refusal before long work; some models change their configs
         exportable(MODELS.build(copy.deepcopy(config.model)))
         model = build_spread(config, photos)
-        exported = export(model, config, report=lambda line: None, runtime="any")
+        silent: dict = dict(report=lambda line: None, runtime="any")
+        has_one_size = False
+        try:
+            exported = export(model, config, **silent)
+        except ExportError:  # where what is computed depends on the size
+            exported = export(model, config, shape=SCALE[::-1], **silent)
+            has_one_size = True
+            pairs = [resized(config, photo, SCALE[::-1]) for photo in photos]
+            photos, config = [photo for photo, _ in pairs], pairs[0][1]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             ir.save(exported, path)
             results = compare_with_runtimes(path, model, config, photos)
         opsets = sorted(exported.graph.opset_imports)
-        record: dict = dict(verdict="exported", reason="", domains=opsets)
+        record: dict = dict(
+            verdict="exported", reason="", domains=opsets, has_one_size=has_one_size
+        )
         for name, deviation in results.items():
             if isinstance(deviation, str):
                 record[name] = dict(error=deviation)
