@@ -35,6 +35,7 @@ from torch.utils.checkpoint import checkpoint
 USE_ONEDNN = True
 CHUNK_BYTES = 6 << 20  # of a chunk's widest tensor: of 2 to 12 MB measured, 4 to 8 are the fastest
 SMALL_BYTES = 512 << 10  # of a head's scores: below, PyTorch's attention is the faster one
+ONEDNN_NUMBERS = 20480  # PyTorch gives oneDNN convolutions of more than these (``use_mkldnn``)
 MIN_ROWS = 4  # of a tile, as its neighbouring rows are computed twice
 
 
@@ -60,8 +61,11 @@ def _is_for_onednn(x: Tensor) -> bool:
 
 def linear_as_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear`` of (length, in_channels) ``x`` as a 1x1 convolution."""
+    if x.numel() <= ONEDNN_NUMBERS:
+        return F.linear(x, weight, bias)
     feature_map = x.view(1, 1, *x.shape).permute(0, 3, 1, 2)  # channels-last, by its strides
-    out = F.conv2d(feature_map, weight.view(*weight.shape, 1, 1), bias)
+    # with one thread PyTorch gives oneDNN only dilated convolutions, which of 1x1 changes nothing
+    out = F.conv2d(feature_map, weight.view(*weight.shape, 1, 1), bias, dilation=2)
     return out.permute(0, 2, 3, 1).view(len(x), len(weight))
 
 

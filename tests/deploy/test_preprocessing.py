@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import cv2
@@ -27,9 +28,10 @@ Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 @pytest.fixture(params=["onnxruntime", "openvino"])
-def load(request: pytest.FixtureRequest) -> Callable[..., Run]:
+def load(request: pytest.FixtureRequest) -> Iterator[Callable[..., Run]]:
     """Loads the graph of steps into a runtime."""
     openvino = pytest.importorskip("openvino") if request.param == "openvino" else None
+    loaded = []
 
     def load(*args: object, has_float64: bool = openvino is None) -> Run:
         part = PreprocessingGraph(*args, has_float64=has_float64)
@@ -41,20 +43,25 @@ def load(request: pytest.FixtureRequest) -> Callable[..., Run]:
         if openvino:
             core = openvino.Core()
             options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-            compiled = core.compile_model(core.read_model(data), "CPU", options)
+            model = core.compile_model(core.read_model(data), "CPU", options)
         else:
-            session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+            model = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        loaded.append(model)
+        place = len(loaded) - 1
 
         def run(image: np.ndarray) -> dict[str, np.ndarray]:
             inputs = {"image": np.ascontiguousarray(image[..., ::-1])}
             if openvino:
-                found = compiled(inputs)
+                found = loaded[place](inputs)
                 return {name: found[name].copy() for name in part.outputs}
-            return dict(zip(part.outputs, session.run(list(part.outputs), inputs), strict=True))
+            names = list(part.outputs)
+            return dict(zip(names, loaded[place].run(names, inputs), strict=True))
 
         return run
 
-    return load
+    yield load
+    loaded.clear()  # a copy of this process, such as later tests make, could not free OpenVINO's
+    gc.collect()
 
 
 def assert_equal(found: np.ndarray, wanted: np.ndarray) -> None:
