@@ -63,10 +63,14 @@ def linear_as_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     """``F.linear`` of (length, in_channels) ``x`` as a 1x1 convolution."""
     if x.numel() <= ONEDNN_NUMBERS:
         return F.linear(x, weight, bias)
-    feature_map = x.view(1, 1, *x.shape).permute(0, 3, 1, 2)  # channels-last, by its strides
     # with one thread PyTorch gives oneDNN only dilated convolutions, which of 1x1 changes nothing
-    out = F.conv2d(feature_map, weight.view(*weight.shape, 1, 1), bias, dilation=2)
+    out = F.conv2d(_as_map(x), weight.view(*weight.shape, 1, 1), bias, dilation=2)
     return out.permute(0, 2, 3, 1).view(len(x), len(weight))
+
+
+def _as_map(x: Tensor) -> Tensor:
+    """(length, channels) as a channels-last (1, channels, 1, length) map, by its strides."""
+    return x.view(1, 1, *x.shape).permute(0, 3, 1, 2)
 
 
 class Linear(nn.Linear):
@@ -144,58 +148,74 @@ def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
     if product is None or score_bytes < SMALL_BYTES:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=drop).transpose(1, 2)
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        weights = product(q, k).softmax(-1)  # in float32, whatever goes in
-        return product(F.dropout(weights, drop) if drop else weights, v)
-
     length = _chunk_length(k.shape[2], q)
     heads = (x.contiguous().flatten(0, 1).unbind() for x in (q, k * k.shape[-1] ** -0.5, v.mT))
-    outs = [_ChunkedRows.apply(attend, length, *head) for head in zip(*heads, strict=True)]
+    outs = [_Head.apply(product, length, drop, *head) for head in zip(*heads, strict=True)]
     return torch.stack(outs, 1).unflatten(1, q.shape[:2]).transpose(0, 1)
 
 
-class _ChunkedRows(torch.autograd.Function):
-    """``function(x, *shared)`` of rows of ``x``, ``length`` at a time, with activation
-    checkpointing.
+class _Head(torch.autograd.Function):
+    """A head's attention of ``length`` queries at a time, whose scores are computed again in the
+    backward pass.
 
-    Unlike ``torch.cat`` of checkpointed chunks, results go into tensors allocated beforehand: with
-    pieces kept between the chunks the heap fragmented, and an image of 1600x2666 took 4.7 GB in
-    place of 0.4 (docs/performance.md).
+    Results go into tensors allocated beforehand: with pieces kept between the chunks the heap
+    fragmented, and an image of 1600x2666 took 4.7 GB in place of 0.4 (docs/performance.md).
     """
 
     @staticmethod
     def forward(
-        ctx, function: Callable[..., Tensor], length: int, x: Tensor, *shared: Tensor
+        ctx,
+        product: Callable[..., Tensor],
+        length: int,
+        drop: float,
+        q: Tensor,
+        k: Tensor,
+        values: Tensor,
     ) -> Tensor:
-        ctx.function, ctx.length = function, length
-        ctx.random_state = torch.get_rng_state()
-        ctx.save_for_backward(x, *shared)
-        for start in range(0, len(x), length):
-            chunk = function(x[start : start + length], *shared)
+        """(queries, dims) of (queries, dims), scaled (keys, dims) and (dims, keys)."""
+        ctx.options = product, length, drop
+        ctx.random_state = torch.get_rng_state() if drop else None
+        ctx.save_for_backward(q, k, values)
+        for start in range(0, len(q), length):
+            weights = product(q[start : start + length], k).softmax(-1)  # in float32, whatever type
+            chunk = product(F.dropout(weights, drop) if drop else weights, values)
             if start == 0:
-                out = chunk.new_empty(len(x), chunk.shape[1])
+                out = chunk.new_empty(len(q), chunk.shape[1])
             out[start : start + length] = chunk
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, *shared = ctx.saved_tensors
-        shared = [tensor.detach().requires_grad_() for tensor in shared]
-        total = torch.empty_like(x)
-        # of many chunks: in bfloat16 their sum would lose the last ones
-        totals = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in shared]
-        chunks = (tensor.split(ctx.length) for tensor in (x, gradient, total))
-        with torch.random.fork_rng(devices=()), torch.enable_grad():
-            torch.set_rng_state(ctx.random_state)
-            for chunk, chunk_gradient, target in zip(*chunks, strict=True):
-                inputs = [chunk.detach().requires_grad_(), *shared]
-                out = ctx.function(*inputs)
-                first, *others = torch.autograd.grad(out, inputs, chunk_gradient)
+        product, length, drop = ctx.options
+        q, k, values = ctx.saved_tensors
+        k, rows = k.detach().requires_grad_(), values.mT.contiguous()
+        # of many chunks: in bfloat16 their sums would lose the last ones
+        total = torch.empty_like(q)
+        totals = [torch.zeros_like(x, dtype=torch.float32) for x in (k, values)]
+        chunks = (x.split(length) for x in (q, gradient, total))
+        with torch.random.fork_rng(devices=(), enabled=drop > 0):
+            if drop:
+                torch.set_rng_state(ctx.random_state)
+            for queries, chunk, target in zip(*chunks, strict=True):
+                with torch.enable_grad():
+                    queries = queries.detach().requires_grad_()
+                    weights = product(queries, k).softmax(-1)
+                    dropped = F.dropout(weights, drop) if drop else weights
+                totals[1].add_(_weight_gradient(product, chunk, dropped.detach()))
+                first, second = torch.autograd.grad(dropped, (queries, k), product(chunk, rows))
                 target.copy_(first)
-                for total_of_shared, other in zip(totals, others, strict=True):
-                    total_of_shared.add_(other)
-        return None, None, total, *(t.to(s.dtype) for t, s in zip(totals, shared, strict=True))
+                totals[0].add_(second)
+        return None, None, None, total, *(t.to(q.dtype) for t in totals)
+
+
+def _weight_gradient(product: Callable[..., Tensor], gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient of the weight of ``product(x, weight)``."""
+    if product is F.linear or gradient.numel() <= ONEDNN_NUMBERS:
+        return gradient.mT @ x
+    size = (gradient.shape[1], x.shape[1], 1, 1)
+    found = torch.nn.grad.conv2d_weight(_as_map(x), size, _as_map(gradient), dilation=2)
+    return found.view(size[:2])
 
 
 def chunked(
