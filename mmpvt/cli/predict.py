@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmpvt.engine.choices import LAUNCHERS
+from mmpvt.engine.choices import AMP_DTYPES, LAUNCHERS
 from mmpvt.engine.cli import (
+    AMP,
     CHECKPOINT,
     CONFIG,
     DEVICE,
@@ -69,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what started several processes, which share the images (docs/predict.md)",
     )
     add_tile_arguments(parser)
+    parser.add_argument("--amp", choices=AMP_DTYPES, help=AMP)
     group = parser.add_argument_group("videos, streams and cameras (docs/predict.md)")
     group.add_argument("--fps", type=float, metavar="N", help="frames a second, at most")
     group.add_argument("--seconds", type=float, metavar="S", help="predict on so many, at most")
@@ -161,6 +163,7 @@ def _predictor(args: argparse.Namespace, share: Share | None = None) -> Predicto
         overlap=args.overlap,
         also_whole=args.also_whole,
         batch_size=args.batch,
+        amp=args.amp,
     )
 
 

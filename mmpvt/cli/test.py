@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 
+from mmpvt.engine.choices import AMP_DTYPES
 from mmpvt.engine.cli import (
+    AMP,
     CHECKPOINT,
     add_run_arguments,
     add_tile_arguments,
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show-dir", metavar="DIR", help="draw every image into this folder")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     add_tile_arguments(parser)
+    parser.add_argument("--amp", choices=AMP_DTYPES, help=AMP)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CONFIG = "config's name (mmpvt list) or file, or mmdet::… / mmseg::… for an installed one"
 CHECKPOINT = "checkpoint file or URL, hf://OWNER/NAME, or published: MMDetection's for this config"
 DEVICE = "cpu, cuda, cuda:1 … (default: a GPU where there is one)"
+AMP = "mixed precision of this type (on a CPU: bfloat16); accuracy: docs/performance.md"
 HOST = "address to listen at; 0.0.0.0 lets others in (default: %(default)s, this machine)"
 FAILURE = 1
 USER_ERROR = 2

@@ -1,4 +1,5 @@
-"""Training loops that resume from a checkpoint as if the run had never stopped.
+"""Training loops that resume from a checkpoint as if the run had never stopped, and a test loop in
+mixed precision.
 
 What is random about an iteration is derived from the run's seed and the iteration's number, what
 is random about a sample from its place in the run (:mod:`mmpvt.datasets.samplers`). So a checkpoint
@@ -10,13 +11,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from mmengine.dist import get_rank, get_world_size
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
 from mmpvt.checkpoint.resume_check import POSITION, VALIDATED
 from mmpvt.datasets.samplers import fault_tolerant, seed_generators
+from mmpvt.engine.mixed_precision import decode_in_float32
 from mmpvt.registry import LOOPS
 
 
@@ -142,3 +145,25 @@ class IterLoop(ResumableLoop, IterBasedTrainLoop):
         self._end_workers()
         self.runner.call_hook("after_train")
         return self.runner.model
+
+
+@LOOPS.register_module()
+class AmpTestLoop(TestLoop):
+    """MMEngine's test loop in mixed precision of a data type: its own ``fp16`` has one a device.
+
+    Args:
+        *args: of MMEngine's loop.
+        dtype (str): ``'float16'`` or ``'bfloat16'``.
+        **kwargs: of MMEngine's loop.
+    """
+
+    def __init__(self, *args, dtype: str, **kwargs) -> None:
+        super().__init__(*args, **kwargs, fp16=True)
+        device = next(self.runner.model.parameters()).device.type
+        self._autocast = torch.autocast(device, getattr(torch, dtype))
+        decode_in_float32(self.runner.model)
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Predicts on a batch."""
+        with self._autocast:
+            super().run_iter(idx, data_batch)

@@ -29,6 +29,7 @@ from mmpvt.engine.config import (
 from mmpvt.engine.config_parts import SPLITS, iter_dicts, split_datasets
 from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher, process_count
+from mmpvt.engine.mixed_precision import check_amp
 from mmpvt.engine.own_data import DataOptions, use_own_data
 from mmpvt.engine.start_from import find_checkpoint, set_start_from
 from mmpvt.engine.tiles import Tiling, check_tiled, tiling_of
@@ -128,6 +129,7 @@ class TestOptions(RunOptions):
             are predicted on as they are.
         overlap: share of its side that a tile has in common with the next. Default: 0.2.
         also_whole: whether images that are cut are predicted on as a whole, too.
+        amp: type of mixed precision, ``'float16'`` or ``'bfloat16'``. Default: the config's.
     """
 
     __test__ = False  # pytest would take it for a test
@@ -140,6 +142,7 @@ class TestOptions(RunOptions):
     tiles: int | None = None
     overlap: float | None = None
     also_whole: bool = False
+    amp: str | None = None
 
 
 def prepare_training(
@@ -267,6 +270,8 @@ def prepare_test(config: Config, options: TestOptions) -> Config:
         check_tiled(config)
         if options.tta:
             raise ConfigError("tiles aren't augmented", setting="tta", hint="leave one of them out")
+    if options.amp:
+        _set_test_amp(config, options.amp)
     set_checkpoint(config, find_checkpoint(config, options.checkpoint))
     if options.out:
         _set_out(config, options.out, options.force)
@@ -348,6 +353,19 @@ def _set_amp(config: Config, dtype: str) -> None:
         )
     loss_scale = "dynamic" if dtype == "float16" else 1.0
     config.optim_wrapper.update(type="AmpOptimWrapper", dtype=dtype, loss_scale=loss_scale)
+
+
+def _set_test_amp(config: Config, dtype: str) -> None:
+    """Tests in mixed precision."""
+    check_amp("cuda" if torch.cuda.is_available() else "cpu", dtype)
+    loop = config.test_cfg
+    kind = loop.get("type", "TestLoop").removeprefix("mmengine.")
+    if kind not in ("TestLoop", "mmpvt.AmpTestLoop"):
+        raise ConfigError(
+            f"the config's test loop is {kind}, which chooses its own precision", setting="amp"
+        )
+    loop.pop("fp16", None)
+    loop.update(type="mmpvt.AmpTestLoop", dtype=dtype)
 
 
 def _set_auto_scale_lr(config: Config) -> None:

@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from mmseg.structures import SegDataSample
 
 from mmpvt.engine.class_names import is_classifier, read_class_lists
 from mmpvt.engine.config import read_config, take_channels
+from mmpvt.engine.mixed_precision import check_amp, decode_in_float32
 from mmpvt.engine.pipeline import TestPipeline, check_array, load_model
 from mmpvt.engine.start_from import find_checkpoint
 from mmpvt.engine.tiles import (
@@ -59,6 +61,8 @@ class Predictor:
         also_whole (bool): whether an image that is cut is predicted on as a whole, too, for the
             objects that are larger than a tile. Default: False.
         batch_size (int): tiles at a time. Default: 1.
+        amp (str | None): type of mixed precision, ``'float16'`` or ``'bfloat16'``. Default: the
+            config's.
 
     Attributes:
         model (BaseModel): MMDetection's or MMSegmentation's.
@@ -90,6 +94,7 @@ class Predictor:
         overlap: float | None = None,
         also_whole: bool = False,
         batch_size: int = 1,
+        amp: str | None = None,
     ) -> None:
         self.tiling = tiling_of(tiles, overlap, also_whole)
         self.batch_size = batch_size
@@ -103,10 +108,21 @@ class Predictor:
             check_tiled(config)
         self.config = config
         self.pipeline = TestPipeline(config, max_pixels)
-        self._autocast = bool((config.get("test_cfg") or {}).get("fp16"))
+        if amp:
+            check_amp(self.device.type, amp)
+        loop = config.get("test_cfg") or {}
+        amp = amp or loop.get("dtype")  # of our test loop
+        self._autocast = partial(
+            torch.autocast,
+            self.device.type,
+            getattr(torch, amp) if amp else None,
+            enabled=bool(amp or loop.get("fp16")),
+        )
         checkpoint = find_checkpoint(config, checkpoint)
         self.checkpoint = str(checkpoint)
         self.model: BaseModel = load_model(config, checkpoint).to(self.device)
+        if amp:
+            decode_in_float32(self.model)
         self.meta = cast(dict, self.model.dataset_meta)  # torch says Tensor | Module
         self.classes = list(self.meta.get("classes", ()))
 
@@ -172,7 +188,7 @@ class Predictor:
         """
         data = {key: [item[key] for item in batch] for key in ("inputs", "data_samples")}
         try:
-            with torch.autocast(self.device.type, enabled=self._autocast):
+            with self._autocast():
                 samples = self.model.test_step(data)
         except torch.cuda.OutOfMemoryError as error:
             raise UserError(

@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
 from torch.utils.checkpoint import checkpoint
 
 USE_ONEDNN = True
@@ -214,7 +215,7 @@ def _weight_gradient(product: Callable[..., Tensor], gradient: Tensor, x: Tensor
     if product is F.linear or gradient.numel() <= ONEDNN_NUMBERS:
         return gradient.mT @ x
     size = (gradient.shape[1], x.shape[1], 1, 1)
-    found = torch.nn.grad.conv2d_weight(_as_map(x), size, _as_map(gradient), dilation=2)
+    found = conv2d_weight(_as_map(x), size, _as_map(gradient), dilation=2)
     return found.view(size[:2])
 
 

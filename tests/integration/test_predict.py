@@ -115,6 +115,30 @@ def test_results_are_the_tests(
         assert cv2.imread(str(out / name)).std() > 10
 
 
+def test_mixed_precision(tmp_path: Path, shapes: Path, tiny_config: Path, trained: Path, call_tool):
+    """Predictions in bfloat16 are the test's, near float32's, and boxes aren't rounded to it."""
+    args = (tiny_config, trained / "epoch_2.pth")
+    options = ("--amp", "bfloat16")
+    for out, more in (("float32", ()), ("bfloat16", options)):
+        ended = call_tool("predict.py", *args, shapes / "val2017", "--out", tmp_path / out, *more)
+        assert ended.code == 0, ended.err
+    kept = ("--work-dir", tmp_path / "work", "--out", tmp_path / "results.pkl")
+    ended = call_tool("test.py", *args, "--data-root", shapes, *kept, *options)
+    assert ended.code == 0, ended.err
+    compare(tmp_path / "results.pkl", predictions(tmp_path / "bfloat16"))
+    scores, exact = (
+        np.array([p["score"] for p in predictions(tmp_path / out)])
+        for out in ("bfloat16", "float32")
+    )
+    assert 0 < abs(scores.mean() - exact.mean()) < 0.01
+    boxes = torch.tensor([p["bbox"][:2] for p in predictions(tmp_path / "bfloat16")])
+    assert (boxes != boxes.bfloat16()).float().mean() > 0.5
+    for tool, more in (("test.py", kept), ("predict.py", (shapes, *kept[2:]))):
+        wrong = call_tool(tool, *args, *more, "--amp", "float16")
+        sentence = wrong.one_sentence()
+        assert sentence == "error: --amp: float16 is for GPUs: pass --amp bfloat16"
+
+
 def test_masks_are_the_tests(tmp_path: Path, shapes: Path, tiny_masks, call_tool):
     options = ("--data-root", shapes, "--work-dir", tmp_path / "work")
     tested = call_tool("test.py", *tiny_masks, *options, "--out", tmp_path / "results.pkl")
