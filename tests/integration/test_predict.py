@@ -123,7 +123,8 @@ def test_mixed_precision(tmp_path: Path, shapes: Path, tiny_config: Path, traine
         ended = call_tool("predict.py", *args, shapes / "val2017", "--out", tmp_path / out, *more)
         assert ended.code == 0, ended.err
     kept = ("--work-dir", tmp_path / "work", "--out", tmp_path / "results.pkl")
-    ended = call_tool("test.py", *args, "--data-root", shapes, *kept, *options)
+    one = ("--cfg-options", "test_dataloader.batch_size=1")
+    ended = call_tool("test.py", *args, "--data-root", shapes, *kept, *one, *options)
     assert ended.code == 0, ended.err
     compare(tmp_path / "results.pkl", predictions(tmp_path / "bfloat16"))
     scores, exact = (
@@ -133,7 +134,7 @@ def test_mixed_precision(tmp_path: Path, shapes: Path, tiny_config: Path, traine
     assert 0 < abs(scores.mean() - exact.mean()) < 0.01
     boxes = torch.tensor([p["bbox"][:2] for p in predictions(tmp_path / "bfloat16")])
     assert (boxes != boxes.bfloat16()).float().mean() > 0.5
-    for tool, more in (("test.py", kept), ("predict.py", (shapes, *kept[2:]))):
+    for tool, more in (("test.py", ()), ("predict.py", (shapes, "--out", tmp_path / "wrong"))):
         wrong = call_tool(tool, *args, *more, "--amp", "float16")
         sentence = wrong.one_sentence()
         assert sentence == "error: --amp: float16 is for GPUs: pass --amp bfloat16"
@@ -141,6 +142,7 @@ def test_mixed_precision(tmp_path: Path, shapes: Path, tiny_config: Path, traine
 
 def test_masks_are_the_tests(tmp_path: Path, shapes: Path, tiny_masks, call_tool):
     options = ("--data-root", shapes, "--work-dir", tmp_path / "work")
+    options = (*options, "--cfg-options", "test_dataloader.batch_size=1")
     tested = call_tool("test.py", *tiny_masks, *options, "--out", tmp_path / "results.pkl")
     assert tested.code == 0, tested.err
     out = tmp_path / "out"
