@@ -17,7 +17,11 @@ from mmdet.models.roi_heads.roi_extractors import (
     GenericRoIExtractor,
     SingleRoIExtractor,
 )
-from mmdet.models.task_modules.coders import BaseBBoxCoder
+from mmdet.models.task_modules.coders import (
+    BaseBBoxCoder,
+    BucketingBBoxCoder,
+    LegacyDeltaXYWHBBoxCoder,
+)
 from torch import Tensor, nn
 
 from mmpvt.deploy import operators
@@ -339,6 +343,11 @@ def pick(x: Tensor, index: Tensor) -> Tensor:
 def clips_border(coder: BaseBBoxCoder) -> bool:
     """Whether a coder clips boxes to the image; the one of MMDetection 1 always does."""
     return getattr(coder, "clip_border", True)
+
+
+def border_of(coder: BaseBBoxCoder) -> int:
+    """Pixels within the image's far sides that a coder clips boxes to."""
+    return int(isinstance(coder, BucketingBBoxCoder | LegacyDeltaXYWHBBoxCoder))
 
 
 def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:

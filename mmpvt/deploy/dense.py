@@ -28,6 +28,7 @@ from mmpvt.deploy.decoding import (
     NMS,
     NO_LIMIT,
     WithoutNMS,
+    border_of,
     build_nms,
     candidates,
     check_predicts_as,
@@ -48,13 +49,15 @@ class LevelDecoder:
         head (BaseDenseHead): whose anchors, coder and activation are used.
     """
 
-    border = 0  # pixels within the image's far sides that boxes are clipped to
+    border: int  # pixels within the image's far sides that boxes are clipped to
     clips: bool | None = None  # whether they are; None, as the coder says
 
     def __init__(self, head: BaseDenseHead) -> None:
         self.head = head
         if self.clips is None:
             self.clips = clips_border(head.bbox_coder)
+        if not hasattr(self, "border"):
+            self.border = border_of(head.bbox_coder)
         self.box_channels = head.bbox_coder.encode_size
         self.has_factors = False
 
@@ -133,8 +136,6 @@ class TOODDecoder(LevelDecoder):
 
 class SABLDecoder(LevelDecoder):
     """Sides are found in buckets, then refined."""
-
-    border = 1
 
     def __init__(self, head: SABLRetinaHead) -> None:
         super().__init__(head)
@@ -261,7 +262,7 @@ class Proposals:
         outs, count = self.decoder.head(maps), self.cfg.get("nms_pre", -1)
         boxes, scores, _, levels = topk_per_level(self.decoder, outs, count=count)
         if self.decoder.clips:
-            boxes = clip_boxes(boxes, sizes)
+            boxes = clip_boxes(boxes, sizes - self.decoder.border)
         if scale is not None:
             boxes = boxes * scale[:, None]
         boxes, scores, _ = self.nms(boxes, drop_small_boxes(boxes, scores, self.cfg), levels)

@@ -57,7 +57,9 @@ if TYPE_CHECKING:
     import openvino
 
 EXAMPLE_SHAPE = (256, 320)  # pixels of the input that a network of dynamic size is traced with
+OTHER_SHAPE = (416, 288)  # another, to try it on
 MAX_SIDE = 4096  # pixels of the network's input, where sizes are dynamic
+MIN_SIDE = 65  # pixels: below, maps may come to one pixel, which is traced as a case of its own
 SIDES = ("down", "across")  # their names in the file, of multiples
 MAX_BATCH = 256  # images, where their number is dynamic
 SCOPES = "pkg.torch.onnx.name_scopes"  # where PyTorch writes which module a node comes from
@@ -181,14 +183,20 @@ class Plan:
             has_float64=self.runtime == "onnxruntime",
         )
 
-    def example(self) -> tuple[dict[str, torch.Tensor], dict[str, dict | None]]:
-        """Inputs to trace with, and which of their sides are dynamic."""
-        shape = self.input_shape or [-(-x // self.divisor) * self.divisor for x in EXAMPLE_SHAPE]
-        height, width = shape
+    def example(
+        self, shape: tuple[int, int]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, dict | None]]:
+        """Inputs to trace with, and which of their sides are dynamic.
+
+        Args:
+            shape (tuple[int, int]): of the network's input, rounded up, where sizes are dynamic.
+        """
+        height, width = self.input_shape or [-(-x // self.divisor) * self.divisor for x in shape]
         sides = {}
         if self.input_shape is None:
             most = MAX_SIDE // self.divisor
-            sides = {i: self.divisor * Dim(n, min=2, max=most) for i, n in enumerate(SIDES)}
+            least = MIN_SIDE if self.divisor == 1 else 2
+            sides = {i: self.divisor * Dim(n, min=least, max=most) for i, n in enumerate(SIDES)}
         if not self.is_batch:
             inputs = {
                 "x": torch.zeros(1, input_channels(self.model.backbone), height, width),
@@ -365,8 +373,12 @@ def export_network(network: ImageForm | BatchForm, plan: Plan) -> ir.Model:
 
 def trace(network: torch.nn.Module, plan: Plan) -> ExportedProgram:
     """The network's program, for all sizes that the plan has; for programs.py, too."""
-    inputs, shapes = plan.example()
-    return torch.export.export(network, (), kwargs=inputs, dynamic_shapes=shapes, strict=False)
+    inputs, shapes = plan.example(EXAMPLE_SHAPE)
+    program = torch.export.export(network, (), kwargs=inputs, dynamic_shapes=shapes, strict=False)
+    if plan.input_shape is None:
+        # some conditions on sizes are an error only where they aren't met
+        program.module()(**plan.example(OTHER_SHAPE)[0])
+    return program
 
 
 def restore_constants(graph: ir.Graph) -> None:
@@ -389,7 +401,7 @@ def failure(model: BaseModel, error: Exception) -> ExportError:
     while cause.__cause__ is not None:  # the exporter wraps what went wrong
         cause = cause.__cause__
     reason = next(iter(str(cause).strip().splitlines()), "")[:200]
-    if "Constraints violated" in reason:
+    if "Constraints violated" in reason or "Guard failed" in reason:
         return ExportError(
             f"{type(model).__name__} can't be exported for images of any size: what it computes "
             "depends on the size in a way that PyTorch's exporter can't follow",

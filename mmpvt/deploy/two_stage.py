@@ -30,6 +30,7 @@ from mmpvt.deploy.decoding import (
     NMS,
     RoIFeatures,
     WithoutNMS,
+    border_of,
     build_nms,
     candidates,
     check_predicts_as,
@@ -158,11 +159,12 @@ class ExportableTwoStage(Core):
         classes, 4) of all; and perhaps factors of their scores.
         """
         batch, count = boxes.shape[:2]
+        coder = head.bbox_coder
         if isinstance(deltas, tuple):
-            found, factors = bucket_boxes(head.bbox_coder, boxes.flatten(0, 1), *deltas)
+            found, factors = bucket_boxes(coder, boxes.flatten(0, 1), *deltas)
             found = found.reshape(batch, count, 4)
-            if clips_border(head.bbox_coder):
-                found = clip_boxes(found, sizes - 1)
+            if clips_border(coder):
+                found = clip_boxes(found, sizes - border_of(coder))
             return found, factors.reshape(batch, count)
         copies = 1 if head.reg_class_agnostic else head.num_classes
         if logits is not None and copies > 1:
@@ -171,9 +173,11 @@ class ExportableTwoStage(Core):
             index = logits[:, :-1].argmax(1)[:, None, None].expand(-1, 1, 4)
             deltas, copies = deltas.reshape(-1, copies, 4).gather(1, index), 1
         priors = boxes[:, :, None].expand(-1, -1, copies, 4).reshape(-1, 4)
-        found = head.bbox_coder.decode(priors, deltas.reshape(-1, 4))
+        found = coder.decode(priors, deltas.reshape(-1, 4))
         found = found.reshape(batch, count * copies, 4)
-        return (clip_boxes(found, sizes) if clips_border(head.bbox_coder) else found), None
+        if clips_border(coder):
+            found = clip_boxes(found, sizes - border_of(coder))
+        return found, None
 
     def predict_masks(
         self, maps: tuple[Tensor, ...], boxes: Tensor, labels: Tensor

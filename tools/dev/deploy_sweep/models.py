@@ -18,6 +18,7 @@ from mmpvt.deploy.verification import predict
 from mmpvt.engine.pipeline import read_test_pipeline
 
 SCALE = (224, 160)  # width and height that test pipelines keep images within
+LARGE_SCALE = (448, 320)  # of models that pad to multiples of 128: smaller maps come to one pixel
 WINDOW, STRIDE = (128, 128), (96, 96)  # of segmenters that slide
 # of layers that give classes or masks, and of those that give boxes; not of what comes before them
 CLASSES = re.compile(r"cls|conv_seg|logits|class|heatmap|mask_embed|kernel|objectness|fc_seg")
@@ -52,10 +53,12 @@ def build_spread(config: Config, photos: Sequence[np.ndarray]) -> BaseModel:
 
 def make_small(config: Config) -> None:
     """Sizes of the test pipeline, and of windows."""
+    divisor = (config.model.get("data_preprocessor") or {}).get("pad_size_divisor") or 1
+    scale = LARGE_SCALE if divisor > 64 else SCALE
     for transform in read_test_pipeline(config):
         if transform["type"].endswith("Resize") and "scale" in transform:
             fixed = transform.get("keep_ratio") is False
-            transform["scale"] = (160, 160) if fixed else SCALE
+            transform["scale"] = (160, 160) if fixed else scale
     test_cfg = config.model.get("test_cfg") or {}
     if test_cfg.get("mode") == "slide":
         test_cfg.update(crop_size=WINDOW, stride=STRIDE)
