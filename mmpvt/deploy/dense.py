@@ -153,7 +153,7 @@ class SABLDecoder(LevelDecoder):
 def bucket_boxes(coder, priors: Tensor, classes: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes (M, 4) and confidences (M,) of SABL's buckets, (M, 4 * buckets of a side)."""
     side = (coder.num_buckets + 1) // 2
-    scale, count = coder.scale_factor, len(priors)
+    scale, count = coder.scale_factor, priors.shape[0]
     centre = (priors[:, :2] + priors[:, 2:]) / 2
     half = (priors[:, 2:] - priors[:, :2]) * scale / 2
     low, high = centre - half, centre + half
@@ -192,8 +192,9 @@ def topk_per_level(
     head = decoder.head
     maps = decoder.levels(outs)
     sizes = [classes.shape[-2:] for classes, _, _ in maps]
-    generator = getattr(decoder, "generator", head.prior_generator)
-    options = dict(dtype=torch.float32) if generator is head.prior_generator else {}
+    generator, options = getattr(decoder, "generator", None), {}
+    if generator is None:
+        generator, options = head.prior_generator, dict(dtype=torch.float32)
     priors = generator.grid_priors(sizes, device="cpu", **options)
     levels = []
     for i, (classes, boxes, factors) in enumerate(maps):
