@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
@@ -20,17 +21,17 @@ from torch.torch_version import TorchVersion
 
 from helpers import ROOT
 from mmpvt.deploy import export
+from mmpvt.deploy.decoding import border_of, clip_boxes
 from mmpvt.deploy.exporting import Plan, export_network
 from mmpvt.deploy.precision import to_float16, to_int8
 from mmpvt.deploy.preprocessing import round_shape
 from mmpvt.deploy.verification import predict, verify
 from mmpvt.engine.config import load_config
-from mmpvt.errors import SetupError, UserError
+from mmpvt.errors import ExportError, SetupError, UserError
 from small_models import KINDS, build, picture
 
 SIZES = [(120, 160), (97, 64), (333, 500)]
 DEFAULT = [("retinanet", "v1"), ("mask_rcnn", "v2"), ("detr", "v1"), ("fpn", "v2")]
-DEFAULT += [("cascade", "v2")]
 WIDE = [(kind, version) for kind in KINDS for version in ("v1", "v2")]
 
 
@@ -74,6 +75,31 @@ def test_one_size(kind: str, version: str, exported: Callable):
         assert (outs["boxes"] <= np.array([120, 333, 120, 333]) + 1e-3).all()
     else:
         assert outs["label_map"].shape == (333, 120)
+
+
+def test_sizes_that_cannot_be_followed():
+    """What PyTorch's exporter takes for the example's size is an error, not a file for one size."""
+    model, config = build("retinanet", "v1")
+
+    def pool(_, __, maps: tuple) -> tuple:
+        pooled = F.adaptive_max_pool2d(maps[0], maps[1].shape[-2:])
+        return (maps[0], maps[1] + pooled, *maps[2:])
+
+    model.neck.register_forward_hook(pool)
+    with pytest.raises(ExportError, match="can't be exported for images of any size") as error:
+        export(model, config, report=print)
+    assert "--shape" in error.value.hint
+
+
+@pytest.mark.parametrize("kind", [DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder])
+def test_boxes_are_clipped_as_the_coder_does(kind: type):
+    coder = kind()
+    priors = torch.rand(200, 2).repeat(1, 2) * 80 + torch.tensor([0, 0, 30, 30])
+    deltas = torch.randn(200, 4)
+    wanted = coder.decode(priors, deltas, max_shape=(60, 90))
+    sizes = torch.tensor([[60, 90]]) - border_of(coder)
+    found = clip_boxes(coder.decode(priors, deltas)[None], sizes)[0]
+    torch.testing.assert_close(found, wanted)
 
 
 def test_a_real_photograph(exported: Callable, coco_mini: Path):

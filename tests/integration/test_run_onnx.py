@@ -365,7 +365,7 @@ def test_models_without_classes(tmp_path: Path):
     assert np.array(Image.open(tmp_path / "out_0" / "label_maps" / "a.png")).max() == 65535
 
 
-@pytest.mark.parametrize("files", [16, pytest.param(200, marks=pytest.mark.full)])
+@pytest.mark.parametrize("files", [8, pytest.param(200, marks=pytest.mark.full)])
 def test_damaged_files(files: int, detector: Path, tmp_path: Path, call_tool: Callable):
     """Cut short, or with a wrong byte: a sentence, or the model as it was."""
     content = detector.read_bytes()
