@@ -12,9 +12,9 @@ pixels: exported for any runtime (`--runtime any`: standard ONNX operators alone
 PyTorch on {photos} photographs of `coco_mini` or `ade_mini`, on onnxruntime and on OpenVINO in
 float32. Agreement is: every detection over a score of 0.05 within 0.5 pixels and a score of 0.001;
 of label maps 99.9% of pixels. Of panoptic models the instances are exported, segmenters slide in
-windows of 128 pixels, and few boxes go from part to part. "One size": what such a model computes
-depends on the image's size, and it is exported with `--shape` only. Where a family's first config
-can't be exported, up to three others were tried.
+windows of 128 pixels, and few boxes go from part to part. "One size": exported with `--shape`, and
+compared on images of that size. Where a family's first config can't be exported, up to three others
+were tried.
 
 MMDetection {mmdet}, MMSegmentation {mmseg}, onnxruntime {onnxruntime}, OpenVINO {openvino}.
 
