@@ -259,7 +259,9 @@ class Masked(nn.Module):
 
 def test_attention_with_a_mask_is_named(monkeypatch: pytest.MonkeyPatch):
     plan = Plan(*build("retinanet", "v2"), (64, 64), "onnxruntime", None)
-    monkeypatch.setattr(plan, "example", lambda: ({"x": torch.zeros(1, 1, 3, 4)}, {"x": None}))
+    monkeypatch.setattr(
+        plan, "example", lambda shape: ({"x": torch.zeros(1, 1, 3, 4)}, {"x": None})
+    )
     with pytest.raises(UserError, match="attention with a mask can't be exported"):
         export_network(Masked(), plan)
 
@@ -276,7 +278,7 @@ class Clamped(nn.Module):
 
 def test_bounds_of_clamps_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     plan = Plan(*build("retinanet", "v2"), (64, 64), "onnxruntime", None)
-    monkeypatch.setattr(plan, "example", lambda: ({"x": torch.zeros(3)}, {"x": None}))
+    monkeypatch.setattr(plan, "example", lambda shape: ({"x": torch.zeros(3)}, {"x": None}))
     ir.save(export_network(Clamped(), plan), tmp_path / "model.onnx")
     x = np.array([-2, 0, 3], np.float32)
     (found,) = session_of(tmp_path / "model.onnx").run(None, {"x": x})
