@@ -355,6 +355,11 @@ def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), sizes.flip(1).repeat(1, 2)[:, None])
 
 
+def clip_as(coder: BaseBBoxCoder, boxes: Tensor, sizes: Tensor) -> Tensor:
+    """(batch, N, 4) boxes within images of ``sizes``, (batch, 2), where the coder clips them."""
+    return clip_boxes(boxes, sizes - border_of(coder)) if clips_border(coder) else boxes
+
+
 def drop_small_boxes(boxes: Tensor, scores: Tensor, cfg: Mapping) -> Tensor:
     """The scores, but -1 where a box is no larger than ``min_bbox_size``."""
     smallest = cfg.get("min_bbox_size", -1)

@@ -30,12 +30,10 @@ from mmpvt.deploy.decoding import (
     NMS,
     RoIFeatures,
     WithoutNMS,
-    border_of,
     build_nms,
     candidates,
     check_predicts_as,
-    clip_boxes,
-    clips_border,
+    clip_as,
     drop_empty,
     pick,
 )
@@ -162,9 +160,7 @@ class ExportableTwoStage(Core):
         coder = head.bbox_coder
         if isinstance(deltas, tuple):
             found, factors = bucket_boxes(coder, boxes.flatten(0, 1), *deltas)
-            found = found.reshape(batch, count, 4)
-            if clips_border(coder):
-                found = clip_boxes(found, sizes - border_of(coder))
+            found = clip_as(coder, found.reshape(batch, count, 4), sizes)
             return found, factors.reshape(batch, count)
         copies = 1 if head.reg_class_agnostic else head.num_classes
         if logits is not None and copies > 1:
@@ -174,10 +170,7 @@ class ExportableTwoStage(Core):
             deltas, copies = deltas.reshape(-1, copies, 4).gather(1, index), 1
         priors = boxes[:, :, None].expand(-1, -1, copies, 4).reshape(-1, 4)
         found = coder.decode(priors, deltas.reshape(-1, 4))
-        found = found.reshape(batch, count * copies, 4)
-        if clips_border(coder):
-            found = clip_boxes(found, sizes - border_of(coder))
-        return found, None
+        return clip_as(coder, found.reshape(batch, count * copies, 4), sizes), None
 
     def predict_masks(
         self, maps: tuple[Tensor, ...], boxes: Tensor, labels: Tensor
@@ -393,9 +386,7 @@ class ExportableSparseRCNN(Core):
         for head, features in zip(roi_head.bbox_head, self.features, strict=True):
             logits, deltas, objects, attended = head(features(maps, boxes), objects)
             found = head.bbox_coder.decode(boxes.reshape(-1, 4), deltas.reshape(-1, 4))
-            boxes = found.reshape(batch, -1, 4)
-            if clips_border(head.bbox_coder):
-                boxes = clip_boxes(boxes, sizes)
+            boxes = clip_as(head.bbox_coder, found.reshape(batch, -1, 4), sizes)
         head = roi_head.bbox_head[-1]
         scores = logits.sigmoid() if head.loss_cls.use_sigmoid else logits.softmax(-1)[..., :-1]
         scores, index = scores.flatten(1).topk(self.cfg.max_per_img)
