@@ -179,8 +179,7 @@ class _Head(torch.autograd.Function):
         ctx.random_state = torch.get_rng_state() if drop else None
         ctx.save_for_backward(q, k, values)
         for start in range(0, len(q), length):
-            weights = product(q[start : start + length], k).softmax(-1)  # in float32, whatever type
-            chunk = product(F.dropout(weights, drop) if drop else weights, values)
+            chunk = product(_weights(product, q[start : start + length], k, drop), values)
             if start == 0:
                 out = chunk.new_empty(len(q), chunk.shape[1])
             out[start : start + length] = chunk
@@ -202,13 +201,19 @@ class _Head(torch.autograd.Function):
             for queries, chunk, target in zip(*chunks, strict=True):
                 with torch.enable_grad():
                     queries = queries.detach().requires_grad_()
-                    weights = product(queries, k).softmax(-1)
-                    dropped = F.dropout(weights, drop) if drop else weights
-                totals[1].add_(_weight_gradient(product, chunk, dropped.detach()))
-                first, second = torch.autograd.grad(dropped, (queries, k), product(chunk, rows))
+                    weights = _weights(product, queries, k, drop)
+                totals[1].add_(_weight_gradient(product, chunk, weights.detach()))
+                first, second = torch.autograd.grad(weights, (queries, k), product(chunk, rows))
                 target.copy_(first)
                 totals[0].add_(second)
         return None, None, None, total, *(t.to(q.dtype) for t in totals)
+
+
+def _weights(product: Callable[..., Tensor], q: Tensor, k: Tensor, drop: float) -> Tensor:
+    """(queries, keys), what attention sums values with; softmax computes in float32, whatever the
+    type."""
+    weights = product(q, k).softmax(-1)
+    return F.dropout(weights, drop) if drop else weights
 
 
 def _weight_gradient(product: Callable[..., Tensor], gradient: Tensor, x: Tensor) -> Tensor:
