@@ -41,6 +41,7 @@ COMMANDS = (
     "completion",
 )
 PIPE_CLOSED = 141  # what a shell gives for a command that SIGPIPE ended
+SPINS = "10000"  # a fifth of a millisecond; GNU OpenMP's own 300,000 are six
 ALIASES = {"data": "check-data", "swap-backbone": "swap"}
 MODULES = {"swap": "swap_backbone", "list": "list_configs"}  # where they aren't named alike
 
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         int: the exit code: 2 for a mistake of the user's.
     """
+    _leave_cores_early()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given:
         return _refuse("no command is given: mmpvt --help lists them")
@@ -107,10 +109,20 @@ def run_tool(name: str) -> None:
     Args:
         name (str): of the command.
     """
+    _leave_cores_early()
     command = _module(name)
     parser = argparse.ArgumentParser(description=_summary(command))
     command.add_arguments(parser)
     sys.exit(command.run(parser.parse_args()) or 0)
+
+
+def _leave_cores_early() -> None:
+    """Has PyTorch's idle threads soon leave their cores to others (docs/performance.md).
+
+    The variable is read when PyTorch is imported. What the user has set stays.
+    """
+    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def _module(command: str) -> ModuleType:

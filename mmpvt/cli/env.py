@@ -46,7 +46,14 @@ OPTIONAL = {
     "onnxruntime",
 }
 NOT_IMPORTED = {"transformers", "timm", "onnxruntime"}  # seconds each, and mmpvt hardly needs them
-VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTHONPATH")
+VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "CUDA_VISIBLE_DEVICES",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTHONPATH",
+)
 WORKS = "works"
 WIDTH = 16  # characters of the names
 
@@ -87,7 +94,8 @@ def _lines() -> Iterator[tuple[str, str]]:
             said += ", which write over one another's files: uninstall all, then install one"
         yield module, said + (f", doesn't import: {failure}" if failure else "")
     yield "import mmpvt", f"fails: {reason}" if reason else WORKS
-    for name, ask in (("operators", _operators), ("devices", _devices), ("threads", _threads)):
+    asked = dict(operators=_operators, devices=_devices, threads=_threads, products=_products)
+    for name, ask in asked.items():
         try:
             yield name, ask()
         except Exception as error:  # whatever is broken
@@ -133,6 +141,18 @@ def _operators() -> str:
     if faster:
         said += f" (torchvision's kernels for {' and '.join(faster)} on {device})"
     return f"{said}; nobody for mmcv's others"
+
+
+def _products() -> str:
+    """What runs PVT's linear layers and attention on the CPU."""
+    import torch
+
+    from mmpvt.models.kernels import describe
+
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    return (
+        ", ".join(f"{name} by {describe(dtype)}" for name, dtype in kinds.items()) + " on the CPU"
+    )
 
 
 def _devices() -> str:

@@ -19,13 +19,18 @@ quarter of the plain formula's time, and 0.42 of it on a Zen 4, on which both ar
 (docs/performance.md; ``tools/benchmark.py`` measures it).
 In bfloat16 oneDNN's linear layers take two thirds of the time of PyTorch's attention kernel.
 
-The switch: ``mmpvt.models.kernels.USE_ONEDNN = False`` takes the last column everywhere. Where
+The chunks go to threads, one thread a chunk (``parallel.py``), where there are at least two for
+each. ``describe`` says which column runs, and so does ``mmpvt env``.
+
+The switches: ``mmpvt.models.kernels.USE_ONEDNN = False`` takes the last column everywhere. Where
 MKL is as fast as oneDNN, that is 0.8 to 0.9 times as long, with more memory.
+``mmpvt.models.parallel.USE_THREADS = False`` has each chunk run on all threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +38,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 from torch.utils.checkpoint import checkpoint
+
+from mmpvt.models.parallel import for_each
 
 USE_ONEDNN = True
 CHUNK_BYTES = 6 << 20  # of a chunk's widest tensor: of 2 to 12 MB measured, 4 to 8 are the fastest
@@ -59,6 +66,27 @@ def _is_for_onednn(x: Tensor) -> bool:
         and bool(torch.backends.mkldnn.enabled)
         and not _is_tracing()
     )
+
+
+def _product(x: Tensor) -> Callable[..., Tensor] | None:
+    """What multiplies in attention, given (length, channels) and (out_channels, channels); None
+    for PyTorch's own attention."""
+    if uses_onednn(x):
+        return linear_as_conv
+    return F.linear if x.dtype == torch.bfloat16 and _is_for_onednn(x) else None
+
+
+def describe(dtype: torch.dtype, device: str = "cpu") -> str:
+    """Which column of the table above runs, in words.
+
+    Args:
+        dtype (torch.dtype): of the maps.
+        device (str): where they are. Default: ``'cpu'``.
+    """
+    product = _product(torch.empty(0, dtype=dtype, device=device))
+    if product is None:
+        return "PyTorch's attention"
+    return "oneDNN's convolutions" if product is linear_as_conv else "oneDNN's linear layers"
 
 
 def linear_as_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -142,22 +170,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
         Tensor: (batch, length, heads, dims).
     """
     score_bytes = q.shape[2] * k.shape[2] * q.element_size()
-    product: Callable[..., Tensor] | None = None
-    if uses_onednn(q):
-        product = linear_as_conv
-    elif q.dtype == torch.bfloat16 and _is_for_onednn(q):
-        product = F.linear
+    product = _product(q)
     if product is None or score_bytes < SMALL_BYTES:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=drop).transpose(1, 2)
 
-    length = _chunk_length(k.shape[2], q)
-    heads = (x.contiguous().flatten(0, 1).unbind() for x in (q, k * k.shape[-1] ** -0.5, v.mT))
-    outs = [_Head.apply(product, length, drop, *head) for head in zip(*heads, strict=True)]
-    return torch.stack(outs, 1).unflatten(1, q.shape[:2]).transpose(0, 1)
+    scaled = k * k.shape[-1] ** -0.5
+    return _Attention.apply(product, drop, q.contiguous(), scaled.contiguous(), v.mT.contiguous())
 
 
-class _Head(torch.autograd.Function):
-    """A head's attention of ``length`` queries at a time, whose scores are computed again in the
+class _Attention(torch.autograd.Function):
+    """Attention of some queries of a head at a time, whose scores are computed again in the
     backward pass.
 
     Results go into tensors allocated beforehand: with pieces kept between the chunks the heap
@@ -166,47 +188,54 @@ class _Head(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
-        product: Callable[..., Tensor],
-        length: int,
-        drop: float,
-        q: Tensor,
-        k: Tensor,
-        values: Tensor,
+        ctx, product: Callable[..., Tensor], drop: float, q: Tensor, k: Tensor, values: Tensor
     ) -> Tensor:
-        """(queries, dims) of (queries, dims), scaled (keys, dims) and (dims, keys)."""
-        ctx.options = product, length, drop
+        """(batch, queries, heads, dims) of (batch, heads, queries, dims), scaled
+        (batch, heads, keys, dims) and (batch, heads, dims, keys)."""
+        rows = _slices(q.shape[2], _chunk_length(k.shape[2], q))
+        pieces = list(itertools.product(range(q.shape[0]), range(q.shape[1]), rows))
+        ctx.options = product, drop, pieces
         ctx.random_state = torch.get_rng_state() if drop else None
         ctx.save_for_backward(q, k, values)
-        for start in range(0, len(q), length):
-            chunk = product(_weights(product, q[start : start + length], k, drop), values)
-            if start == 0:
-                out = chunk.new_empty(len(q), chunk.shape[1])
-            out[start : start + length] = chunk
+        out = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format)
+        by_head = out.transpose(1, 2)
+
+        def attend(piece: tuple[int, int, slice]) -> None:
+            weights = _weights(product, q[piece], k[piece[:2]], drop)
+            by_head[piece] = product(weights, values[piece[:2]])
+
+        for_each(attend, pieces, draws=drop > 0)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        product, length, drop = ctx.options
+        product, drop, pieces = ctx.options
         q, k, values = ctx.saved_tensors
-        k, rows = k.detach().requires_grad_(), values.mT.contiguous()
+        by_head, back = gradient.transpose(1, 2), values.mT.contiguous()
+        of_queries = torch.empty_like(q)
         # of many chunks: in bfloat16 their sums would lose the last ones
-        total = torch.empty_like(q)
-        totals = [torch.zeros_like(x, dtype=torch.float32) for x in (k, values)]
-        chunks = (x.split(length) for x in (q, gradient, total))
+        of_keys, of_values = (torch.zeros_like(x, dtype=torch.float32) for x in (k, values))
+
+        def differentiate(piece: tuple[int, int, slice]) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                queries, keys = (x.detach().requires_grad_() for x in (q[piece], k[piece[:2]]))
+                weights = _weights(product, queries, keys, drop)
+            chunk = by_head[piece].contiguous()
+            of_values = _weight_gradient(product, chunk, weights.detach())
+            of_weights = product(chunk, back[piece[:2]])
+            of_queries[piece], of_keys = torch.autograd.grad(weights, (queries, keys), of_weights)
+            return of_keys, of_values
+
+        def collect(piece: tuple[int, int, slice], found: tuple[Tensor, Tensor]) -> None:
+            for total, part in zip((of_keys, of_values), found, strict=True):
+                total[piece[:2]] += part
+
         with torch.random.fork_rng(devices=(), enabled=drop > 0):
             if drop:
                 torch.set_rng_state(ctx.random_state)
-            for queries, chunk, target in zip(*chunks, strict=True):
-                with torch.enable_grad():
-                    queries = queries.detach().requires_grad_()
-                    weights = _weights(product, queries, k, drop)
-                totals[1].add_(_weight_gradient(product, chunk, weights.detach()))
-                first, second = torch.autograd.grad(weights, (queries, k), product(chunk, rows))
-                target.copy_(first)
-                totals[0].add_(second)
-        return None, None, None, total, *(t.to(q.dtype) for t in totals)
+            for_each(differentiate, pieces, collect, draws=drop > 0)
+        return None, None, of_queries, of_keys.to(q.dtype), of_values.to(q.dtype)
 
 
 def _weights(product: Callable[..., Tensor], q: Tensor, k: Tensor, drop: float) -> Tensor:
@@ -226,57 +255,140 @@ def _weight_gradient(product: Callable[..., Tensor], gradient: Tensor, x: Tensor
 
 
 def chunked(
-    function: Callable[[Tensor], Tensor], x: Tensor, width: int, with_cp: bool = True
+    function: Callable[..., Tensor],
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor,
 ) -> Tensor:
-    """``function`` of tokens, each for itself, as many at a time as fit the cache.
+    """``F.linear(function(x), weight, bias)`` of tokens, each for itself, as many at a time as fit
+    the cache; what the function gives is computed again in the backward pass.
 
     Args:
-        function (Callable): (n, channels) tokens to (n, out_channels).
+        function (Callable): (n, channels) tokens to (n, hidden_channels). It draws no random
+            numbers.
         x (Tensor): tokens, (..., channels).
-        width (int): channels of the function's widest intermediate tensor.
-        with_cp (bool): activation checkpointing of each chunk. Default: True.
+        parameters (Sequence[Tensor]): those that the function uses.
+        weight, bias (Tensor): (channels, hidden_channels) and (channels,).
 
     Returns:
-        Tensor: (..., out_channels).
+        Tensor: of the shape of ``x``.
     """
-    length = _chunk_length(width, x)
     tokens = x.reshape(-1, x.shape[-1])
-    if len(tokens) <= length:
-        return function(x)
-    outs = [maybe_checkpoint(function, chunk, with_cp=with_cp) for chunk in tokens.split(length)]
-    return torch.cat(outs).view(*x.shape[:-1], -1)
+    pieces = [(rows, rows) for rows in _slices(len(tokens), _chunk_length(weight.shape[1], x))]
+    return _divided(function, pieces, tokens, parameters, weight, bias).view(x.shape)
 
 
 def row_tiled(
-    function: Callable[[Tensor, slice], Tensor], x: Tensor, width: int, with_cp: bool = True
+    function: Callable[..., Tensor],
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor,
 ) -> Tensor:
-    """``function`` of tokens, each with its eight neighbours, in tiles of rows that fit the cache.
+    """:func:`chunked`, of functions of each token with its eight neighbours: in tiles of rows.
 
     Args:
         function (Callable): of (batch, rows, width, channels) tokens and of the slice of rows to
             return: the others are their neighbours.
         x (Tensor): tokens, (batch, height, width, channels).
-        width (int): channels of the function's widest intermediate tensor.
-        with_cp (bool): activation checkpointing of each tile. Default: True.
+        parameters, weight, bias: of :func:`chunked`.
 
     Returns:
-        Tensor: (batch, height, width, out_channels).
+        Tensor: of the shape of ``x``.
     """
-    rows = max(_chunk_length(width, x) // x.shape[2], MIN_ROWS)
-    if len(x) * x.shape[1] <= rows:
-        return function(x, slice(None))
-    images = []
-    for image in x.split(1):
-        tiles = image.split(rows, dim=1)  # not slices, each of which has a gradient of full size
-        outs = []
-        for i, tile in enumerate(tiles):
-            above = [t[:, -1:] for t in tiles[max(i - 1, 0) : i]]
-            below = [t[:, :1] for t in tiles[i + 1 : i + 2]]
-            keep = slice(len(above), len(above) + tile.shape[1])
-            padded = torch.cat([*above, tile, *below], dim=1)
-            outs.append(maybe_checkpoint(function, padded, keep, with_cp=with_cp))
-        images.append(torch.cat(outs, dim=1))
-    return torch.cat(images)
+    batch, height = x.shape[:2]
+    length = max(_chunk_length(weight.shape[1], x) // x.shape[2], MIN_ROWS)
+    pieces: list[tuple] = []
+    for image, rows in itertools.product(range(batch), _slices(height, length)):
+        start, stop = max(rows.start - 1, 0), min(rows.stop + 1, height)
+        keep = slice(rows.start - start, rows.stop - start)
+        one = slice(image, image + 1)
+        pieces.append(((one, slice(start, stop)), (one, rows), keep))
+    if batch * height <= length:
+        pieces = [(..., ...)]
+    return _divided(function, pieces, x, parameters, weight, bias)
+
+
+def _divided(
+    function: Callable[..., Tensor],
+    pieces: Sequence[tuple],
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    """A linear layer of what ``function`` gives of each piece of ``x``.
+
+    A piece is where its input lies in ``x``, where its result does, and the function's other
+    arguments.
+    """
+    if len(pieces) > 1:
+        return _Divided.apply(function, pieces, x, weight, bias, *parameters)
+    return linear_as_conv(function(x).flatten(0, -2), weight, bias).view(x.shape)
+
+
+class _Divided(torch.autograd.Function):
+    """:func:`_divided` of several pieces."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        function: Callable[..., Tensor],
+        pieces: Sequence[tuple],
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        *parameters: Tensor,
+    ) -> Tensor:
+        ctx.function, ctx.pieces = function, pieces
+        ctx.save_for_backward(x, weight, bias, *parameters)
+        out = torch.empty_like(x)
+
+        def run(piece: tuple) -> None:
+            source, target, *rest = piece
+            hidden = function(x[source], *rest).flatten(0, -2)
+            out[target] = linear_as_conv(hidden, weight, bias).view(out[target].shape)
+
+        for_each(run, pieces)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, *parameters = ctx.saved_tensors
+        needed = ctx.needs_input_grad[2:]
+        tensors = x, weight, bias, *parameters
+        totals = {i: torch.zeros_like(t) for i, t in enumerate(tensors) if needed[i]}
+        of_function = [i for i in (0, *range(3, len(needed))) if needed[i]]
+        back = weight.T.contiguous()
+
+        def differentiate(piece: tuple) -> dict[int, Tensor]:
+            source, target, *rest = piece
+            with torch.enable_grad():
+                part = x[source].detach().requires_grad_(needed[0])
+                hidden = ctx.function(part, *rest)
+            rows, columns = (t.flatten(0, -2) for t in (gradient[target], hidden.detach()))
+            found = {}
+            if needed[1]:
+                found[1] = _weight_gradient(linear_as_conv, rows, columns)
+            if needed[2]:
+                found[2] = rows.sum(0)
+            if of_function:
+                inputs = [tensors[i] if i else part for i in of_function]
+                of_hidden = linear_as_conv(rows, back).view(hidden.shape)
+                found |= zip(
+                    of_function, torch.autograd.grad(hidden, inputs, of_hidden), strict=True
+                )
+            return found
+
+        def collect(piece: tuple, found: dict[int, Tensor]) -> None:
+            for i, part in found.items():
+                total = totals[i] if i else totals[i][piece[0]]
+                total += part
+
+        for_each(differentiate, ctx.pieces, collect)
+        return None, None, *map(totals.get, range(len(needed)))
 
 
 def maybe_checkpoint(function: Callable[..., Tensor], *args: object, with_cp: bool) -> Tensor:
@@ -292,6 +404,13 @@ def maybe_checkpoint(function: Callable[..., Tensor], *args: object, with_cp: bo
 def _chunk_length(width: int, x: Tensor) -> int:
     """How many tokens of ``width`` channels, of the type of ``x``, fit a chunk."""
     return max(CHUNK_BYTES // (width * x.element_size()), 1)
+
+
+def _slices(total: int, most: int) -> list[slice]:
+    """0 to ``total``, in as few slices of like length as ``most`` allows."""
+    count = max(-(-total // most), 1)
+    bounds = [i * total // count for i in range(count + 1)]
+    return list(itertools.starmap(slice, itertools.pairwise(bounds)))
 
 
 def _is_tracing() -> bool:

@@ -9,9 +9,11 @@ Sources: PVT v1, arXiv 2102.12122, section 3; PVT v2, arXiv 2106.13797, section 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
@@ -158,18 +160,34 @@ class FeedForward(nn.Module):
         """(..., hidden_dims) to (..., embed_dims)."""
         return self.drop(self.fc2(self.drop(F.gelu(hidden))))
 
-    def transform(self, x: Tensor) -> Tensor:
-        """The formula."""
-        return self.output(self.hidden(x))
+    def activated(self, x: Tensor) -> Tensor:
+        """(..., embed_dims) to (..., hidden_dims), after the activation."""
+        return F.gelu(self.hidden(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., embed_dims) tokens to tokens of the same shape."""
-        if uses_onednn(x):
-            return self.tiled(self.transform, x, self.fc1.out_features, self.with_cp)
+        drops = self.training and self.drop.p > 0
+        stores = torch.is_grad_enabled() and not self.with_cp
+        is_plain = not (drops or stores or self._is_changed())
+        if is_plain and uses_onednn(x):
+            parts = [p for name, p in self.named_parameters() if not name.startswith("fc2.")]
+            return self.tiled(self.activated, x, parts, self.fc2.weight, self.fc2.bias)
         hidden = self.hidden(x)
-        if self.with_cp and not (self.training and self.drop.p):
+        if is_plain:
             return gelu_linear(hidden, self.fc2.weight, self.fc2.bias)
         return maybe_checkpoint(self.output, hidden, with_cp=self.with_cp)
+
+    def _is_changed(self) -> bool:
+        """Whether something watches a layer or a parameter, or stands in for a layer: it shall see
+        whole maps."""
+        hooks = [
+            (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks) for m in self.modules()
+        ]
+        return (
+            type(self.fc2) is not Linear
+            or any(itertools.chain(*hooks))
+            or any(parameter._backward_hooks for parameter in self.parameters())
+        )
 
 
 class DepthwiseConv(nn.Module):
@@ -213,9 +231,10 @@ class ConvFeedForward(FeedForward):
             x = F.relu(x, inplace=True)
         return self.dwconv(x)
 
-    def transform(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
-        """The formula, of which ``rows`` are returned."""
-        return self.output(self.hidden(x)[:, rows])
+    def activated(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        """(batch, height, width, embed_dims) to ``rows`` of (batch, height, width, hidden_dims),
+        after the activation."""
+        return F.gelu(self.hidden(x)[:, rows])
 
 
 class Block(nn.Module):

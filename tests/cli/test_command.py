@@ -102,6 +102,24 @@ def test_help_is_fast():
     assert not {"torch", "mmcv", "mmdet", "mmseg"} & set(ended.stderr.split())
 
 
+@pytest.mark.parametrize(
+    "variables, expected",
+    [
+        ({}, cli.SPINS),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "passive"}, "None"),
+    ],
+)
+def test_idle_threads_leave_their_cores(variables: dict[str, str], expected: str):
+    """Soon, which is set before PyTorch is imported, unless the user says how long they wait."""
+    code = "import os; from mmpvt.cli import main; main(['list', 'atss'])"
+    code += "; print(os.environ.get('GOMP_SPINCOUNT'))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment() | variables, capture_output=True, text=True
+    )
+    assert ended.stdout.split()[-1] == expected, ended.stderr
+
+
 def test_configs_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where there is no checkout; unknown names get close ones."""
     monkeypatch.chdir(tmp_path)
@@ -163,6 +181,7 @@ def test_env(capsys: pytest.CaptureFixture):
     assert "mmcv-lite" in said["mmcv"] or "mmcv " in said["mmcv"]
     assert "roi_align" in said["operators"] or "mmcv's compiled" in said["operators"]
     assert said["devices"].strip().startswith("cpu")
+    assert "float32 by oneDNN's convolutions, bfloat16 by oneDNN's" in said["products"]
 
 
 def test_a_broken_stack():
