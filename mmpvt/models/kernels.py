@@ -7,7 +7,7 @@ linear layer  1x1 convolution                   ``F.linear``            ``F.line
 attention     two 1x1 convolutions a head, in   two linear layers a     ``F.scaled_dot_product_
               chunks of rows (small maps: as    head, in chunks of      attention``
               on the right)                     rows (likewise)
-feed-forward  chunks of tokens, or tiles of     the whole map at once   the whole map at once
+feed-forward  chunks of tokens, or tiles of     likewise                the whole map at once
               rows
 ============  ================================  ======================  ============================
 
@@ -68,9 +68,9 @@ def _is_for_onednn(x: Tensor) -> bool:
     )
 
 
-def _product(x: Tensor) -> Callable[..., Tensor] | None:
-    """What multiplies in attention, given (length, channels) and (out_channels, channels); None
-    for PyTorch's own attention."""
+def product_for(x: Tensor) -> Callable[..., Tensor] | None:
+    """What multiplies (length, channels) and (out_channels, channels) in chunks of tokens like
+    ``x``; None where they aren't divided."""
     if uses_onednn(x):
         return linear_as_conv
     return F.linear if x.dtype == torch.bfloat16 and _is_for_onednn(x) else None
@@ -83,7 +83,7 @@ def describe(dtype: torch.dtype, device: str = "cpu") -> str:
         dtype (torch.dtype): of the maps.
         device (str): where they are. Default: ``'cpu'``.
     """
-    product = _product(torch.empty(0, dtype=dtype, device=device))
+    product = product_for(torch.empty(0, dtype=dtype, device=device))
     if product is None:
         return "PyTorch's attention"
     return "oneDNN's convolutions" if product is linear_as_conv else "oneDNN's linear layers"
@@ -170,7 +170,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
         Tensor: (batch, length, heads, dims).
     """
     score_bytes = q.shape[2] * k.shape[2] * q.element_size()
-    product = _product(q)
+    product = product_for(q)
     if product is None or score_bytes < SMALL_BYTES:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=drop).transpose(1, 2)
 
@@ -323,9 +323,11 @@ def _divided(
     A piece is where its input lies in ``x``, where its result does, and the function's other
     arguments.
     """
+    product = product_for(x) or F.linear
     if len(pieces) > 1:
-        return _Divided.apply(function, pieces, x, weight, bias, *parameters)
-    return linear_as_conv(function(x).flatten(0, -2), weight, bias).view(x.shape)
+        return _Divided.apply(product, function, pieces, x, weight, bias, *parameters)
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    return product(function(x).flatten(0, -2), weight, bias).view(x.shape)
 
 
 class _Divided(torch.autograd.Function):
@@ -334,6 +336,7 @@ class _Divided(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx,
+        product: Callable[..., Tensor],
         function: Callable[..., Tensor],
         pieces: Sequence[tuple],
         x: Tensor,
@@ -341,14 +344,21 @@ class _Divided(torch.autograd.Function):
         bias: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
-        ctx.function, ctx.pieces = function, pieces
+        is_autocast = torch.is_autocast_enabled("cpu")  # which each thread says for itself
+
+        def hidden(part: Tensor, *rest: slice) -> Tensor:
+            with torch.autocast("cpu", x.dtype, is_autocast):
+                return function(part, *rest)
+
+        ctx.product, ctx.hidden, ctx.pieces = product, hidden, pieces
         ctx.save_for_backward(x, weight, bias, *parameters)
         out = torch.empty_like(x)
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
 
         def run(piece: tuple) -> None:
             source, target, *rest = piece
-            hidden = function(x[source], *rest).flatten(0, -2)
-            out[target] = linear_as_conv(hidden, weight, bias).view(out[target].shape)
+            activated = hidden(x[source], *rest).flatten(0, -2)
+            out[target] = product(activated, weight, bias).view(out[target].shape)
 
         for_each(run, pieces)
         return out
@@ -356,30 +366,32 @@ class _Divided(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, *parameters = ctx.saved_tensors
-        needed = ctx.needs_input_grad[2:]
-        tensors = x, weight, bias, *parameters
-        totals = {i: torch.zeros_like(t) for i, t in enumerate(tensors) if needed[i]}
+        product = ctx.product
+        x, *_ = tensors = ctx.saved_tensors
+        needed = ctx.needs_input_grad[3:]
+        # of many pieces: in bfloat16 their sums would lose the last ones
+        totals = {
+            i: torch.zeros_like(t, dtype=torch.float32) for i, t in enumerate(tensors) if needed[i]
+        }
         of_function = [i for i in (0, *range(3, len(needed))) if needed[i]]
-        back = weight.T.contiguous()
+        back = tensors[1].T.to(x.dtype).contiguous()
 
         def differentiate(piece: tuple) -> dict[int, Tensor]:
             source, target, *rest = piece
             with torch.enable_grad():
                 part = x[source].detach().requires_grad_(needed[0])
-                hidden = ctx.function(part, *rest)
-            rows, columns = (t.flatten(0, -2) for t in (gradient[target], hidden.detach()))
+                activated = ctx.hidden(part, *rest)
+            rows, columns = (t.flatten(0, -2) for t in (gradient[target], activated.detach()))
             found = {}
             if needed[1]:
-                found[1] = _weight_gradient(linear_as_conv, rows, columns)
+                found[1] = _weight_gradient(product, rows, columns)
             if needed[2]:
-                found[2] = rows.sum(0)
+                found[2] = rows.sum(0, dtype=torch.float32)
             if of_function:
                 inputs = [tensors[i] if i else part for i in of_function]
-                of_hidden = linear_as_conv(rows, back).view(hidden.shape)
-                found |= zip(
-                    of_function, torch.autograd.grad(hidden, inputs, of_hidden), strict=True
-                )
+                of_activated = product(rows, back).view(activated.shape)
+                gradients = torch.autograd.grad(activated, inputs, of_activated)
+                found |= zip(of_function, gradients, strict=True)
             return found
 
         def collect(piece: tuple, found: dict[int, Tensor]) -> None:
@@ -388,7 +400,8 @@ class _Divided(torch.autograd.Function):
                 total += part
 
         for_each(differentiate, ctx.pieces, collect)
-        return None, None, *map(totals.get, range(len(needed)))
+        gradients = (totals[i].to(t.dtype) if needed[i] else None for i, t in enumerate(tensors))
+        return None, None, None, *gradients
 
 
 def maybe_checkpoint(function: Callable[..., Tensor], *args: object, with_cp: bool) -> Tensor:

@@ -25,9 +25,9 @@ from mmpvt.models.kernels import (
     chunked,
     gelu_linear,
     maybe_checkpoint,
+    product_for,
     row_tiled,
     to_autocast,
-    uses_onednn,
 )
 
 POOL_SIZE = 7  # of v2's linear attention (PVT v2, section 3.1)
@@ -135,9 +135,9 @@ class FeedForward(nn.Module):
         embed_dims (int): channels of a token.
         hidden_dims (int): channels between the layers.
         drop (float): dropout after each layer. Default: 0.
-        with_cp (bool): activation checkpointing: what comes after the hidden channels (on a CPU in
-            float32, and they as well) is computed again in the backward pass instead of stored.
-            The results are the same. Default: True.
+        with_cp (bool): activation checkpointing: what comes after the hidden channels (on a CPU,
+            and they as well) is computed again in the backward pass instead of stored. The results
+            are the same, but for rounding. Default: True.
     """
 
     # how tokens are divided where that is faster
@@ -169,7 +169,8 @@ class FeedForward(nn.Module):
         drops = self.training and self.drop.p > 0
         stores = torch.is_grad_enabled() and not self.with_cp
         is_plain = not (drops or stores or self._is_changed())
-        if is_plain and uses_onednn(x):
+        x = to_autocast(x)
+        if is_plain and product_for(x) is not None:
             parts = [p for name, p in self.named_parameters() if not name.startswith("fc2.")]
             return self.tiled(self.activated, x, parts, self.fc2.weight, self.fc2.bias)
         hidden = self.hidden(x)
