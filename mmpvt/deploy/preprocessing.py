@@ -134,6 +134,11 @@ def read_resizing(config: Config, shape: Sequence[int] | None = None) -> list[Re
                 f"{name} with {transform['interpolation']} interpolation can't be exported: "
                 "bilinear can"
             )
+        if transform.get("backend", "cv2") != "cv2":
+            raise ExportError(
+                f"{name} with backend={transform['backend']!r} can't be exported: cv2 can, whose "
+                "pixels are others"
+            )
     if shape is None:
         return steps
     if any(isinstance(step, CenterCrop) for step in steps):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
@@ -14,11 +15,18 @@ import pytest
 import torch
 from mmcv.transforms import Compose
 from mmdet.models import DetDataPreprocessor
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.models import SegDataPreProcessor
 
 from mmpvt.deploy.operators import OPSET
-from mmpvt.deploy.preprocessing import PreprocessingGraph, Resize, ResizeToMultiple
+from mmpvt.deploy.preprocessing import (
+    PreprocessingGraph,
+    Resize,
+    ResizeToMultiple,
+    read_resizing,
+)
+from mmpvt.errors import ExportError
 
 NORM = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 SIZES = [(37, 51), (480, 640), (333, 500), (512, 341), (1000, 30), (64, 64)]
@@ -135,6 +143,22 @@ def test_fitted_into_one_size(height: int, width: int, load: Callable[..., Run])
     ) / data_preprocessor.std
     assert_equal(inside, wanted.numpy())
     assert found["x"].sum() == pytest.approx(inside.sum(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("transform", "reason"),
+    [
+        (dict(backend="pillow"), "Resize with backend='pillow' can't be exported: cv2 can"),
+        (dict(interpolation="nearest"), "Resize with nearest interpolation can't be exported"),
+        (dict(scale=None, scale_factor=0.5), "Resize without a scale of width and height can't"),
+        (dict(type="RandomFlip", prob=1.0), "RandomFlip, a transform of the test pipeline, can't"),
+    ],
+)
+def test_what_would_give_other_pixels_is_refused(transform: dict, reason: str):
+    step = dict(type="Resize", scale=(64, 96)) | transform
+    config = Config(dict(test_dataloader=dict(dataset=dict(pipeline=[step]))))
+    with pytest.raises(ExportError, match=re.escape(reason)):
+        read_resizing(config)
 
 
 def test_sizes_without_float64(load: Callable[..., Run]):
