@@ -9,7 +9,6 @@ Sources: PVT v1, arXiv 2102.12122, section 3; PVT v2, arXiv 2106.13797, section 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -168,27 +167,26 @@ class FeedForward(nn.Module):
         """(..., embed_dims) tokens to tokens of the same shape."""
         drops = self.training and self.drop.p > 0
         stores = torch.is_grad_enabled() and not self.with_cp
-        is_plain = not (drops or stores or self._is_changed())
+        # not called as a module in what follows, which an adapter in its place or a hook would miss
+        is_plain = type(self.fc2) is Linear and not (drops or stores or _has_hooks(self.fc2))
         x = to_autocast(x)
-        if is_plain and product_for(x) is not None:
-            parts = [p for name, p in self.named_parameters() if not name.startswith("fc2.")]
-            return self.tiled(self.activated, x, parts, self.fc2.weight, self.fc2.bias)
+        if is_plain and product_for(x) is not None and not self._is_watched():
+            own = [p for name, p in self.named_parameters() if not name.startswith("fc2.")]
+            return self.tiled(self.activated, x, own, self.fc2.weight, self.fc2.bias)
         hidden = self.hidden(x)
         if is_plain:
             return gelu_linear(hidden, self.fc2.weight, self.fc2.bias)
         return maybe_checkpoint(self.output, hidden, with_cp=self.with_cp)
 
-    def _is_changed(self) -> bool:
-        """Whether something watches a layer or a parameter, or stands in for a layer: it shall see
-        whole maps."""
-        hooks = [
-            (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks) for m in self.modules()
-        ]
-        return (
-            type(self.fc2) is not Linear
-            or any(itertools.chain(*hooks))
-            or any(parameter._backward_hooks for parameter in self.parameters())
+    def _is_watched(self) -> bool:
+        """Whether hooks would see some tokens in place of all."""
+        return any(map(_has_hooks, self.modules())) or any(
+            parameter._backward_hooks for parameter in self.parameters()
         )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 class DepthwiseConv(nn.Module):
