@@ -45,6 +45,7 @@ USE_ONEDNN = True
 CHUNK_BYTES = 6 << 20  # of a chunk's widest tensor: of 2 to 12 MB measured, 4 to 8 are the fastest
 SMALL_BYTES = 512 << 10  # of a head's scores: below, PyTorch's attention is the faster one
 ONEDNN_NUMBERS = 20480  # PyTorch gives oneDNN convolutions of more than these (``use_mkldnn``)
+CONV_NUMBERS = 250_000  # of what a product takes or gives: below, MKL is the faster one
 MIN_ROWS = 4  # of a tile, as its neighbouring rows are computed twice
 
 
@@ -91,11 +92,16 @@ def describe(dtype: torch.dtype, device: str = "cpu") -> str:
 
 def linear_as_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear`` of (length, in_channels) ``x`` as a 1x1 convolution."""
-    if x.numel() <= ONEDNN_NUMBERS:
+    if _is_small(x, len(weight)):
         return F.linear(x, weight, bias)
     # with one thread PyTorch gives oneDNN only dilated convolutions, which of 1x1 changes nothing
     out = F.conv2d(_as_map(x), weight.view(*weight.shape, 1, 1), bias, dilation=2)
     return out.permute(0, 2, 3, 1).view(len(x), len(weight))
+
+
+def _is_small(x: Tensor, out_channels: int) -> bool:
+    numbers = len(x) * max(x.shape[1], out_channels)
+    return x.numel() <= ONEDNN_NUMBERS or numbers <= CONV_NUMBERS
 
 
 def _as_map(x: Tensor) -> Tensor:
@@ -247,11 +253,16 @@ def _weights(product: Callable[..., Tensor], q: Tensor, k: Tensor, drop: float) 
 
 def _weight_gradient(product: Callable[..., Tensor], gradient: Tensor, x: Tensor) -> Tensor:
     """The gradient of the weight of ``product(x, weight)``."""
-    if product is F.linear or gradient.numel() <= ONEDNN_NUMBERS:
+    if product is F.linear or _is_small(gradient, x.shape[1]):
         return gradient.mT @ x
     size = (gradient.shape[1], x.shape[1], 1, 1)
     found = conv2d_weight(_as_map(x), size, _as_map(gradient), dilation=2)
     return found.view(size[:2])
+
+
+def fits_chunk(x: Tensor, width: int) -> bool:
+    """Whether tokens like (..., channels) ``x`` of ``width`` channels need not be divided."""
+    return x.numel() // x.shape[-1] <= _chunk_length(width, x)
 
 
 def chunked(
@@ -276,7 +287,7 @@ def chunked(
     """
     tokens = x.reshape(-1, x.shape[-1])
     pieces = [(rows, rows) for rows in _slices(len(tokens), _chunk_length(weight.shape[1], x))]
-    return _divided(function, pieces, tokens, parameters, weight, bias).view(x.shape)
+    return _Divided.apply(function, pieces, tokens, weight, bias, *parameters).view(x.shape)
 
 
 def row_tiled(
@@ -305,38 +316,19 @@ def row_tiled(
         keep = slice(rows.start - start, rows.stop - start)
         one = slice(image, image + 1)
         pieces.append(((one, slice(start, stop)), (one, rows), keep))
-    if batch * height <= length:
-        pieces = [(..., ...)]
-    return _divided(function, pieces, x, parameters, weight, bias)
+    return _Divided.apply(function, pieces, x, weight, bias, *parameters)
 
 
-def _divided(
-    function: Callable[..., Tensor],
-    pieces: Sequence[tuple],
-    x: Tensor,
-    parameters: Sequence[Tensor],
-    weight: Tensor,
-    bias: Tensor,
-) -> Tensor:
+class _Divided(torch.autograd.Function):
     """A linear layer of what ``function`` gives of each piece of ``x``.
 
     A piece is where its input lies in ``x``, where its result does, and the function's other
     arguments.
     """
-    product = product_for(x) or F.linear
-    if len(pieces) > 1:
-        return _Divided.apply(product, function, pieces, x, weight, bias, *parameters)
-    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-    return product(function(x).flatten(0, -2), weight, bias).view(x.shape)
-
-
-class _Divided(torch.autograd.Function):
-    """:func:`_divided` of several pieces."""
 
     @staticmethod
     def forward(
         ctx,
-        product: Callable[..., Tensor],
         function: Callable[..., Tensor],
         pieces: Sequence[tuple],
         x: Tensor,
@@ -344,6 +336,7 @@ class _Divided(torch.autograd.Function):
         bias: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
+        product = product_for(x) or F.linear
         is_autocast = torch.is_autocast_enabled("cpu")  # which each thread says for itself
 
         def hidden(part: Tensor, *rest: slice) -> Tensor:
@@ -368,7 +361,7 @@ class _Divided(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         product = ctx.product
         x, *_ = tensors = ctx.saved_tensors
-        needed = ctx.needs_input_grad[3:]
+        needed = ctx.needs_input_grad[2:]
         # of many pieces: in bfloat16 their sums would lose the last ones
         totals = {
             i: torch.zeros_like(t, dtype=torch.float32) for i, t in enumerate(tensors) if needed[i]
@@ -401,7 +394,7 @@ class _Divided(torch.autograd.Function):
 
         for_each(differentiate, ctx.pieces, collect)
         gradients = (totals[i].to(t.dtype) if needed[i] else None for i, t in enumerate(tensors))
-        return None, None, None, *gradients
+        return None, None, *gradients
 
 
 def maybe_checkpoint(function: Callable[..., Tensor], *args: object, with_cp: bool) -> Tensor:

@@ -22,6 +22,7 @@ from mmpvt.models.kernels import (
     Linear,
     attention,
     chunked,
+    fits_chunk,
     gelu_linear,
     maybe_checkpoint,
     product_for,
@@ -170,9 +171,12 @@ class FeedForward(nn.Module):
         # not called as a module in what follows, which an adapter in its place or a hook would miss
         is_plain = type(self.fc2) is Linear and not (drops or stores or _has_hooks(self.fc2))
         x = to_autocast(x)
-        if is_plain and product_for(x) is not None and not self._is_watched():
-            own = [p for name, p in self.named_parameters() if not name.startswith("fc2.")]
-            return self.tiled(self.activated, x, own, self.fc2.weight, self.fc2.bias)
+        if is_plain and product_for(x) is not None:
+            if fits_chunk(x, self.fc1.out_features):
+                return self.output(self.hidden(x))
+            if not self._is_watched():
+                own = [p for name, p in self.named_parameters() if not name.startswith("fc2.")]
+                return self.tiled(self.activated, x, own, self.fc2.weight, self.fc2.bias)
         hidden = self.hidden(x)
         if is_plain:
             return gelu_linear(hidden, self.fc2.weight, self.fc2.bias)

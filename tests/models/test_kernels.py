@@ -21,6 +21,8 @@ def small_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(kernels, "CHUNK_BYTES", 4000)
     monkeypatch.setattr(kernels, "SMALL_BYTES", 0)
     monkeypatch.setattr(kernels, "MIN_ROWS", 1)
+    monkeypatch.setattr(kernels, "ONEDNN_NUMBERS", 0)
+    monkeypatch.setattr(kernels, "CONV_NUMBERS", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield
