@@ -3,7 +3,8 @@
 ============  ================================  ======================  ============================
 operation     float32 on a CPU with oneDNN      bfloat16 there          everything else
 ============  ================================  ======================  ============================
-linear layer  1x1 convolution                   ``F.linear``            ``F.linear``
+linear layer  1x1 convolution (of small maps,   ``F.linear``            ``F.linear``
+              ``F.linear``)
 attention     two 1x1 convolutions a head, in   two linear layers a     ``F.scaled_dot_product_
               chunks of rows (small maps: as    head, in chunks of      attention``
               on the right)                     rows (likewise)
@@ -15,7 +16,7 @@ Why: on an x86 CPU, PyTorch computes float32 matrix products with MKL and convol
 On an AMD EPYC with AVX-512 (PyTorch 2.13.0) oneDNN reaches 400 GFLOP/s and MKL 210. A 1x1
 convolution of a channels-last map is a linear layer. Chunks keep scores and hidden channels, which
 are wide but short-lived, in the processor's cache. PVT-Small's forward pass at 800x1216 takes a
-quarter of the plain formula's time, and 0.42 of it on a Zen 4, on which both are about as fast
+quarter of the plain formula's time, and 0.38 of it on a Zen 4, on which both are about as fast
 (docs/performance.md; ``tools/benchmark.py`` measures it).
 In bfloat16 oneDNN's linear layers take two thirds of the time of PyTorch's attention kernel.
 
