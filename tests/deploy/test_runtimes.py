@@ -37,7 +37,8 @@ def full(*cases: tuple) -> list:
     [
         ("retinanet", SHAPE, 2),
         ("mask_rcnn", SHAPE, "dynamic"),
-        *((kind, SHAPE, 1) for kind in ("mask2former", "deformable_detr", "slide")),
+        ("mask2former", SHAPE, 1),
+        *full(("deformable_detr", SHAPE, 1), ("slide", SHAPE, 1)),
         *full(("detr", None, "dynamic"), ("fpn", None, 3), ("retinanet", None, "dynamic")),
         *full(("mask_rcnn", None, 2), ("gfl", SHAPE, 2), ("atss", SHAPE, "dynamic")),
         *full(("cascade", SHAPE, 2), ("mask2former", SHAPE, 2), ("slide", SHAPE, 2)),
