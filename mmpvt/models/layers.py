@@ -174,7 +174,7 @@ class FeedForward(nn.Module):
         if is_plain and product_for(x) is not None:
             if fits_chunk(x, self.fc1.out_features):
                 return self.output(self.hidden(x))
-            if not self._is_watched():
+            if self._may_be_divided():
                 own = [p for name, p in self.named_parameters() if not name.startswith("fc2.")]
                 return self.tiled(self.activated, x, own, self.fc2.weight, self.fc2.bias)
         hidden = self.hidden(x)
@@ -182,9 +182,11 @@ class FeedForward(nn.Module):
             return gelu_linear(hidden, self.fc2.weight, self.fc2.bias)
         return maybe_checkpoint(self.output, hidden, with_cp=self.with_cp)
 
-    def _is_watched(self) -> bool:
-        """Whether hooks would see some tokens in place of all."""
-        return any(map(_has_hooks, self.modules())) or any(
+    def _may_be_divided(self) -> bool:
+        """Not where hooks would see some tokens in place of all, nor where a layer stands in for
+        another: an adapter may draw random numbers, or keep count of its calls."""
+        kinds = (FeedForward, ConvFeedForward, DepthwiseConv, Linear, nn.Conv2d, nn.Dropout)
+        return all(type(m) in kinds and not _has_hooks(m) for m in self.modules()) and not any(
             parameter._backward_hooks for parameter in self.parameters()
         )
 

@@ -148,7 +148,9 @@ def test_hooks_see_whole_gradients_and_maps(autocast: bool, small_chunks):
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("name", ["fc1", "fc2"])
 def test_a_layer_in_place_of_another_is_used(name: str, autocast: bool, small_chunks):
-    """As adapters are, which keep the layer's weight as theirs."""
+    """As adapters are, which keep the layer's weight as theirs; with all tokens at once, as they
+    may draw random numbers."""
+    seen = []
 
     class Doubled(torch.nn.Module):
         def __init__(self, layer: torch.nn.Linear) -> None:
@@ -157,6 +159,7 @@ def test_a_layer_in_place_of_another_is_used(name: str, autocast: bool, small_ch
             self.out_features = layer.out_features
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x.shape[:-1])
             return 2 * self.layer(x)
 
     torch.manual_seed(0)
@@ -165,6 +168,7 @@ def test_a_layer_in_place_of_another_is_used(name: str, autocast: bool, small_ch
     setattr(mlp, name, Doubled(getattr(mlp, name)))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         assert relative(mlp(x).float(), expected) < (0.02 if autocast else CLOSE)
+    assert seen == [x.shape[:-1]]
 
 
 def stored_bytes(function, *inputs: torch.Tensor) -> int:
