@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from helpers import relative
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2, kernels
 from mmpvt.models.layers import ConvFeedForward, FeedForward
+from small_models import ARCH
 
 CLOSE = 1e-5
 
@@ -306,3 +307,58 @@ def test_exported_graphs_hold_pytorchs_operators():
         for node in torch.jit.trace(model, torch.rand(1, 3, 64, 64)).inlined_graph.nodes()
     }
     assert {"aten::linear", "aten::scaled_dot_product_attention"} <= names
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's kernels, and weights cast together, as a GPU has it."""
+    monkeypatch.setattr(kernels, "USE_ONEDNN", False)
+    monkeypatch.setattr(kernels, "_starts_kernels", lambda x: torch.is_autocast_enabled("cpu"))
+
+
+def casts_and_gradients(model: torch.nn.Module) -> tuple[int, dict[str, torch.Tensor | None]]:
+    """How many casts a training step takes, and the gradients it gives."""
+    model.zero_grad()
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with CountedCasts() as counted:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = sum(out.float().square().mean() for out in model(images))
+        loss.backward()
+    return counted.casts, {name: p.grad for name, p in model.named_parameters()}
+
+
+class CountedCasts(TorchDispatchMode):
+    casts = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.casts += function is torch.ops.aten._to_copy.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("options", [{}, dict(with_cp=True), dict(frozen_stages=1)], ids=str)
+@pytest.mark.parametrize("version", [PyramidVisionTransformer, PyramidVisionTransformerV2])
+def test_weights_cast_together(version, options: dict, as_on_a_gpu, monkeypatch):
+    """Gradients are the same to the bit, of frozen parameters too, and the casts are few."""
+    torch.manual_seed(0)
+    model = version(ARCH, drop_path_rate=0.0, **options)
+    few, found = casts_and_gradients(model.train())
+    monkeypatch.setattr(kernels, "CAST_TOGETHER", False)
+    many, expected = casts_and_gradients(model)
+    for name, gradient in expected.items():
+        assert (gradient is None) == (found[name] is None), name
+        assert gradient is None or torch.equal(gradient, found[name]), name
+    weights = sum(type(m) in (kernels.Linear, kernels.Conv2d) for m in model.modules())
+    assert many - few > 2 * weights
+
+
+@pytest.mark.parametrize("version", [PyramidVisionTransformer, PyramidVisionTransformerV2])
+@pytest.mark.parametrize("casts", [False, True], ids=["float32", "bfloat16"])
+def test_compiled_as_one_graph(casts: bool, version):
+    """With fullgraph, the compiler raises where it would go back to Python."""
+    torch.manual_seed(0)
+    model = version(ARCH, drop_path_rate=0.5).train()
+    model.compile(backend="eager", fullgraph=True, dynamic=False)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16, enabled=casts):
+        sum(out.sum() for out in model(images)).backward()
+    assert all(p.grad is not None for p in model.parameters())

@@ -54,7 +54,7 @@ def first_runs(case: Case, peer: str) -> tuple[Callable[[], object], int, dict]:
         tuple: the work; how many times to run it for one measurement; and what is known from it.
     """
     gc.collect()
-    if peer == "compiled":
+    if peer.startswith("compiled"):
         torch.compiler.reset()
     step = prepare(case, peer)
     gc.collect()

@@ -26,16 +26,19 @@ table=$out/table.md log=$out/log.txt
 : >"$log"
 failed=0
 
-archs="small b2" size="--sizes 800x1216" batch="--batch 2" batches="--batch 1 4 16"
+v1="--arch small" v2="--arch b2" size="--sizes 800x1216" batch="--batch 2" batches="--batch 1 16"
 sizes="--sizes 64x96 224x224 1600x2666" runs=3 epochs=0 scale="(640,400)"
-all="published mmdet transformers timm" ours="with_cp no_mlp_cp" detectors="nchw_maps resnet50"
+v1_peers="published mmdet" v2_peers="published mmdet transformers timm" others="transformers timm"
+inference=cast_each training="cast_each with_cp no_mlp_cp" detectors="nchw_maps resnet50"
 interval=50 # iterations between two lines of the log
 if [ -n "$quick" ]; then
-  archs=tiny size="--sizes 64x96" batches=$batch sizes=$size runs=1 epochs=1 scale="(96,64)"
-  all=published ours="" detectors="" interval=1
+  v1="--arch tiny" v2="--arch b0" size="--sizes 64x96" batches=$batch sizes=$size runs=1 epochs=1
+  scale="(96,64)" v1_peers=published v2_peers=published others=published
+  inference="" training="" detectors="" interval=1
 fi
 common="--device $device --runs $runs"
-forward="--work forward" both="--work forward+backward" cast="--precision bfloat16"
+forward="--work forward" backward="--work forward+backward" both="--work forward forward+backward"
+cast="--precision bfloat16"
 
 bench() { # NAME OPTION…: benchmarks, whose tables are added
   local name=$1 started=$SECONDS
@@ -87,16 +90,23 @@ END
 }
 # shellcheck disable=SC2086  # lists of words
 {
-  bench tables $common --arch $archs $forward forward+backward $cast $size $batch --peers $all $ours \
-    --then $common --arch $archs --work train predict $cast $size $batch \
-    --peers published $detectors \
-    --then $common --arch $archs $both $cast $size $batches --peers $all \
-    --then $common --arch $archs $both $cast $sizes --peers $all \
-    --then $common --arch $archs $both $size $batch --peers $all
   [ -z "$coco" ] || train || fail "training: $(tail -n 1 "$log")"
+  bench tables $common $v1 $forward $cast $size $batch --peers $v1_peers $inference \
+    --then $common $v1 $backward $cast $size $batch --peers $v1_peers $training \
+    --then $common $v2 $forward $cast $size $batch --peers $v2_peers $inference \
+    --then $common $v2 $backward $cast $size $batch --peers $v2_peers $training \
+    --then $common $v1 $both $size $batch --peers $v1_peers \
+    --then $common $v2 $both $size $batch --peers $v2_peers \
+    --then $common $v1 $both $cast $size $batches --peers $v1_peers \
+    --then $common $v2 $both $cast $size $batches --peers $v2_peers \
+    --then $common $v1 $both $cast $sizes --peers published \
+    --then $common $v2 $both $cast $sizes --peers $others \
+    --then $common $v1 --work train predict $cast $size $batch --peers published $detectors \
+    --then $common $v2 --work train predict $cast $size $batch --peers published $detectors
   # which CPUs compile slowly, and CUDA graphs aren't for
-  [ -n "$quick" ] || bench compiled $common --arch small $both forward $cast $size $batch \
-    --peers compiled cuda_graph
+  [ -n "$quick" ] || bench compiled $common $v1 $v2 $forward $cast $size $batch \
+    --peers published cuda_graph \
+    --then $common $v1 $backward $cast $size $batch --peers published compiled compiled_graphs
 }
 cat "$table"
 exit "$failed"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks.published import PublishedPVT
 from mmpvt.errors import UserError
 from mmpvt.inference.loading import load_model
-from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
+from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2, kernels
 from mmpvt.models.archs import Variant, find_variant
 
 
@@ -25,9 +25,15 @@ def mmpvt(name: str, **options: bool) -> nn.Module:
     return kind(variant.arch, drop_path_rate=0.0, **options)
 
 
-def compiled(name: str) -> nn.Module:
+def cast_each(name: str) -> nn.Module:
+    """mmpvt whose weights autocast casts, each by itself."""
+    kernels.CAST_TOGETHER = False
+    return mmpvt(name)
+
+
+def compiled(name: str, **options: str) -> nn.Module:
     model = mmpvt(name)
-    model.compile(dynamic=False)
+    model.compile(dynamic=False, **options)
     return model
 
 
@@ -122,9 +128,11 @@ def resnet50(name: str) -> nn.Module:
 PEERS: dict[str, Callable[[str], nn.Module]] = {
     "mmpvt": mmpvt,
     "compiled": compiled,
+    "compiled_graphs": partial(compiled, mode="reduce-overhead"),  # with CUDA graphs
     "cuda_graph": lambda name: _Graphed(mmpvt(name)),
     "with_cp": partial(mmpvt, with_cp=True),
     "no_mlp_cp": partial(mmpvt, mlp_with_cp=False),
+    "cast_each": cast_each,
     "nchw_maps": partial(mmpvt, contiguous_maps=True),
     "published": published,
     "mmdet": mmdet,
