@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -65,14 +66,11 @@ def test_tables_for_a_gpu(tmp_path: Path, coco_mini: Path):
     assert ended.returncode == 0, table + ended.stderr
     assert "failed" not in table
     heads = [line for line in table.splitlines() if line.startswith("### ")]
-    assert heads[:4] == [
-        f"### tiny {work}, 2 x 64x96, bfloat16, cpu"
-        for work in ("forward", "forward+backward", "train", "predict")
-    ]
-    assert heads[-2:] == [
-        "### tiny forward+backward, 2 x 64x96, float32, cpu",
-        "### RetinaNet, PVT v2 B0, batch 4, 8 images, 1 epochs",
-    ]
+    assert heads[0] == "### RetinaNet, PVT v2 B0, batch 4, 8 images, 1 epochs"
+    kinds = ("forward", "forward+backward", "train", "predict")
+    for arch, work, precision in product(("tiny", "b0"), kinds, ("bfloat16", "float32")):
+        row = f"### {arch} {work}, 2 x 64x96, {precision}, cpu"
+        assert (row in heads) == (work in kinds[:2] or precision == "bfloat16"), row
     assert re.search(
         r"2 iterations, .* s an iteration .* box AP on the images learned", table, re.S
     )

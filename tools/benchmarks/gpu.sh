@@ -38,7 +38,7 @@ if [ -n "$quick" ]; then
 fi
 common="--device $device --runs $runs"
 forward="--work forward" backward="--work forward+backward" both="--work forward forward+backward"
-cast="--precision bfloat16"
+detector="--work train predict" cast="--precision bfloat16"
 
 bench() { # NAME OPTION…: benchmarks, whose tables are added
   local name=$1 started=$SECONDS
@@ -91,6 +91,10 @@ END
 # shellcheck disable=SC2086  # lists of words
 {
   [ -z "$coco" ] || train || fail "training: $(tail -n 1 "$log")"
+  # which CPUs compile slowly, and CUDA graphs aren't for
+  [ -n "$quick" ] || bench compiled $common $v1 $backward $cast $size $batch \
+    --peers published compiled compiled_blocks compiled_graphs \
+    --then $common $v1 $v2 $forward $cast $size $batch --peers published cuda_graph
   bench tables $common $v1 $forward $cast $size $batch --peers $v1_peers $inference \
     --then $common $v1 $backward $cast $size $batch --peers $v1_peers $training \
     --then $common $v2 $forward $cast $size $batch --peers $v2_peers $inference \
@@ -99,14 +103,10 @@ END
     --then $common $v2 $both $size $batch --peers $v2_peers \
     --then $common $v1 $both $cast $size $batches --peers $v1_peers \
     --then $common $v2 $both $cast $size $batches --peers $v2_peers \
+    --then $common --arch tiny $detector $cast $size $batch --peers published $detectors \
+    --then $common $v2 $detector $cast $size $batch --peers published $detectors \
     --then $common $v1 $both $cast $sizes --peers published \
-    --then $common $v2 $both $cast $sizes --peers $others \
-    --then $common $v1 --work train predict $cast $size $batch --peers published $detectors \
-    --then $common $v2 --work train predict $cast $size $batch --peers published $detectors
-  # which CPUs compile slowly, and CUDA graphs aren't for
-  [ -n "$quick" ] || bench compiled $common $v1 $v2 $forward $cast $size $batch \
-    --peers published cuda_graph \
-    --then $common $v1 $backward $cast $size $batch --peers published compiled compiled_graphs
+    --then $common $v2 $both $cast $sizes --peers $others
 }
 cat "$table"
 exit "$failed"

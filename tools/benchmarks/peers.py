@@ -17,6 +17,7 @@ from mmpvt.errors import UserError
 from mmpvt.inference.loading import load_model
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2, kernels
 from mmpvt.models.archs import Variant, find_variant
+from mmpvt.models.layers import Block
 
 
 def mmpvt(name: str, **options: bool) -> nn.Module:
@@ -125,9 +126,19 @@ def resnet50(name: str) -> nn.Module:
     return _ResNet(model.to(memory_format=torch.channels_last))
 
 
+def compiled_blocks(name: str) -> nn.Module:
+    """Each block by itself: those of a stage share what is compiled."""
+    model = mmpvt(name)
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.compile(dynamic=False)
+    return model
+
+
 PEERS: dict[str, Callable[[str], nn.Module]] = {
     "mmpvt": mmpvt,
     "compiled": compiled,
+    "compiled_blocks": compiled_blocks,
     "compiled_graphs": partial(compiled, mode="reduce-overhead"),  # with CUDA graphs
     "cuda_graph": lambda name: _Graphed(mmpvt(name)),
     "with_cp": partial(mmpvt, with_cp=True),
