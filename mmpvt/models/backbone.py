@@ -20,7 +20,6 @@ from mmpvt.checkpoint.fitting import FIRST
 from mmpvt.checkpoint.layouts import NORM_EPS
 from mmpvt.errors import CheckpointError, ConfigError, UserError
 from mmpvt.models.archs import NUM_STAGES, Arch, resolve_arch
-from mmpvt.models.kernels import cast_together
 from mmpvt.models.layers import Block, PatchEmbed, SpatialReductionAttention, to_map
 
 MIN_SIDE = 32  # pixels: below, the last stage has no position left
@@ -148,14 +147,12 @@ class PyramidBackbone(BaseModule):
         outs = []
         x = x.contiguous(memory_format=torch.channels_last)
         for stage in range(self.num_stages):
-            blocks = getattr(self, f"block{stage + 1}")
-            with cast_together(x, getattr(self, f"patch_embed{stage + 1}"), blocks):
-                x = self.embed(stage, x)
-                for block in blocks:
-                    if self.with_cp and torch.is_grad_enabled():
-                        x = checkpoint(block, x, use_reentrant=False)
-                    else:
-                        x = block(x)
+            x = self.embed(stage, x)
+            for block in getattr(self, f"block{stage + 1}"):
+                if self.with_cp and torch.is_grad_enabled():
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
             x = self.finish(stage, x)
             if stage in self.out_indices:
                 outs.append(x.contiguous() if is_contiguous else x)

@@ -26,17 +26,12 @@ each. ``describe`` says which column runs, and so does ``mmpvt env``.
 The switches: ``mmpvt.models.kernels.USE_ONEDNN = False`` takes the last column everywhere. Where
 MKL is as fast as oneDNN, that is 0.8 to 0.9 times as long, with more memory.
 ``mmpvt.models.parallel.USE_THREADS = False`` has each chunk run on all threads.
-``mmpvt.models.kernels.CAST_TOGETHER = False`` leaves it to autocast to cast a GPU's weights, one
-at a time.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +43,6 @@ from torch.utils.checkpoint import checkpoint
 from mmpvt.models.parallel import for_each
 
 USE_ONEDNN = True
-CAST_TOGETHER = True
 CHUNK_BYTES = 6 << 20  # of a chunk's widest tensor: of 2 to 12 MB measured, 4 to 8 are the fastest
 SMALL_BYTES = 512 << 10  # of a head's scores: below, PyTorch's attention is the faster one
 ONEDNN_NUMBERS = 20480  # PyTorch gives oneDNN convolutions of more than these (``use_mkldnn``)
@@ -122,97 +116,9 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
         if not uses_onednn(x):
-            return F.linear(x, *weights_of(self))
+            return super().forward(x)
         rows = x.reshape(-1, self.in_features).contiguous()
         return linear_as_conv(rows, self.weight, self.bias).view(*x.shape[:-1], -1)
-
-
-class Conv2d(nn.Conv2d):
-    """``nn.Conv2d``, whose weights may be cast with others' (:func:`cast_together`)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, height, width) to (batch, out_channels, h, w)."""
-        return self._conv_forward(x, *weights_of(self))
-
-
-_casts: ContextVar[dict[int, Tensor] | None] = ContextVar("casts", default=None)
-
-
-def weights_of(layer: nn.Linear | nn.Conv2d) -> tuple[Tensor, Any]:
-    """A layer's weight and bias, as :func:`cast_together` has cast them."""
-    casts = None if torch.compiler.is_compiling() else _casts.get()
-    if not casts:
-        return layer.weight, layer.bias
-    return _cast_of(casts, layer.weight), _cast_of(casts, layer.bias)
-
-
-def _cast_of(casts: dict[int, Tensor], tensor: Any) -> Any:
-    cast = casts.get(id(tensor))
-    # another shape: gathered since then, of processes that hold a part each
-    return tensor if cast is None or cast.shape != tensor.shape else cast
-
-
-def cast_together(x: Tensor, *modules: nn.Module) -> AbstractContextManager:
-    """A context in which the modules' layers compute with weights that a few kernels have cast, on
-    a GPU in autocast; so are their gradients.
-
-    Autocast has a kernel for each weight and each bias, forward and backward: a third of what a
-    training step of PVT-Small starts, and starting one takes longer than such a kernel runs
-    (docs/performance.md).
-
-    Args:
-        x (Tensor): on the modules' device.
-        *modules (nn.Module): the layers' types are :class:`Linear` and :class:`Conv2d`; parameters
-            of another type than float32 are left to autocast.
-    """
-    if not (CAST_TOGETHER and _starts_kernels(x)):
-        return nullcontext()
-    layers = (m for module in modules for m in module.modules() if type(m) in (Linear, Conv2d))
-    found = [
-        parameter
-        for layer in layers
-        for parameter in layer.parameters(recurse=False)
-        if type(parameter) is nn.Parameter and parameter.dtype == torch.float32
-    ]
-    if not found:
-        return nullcontext()
-    cast = _CastTogether.apply(torch.get_autocast_dtype(x.device.type), *found)
-    return _using(dict(zip(map(id, found), cast, strict=True)))
-
-
-def _starts_kernels(x: Tensor) -> bool:
-    """Whether autocast's casts are kernels of a GPU."""
-    return x.is_cuda and not _is_tracing() and torch.is_autocast_enabled("cuda")
-
-
-@contextmanager
-def _using(casts: dict[int, Tensor]) -> Iterator[None]:
-    token = _casts.set(casts)
-    try:
-        yield
-    finally:
-        _casts.reset(token)
-
-
-class _CastTogether(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, dtype: torch.dtype, *parameters: Tensor) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
-        ctx.parameters = parameters  # for their layouts: an optimizer may change what they hold
-        cast = [torch.empty_like(p, dtype=dtype) for p in parameters]
-        torch._foreach_copy_(cast, parameters)
-        needed = ctx.needs_input_grad[1:]
-        ctx.mark_non_differentiable(*itertools.compress(cast, [not n for n in needed]))
-        return tuple(cast)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        given = {i: gradient for i, gradient in enumerate(gradients) if gradient is not None}
-        found = {i: torch.empty_like(ctx.parameters[i]) for i in given}
-        if found:
-            torch._foreach_copy_(list(found.values()), list(given.values()))
-        return None, *map(found.get, range(len(gradients)))
 
 
 def to_autocast(x: Tensor) -> Tensor:
@@ -248,17 +154,15 @@ class _GeluLinear(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad
-        rows = gradient.flatten(0, -2)
-        with torch.enable_grad():
-            hidden = hidden.detach().requires_grad_()
-            activated = F.gelu(hidden)
+        rows, activated = gradient.flatten(0, -2), F.gelu(hidden)
         of_hidden = None
         if needs_hidden:
             of_activated = (rows @ weight).view(hidden.shape)
-            (of_hidden,) = torch.autograd.grad(activated, hidden, of_activated)
+            # by the operator: a graph of one node has a price of its own
+            of_hidden = torch.ops.aten.gelu_backward(of_activated, hidden)
         return (
             of_hidden,
-            rows.mT @ activated.detach().flatten(0, -2) if needs_weight else None,
+            rows.mT @ activated.flatten(0, -2) if needs_weight else None,
             rows.sum(0) if needs_bias else None,
         )
 

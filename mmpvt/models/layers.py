@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from mmpvt.checkpoint.layouts import NORM_EPS
 from mmpvt.models.kernels import (
-    Conv2d,
     Linear,
     attention,
     chunked,
@@ -29,7 +28,6 @@ from mmpvt.models.kernels import (
     product_for,
     row_tiled,
     to_autocast,
-    weights_of,
 )
 
 POOL_SIZE = 7  # of v2's linear attention (PVT v2, section 3.1)
@@ -61,7 +59,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, in_channels: int, embed_dims: int, kernel_size: int, stride: int) -> None:
         super().__init__()
         padding = kernel_size // 2 if kernel_size > stride else 0
-        self.proj = Conv2d(in_channels, embed_dims, kernel_size, stride, padding)
+        self.proj = nn.Conv2d(in_channels, embed_dims, kernel_size, stride, padding)
         self.norm = nn.LayerNorm(embed_dims, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,7 +102,7 @@ class SpatialReductionAttention(nn.Module):
         self.sr = None
         if linear or sr_ratio > 1:
             kernel = 1 if linear else sr_ratio
-            self.sr = Conv2d(embed_dims, embed_dims, kernel, stride=kernel)
+            self.sr = nn.Conv2d(embed_dims, embed_dims, kernel, stride=kernel)
             self.norm = nn.LayerNorm(embed_dims, eps=NORM_EPS)
 
     def reduce(self, x: Tensor) -> Tensor:
@@ -181,13 +179,13 @@ class FeedForward(nn.Module):
                 return self.tiled(self.activated, x, own, self.fc2.weight, self.fc2.bias)
         hidden = self.hidden(x)
         if is_plain:
-            return gelu_linear(hidden, *weights_of(self.fc2))
+            return gelu_linear(hidden, self.fc2.weight, self.fc2.bias)
         return maybe_checkpoint(self.output, hidden, with_cp=self.with_cp)
 
     def _may_be_divided(self) -> bool:
         """Not where hooks would see some tokens in place of all, nor where a layer stands in for
         another: an adapter may draw random numbers, or keep count of its calls."""
-        kinds = (FeedForward, ConvFeedForward, DepthwiseConv, Linear, Conv2d, nn.Dropout)
+        kinds = (FeedForward, ConvFeedForward, DepthwiseConv, Linear, nn.Conv2d, nn.Dropout)
         return all(type(m) in kinds and not _has_hooks(m) for m in self.modules()) and not any(
             parameter._backward_hooks for parameter in self.parameters()
         )
@@ -202,7 +200,7 @@ class DepthwiseConv(nn.Module):
 
     def __init__(self, dims: int) -> None:
         super().__init__()
-        self.dwconv = Conv2d(dims, dims, 3, padding=1, groups=dims)
+        self.dwconv = nn.Conv2d(dims, dims, 3, padding=1, groups=dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, height, width, dims) tokens to tokens of the same shape."""

@@ -309,61 +309,6 @@ def test_exported_graphs_hold_pytorchs_operators():
     assert {"aten::linear", "aten::scaled_dot_product_attention"} <= names
 
 
-@pytest.fixture(
-    params=[
-        "cpu",
-        pytest.param(
-            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-        ),
-    ]
-)
-def as_on_a_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A device on which weights are cast together: a CPU with PyTorch's kernels stands in."""
-    if request.param == "cpu":
-        monkeypatch.setattr(kernels, "USE_ONEDNN", False)
-        monkeypatch.setattr(kernels, "_starts_kernels", lambda x: torch.is_autocast_enabled("cpu"))
-    return request.param
-
-
-class CountedCasts(TorchDispatchMode):
-    casts = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.casts += function is torch.ops.aten._to_copy.default
-        return function(*args, **(kwargs or {}))
-
-
-def casts_and_gradients(model: torch.nn.Module, device: str) -> tuple[int, dict]:
-    """How many casts a training step takes, and the parameters' gradients."""
-    model.zero_grad()
-    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
-    with CountedCasts() as counted:
-        with torch.autocast(device, torch.bfloat16):
-            loss = sum(out.float().square().mean() for out in model(images))
-        loss.backward()
-    return counted.casts, {name: p.grad for name, p in model.named_parameters()}
-
-
-@pytest.mark.parametrize("options", [{}, dict(with_cp=True), dict(frozen_stages=1)], ids=str)
-@pytest.mark.parametrize("version", [PyramidVisionTransformer, PyramidVisionTransformerV2])
-def test_weights_cast_together(version, options: dict, as_on_a_gpu: str, monkeypatch):
-    """The casts are few, and gradients are the same: on a CPU to the bit; on a GPU the order of
-    sums is not fixed."""
-    torch.manual_seed(0)
-    model = version(ARCH, drop_path_rate=0.0, **options).to(as_on_a_gpu).train()
-    few, found = casts_and_gradients(model, as_on_a_gpu)
-    monkeypatch.setattr(kernels, "CAST_TOGETHER", False)
-    many, expected = casts_and_gradients(model, as_on_a_gpu)
-    for name, gradient in expected.items():
-        if gradient is None or found[name] is None:
-            assert gradient is found[name], name
-        else:
-            error = relative(found[name].cpu(), gradient.cpu())
-            assert error <= (0 if as_on_a_gpu == "cpu" else 1e-2), name
-    weights = sum(type(m) in (kernels.Linear, kernels.Conv2d) for m in model.modules())
-    assert many - few > 2 * weights
-
-
 @pytest.mark.parametrize("version", [PyramidVisionTransformer, PyramidVisionTransformerV2])
 @pytest.mark.parametrize("casts", [False, True], ids=["float32", "bfloat16"])
 def test_compiled_as_one_graph(casts: bool, version):

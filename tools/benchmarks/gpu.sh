@@ -29,12 +29,12 @@ failed=0
 v1="--arch small" v2="--arch b2" size="--sizes 800x1216" batch="--batch 2" batches="--batch 1 16"
 sizes="--sizes 64x96 224x224 1600x2666" runs=3 epochs=0 scale="(640,400)"
 v1_peers="published mmdet" v2_peers="published mmdet transformers timm" others="transformers timm"
-inference=cast_each training="cast_each with_cp no_mlp_cp" detectors="nchw_maps resnet50"
+training="with_cp no_mlp_cp" detectors="nchw_maps resnet50"
 interval=50 # iterations between two lines of the log
 if [ -n "$quick" ]; then
   v1="--arch tiny" v2="--arch b0" size="--sizes 64x96" batches=$batch sizes=$size runs=1 epochs=1
   scale="(96,64)" v1_peers=published v2_peers=published others=published
-  inference="" training="" detectors="" interval=1
+  training="" detectors="" interval=1
 fi
 common="--device $device --runs $runs"
 forward="--work forward" backward="--work forward+backward" both="--work forward forward+backward"
@@ -95,9 +95,9 @@ END
   [ -n "$quick" ] || bench compiled $common $v1 $backward $cast $size $batch \
     --peers published compiled compiled_blocks compiled_graphs \
     --then $common $v1 $v2 $forward $cast $size $batch --peers published cuda_graph
-  bench tables $common $v1 $forward $cast $size $batch --peers $v1_peers $inference \
+  bench tables $common $v1 $forward $cast $size $batch --peers $v1_peers \
     --then $common $v1 $backward $cast $size $batch --peers $v1_peers $training \
-    --then $common $v2 $forward $cast $size $batch --peers $v2_peers $inference \
+    --then $common $v2 $forward $cast $size $batch --peers $v2_peers \
     --then $common $v2 $backward $cast $size $batch --peers $v2_peers $training \
     --then $common $v1 $both $size $batch --peers $v1_peers \
     --then $common $v2 $both $size $batch --peers $v2_peers \

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks.published import PublishedPVT
 from mmpvt.errors import UserError
 from mmpvt.inference.loading import load_model
-from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2, kernels
+from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
 from mmpvt.models.archs import Variant, find_variant
 from mmpvt.models.layers import Block
 
@@ -24,12 +24,6 @@ def mmpvt(name: str, **options: bool) -> nn.Module:
     variant = find_variant(name)
     kind = PyramidVisionTransformer if variant.version == 1 else PyramidVisionTransformerV2
     return kind(variant.arch, drop_path_rate=0.0, **options)
-
-
-def cast_each(name: str) -> nn.Module:
-    """mmpvt whose weights autocast casts, each by itself."""
-    kernels.CAST_TOGETHER = False
-    return mmpvt(name)
 
 
 def compiled(name: str, **options: str) -> nn.Module:
@@ -143,7 +137,6 @@ PEERS: dict[str, Callable[[str], nn.Module]] = {
     "cuda_graph": lambda name: _Graphed(mmpvt(name)),
     "with_cp": partial(mmpvt, with_cp=True),
     "no_mlp_cp": partial(mmpvt, mlp_with_cp=False),
-    "cast_each": cast_each,
     "nchw_maps": partial(mmpvt, contiguous_maps=True),
     "published": published,
     "mmdet": mmdet,
