@@ -25,6 +25,8 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MEASUREMENT = 0.1  # seconds that it shall take
 MOST_REPEATS = 50
 
+PAUSE = 0.05  # seconds before a run: idle threads of the peer before it spin for a while (OpenMP)
+
 
 def main(peer: str, threads: int) -> None:
     """Serves until standard input ends: a case, then as many runs of it as are asked for."""
@@ -78,6 +80,8 @@ def time_runs(step: Callable[[], object], device: str, repeats: int = 1) -> floa
     """
     if device == "cuda":
         step()
+    else:
+        time.sleep(PAUSE)
     _wait(device)
     start = time.perf_counter()
     for _ in range(repeats):

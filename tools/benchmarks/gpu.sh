@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures mmpvt and its peers on a GPU, in under nine minutes.
+# Measures mmpvt and its peers on a GPU.
 #
 #   tools/benchmarks/gpu.sh OUT [COCO]
 #
@@ -26,19 +26,18 @@ table=$out/table.md log=$out/log.txt
 : >"$log"
 failed=0
 
-v1="--arch small" v2="--arch b2" size="--sizes 800x1216" batch="--batch 2" batches="--batch 1 16"
-sizes="--sizes 64x96 224x224 1600x2666" runs=3 epochs=0 scale="(640,400)"
+v1="--arch small" v2="--arch b2" detectors="--arch tiny b2"
+size="--sizes 800x1216" batch="--batch 2" batches="--batch 1 16" sizes="--sizes 64x96 1600x2666"
 v1_peers="published mmdet" v2_peers="published mmdet transformers timm" others="transformers timm"
-training="with_cp no_mlp_cp" detectors="nchw_maps resnet50"
-interval=50 # iterations between two lines of the log
+training="with_cp no_mlp_cp" graph=cuda_graph detector_peers="published nchw_maps resnet50"
+runs=3 epochs=0 scale="(640,400)" interval=50 # iterations between two lines of the log
 if [ -n "$quick" ]; then
-  v1="--arch tiny" v2="--arch b0" size="--sizes 64x96" batches=$batch sizes=$size runs=1 epochs=1
-  scale="(96,64)" v1_peers=published v2_peers=published others=published
-  training="" detectors="" interval=1
+  v1="--arch tiny" v2="--arch b0" detectors="--arch tiny b0" size="--sizes 64x96" batches=$batch
+  sizes=$size v1_peers=published v2_peers=published others=published detector_peers=published
+  training="" graph="" runs=1 epochs=1 scale="(96,64)" interval=1
 fi
-common="--device $device --runs $runs"
-forward="--work forward" backward="--work forward+backward" both="--work forward forward+backward"
-detector="--work train predict" cast="--precision bfloat16"
+common="--device $device --runs $runs" cast="--precision bfloat16"
+forward="--work forward" backward="--work forward+backward" both="$forward forward+backward"
 
 bench() { # NAME OPTION…: benchmarks, whose tables are added
   local name=$1 started=$SECONDS
@@ -66,7 +65,7 @@ train() { # 2,000 iterations in bfloat16; its loss and AP go into the table
     --cfg-options train_dataloader.batch_size=4 train_dataloader.num_workers="$(nproc)" \
     "val_dataloader.dataset.$dataset" "val_dataloader.dataset.$prefix" \
     "val_evaluator.ann_file=$coco/$annotations" "train_cfg.val_interval=$epochs" \
-    "default_hooks.logger.interval=$interval" \
+    "default_hooks.logger.interval=$interval" "default_hooks.checkpoint.interval=$epochs" \
     "train_dataloader.dataset.pipeline.2.scale=$scale" \
     "val_dataloader.dataset.pipeline.1.scale=$scale" >>"$log" 2>&1 || return
   "$python" - "$out" "$images" "$epochs" "$((SECONDS - started))" >>"$table" <<'END'
@@ -91,22 +90,17 @@ END
 # shellcheck disable=SC2086  # lists of words
 {
   [ -z "$coco" ] || train || fail "training: $(tail -n 1 "$log")"
-  # which CPUs compile slowly, and CUDA graphs aren't for
+  bench tables $common $v1 $forward $cast $size $batch --peers $v1_peers $graph \
+    --then $common $v1 $backward $cast $size $batch --peers $v1_peers $training $graph \
+    --then $common $v2 $forward $cast $size $batch --peers $v2_peers $graph \
+    --then $common $v2 $backward $cast $size $batch --peers $v2_peers $training $graph \
+    --then $common $v1 $v2 $backward $size $batch --peers $v2_peers \
+    --then $common $v1 $v2 $both $cast $size $batches --peers $v2_peers \
+    --then $common $v2 $both $cast $sizes --peers $others \
+    --then $common $detectors --work train predict $cast $size $batch --peers $detector_peers
+  # which CPUs compile slowly
   [ -n "$quick" ] || bench compiled $common $v1 $backward $cast $size $batch \
-    --peers published compiled compiled_blocks compiled_graphs \
-    --then $common $v1 $v2 $forward $cast $size $batch --peers published cuda_graph
-  bench tables $common $v1 $forward $cast $size $batch --peers $v1_peers \
-    --then $common $v1 $backward $cast $size $batch --peers $v1_peers $training \
-    --then $common $v2 $forward $cast $size $batch --peers $v2_peers \
-    --then $common $v2 $backward $cast $size $batch --peers $v2_peers $training \
-    --then $common $v1 $both $size $batch --peers $v1_peers \
-    --then $common $v2 $both $size $batch --peers $v2_peers \
-    --then $common $v1 $both $cast $size $batches --peers $v1_peers \
-    --then $common $v2 $both $cast $size $batches --peers $v2_peers \
-    --then $common --arch tiny $detector $cast $size $batch --peers published $detectors \
-    --then $common $v2 $detector $cast $size $batch --peers published $detectors \
-    --then $common $v1 $both $cast $sizes --peers published \
-    --then $common $v2 $both $cast $sizes --peers $others
+    --peers published compiled compiled_blocks
 }
 cat "$table"
 exit "$failed"

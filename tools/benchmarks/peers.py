@@ -26,9 +26,9 @@ def mmpvt(name: str, **options: bool) -> nn.Module:
     return kind(variant.arch, drop_path_rate=0.0, **options)
 
 
-def compiled(name: str, **options: str) -> nn.Module:
+def compiled(name: str) -> nn.Module:
     model = mmpvt(name)
-    model.compile(dynamic=False, **options)
+    model.compile(dynamic=False)
     return model
 
 
@@ -133,7 +133,6 @@ PEERS: dict[str, Callable[[str], nn.Module]] = {
     "mmpvt": mmpvt,
     "compiled": compiled,
     "compiled_blocks": compiled_blocks,
-    "compiled_graphs": partial(compiled, mode="reduce-overhead"),  # with CUDA graphs
     "cuda_graph": lambda name: _Graphed(mmpvt(name)),
     "with_cp": partial(mmpvt, with_cp=True),
     "no_mlp_cp": partial(mmpvt, mlp_with_cp=False),
@@ -194,18 +193,20 @@ class _ResNet(nn.Module):
 
 
 class _Graphed(nn.Module):
-    """A forward pass that is recorded as a CUDA graph at the first call, and replayed from then
-    on: its kernels start without Python's and PyTorch's work for each."""
+    """A model that is recorded as CUDA graphs at the first call, and replayed from then on: its
+    kernels start without Python's and PyTorch's work for each."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.outputs: tuple[Tensor, ...] | None = None  # of the forward pass alone
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        if not x.is_cuda or torch.is_grad_enabled():
-            raise UserError("CUDA graphs are for the forward pass, on a GPU")
-        if self.graph is None:
+        if not x.is_cuda:
+            raise UserError("CUDA graphs are a GPU's")
+        if torch.is_grad_enabled():
+            return self._with_gradients(x)
+        if self.outputs is None:
             self.input = x.clone()
             beside = torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
@@ -220,3 +221,11 @@ class _Graphed(nn.Module):
         self.input.copy_(x)
         self.graph.replay()
         return self.outputs
+
+    def _with_gradients(self, x: Tensor) -> tuple[Tensor, ...]:
+        if self.outputs is None:
+            casts, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+            with torch.autocast("cuda", dtype, enabled=casts, cache_enabled=False):
+                self.model = torch.cuda.make_graphed_callables(self.model, (x,))
+            self.outputs = ()
+        return self.model(x)
