@@ -26,15 +26,16 @@ table=$out/table.md log=$out/log.txt
 : >"$log"
 failed=0
 
-v1="--arch small" v2="--arch b2" detectors="--arch tiny b2"
+v1="--arch small" v2="--arch b2" versions="--arch small b2" detectors="--arch tiny b2"
 size="--sizes 800x1216" batch="--batch 2" batches="--batch 1 16" sizes="--sizes 64x96 1600x2666"
 v1_peers="published mmdet" v2_peers="published mmdet transformers timm" others="transformers timm"
 training="with_cp no_mlp_cp" graph=cuda_graph detector_peers="published nchw_maps resnet50"
 runs=3 epochs=0 scale="(640,400)" interval=50 # iterations between two lines of the log
 if [ -n "$quick" ]; then
-  v1="--arch tiny" v2="--arch b0" detectors="--arch tiny b0" size="--sizes 64x96" batches=$batch
-  sizes=$size v1_peers=published v2_peers=published others=published detector_peers=published
-  training="" graph="" runs=1 epochs=1 scale="(96,64)" interval=1
+  v1="--arch tiny" v2="--arch b0" versions="--arch tiny b0" detectors=$versions
+  size="--sizes 64x96" sizes="--sizes 64x96" batches=$batch training="" graph=""
+  v1_peers=published v2_peers=published others=published detector_peers=published
+  runs=1 epochs=1 scale="(96,64)" interval=1
 fi
 common="--device $device --runs $runs" cast="--precision bfloat16"
 forward="--work forward" backward="--work forward+backward" both="$forward forward+backward"
@@ -94,8 +95,8 @@ END
     --then $common $v1 $backward $cast $size $batch --peers $v1_peers $training $graph \
     --then $common $v2 $forward $cast $size $batch --peers $v2_peers $graph \
     --then $common $v2 $backward $cast $size $batch --peers $v2_peers $training $graph \
-    --then $common $v1 $v2 $backward $size $batch --peers $v2_peers \
-    --then $common $v1 $v2 $both $cast $size $batches --peers $v2_peers \
+    --then $common $versions $backward $size $batch --peers $v2_peers \
+    --then $common $versions $both $cast $size $batches --peers $v2_peers \
     --then $common $v2 $both $cast $sizes --peers $others \
     --then $common $detectors --work train predict $cast $size $batch --peers $detector_peers
   # which CPUs compile slowly

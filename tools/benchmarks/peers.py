@@ -199,14 +199,15 @@ class _Graphed(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.outputs: tuple[Tensor, ...] | None = None  # of the forward pass alone
+        self.graph: torch.cuda.CUDAGraph | None = None  # of the forward pass alone
+        self.trains = False  # whether the model replays both passes
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if not x.is_cuda:
             raise UserError("CUDA graphs are a GPU's")
         if torch.is_grad_enabled():
             return self._with_gradients(x)
-        if self.outputs is None:
+        if self.graph is None:
             self.input = x.clone()
             beside = torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
@@ -223,9 +224,9 @@ class _Graphed(nn.Module):
         return self.outputs
 
     def _with_gradients(self, x: Tensor) -> tuple[Tensor, ...]:
-        if self.outputs is None:
+        if not self.trains:
             casts, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
             with torch.autocast("cuda", dtype, enabled=casts, cache_enabled=False):
                 self.model = torch.cuda.make_graphed_callables(self.model, (x,))
-            self.outputs = ()
+            self.trains = True
         return self.model(x)
