@@ -29,7 +29,7 @@ from benchmarks import backbone_worker
 from benchmarks.peers import PEERS
 from benchmarks.results_table import OURS, Measured, markdown
 from benchmarks.workloads import BACKBONE, WORK, Case
-from mmpvt.cli import SPINS
+from mmpvt.cli import leave_cores_early
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
 from mmpvt.models.archs import find_variant
@@ -155,8 +155,8 @@ def compare(
 def start(peer: str, threads: int) -> subprocess.Popen:
     """A peer's process, in which mmpvt has what its tools set."""
     variables = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    if peer == OURS and "OMP_WAIT_POLICY" not in variables:
-        variables.setdefault("GOMP_SPINCOUNT", SPINS)
+    if peer == OURS:
+        leave_cores_early(variables)
     return subprocess.Popen(
         [sys.executable, __file__, "--threads", str(threads), "--worker", peer],
         stdin=subprocess.PIPE,

@@ -12,7 +12,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, MutableMapping, Sequence
 from types import ModuleType
 
 from mmpvt.engine.cli import USER_ERROR
@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         int: the exit code: 2 for a mistake of the user's.
     """
-    _leave_cores_early()
+    if "torch" not in sys.modules:  # which has read the variables
+        leave_cores_early(os.environ)
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given:
         return _refuse("no command is given: mmpvt --help lists them")
@@ -109,20 +110,23 @@ def run_tool(name: str) -> None:
     Args:
         name (str): of the command.
     """
-    _leave_cores_early()
+    if "torch" not in sys.modules:  # which has read the variables
+        leave_cores_early(os.environ)
     command = _module(name)
     parser = argparse.ArgumentParser(description=_summary(command))
     command.add_arguments(parser)
     sys.exit(command.run(parser.parse_args()) or 0)
 
 
-def _leave_cores_early() -> None:
+def leave_cores_early(variables: MutableMapping[str, str]) -> None:
     """Has PyTorch's idle threads soon leave their cores to others (docs/performance.md).
 
-    The variable is read when PyTorch is imported. What the user has set stays.
+    Args:
+        variables (MutableMapping): a process's environment, before it imports PyTorch; what is set
+            there stays.
     """
-    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    if "OMP_WAIT_POLICY" not in variables:
+        variables.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def _module(command: str) -> ModuleType:

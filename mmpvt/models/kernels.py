@@ -16,7 +16,7 @@ Why: on an x86 CPU, PyTorch computes float32 matrix products with MKL and convol
 On an AMD EPYC with AVX-512 (PyTorch 2.13.0) oneDNN reaches 400 GFLOP/s and MKL 210. A 1x1
 convolution of a channels-last map is a linear layer. Chunks keep scores and hidden channels, which
 are wide but short-lived, in the processor's cache. PVT-Small's forward pass at 800x1216 takes a
-quarter of the plain formula's time, and 0.38 of it on a Zen 4, on which both are about as fast
+quarter of the plain formula's time, and 0.38 to 0.44 on a Zen 4, on which both are about as fast
 (docs/performance.md; ``tools/benchmark.py`` measures it).
 In bfloat16 oneDNN's linear layers take two thirds of the time of PyTorch's attention kernel.
 
@@ -154,15 +154,15 @@ class _GeluLinear(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad
-        rows, activated = gradient.flatten(0, -2), F.gelu(hidden)
+        rows = gradient.flatten(0, -2)
         of_hidden = None
         if needs_hidden:
             of_activated = (rows @ weight).view(hidden.shape)
-            # by the operator: a graph of one node has a price of its own
+            # autograd's graph of this one operator takes longer than its kernel on a GPU
             of_hidden = torch.ops.aten.gelu_backward(of_activated, hidden)
         return (
             of_hidden,
-            rows.mT @ activated.flatten(0, -2) if needs_weight else None,
+            rows.mT @ F.gelu(hidden).flatten(0, -2) if needs_weight else None,
             rows.sum(0) if needs_bias else None,
         )
 

@@ -183,8 +183,8 @@ class FeedForward(nn.Module):
         return maybe_checkpoint(self.output, hidden, with_cp=self.with_cp)
 
     def _may_be_divided(self) -> bool:
-        """Not where hooks would see some tokens in place of all, nor where a layer stands in for
-        another: an adapter may draw random numbers, or keep count of its calls."""
+        """Not where hooks would see some tokens in place of all, nor where an adapter replaces a
+        layer: it may draw random numbers, or keep count of its calls."""
         kinds = (FeedForward, ConvFeedForward, DepthwiseConv, Linear, nn.Conv2d, nn.Dropout)
         return all(type(m) in kinds and not _has_hooks(m) for m in self.modules()) and not any(
             parameter._backward_hooks for parameter in self.parameters()

@@ -42,6 +42,8 @@ def main(peer: str, threads: int) -> None:
                 step = None  # its memory is the next case's
                 step, repeats, said = first_runs(case, peer)
             else:
+                if case.device == "cpu":
+                    time.sleep(PAUSE)
                 product = product_rate(case) if command == "rate" else None
                 said = dict(seconds=time_runs(step, case.device, repeats), product=product)
         except (UserError, RuntimeError) as error:  # PyTorch's own: a shape, no memory
@@ -80,8 +82,6 @@ def time_runs(step: Callable[[], object], device: str, repeats: int = 1) -> floa
     """
     if device == "cuda":
         step()
-    else:
-        time.sleep(PAUSE)
     _wait(device)
     start = time.perf_counter()
     for _ in range(repeats):
