@@ -121,6 +121,32 @@ class Linear(nn.Linear):
         return linear_as_conv(rows, self.weight, self.bias).view(*x.shape[:-1], -1)
 
 
+class PatchConv(nn.Conv2d):
+    """A convolution of patches side by side: its kernel is its stride, and nothing is padded.
+
+    On a CPU a map of fewer numbers than the weight passes a linear layer. For a channels-last map
+    PyTorch copies a convolution's weight to that order, each time, and that takes longer than the
+    products of such a map.
+
+    Args:
+        in_channels, out_channels (int): channels.
+        patch_size (int): side of a patch.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, patch_size: int) -> None:
+        super().__init__(in_channels, out_channels, patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) to (batch, out_channels, height / patch_size, width /
+        patch_size), rounded down."""
+        if x.device.type != "cpu" or x.numel() >= self.weight.numel() or _is_tracing():
+            return super().forward(x)
+        side = self.stride[0]
+        height, width = (size - size % side for size in x.shape[2:])
+        patches = F.pixel_unshuffle(x[:, :, :height, :width], side).permute(0, 2, 3, 1)
+        return F.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
 def to_autocast(x: Tensor) -> Tensor:
     """``x`` in the data type that autocast computes in, for operations that would each cast it."""
     kind = x.device.type

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mmpvt.checkpoint.layouts import NORM_EPS
 from mmpvt.models.kernels import (
     Linear,
+    PatchConv,
     attention,
     chunked,
     fits_chunk,
@@ -58,8 +59,11 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, embed_dims: int, kernel_size: int, stride: int) -> None:
         super().__init__()
-        padding = kernel_size // 2 if kernel_size > stride else 0
-        self.proj = nn.Conv2d(in_channels, embed_dims, kernel_size, stride, padding)
+        if kernel_size > stride:
+            padding = kernel_size // 2
+            self.proj = nn.Conv2d(in_channels, embed_dims, kernel_size, stride, padding)
+        else:
+            self.proj = PatchConv(in_channels, embed_dims, kernel_size)
         self.norm = nn.LayerNorm(embed_dims, eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,7 +106,7 @@ class SpatialReductionAttention(nn.Module):
         self.sr = None
         if linear or sr_ratio > 1:
             kernel = 1 if linear else sr_ratio
-            self.sr = nn.Conv2d(embed_dims, embed_dims, kernel, stride=kernel)
+            self.sr = PatchConv(embed_dims, embed_dims, kernel)
             self.norm = nn.LayerNorm(embed_dims, eps=NORM_EPS)
 
     def reduce(self, x: Tensor) -> Tensor:
@@ -242,6 +246,23 @@ class ConvFeedForward(FeedForward):
         return F.gelu(self.hidden(x)[:, rows])
 
 
+class ResidualDropPath(DropPath):
+    """A shortcut around a branch that is dropped at random (stochastic depth, arXiv 1603.09382).
+
+    The random numbers are those of mmcv's ``DropPath``; dropping, scaling and the sum take one pass
+    over memory in place of three.
+    """
+
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        """``x + DropPath(branch)``, both of the same shape, images first."""
+        if not (self.training and self.drop_prob):
+            return x + branch
+        keep = 1 - self.drop_prob
+        shape = (len(x), *(1,) * (x.ndim - 1))
+        kept = (torch.rand(shape, dtype=branch.dtype, device=branch.device) + keep).floor()
+        return torch.addcmul(x, branch, kept, value=1 / keep)
+
+
 class Block(nn.Module):
     """Attention, then feed-forward, each after LayerNorm and around a shortcut.
 
@@ -249,8 +270,7 @@ class Block(nn.Module):
         embed_dims (int): channels of a token.
         attn (nn.Module): tokens to tokens.
         mlp (nn.Module): tokens to tokens.
-        drop_path (float): probability, in training, that an image's branch is dropped (stochastic
-            depth, arXiv 1603.09382). Default: 0.
+        drop_path (float): probability, in training, that an image's branch is dropped. Default: 0.
     """
 
     def __init__(
@@ -261,9 +281,9 @@ class Block(nn.Module):
         self.attn = attn
         self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.mlp = mlp
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = ResidualDropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, height, width, embed_dims) tokens to tokens of the same shape."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = self.drop_path(x, self.attn(self.norm1(x)))
+        return self.drop_path(x, self.mlp(self.norm2(x)))

@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from mmpvt.errors import ConfigError
 from mmpvt.models.backbone import init_linear
-from mmpvt.models.layers import Block, FeedForward, SpatialReductionAttention, to_map, to_tokens
+from mmpvt.models.layers import (
+    Block,
+    FeedForward,
+    ResidualDropPath,
+    SpatialReductionAttention,
+    to_map,
+    to_tokens,
+)
 from mmpvt.models.pvt import resize_pos_embed
 from mmpvt.registry import MODELS
 
@@ -291,7 +298,7 @@ class ClassUpdate(nn.Module):
         self.query_mlp = FeedForward(embed_dims, hidden_dims, drop)
         self.norm_tokens = nn.LayerNorm(embed_dims)
         self.token_mlp = FeedForward(embed_dims, hidden_dims, drop)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = ResidualDropPath(drop_path)
 
     def attend(self, tokens: Tensor, scores: Tensor) -> Tensor:
         """The tokens' values, weighted by each query's scores: (batch, num_classes, embed_dims)."""
@@ -302,9 +309,9 @@ class ClassUpdate(nn.Module):
     def forward(self, queries: Tensor, tokens: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and tokens, and the scores of the two, to queries and tokens of the same
         shapes."""
-        queries = queries + self.drop_path(self.attend(tokens, scores))
-        queries = queries + self.drop_path(self.query_mlp(self.norm_queries(queries)))
-        tokens = tokens + self.drop_path(self.token_mlp(self.norm_tokens(tokens)))
+        queries = self.drop_path(queries, self.attend(tokens, scores))
+        queries = self.drop_path(queries, self.query_mlp(self.norm_queries(queries)))
+        tokens = self.drop_path(tokens, self.token_mlp(self.norm_tokens(tokens)))
         return queries, tokens
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from mmcv.cnn.bricks import DropPath
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import TRANSFORMS, DefaultScope
@@ -142,7 +143,7 @@ def test_backbone_and_neck(entry: Entry, settings: Settings):
     assert backbone.init_cfg.checkpoint == f"{RELEASED}pvt_{'v2_' * v2}{arch}.pth"
     assert backbone.out_indices == ((3,) if "detr" in entry.name else (0, 1, 2, 3))
     flat = name in "ml" and entry.published["dataset"].startswith("COCO")
-    rates = {m.drop_prob for m in backbone.modules() if type(m).__name__ == "DropPath"}
+    rates = {m.drop_prob for m in backbone.modules() if isinstance(m, DropPath)}
     assert max(rates, default=0) == pytest.approx(0 if flat else 0.1)
     if settings.neck:
         assert model.neck.type == "FPN" and model.neck.out_channels == 256
@@ -245,7 +246,7 @@ def test_classifiers(name: str, zoo: dict[str, Entry]):
     large = variant in ("pvt_medium", "pvt_large", "pvt_v2_b3", "pvt_v2_b4", "pvt_v2_b5")
     model, decay, _ = optimised(config)
     is_v1 = "v2" not in variant
-    rates = {m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"}
+    rates = {m.drop_prob for m in model.modules() if isinstance(m, DropPath)}
     assert max(rates) == pytest.approx(0.3 if large else 0.1)
     assert (config.optim_wrapper.get("clip_grad") or {}).get("max_norm") == (1 if large else None)
     assert is_v1 == hasattr(model.backbone, "cls_token")

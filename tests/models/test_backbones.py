@@ -7,12 +7,14 @@ import types
 
 import pytest
 import torch
+from mmcv.cnn.bricks import DropPath
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmseg.registry import MODELS as MMSEG_MODELS
 
 from helpers import build_backbone, relative
 from mmpvt import UserError
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
+from mmpvt.models.layers import ResidualDropPath
 
 TINY = dict(embed_dims=(8, 16, 20, 32), depths=(1, 1, 2, 1), mlp_ratios=(2, 2, 2, 2))
 BOTH = pytest.mark.parametrize("backbone", [PyramidVisionTransformer, PyramidVisionTransformerV2])
@@ -131,6 +133,20 @@ def test_dropout_only_in_training(backbone):
     assert not torch.equal(model(images)[3], model(images)[3])
     model.eval()
     assert torch.equal(model(images)[3], model(images)[3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropped_branches_are_those_of_mmcv(dtype: torch.dtype):
+    x, branch = torch.randn(64, 3, 2, 5), torch.randn(64, 3, 2, 5, dtype=dtype)
+    torch.manual_seed(0)
+    found = ResidualDropPath(0.4)(x, branch)
+    torch.manual_seed(0)
+    expected = x + DropPath(0.4)(branch)
+    kept = (found != x).flatten(1).any(1)
+    assert 0 < kept.sum() < len(kept)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if dtype == x.dtype else 2e-2)
+    assert torch.equal(ResidualDropPath(0.4).eval()(x, branch), x + branch)
 
 
 def test_stochastic_depth_rises_to_the_last_block():

@@ -69,6 +69,23 @@ def test_linear(shape: tuple[int, ...], plain):
     assert_equal(kernels.Linear(16, 24), strided, plain=plain)
 
 
+@pytest.mark.parametrize("size", [(8, 12), (10, 13)], ids=["whole patches", "a remainder"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_patches_of_a_small_map(dtype: torch.dtype, size: tuple[int, int]):
+    torch.manual_seed(0)
+    layer = kernels.PatchConv(16, 24, 4).to(dtype)
+    maps = torch.randn(2, *size, 16, dtype=dtype).permute(0, 3, 1, 2).requires_grad_()
+    assert maps.numel() < layer.weight.numel()
+    with Largest() as operators:
+        found = with_gradients(layer, maps)
+    assert not any("conv" in name for name in operators.names)
+    plain = torch.nn.Conv2d(16, 24, 4, stride=4).to(dtype)
+    plain.load_state_dict(layer.state_dict())
+    for mine, other in zip(found, with_gradients(plain, maps), strict=True):
+        assert mine.shape == other.shape
+        assert relative(mine.float(), other.float()) < (CLOSE if dtype == torch.float32 else 2e-2)
+
+
 @pytest.mark.parametrize("heads", [1, 3])
 def test_attention(heads: int, small_chunks, plain):
     torch.manual_seed(0)
