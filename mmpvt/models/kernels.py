@@ -139,7 +139,8 @@ class PatchConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) to (batch, out_channels, height / patch_size, width /
         patch_size), rounded down."""
-        if x.device.type != "cpu" or x.numel() >= self.weight.numel() or _is_tracing():
+        # a graph for any size shall not depend on a size: traced before the sizes are compared
+        if _is_tracing() or x.device.type != "cpu" or x.numel() >= self.weight.numel():
             return super().forward(x)
         side = self.stride[0]
         height, width = (size - size % side for size in x.shape[2:])

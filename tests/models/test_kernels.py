@@ -316,6 +316,16 @@ def test_scores_are_never_held_at_once(dtype: torch.dtype, monkeypatch: pytest.M
     assert fused == (dtype == torch.float64), largest.names
 
 
+def test_exported_patches_are_of_any_number():
+    layer = kernels.PatchConv(16, 24, 4)
+    maps = torch.randn(2, 16, 8, 8)
+    assert maps.numel() < layer.weight.numel()
+    program = torch.export.export(layer, (maps,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    many = torch.randn(64, 16, 8, 8)
+    assert many.numel() > layer.weight.numel()
+    assert torch.equal(program.module()(many), layer(many))
+
+
 def test_exported_graphs_hold_pytorchs_operators():
     """Linear layers and attention, whatever machine exports them."""
     model = PyramidVisionTransformerV2("b0").eval()
