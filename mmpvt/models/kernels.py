@@ -20,6 +20,9 @@ quarter of the plain formula's time, and 0.38 to 0.44 on a Zen 4, on which both 
 (docs/performance.md; ``tools/benchmark.py`` measures it).
 In bfloat16 oneDNN's linear layers take two thirds of the time of PyTorch's attention kernel.
 
+Patches side by side pass a linear layer on any CPU, whatever the data type, where the map has fewer
+numbers than the weight (:class:`PatchConv`); others are PyTorch's convolution.
+
 The chunks go to threads, one thread a chunk (``parallel.py``), where there are at least two for
 each. ``describe`` says which column runs, and so does ``mmpvt env``.
 

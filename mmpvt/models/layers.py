@@ -251,6 +251,10 @@ class ResidualDropPath(DropPath):
 
     The random numbers are those of mmcv's ``DropPath``; dropping, scaling and the sum take one pass
     over memory in place of three.
+
+    Args:
+        drop_prob (float): probability, in training, that an image's branch is dropped. Default:
+            0.1.
     """
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
