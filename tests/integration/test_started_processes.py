@@ -145,8 +145,8 @@ def wait_for_none(group: int) -> None:
 @pytest.mark.parametrize(
     ("method", "rounds"),
     [
-        ("fork", 2),
-        ("executor", 1),
+        ("fork", 5),
+        ("executor", 3),
         pytest.param("spawn", 1, marks=pytest.mark.full),
         pytest.param("forkserver", 1, marks=pytest.mark.full),
         pytest.param("fork", 50, marks=pytest.mark.full),
