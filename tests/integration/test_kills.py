@@ -51,6 +51,17 @@ def saved(process: Started) -> int:
     return int(numbers[-1]) if numbers else 0
 
 
+def stop_within_writing(process: Started, work: Path) -> None:
+    """Stops a run where a checkpoint is half written, which takes milliseconds."""
+    while True:
+        process.wait_for(lambda: list(work.glob(".*.part")))
+        process.signal(signal.SIGSTOP)
+        time.sleep(0.01)  # it stops in its own time
+        if list(work.glob(".*.part")):
+            return
+        process.signal(signal.SIGCONT)
+
+
 def kill_and_resume(times: int, epochs: int, work: Path, args: tuple, start_tool) -> None:
     """Kills a run at random moments, every second one while a checkpoint is being written."""
     rng = random.Random(0)
@@ -60,7 +71,7 @@ def kill_and_resume(times: int, epochs: int, work: Path, args: tuple, start_tool
         least = reached + rng.randint(1, 3)
         process.wait_for(lambda p=process, n=least: saved(p) > n)
         if number % 2:
-            process.wait_for(lambda: list(work.glob(".*.part")))
+            stop_within_writing(process, work)
         else:
             time.sleep(rng.uniform(0, 0.5))
         process.kill()
@@ -72,7 +83,7 @@ def kill_and_resume(times: int, epochs: int, work: Path, args: tuple, start_tool
         reached = iteration(newest)
         for scalars in work.glob("*/vis_data/scalars.json"):
             assert all(json.loads(line) for line in scalars.read_text().splitlines())
-    assert within_writing >= times // 4
+    assert within_writing >= times // 2
     process = start_tool("train.py", *args, "--resume")
     assert process.wait() == 0, process.text
     assert f"iter: {reached}" in process.text
