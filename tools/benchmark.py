@@ -29,10 +29,11 @@ from benchmarks import backbone_worker
 from benchmarks.peers import PEERS
 from benchmarks.results_table import OURS, Measured, markdown
 from benchmarks.workloads import BACKBONE, WORK, Case
-from mmpvt.cli import leave_cores_early
+from mmpvt.cli import share_processors
 from mmpvt.engine.cli import user_errors
 from mmpvt.errors import UserError
 from mmpvt.models.archs import find_variant
+from mmpvt.utils.processors import usable_processors
 
 TOLERANCE = 1e-3  # relative, of the norms of equal maps in float32
 
@@ -66,7 +67,7 @@ def parse_args(options: list[str]) -> argparse.Namespace:
         help="what mmpvt is compared with: other implementations, or itself compiled or with_cp",
     )
     parser.add_argument("--runs", type=int, default=5, help="of each (default: 5)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="on the CPU")
+    parser.add_argument("--threads", type=int, default=usable_processors(), help="on the CPU")
     parser.add_argument("--out", metavar="FILE", help="where the figures go, as JSON")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args(options)
@@ -156,7 +157,7 @@ def start(peer: str, threads: int) -> subprocess.Popen:
     """A peer's process, in which mmpvt has what its tools set."""
     variables = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     if peer == OURS:
-        leave_cores_early(variables)
+        share_processors(variables)
     return subprocess.Popen(
         [sys.executable, __file__, "--threads", str(threads), "--worker", peer],
         stdin=subprocess.PIPE,

@@ -16,6 +16,7 @@ from collections.abc import Collection, MutableMapping, Sequence
 from types import ModuleType
 
 from mmpvt.engine.cli import USER_ERROR
+from mmpvt.utils.processors import affine_processors, usable_processors
 from mmpvt.utils.text import printable
 from mmpvt.version import __version__
 
@@ -42,6 +43,7 @@ COMMANDS = (
 )
 PIPE_CLOSED = 141  # what a shell gives for a command that SIGPIPE ended
 SPINS = "10000"  # a fifth of a millisecond; GNU OpenMP's own 300,000 are six
+LAUNCHED = {"RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"}  # by torchrun, SLURM and MPI
 ALIASES = {"data": "check-data", "swap-backbone": "swap"}
 MODULES = {"swap": "swap_backbone", "list": "list_configs"}  # where they aren't named alike
 
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         int: the exit code: 2 for a mistake of the user's.
     """
     if "torch" not in sys.modules:  # which has read the variables
-        leave_cores_early(os.environ)
+        share_processors(os.environ)
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given:
         return _refuse("no command is given: mmpvt --help lists them")
@@ -111,22 +113,26 @@ def run_tool(name: str) -> None:
         name (str): of the command.
     """
     if "torch" not in sys.modules:  # which has read the variables
-        leave_cores_early(os.environ)
+        share_processors(os.environ)
     command = _module(name)
     parser = argparse.ArgumentParser(description=_summary(command))
     command.add_arguments(parser)
     sys.exit(command.run(parser.parse_args()) or 0)
 
 
-def leave_cores_early(variables: MutableMapping[str, str]) -> None:
-    """Has PyTorch's idle threads soon leave their cores to others (docs/performance.md).
+def share_processors(variables: MutableMapping[str, str]) -> None:
+    """Has PyTorch start no more threads than a container's CPU limit allows, and its idle ones soon
+    leave their cores to others (docs/performance.md).
 
     Args:
         variables (MutableMapping): a process's environment, before it imports PyTorch; what is set
-            there stays.
+            there stays. Processes that a launcher started share the limit, and keep their threads.
     """
     if "OMP_WAIT_POLICY" not in variables:
         variables.setdefault("GOMP_SPINCOUNT", SPINS)
+    usable = usable_processors()
+    if usable < affine_processors() and not LAUNCHED & variables.keys():
+        variables.setdefault("OMP_NUM_THREADS", str(usable))
 
 
 def _module(command: str) -> ModuleType:

@@ -6,7 +6,6 @@ mmpvt check-data CONFIG --data-root data/coco
 from __future__ import annotations
 
 import argparse
-import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mmengine.config import DictAction
 from mmpvt.engine.cli import CONFIG, FAILURE, add_data_arguments, data_options_from, user_errors
 from mmpvt.engine.config_parts import SPLITS
 from mmpvt.utils.outputs import Outputs
+from mmpvt.utils.processors import usable_processors
 from mmpvt.utils.text import printable, to_json
 
 PICTURE, LISTING = "data.png", "data.json"
@@ -38,12 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--splits", nargs="+", choices=SPLITS, default=SPLITS, help="which (default: all)"
     )
-    linux = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
     parser.add_argument(
         "--workers",
         type=int,
-        default=min(16, cores),
+        default=min(16, usable_processors()),
         metavar="N",
         help="processes that decode files (default: %(default)d)",
     )

@@ -22,6 +22,8 @@ from functools import partial
 from importlib import metadata, util
 from pathlib import Path
 
+from mmpvt.utils.processors import usable_processors
+
 # modules, and the distributions that bring them
 STACK = {
     "torch": ("torch",),
@@ -173,8 +175,7 @@ def _devices() -> str:
 def _threads() -> str:
     import torch
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"PyTorch's {torch.get_num_threads()}, on {usable} usable cores"
+    return f"PyTorch's {torch.get_num_threads()}, on {usable_processors()} usable cores"
 
 
 def _cpu() -> str:

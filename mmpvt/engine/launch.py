@@ -15,6 +15,7 @@ from mmengine.dist import get_rank, get_world_size, is_distributed
 
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import LaunchError
+from mmpvt.utils.processors import usable_processors
 
 SIZES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 VARIABLES = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}
@@ -130,7 +131,7 @@ class Share:
     index: int = 0
     count: int = 1
     local_index: int = 0
-    threads: int = field(default_factory=lambda: processors())
+    threads: int = field(default_factory=usable_processors)
     job: str = ""
     attempt: str = ""
 
@@ -147,13 +148,6 @@ class Share:
         asked = os.environ.get("OMP_NUM_THREADS", "")
         if self.count > 1 and (not asked or (asked == "1" and self.job.startswith("torchrun"))):
             torch.set_num_threads(self.threads)
-
-
-def processors() -> int:
-    """How many of the machine's processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def share_of(launcher: str) -> Share:
@@ -212,7 +206,7 @@ def _torchrun_share() -> Share:
         timeout=timedelta(seconds=STORE_TIMEOUT),
     )
     job = store.compare_set("mmpvt/run", "", secrets.token_hex(8)).decode()
-    threads = max(1, processors() // local_count)
+    threads = max(1, usable_processors() // local_count)
     # the count of restarts stays where machines come and go
     return Share(index, count, local_index, threads, f"torchrun {job}", f"{restarts} of {count}")
 

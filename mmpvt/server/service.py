@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
@@ -37,9 +36,10 @@ from mmpvt.server.answers import FORMATS, JSON, LABEL_MAP, Answers
 from mmpvt.server.batching import Batcher
 from mmpvt.server.bodies import BINARY, FORM, receive_image, wait_for_disconnect
 from mmpvt.utils.constants import SCORE
+from mmpvt.utils.processors import usable_processors
 from mmpvt.version import __version__
 
-THREADS = min(4, os.cpu_count() or 1)  # that decode and prepare; as many encode
+THREADS = min(4, usable_processors())  # that decode and prepare; as many encode
 RETRY = {"Retry-After": "1"}  # seconds
 CLIENT_GONE = 499  # as nginx counts a request whose client didn't wait; it is sent to nobody
 BATCHES = (1, 2, 4, 8, 16, 32, 64)

@@ -26,6 +26,7 @@ from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord
 from mmpvt.datasets.formats.voc import image_sets
 from mmpvt.errors import DatasetError
 from mmpvt.utils.constants import IGNORE_LABEL
+from mmpvt.utils.processors import usable_processors
 from mmpvt.utils.text import few
 
 _MAP_FOLDER = re.compile(
@@ -127,7 +128,7 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
     records: dict[str, list[tuple[ImageRecord, set]]] = defaultdict(list)
     seen: Counter = Counter()
     palette: list[Colour] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_processors())) as pool:
         paths = [reading.root / name for _, name in found.pairs]
         read = pool.map(lambda path: _read_map(path, table), paths)
         pairs = zip(found.pairs, found.keys, read, strict=True)
