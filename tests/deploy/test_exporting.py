@@ -32,7 +32,8 @@ from small_models import KINDS, build, picture
 
 SIZES = [(120, 160), (97, 64), (333, 500)]
 DEFAULT = [("retinanet", "v1"), ("mask_rcnn", "v2"), ("detr", "v1"), ("fpn", "v2")]
-WIDE = [(kind, version) for kind in KINDS for version in ("v1", "v2")]
+REFUSED = ("deformable_detr", "v1")  # at any size: the sides needn't be multiples of 32
+WIDE = [case for kind in KINDS for case in ((kind, "v1"), (kind, "v2")) if case != REFUSED]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,14 @@ def test_one_size(kind: str, version: str, exported: Callable):
         assert (outs["boxes"] <= np.array([120, 333, 120, 333]) + 1e-3).all()
     else:
         assert outs["label_map"].shape == (333, 120)
+
+
+@pytest.mark.full
+def test_a_kind_of_one_size_only(exported: Callable):
+    with pytest.raises(ExportError, match=r"images of any size.*--shape HEIGHT WIDTH"):
+        exported(*REFUSED)
+    made = exported(*REFUSED, (120, 160))
+    assert verify(str(made.path), made.model, made.config, picture(120, 160)).is_small
 
 
 def test_sizes_that_cannot_be_followed():
