@@ -16,9 +16,10 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from mmpvt.deploy import export, operators, tensorrt
+from mmpvt.deploy.exporting import Plan, core_of
 from mmpvt.deploy.operators import EFFICIENT_NMS
 from mmpvt.deploy.programs import _batched_nms, load_program, write_program
-from mmpvt.deploy.verification import verify
+from mmpvt.deploy.verification import compare, verify
 from mmpvt.errors import UserError
 from small_models import KINDS as SMALL_MODELS
 from small_models import build, picture
@@ -159,6 +160,24 @@ def test_a_program_of_pytorch(kind: str, compiled: bool, tmp_path: Path):
     found = run(dict(images=frames, sizes=np.array([[100, 150], [90, 60]])))
     assert {name: len(x) for name, x in found.items()} == dict(boxes=2, scores=2, labels=2)
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.full
+def test_torch_compile_finds_the_same():
+    """The core that is exported, compiled in place of exported."""
+    model, config = build("retinanet", "v2")
+    core, _ = core_of(Plan(model, config, SHAPE, "any", 1), without_nms=False)
+    core.eval()
+    inputs = (torch.randn(1, 3, 128, 160), torch.tensor([[100.0, 150.0]]), torch.ones(1, 4))
+    with torch.no_grad():
+        wanted, found = (
+            {name: x[0].numpy() for name, x in zip(core.outputs, run(*inputs), strict=True)}
+            # within forward's mode of plain layers PyTorch 2.13 can't compile NumPy's numbers
+            for run in (core, torch.compile(core.predict))
+        )
+    deviation = compare(found, wanted)
+    assert deviation.compared == 100
+    assert deviation.is_small, deviation
 
 
 def test_a_two_stage_program_needs_torchvision(tmp_path: Path):

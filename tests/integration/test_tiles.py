@@ -226,7 +226,11 @@ def test_memory_of_a_huge_image(kind: str, model: tuple, untrained_segmenter, tm
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", start, *line], env=environment(), capture_output=True, text=True
+        [sys.executable, "-c", start, *line],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=1500,
     )
     assert ended.returncode == 0, ended.stderr
     peak = int(ended.stdout.split()[-1]) * (1 if sys.platform == "darwin" else 1024)
