@@ -16,6 +16,7 @@ from collections.abc import Collection, MutableMapping, Sequence
 from types import ModuleType
 
 from mmpvt.engine.cli import USER_ERROR
+from mmpvt.utils.constants import RANKS
 from mmpvt.utils.processors import affine_processors, usable_processors
 from mmpvt.utils.text import printable
 from mmpvt.version import __version__
@@ -43,7 +44,6 @@ COMMANDS = (
 )
 PIPE_CLOSED = 141  # what a shell gives for a command that SIGPIPE ended
 SPINS = "10000"  # a fifth of a millisecond; GNU OpenMP's own 300,000 are six
-LAUNCHED = {"RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"}  # by torchrun, SLURM and MPI
 ALIASES = {"data": "check-data", "swap-backbone": "swap"}
 MODULES = {"swap": "swap_backbone", "list": "list_configs"}  # where they aren't named alike
 
@@ -131,7 +131,7 @@ def share_processors(variables: MutableMapping[str, str]) -> None:
     if "OMP_WAIT_POLICY" not in variables:
         variables.setdefault("GOMP_SPINCOUNT", SPINS)
     usable = usable_processors()
-    if usable < affine_processors() and not LAUNCHED & variables.keys():
+    if usable < affine_processors() and variables.keys().isdisjoint(RANKS.values()):
         variables.setdefault("OMP_NUM_THREADS", str(usable))
 
 

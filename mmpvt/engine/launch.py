@@ -15,10 +15,10 @@ from mmengine.dist import get_rank, get_world_size, is_distributed
 
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import LaunchError
+from mmpvt.utils.constants import RANKS
 from mmpvt.utils.processors import usable_processors
 
 SIZES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-VARIABLES = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}
 STORE_TIMEOUT = 60.0  # seconds
 PORTS = (20_000, 10_000)  # the first that a SLURM job may meet at, and how many there are
 LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|TCPStore", re.I)
@@ -71,9 +71,9 @@ def prepare_launcher(config: Config, launcher: str, trains: bool = True) -> None
 
 def check_launcher(launcher: str) -> None:
     """Raises a LaunchError if this process was not started by the launcher."""
-    if launcher != "none" and VARIABLES[launcher] not in os.environ:
+    if launcher != "none" and RANKS[launcher] not in os.environ:
         raise LaunchError(
-            f"{launcher}: this process was not started by it ({VARIABLES[launcher]} is not set)",
+            f"{launcher}: this process was not started by it ({RANKS[launcher]} is not set)",
             setting="launcher",
             hint="use tools/dist_train.sh or tools/slurm_train.sh, or leave it out",
         )
@@ -233,7 +233,7 @@ def failure_of(error: RuntimeError) -> LaunchError | None:
 
 def is_first_process() -> bool:
     """Whether this is the process of rank 0, before the processes are joined."""
-    return all(os.environ.get(name, "0") == "0" for name in VARIABLES.values())
+    return all(os.environ.get(name, "0") == "0" for name in RANKS.values())
 
 
 def process_count(launcher: str) -> int:

@@ -20,10 +20,11 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from mmpvt.engine.launch import VARIABLES, is_first_process
+from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import LaunchError, UserError
 from mmpvt.reproduction import evaluation_child
 from mmpvt.utils.atomic import atomic_write
+from mmpvt.utils.constants import RANKS
 
 DEFAULT_PORT = 29500  # MMEngine's
 MAX_ERROR = 300  # characters
@@ -65,7 +66,7 @@ def run_evaluation(
         EvaluationError: it ended without a result.
     """
     folder = folder.absolute()
-    rank = next((environment[name] for name in VARIABLES.values() if name in environment), "0")
+    rank = next((environment[name] for name in RANKS.values() if name in environment), "0")
     folder.mkdir(parents=True, exist_ok=True)
     out, progress = folder / "collected.json", folder / "progress.json"
     error = folder / f"error_{rank}.json"
