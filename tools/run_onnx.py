@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 # no other of Pillow's formats: opening a PostScript file, say, runs Ghostscript on it
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
@@ -203,12 +204,43 @@ class Suppression:
     method: str = "linear"
 
 
+def granted_processors() -> int | None:
+    """How many processors Linux's control groups grant (``docker run --cpus``, a CPU limit of
+    Kubernetes), rounded up; None where that is no fewer than there are.
+
+    By themselves runtimes start a thread for each of the machine's processors, which are all halted
+    when the time granted is used up.
+    """
+    processors = os.cpu_count() or 1
+    granted = [processors]
+    if hasattr(os, "sched_getaffinity"):
+        granted.append(len(os.sched_getaffinity(0)))
+    with contextlib.suppress(OSError):
+        for line in OWN_GROUPS.read_text(errors="surrogateescape").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:  # version 2
+                root, names = GROUPS, ["cpu.max"]
+            elif "cpu" in controllers.split(","):
+                root, names = GROUPS / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+            else:
+                continue
+            group = root / path.lstrip("/")  # a container may see it as the root instead
+            for folder in (group, *group.parents):
+                with contextlib.suppress(OSError, ValueError):  # no such files, or "max"
+                    texts = [(folder / name).read_text() for name in names]
+                    quota, period = map(int, " ".join(texts).split())
+                    if folder.is_relative_to(root) and quota > 0 < period:  # -1 is no limit
+                        granted.append(-(-quota // period))
+    return min(granted) if min(granted) < processors else None
+
+
 class Model:
     """An exported file and its metadata.
 
     Args:
         path (Path): the file.
-        threads (int | None): of the runtime; all cores by default.
+        threads (int | None): of the runtime; all cores by default, or what a container's CPU limit
+            grants.
         runtime (str | None): one of ``RUNTIMES``; onnxruntime by default, and of files that only
             one reads (.xml, .pt2), that one.
 
@@ -226,7 +258,7 @@ class Model:
             kind = f"{own}'s own format: run it with --runtime {own}" if own else "no .pt2 file"
             raise UserError(f"{path} is {kind}")
         try:
-            self.runtime = RUNTIMES[runtime](path, threads)
+            self.runtime = RUNTIMES[runtime](path, threads or granted_processors())
         except ModuleNotFoundError as error:
             package = PACKAGES.get(runtime, runtime)
             raise UserError(f"{package} isn't installed: pip install {package}") from error
@@ -1085,7 +1117,9 @@ def parse_args() -> argparse.Namespace:
         choices=RUNTIMES,
         help="default: onnxruntime, or the one of an .xml or .pt2 file",
     )
-    parser.add_argument("--threads", type=int, help="of the runtime (default: all cores)")
+    parser.add_argument(
+        "--threads", type=int, help="of the runtime (default: as many as it may use)"
+    )
     parser.add_argument(
         "--batch", type=int, metavar="N", help="images at once, of a file that takes batches"
     )

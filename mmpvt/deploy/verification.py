@@ -24,6 +24,7 @@ from mmpvt.deploy.preprocessing import read_image_format
 from mmpvt.engine.pipeline import TestPipeline, evaluating, read_test_pipeline
 from mmpvt.errors import ExportError
 from mmpvt.models.data_preprocessor import input_channels
+from mmpvt.utils.processors import usable_processors
 from mmpvt.utils.text import encodable
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]  # from inputs to outputs
@@ -286,15 +287,15 @@ def to_rgb(image: np.ndarray, is_bgr: bool = True) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def load_onnx(path: str, threads: int = 0) -> tuple[Run, dict[str, str]]:
-    """An ONNX file in onnxruntime, and its metadata; 0 threads are all cores.
+def load_onnx(path: str, threads: int | None = None) -> tuple[Run, dict[str, str]]:
+    """An ONNX file in onnxruntime, and its metadata; on all usable processors by default.
 
     Raises:
         ExportError: onnxruntime can't load it.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors: its warnings are on what it doesn't optimise
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or usable_processors()
     # onnxruntime takes no path that is not UTF-8
     model = path if encodable(path) == path else Path(path).read_bytes()
     try:
@@ -314,11 +315,14 @@ def load_onnx(path: str, threads: int = 0) -> tuple[Run, dict[str, str]]:
     return run, session.get_modelmeta().custom_metadata_map
 
 
-def load_openvino_file(path: str, threads: int = 0) -> tuple[Run, dict[str, str]]:
+def load_openvino_file(path: str, threads: int | None = None) -> tuple[Run, dict[str, str]]:
     """An .onnx or .xml file in OpenVINO, in float32 on the CPU, and its metadata."""
     core = load_openvino().Core()
     model = core.read_model(path)
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads or usable_processors(),
+    }
     compiled = core.compile_model(model, "CPU", options)
     names = [output.any_name for output in compiled.outputs]
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import run_onnx
 
 from helpers import environment
 from mmpvt.cli import share_processors
@@ -54,10 +55,30 @@ def test_limits_of_groups(
         path = tmp_path / "groups" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.setattr(processors, "OWN_GROUPS", tmp_path / "own")
-    monkeypatch.setattr(processors, "GROUPS", tmp_path / "groups")
-    monkeypatch.setattr(processors, "affine_processors", lambda: 8)
+    for module in (processors, run_onnx):
+        monkeypatch.setattr(module, "OWN_GROUPS", tmp_path / "own")
+        monkeypatch.setattr(module, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert processors.usable_processors() == expected
+    assert run_onnx.granted_processors() == (expected if expected < 8 else None)
+
+
+def test_threads_of_an_exported_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """What is granted, unless a number is asked for."""
+    asked = []
+
+    def runtime(path: Path, threads: int | None) -> None:
+        asked.append(threads)
+        raise ValueError
+
+    monkeypatch.setitem(run_onnx.RUNTIMES, "onnxruntime", runtime)
+    monkeypatch.setattr(run_onnx, "granted_processors", lambda: 3)
+    (tmp_path / "model.onnx").touch()
+    for threads in (None, 5):
+        with pytest.raises(run_onnx.UserError):
+            run_onnx.Model(tmp_path / "model.onnx", threads)
+    assert asked == [3, 5]
 
 
 @pytest.mark.parametrize(
