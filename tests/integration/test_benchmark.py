@@ -66,7 +66,7 @@ def test_tables_for_a_gpu(tmp_path: Path, coco_mini: Path):
     assert ended.returncode == 0, table + ended.stderr
     assert "failed" not in table
     heads = [line for line in table.splitlines() if line.startswith("### ")]
-    assert heads[0] == "### RetinaNet, PVT v2 B0, batch 4, 8 images, 1 epochs"
+    assert heads[-1] == "### RetinaNet, PVT v2 B0, batch 4, 8 images, 1 epochs"
     kinds = ("forward", "forward+backward", "train", "predict")
     for arch, work, precision in product(("tiny", "b0"), kinds, ("bfloat16", "float32")):
         row = f"### {arch} {work}, 2 x 64x96, {precision}, cpu"

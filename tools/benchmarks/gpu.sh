@@ -90,7 +90,6 @@ END
 }
 # shellcheck disable=SC2086  # lists of words
 {
-  [ -z "$coco" ] || train || fail "training: $(tail -n 1 "$log")"
   bench tables $common $v1 $forward $cast $size $batch --peers $v1_peers $graph \
     --then $common $v1 $backward $cast $size $batch --peers $v1_peers $training $graph \
     --then $common $v2 $forward $cast $size $batch --peers $v2_peers $graph \
@@ -102,6 +101,7 @@ END
   # which CPUs compile slowly
   [ -n "$quick" ] || bench compiled $common $v1 $backward $cast $size $batch \
     --peers published compiled compiled_blocks
+  [ -z "$coco" ] || train || fail "training: $(tail -n 1 "$log")"
 }
 cat "$table"
 exit "$failed"
