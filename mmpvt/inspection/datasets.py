@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
@@ -129,10 +130,13 @@ def _inspect_label_maps(dataset: DatasetConfig, splits: list[str], workers: int)
     )
     report.add_files(samples, infos)
     if files.map_folder and files.map_folder.is_dir():
-        named = {sample.label_map for sample in samples}
-        found = map(str, files.map_folder.rglob(f"*{files.map_suffix}"))
-        if extra := sorted(set(found) - named):
-            report.notes["label maps without an image"] += extra
+        found = files.map_folder.rglob(f"*{files.map_suffix}")
+        names = (path.relative_to(files.map_folder).as_posix() for path in found)
+        stems = {name.removesuffix(files.map_suffix) for name in names} - set(files.stems)
+        # those of another split have their images
+        if extra := sorted(stem for stem in stems if not Path(files.image(stem)).exists()):
+            kind = "label maps without an image"
+            report.notes[kind] += [str(files.label_map(stem)) for stem in extra]
 
     total = np.zeros(256)
     sizes = []

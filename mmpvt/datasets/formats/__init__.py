@@ -14,7 +14,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -34,6 +34,7 @@ from mmpvt.datasets.formats.yolo import CLASS_FILES, holds_labels, parse_yaml, r
 from mmpvt.errors import ConfigError, DatasetError
 from mmpvt.utils.atomic import atomic_write
 from mmpvt.utils.constants import FORMATS
+from mmpvt.utils.files import parse_json
 from mmpvt.utils.text import few
 
 __all__ = ["FORMATS", "ImageRecord", "Instance", "LabelMaps", "OpenedDataset", "open_dataset"]
@@ -41,6 +42,8 @@ __all__ = ["FORMATS", "ImageRecord", "Instance", "LabelMaps", "OpenedDataset", "
 TASKS = ("detection", "instance", "semantic", "classification")
 UNPACKED = ".mmpvt-unpacked"  # in an archive's folder: which archive it was
 MOST_LOOKED_AT = 100  # files of a kind, to recognise a format
+
+_JSON_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])  # whose values aren't parsed
 
 log = logging.getLogger("mmpvt")
 
@@ -189,25 +192,40 @@ def _sort_json(files: Files, names: list[str], kinds: dict[str, list[str]]) -> N
     """Sorts JSON files by what they hold. Of LabelMe's, beside an image each, a few are looked
     at; of others all."""
     stems = {stem(image) for image in files.images}
-    decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
     beside = 0
+    damaged: list[str] = []
     for name in names:
         is_beside = stem(name) in stems
         beside += is_beside
         if is_beside and beside > MOST_LOOKED_AT and kinds["labelme"]:
             kinds["labelme"].append(name)
             continue
-        try:
-            keys = decoder.decode(read_json(files.root / name)).keys()
-        except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
-            # none of theirs, or damaged: its reader says so
-            keys = {"shapes"} if is_beside and len(names) > 1 else set()  # type: ignore[assignment]
-            if len(names) == 1 and not is_beside:
-                keys = {"images", "categories"}  # type: ignore[assignment]
-        if {"images", "categories"} <= keys:
+        keys = _keys(files.root / name)
+        if keys is None and is_beside and len(names) > 1:
+            kinds["labelme"].append(name)  # whose reader says what is wrong with it
+        elif keys is None or (len(names) == 1 and not is_beside and "shapes" not in keys):
+            damaged.append(name)
+        elif {"images", "categories"} <= keys:
             kinds["coco"].append(name)
         elif "shapes" in keys:
             kinds["labelme"].append(name)
+    # one of several must not be missed: a split would be
+    known = [kind for kind in ("coco", "labelme") if kinds[kind]]
+    if known or len(names) == 1:
+        kinds[known[0] if known else "coco"] += damaged
+
+
+def _keys(path: Path) -> Set[str] | None:
+    """The keys of a JSON file's object, none of other values; None where it is damaged."""
+    try:
+        data = read_json(path)
+        try:
+            return _JSON_OBJECT.decode(data).keys()
+        except (ValueError, RecursionError, msgspec.MsgspecError):
+            content = parse_json(data)  # which takes NaN
+    except (OSError, ValueError):
+        return None
+    return content.keys() if isinstance(content, dict) else set()
 
 
 def _xml_kind(path: Path) -> str | None:

@@ -63,17 +63,8 @@ def read_coco(reading: Reading, names: list[str]) -> Content:
             )
             continue
         splits[split] = _read(reading, name, split, content, labels, used_images)
-    _unlisted(reading, used_images)
+    reading.note_unused(used_images, "in no annotation file")
     return Content(classes, splits, colours)
-
-
-def _unlisted(reading: Reading, used: set[str]) -> None:
-    others = [name for name in reading.files.images if name not in used]
-    if others:
-        reading.notes.append(
-            f"{len(others):,} images are in no annotation file and aren't used (the first: "
-            f"{others[0]})"
-        )
 
 
 def _splits(names: list[str]) -> dict[str, str]:
@@ -113,6 +104,11 @@ def _content(reading: Reading, name: str) -> dict:
             reading.count(f"{finding.kind}s {finding.reason}", f"{name}, {finding.id}")
         else:
             reading.problem(name, str(finding))
+    boxes = [annotation["bbox"] for annotation in content["annotations"]]
+    if boxes and all(max(box) <= 1 and box != list(map(round, box)) for box in boxes):
+        raise DatasetError(
+            f"the boxes of {file} are within 0 and 1, and COCO's are in pixels", where=file
+        )
     return content
 
 

@@ -70,12 +70,7 @@ def read_cvat(reading: Reading, names: list[str]) -> Content:
             _read_shapes(reading, record, image, labels, f"{name}, {file_name}")
             split = subset or split_of_path(found)
             splits[split_of_path(name) if split == ALL else split].append(record)
-    others = [image for image in reading.files.images if image not in used]
-    if others:
-        reading.notes.append(
-            f"{len(others):,} images are in no annotation file and aren't used (the first: "
-            f"{others[0]})"
-        )
+    reading.note_unused(used, "in no annotation file")
     return Content(classes, dict(splits), colours)
 
 

@@ -9,7 +9,7 @@ import struct
 import time
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -377,6 +377,14 @@ class Reading:
                 self.count(what, f"{name}: {found}, not {told}")
         return ImageRecord(path, *size)
 
+    def note_unused(self, used: Set[str], what: str) -> None:
+        """Notes the images that aren't among ``used``, which are ``what``."""
+        others = [name for name in self.files.images if name not in used]
+        if others:
+            self.notes.append(
+                f"{len(others):,} images are {what} and aren't used (the first: {others[0]})"
+            )
+
     def lacking(self, names: Sequence[str], total: int) -> bool:
         """Whether images without annotations are taken.
 
@@ -435,10 +443,18 @@ def image_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     """
     with Image.open(path) as image:
         stored = image.size
-        if image.format == "TIFF":  # Pillow has turned it already, as OpenCV does
-            return stored, stored
-        is_turned = "exif" in image.info and image.getexif().get(_ORIENTATION) in _TURNED
+        is_turned = orientation(image) in _TURNED
     return (stored[::-1] if is_turned else stored), stored
+
+
+def orientation(image: Image.Image) -> int:
+    """How EXIF says to turn an open image file, 1 to 8; 1 is not at all.
+
+    Pillow has turned a TIFF file already, as OpenCV does.
+    """
+    if image.format == "TIFF" or "exif" not in image.info:
+        return 1
+    return image.getexif().get(_ORIENTATION, 1)
 
 
 def outline_box(polygons: list[list[float]]) -> tuple[float, float, float, float]:

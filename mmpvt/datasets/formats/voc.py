@@ -22,7 +22,7 @@ from mmpvt.datasets.formats.records import Colour, ImageRecord, Instance
 from mmpvt.errors import UserError
 from mmpvt.utils.files import read_bytes
 
-_LABEL_MAP = re.compile(r"([^:#]+):(?:(\d+),(\d+),(\d+))?:[^:]*:[^:]*")  # name:r,g,b:parts:actions
+_LABEL_MAP = re.compile(r"([^#].*):(?:(\d+),(\d+),(\d+))?:[^:]*:[^:]*")  # name:r,g,b:parts:actions
 _FOLDER = re.compile(r"(^|/)(?:[Aa]nnotations|xmls?|labels)/")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "img")
 _MAPS = re.compile(r"(^|/)Segmentation(Class|Object)/")

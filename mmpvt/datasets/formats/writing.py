@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
@@ -18,7 +19,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from mmpvt.datasets.formats.masks import map_values
-from mmpvt.datasets.formats.reading import stem, with_progress
+from mmpvt.datasets.formats.reading import image_size, orientation, stem, with_progress
 from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.errors import ConfigError, DatasetError, OutputError
 from mmpvt.utils.constants import IGNORE_LABEL, WRITTEN_FORMATS
@@ -130,6 +131,7 @@ def write_label_maps(opened: OpenedDataset, folder: Path) -> LabelMaps:
     for split, records in opened.splits.items():
         names = [opened.name_of(record) for record in records]
         lines = [name.removesuffix(suffix) if suffix else name for name in names]
+        _check_lines(lines)
         text = "".join(f"{line}\n" for line in lines)
         lists[split] = out.write(f"{split}.txt", os.fsencode(text))
     root, map_suffix = (folder / "label_maps", ".png") if own is None else (own[0], own[2])
@@ -139,7 +141,9 @@ def write_label_maps(opened: OpenedDataset, folder: Path) -> LabelMaps:
 def _map_classes(opened: OpenedDataset) -> tuple[tuple[str, ...], list[tuple[int, int, int]]]:
     if opened.is_semantic:
         return opened.classes, opened.palette
-    return (BACKGROUND, *opened.classes), [(0, 0, 0), *opened.palette]
+    pairs = zip(opened.classes, opened.palette, strict=True)
+    colours = {BACKGROUND: (0, 0, 0)} | {n: colour for n, colour in pairs if n != BACKGROUND}
+    return tuple(colours), list(colours.values())
 
 
 def _check_paintable(opened: OpenedDataset) -> None:
@@ -147,6 +151,25 @@ def _check_paintable(opened: OpenedDataset) -> None:
         raise DatasetError(
             f"{opened.path} holds boxes only, and label maps take outlines", where=opened.path
         )
+    number = len(_map_classes(opened)[0])
+    if number > IGNORE_LABEL:
+        of_which = "" if opened.is_semantic else f" with {BACKGROUND!r}"
+        raise DatasetError(
+            f"{opened.path} has {number} classes{of_which}, and label maps hold {IGNORE_LABEL}: "
+            f"the value {IGNORE_LABEL} is ignored",
+            where=opened.path,
+        )
+
+
+def _check_lines(names: list[str]) -> None:
+    """Refuses names that a list of images, a line each, can't hold."""
+    for name in names:
+        if name != name.strip() or len(name.splitlines()) > 1:
+            raise DatasetError(
+                f"the name of the image {name!r} begins or ends with a space or has line breaks, "
+                "which lists of images can't hold",
+                hint="rename it",
+            )
 
 
 def _own_maps(opened: OpenedDataset) -> tuple[Path, str, str] | None:
@@ -173,7 +196,7 @@ def _own_maps(opened: OpenedDataset) -> tuple[Path, str, str] | None:
 
 def _label_map(opened: OpenedDataset, record: ImageRecord) -> bytes:
     """A PNG of labels, in the classes' colours where a viewer shows it."""
-    labels = _labels(opened, record) if opened.is_semantic else _painted(record)
+    labels = _labels(opened, record) if opened.is_semantic else _painted(opened, record)
     image = Image.fromarray(labels)
     palette = _map_classes(opened)[1]
     image.putpalette([value for colour in palette[:256] for value in colour])
@@ -205,13 +228,52 @@ def decoded(one: Instance, height: int, width: int) -> np.ndarray:
     return rle.decode(rle.merge(rle.frPyObjects(one.polygons, height, width)))
 
 
-def _painted(record: ImageRecord) -> np.ndarray:
-    """The labels of an image's objects, plus one; smaller objects over larger ones."""
+def _painted(opened: OpenedDataset, record: ImageRecord) -> np.ndarray:
+    """The labels of an image's objects in the classes of the label maps; smaller objects over
+    larger ones."""
+    record = _as_loaded(record)
+    names = _map_classes(opened)[0]
     labels = np.zeros((record.height, record.width), np.uint8)
     for one in sorted(record.instances, key=_area, reverse=True):
         mask = decoded(one, record.height, record.width).astype(bool)
-        labels[mask] = IGNORE_LABEL if one.ignored else one.label + 1
+        labels[mask] = IGNORE_LABEL if one.ignored else names.index(opened.classes[one.label])
     return labels
+
+
+def _as_loaded(record: ImageRecord) -> ImageRecord:
+    """An image whose annotations are of it as stored, with those of it as its EXIF orientation
+    turns it: label maps and YOLO's files can't say which of both they are of."""
+    size, stored = image_size(record.path)
+    if (record.width, record.height) != stored or size == stored:
+        return record
+    with Image.open(record.path) as image:
+        how = orientation(image)
+    instances = [_turned(one, *stored, how) for one in record.instances]
+    return replace(record, width=size[0], height=size[1], instances=instances)
+
+
+def _turned(one: Instance, width: int, height: int, how: int) -> Instance:
+    """An object of an image of ``width`` and ``height``, turned by EXIF's orientation, 5 to 8."""
+    from_right, from_below = how in (6, 7), how in (7, 8)  # where the turned image's axes begin
+
+    def turn(points: list[float]) -> list[float]:
+        xs, ys = np.array(points[::2]), np.array(points[1::2])
+        pairs = (height - ys if from_right else ys, width - xs if from_below else xs)
+        return np.stack(pairs, 1).ravel().tolist()
+
+    x, y, w, h = one.box
+    x1, y1, x2, y2 = turn([x, y, x + w, y + h])
+    mask = one.rle
+    if mask is not None:
+        turned = rle.decode(mask).T[:: -1 if from_below else 1, :: -1 if from_right else 1]
+        mask = rle.encode(np.asfortranarray(turned))
+        mask["counts"] = mask["counts"].decode()
+    return replace(
+        one,
+        box=(min(x1, x2), min(y1, y2), h, w),
+        polygons=one.polygons and [turn(polygon) for polygon in one.polygons],
+        rle=mask,
+    )
 
 
 def write(opened: OpenedDataset, folder: Path, to: str) -> Path:
@@ -222,8 +284,6 @@ def write(opened: OpenedDataset, folder: Path, to: str) -> Path:
         raise DatasetError(f"{opened.path} holds label maps, which have no objects", setting="to")
     if to == "masks":
         _check_paintable(opened)
-        if len(opened.classes) > IGNORE_LABEL - 1:
-            raise DatasetError(f"label maps hold 254 classes, not {len(opened.classes)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists", where=folder, hint="name a new folder")
     part = folder.with_name(f".{folder.name}.part")
@@ -316,7 +376,8 @@ def _write_yolo(opened: OpenedDataset, folder: Path, names: Names) -> None:
         _copy(pairs, folder / "images" / split, split)
         labels = folder / "labels" / split
         labels.mkdir(parents=True)
-        for record, name in pairs:
+        for stored, name in pairs:
+            record = _as_loaded(stored)
             lines = [_yolo_line(record, one) for one in record.instances if not one.ignored]
             (labels / f"{stem(name)}.txt").write_text("".join(filter(None, lines)))
         content["train" if split == "all" else split] = f"images/{split}"

@@ -93,7 +93,10 @@ def read_yolo(reading: Reading, config: Path | None) -> Content:
             if label is not None:
                 _read_labels(reading, record, label, classes, bool(keypoints))
             splits[split].append(record)
-    _check_images(reading, images)
+    root = reading.root
+    used = {Path(os.path.relpath(p, root)).as_posix() for paths in images.values() for p in paths}
+    reading.note_unused(used, "of no split of data.yaml")
+    _check_images(reading)
     return Content(classes, splits)
 
 
@@ -230,9 +233,9 @@ def _label_file(image: Path) -> Path | None:
     return next((Path(file) for file in files if os.path.exists(file)), None)  # noqa: PTH110
 
 
-def _check_images(reading: Reading, images: dict[str, list[Path]]) -> None:
+def _check_images(reading: Reading) -> None:
     """Label files of no image, in folders of labels."""
-    known = {str(path.with_suffix("").name) for paths in images.values() for path in paths}
+    known = {PurePosixPath(name).stem for name in reading.files.images}
     for name in reading.files.of(".txt"):
         path = PurePosixPath(name)
         folders = [part.lower() for part in path.parts[:-1]]

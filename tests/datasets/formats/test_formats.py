@@ -212,6 +212,142 @@ def test_turned_images_have_the_size_that_training_loads(root: Path):
     assert (record.height, record.width) == (HEIGHT, WIDTH)
 
 
+@pytest.mark.parametrize("how", [5, 6, 7, 8])
+def test_turned_images_annotated_as_stored(how: int, root: Path, tmp_path: Path):
+    """YOLO's files and label maps can't say a size: they are of the image as it is loaded."""
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[5:15, 40:60] = 255
+    pixels[30:33, 2:12] = 99
+    exif = Image.Exif()
+    exif[274] = how
+    Image.fromarray(pixels).save(root / "a.png", exif=exif)
+    content = coco_content({"a": [(0, 40, 5, 20, 10), (1, 2, 30, 10, 3)]})
+    content["images"][0]["file_name"] = "a.png"
+    first, second = content["annotations"]
+    first["segmentation"] = [[40, 5, 60, 5, 60, 15, 40, 15]]
+    runs = rle.encode(np.asfortranarray(pixels[..., 0] == 99).astype(np.uint8))
+    second["segmentation"] = dict(size=runs["size"], counts=runs["counts"].decode())
+    (root / "a.json").write_text(json.dumps(content))
+    opened = open_dataset(root)
+
+    loaded = LoadImageFromFile().transform(dict(img_path=str(root / "a.png")))["img"][..., 0]
+    made = opened.write_label_maps(tmp_path / "maps")
+    found = np.asarray(Image.open(made.seg_map_path / "a.png.png"))
+    np.testing.assert_array_equal(found, np.select([loaded == 255, loaded == 99], [1, 2]))
+
+    (record,) = open_dataset(opened.write(tmp_path / "yolo", "yolo")).splits["train"]
+    for one, value in zip(record.instances, (255, 99), strict=True):
+        ys, xs = np.nonzero(loaded == value)
+        box = xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1
+        assert one.box == pytest.approx(box, abs=1.01 if value == 99 else 0.01)
+    open_dataset(opened.write(tmp_path / "masks", "masks"))
+    (record,) = open_dataset(opened.write(tmp_path / "coco", "coco")).splits["all"]
+    assert record.instances[0].box == (40, 5, 20, 10)
+
+
+def test_a_class_named_background(root: Path, tmp_path: Path):
+    """It is the label maps' own."""
+    content = coco_content({"a": [(0, 4, 4, 20, 10), (1, 30, 6, 10, 10)]})
+    content["categories"] = [dict(id=3, name="car"), dict(id=5, name="background")]
+    for annotation in content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    (root / "a.json").write_text(json.dumps(content))
+    image(root / "a.jpg")
+    made = open_dataset(root).write_label_maps(tmp_path / "out")
+    assert made.classes == ("background", "car") and len(made.palette) == 2
+    found = np.asarray(Image.open(made.seg_map_path / "a.jpg.png"))
+    assert found[5, 5] == 1 and found[8, 32] == 0
+
+
+@pytest.mark.parametrize("number", [254, 255])
+def test_as_many_classes_as_label_maps_hold(number: int, root: Path, tmp_path: Path):
+    content = coco_content({"a": [(0, 4, 4, 20, 10)]})
+    content["categories"] = [dict(id=i, name=f"c{i}") for i in range(number)]
+    content["annotations"][0].update(category_id=number - 1, segmentation=[[4, 4, 24, 4, 24, 14]])
+    (root / "a.json").write_text(json.dumps(content))
+    image(root / "a.jpg")
+    opened = open_dataset(root)
+    if number == 255:  # and the background
+        with pytest.raises(DatasetError, match=r"256 classes with 'background', and .* hold 255"):
+            opened.write_label_maps(tmp_path / "out")
+        with pytest.raises(DatasetError, match="256 classes"):
+            opened.write(tmp_path / "out", "masks")
+        return
+    made = opened.write_label_maps(tmp_path / "out")
+    assert np.asarray(Image.open(made.seg_map_path / "a.jpg.png")).max() == 254
+
+
+def test_names_that_lists_cannot_hold(root: Path, tmp_path: Path):
+    masks(root)
+    for kind, end in (("images", "jpg"), ("masks", "png")):
+        (root / kind / f"img_00.{end}").rename(root / kind / f" img_00.{end}")
+    with pytest.raises(DatasetError, match=r"' img_00.jpg' begins or ends .*rename it"):
+        open_dataset(root).write_label_maps(tmp_path / "out")
+
+
+def test_voc_keeps_classes_of_any_name(root: Path, tmp_path: Path):
+    content = coco_content({"a": [(0, 4, 4, 20, 10)]})
+    names = ["z:1", "C#", "a b"]
+    content["categories"] = [dict(id=i, name=n) for i, n in zip((3, 5, 9), names, strict=True)]
+    (root / "a.json").write_text(json.dumps(content))
+    image(root / "a.jpg")
+    again = open_dataset(open_dataset(root).write(tmp_path / "out", "voc"))
+    assert again.classes == tuple(names)
+
+
+def two_coco_splits(root: Path) -> dict:
+    for split in ("train", "valid"):
+        image(root / split / "a.jpg")
+        (root / split / "_annotations.coco.json").write_text(
+            json.dumps(coco_content({"a": [(0, 1, 2, 3, 4)]}))
+        )
+    return coco_content({"a": [(0, 1, 2, 3, 4)]})
+
+
+def test_nan_in_one_of_several_coco_files(root: Path):
+    content = two_coco_splits(root)
+    content["annotations"][0]["area"] = float("nan")
+    (root / "valid" / "_annotations.coco.json").write_text(json.dumps(content))
+    opened = open_dataset(root)
+    assert {split: len(same) for split, same in opened.splits.items()} == {"train": 1, "val": 1}
+
+
+@pytest.mark.parametrize("on_bad_data", ["auto", "skip"])
+@pytest.mark.parametrize("damage", ["truncated", "utf-16", "empty"])
+def test_one_of_several_coco_files_is_damaged(damage: str, on_bad_data: str, root: Path):
+    text = json.dumps(two_coco_splits(root))
+    data = {"truncated": text[:-9].encode(), "utf-16": text.encode("utf-16"), "empty": b""}[damage]
+    (root / "valid" / "_annotations.coco.json").write_bytes(data)
+    with pytest.raises(DatasetError, match=r"valid/_annotations.coco.json is (no JSON|empty)"):
+        open_dataset(root, on_bad_data=on_bad_data)
+
+
+def test_coco_boxes_from_0_to_1(root: Path):
+    coco(root)
+    content = coco_content(DATA)
+    for annotation in content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["bbox"] = [x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT]
+    (root / "labels.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"labels.json are within 0 and 1, .* in pixels"):
+        open_dataset(root)
+
+
+def test_yolo_lists_of_some_images(root: Path):
+    """Images that data.yaml doesn't name, and their labels, aren't used, which is said."""
+    yolo(root)
+    (root / "classes.txt").unlink()
+    (root / "train.txt").write_text("images/img_00.jpg\nimages/img_01.jpg\n")
+    (root / "data.yaml").write_text("train: train.txt\nval:\nnames: [ant, bee, cow]\n")
+    opened = open_dataset(root)
+    assert [len(same) for same in opened.splits.values()] == [2]
+    assert "22 images are of no split of data.yaml and aren't used (the first: " in opened.notes[0]
+    (root / "labels" / "other.txt").write_text("0 .5 .5 .1 .1\n")
+    with pytest.raises(DatasetError, match=r"other.txt: there is no image of its name"):
+        open_dataset(root)
+
+
 def test_split_is_stratified_and_keeps_copies_together(root: Path):
     yolo(root)
     for name in ("img_01", "img_05"):
