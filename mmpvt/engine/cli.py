@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, TypeVar
 
 from mmengine.config import DictAction
+from mmengine.registry import build_from_cfg
 
 from mmpvt.engine.choices import LAUNCHERS, ON_BAD_DATA
 from mmpvt.environment import setup_environment
@@ -30,6 +33,11 @@ AMP = "mixed precision of this type (on a CPU: bfloat16); accuracy: docs/perform
 HOST = "address to listen at; 0.0.0.0 lets others in (default: %(default)s, this machine)"
 FAILURE = 1
 USER_ERROR = 2
+
+# of a class's name that no registry has, or of its arguments
+_MISFIT = re.compile(
+    r".* is not in the .* registry|.*got an unexpected keyword argument.*|.*missing \d+ required.*"
+)
 
 Options = TypeVar("Options", bound="RunOptions")
 
@@ -182,6 +190,11 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
                 saved = f"is saved in {interrupt.saved}: --resume resumes from there"
             said = f"{interrupt} after iteration {interrupt.iteration}, which {saved}"
         _leave(said, interrupt.code)
+    except (TypeError, KeyError) as error:
+        misfit = _misfit(error)
+        if misfit is None:
+            raise
+        _leave(f"error: the config can't be built: {misfit}", USER_ERROR)
     except RuntimeError as error:
         from mmpvt.engine.launch import failure_of
 
@@ -193,6 +206,14 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
         _leave(on_interrupt, 128 + signal.SIGINT)
     finally:
         UserError.name_setting = staticmethod(as_argument)
+
+
+def _misfit(error: Exception) -> str | None:
+    """What is wrong with a class's name or arguments in a config; None for other errors."""
+    frames = traceback.walk_tb(error.__traceback__)
+    built = any(frame.f_code is build_from_cfg.__code__ for frame, _ in frames)
+    found = _MISFIT.match(str(error.args[0])) if built and error.args else None
+    return found and found[0]
 
 
 def as_flag(name: str, value: object = None) -> str:

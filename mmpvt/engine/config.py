@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import inspect
 import math
 import os
 import sys
@@ -13,7 +14,9 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import Runner
 
 from mmpvt.checkpoint.hub import WEIGHTS_FILE
 from mmpvt.checkpoint.saving import newest_checkpoint
@@ -111,14 +114,36 @@ def merge_options(config: Config, cfg_options: dict | None) -> None:
     """Sets dotted keys of a config.
 
     Raises:
-        ConfigError: they don't fit it.
+        ConfigError: they don't fit it, or look like a mistake in writing.
     """
+    options = cfg_options or {}
+    _check_new_keys(config, options)
+    for key, value in options.items():
+        if key.endswith("_dataloader.batch_size") and not (isinstance(value, int) and value > 0):
+            raise ConfigError(f"{key} is {value!r}, and it counts images", setting="cfg_options")
     try:
-        config.merge_from_dict(cfg_options or {})
+        config.merge_from_dict(options)
     except (KeyError, TypeError, AssertionError, IndexError) as error:
         raise ConfigError(
             f"they don't fit {config.filename}: {error}", setting="cfg_options"
         ) from error
+
+
+def _check_new_keys(config: Config, options: dict) -> None:
+    """Refuses new keys that nothing would read, or nothing before the first checkpoint, and that
+    are named almost as one that is read."""
+    known = {
+        "": {*config, *inspect.signature(Runner).parameters},
+        "default_hooks.checkpoint": {*inspect.signature(CheckpointHook).parameters},
+    }
+    for key in options:
+        for place, names in known.items():
+            name = key.removeprefix(f"{place}." if place else "").partition(".")[0]
+            alike = difflib.get_close_matches(name, names, 1, cutoff=0.8)
+            if key.startswith(place) and name not in names and alike:
+                raise ConfigError(
+                    f"there is no {key}", hint=f"write {alike[0]}", setting="cfg_options"
+                )
 
 
 def check_trains(config: Config) -> None:

@@ -35,6 +35,33 @@ def test_options(config: Config):
         load_config(path, {"train_dataloader.dataset.pipeline.99.scale": (1, 1)})
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("train_dataloder.batch_size", 2, "there is no .*: write train_dataloader"),
+        ("default_hooks.checkpoint.max_keep_ckpt", 1, "there is no .*: write max_keep_ckpts"),
+        ("train_dataloader.batch_size", 0, "is 0, and it counts images"),
+        ("val_dataloader.batch_size", "abc", "is 'abc', and it counts images"),
+    ],
+)
+def test_options_written_wrong(option: str, value: object, sentence: str):
+    """They would be ignored, or end the run after its first epoch."""
+    with pytest.raises(ConfigError, match=sentence):
+        load_config("mmpvt::retinanet_pvt_v2_b0_fpn_shapes.py", {option: value})
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["tta_model.type", "auto_scale_lr.enable", "randomness.seed", "custom_imports.imports",
+     "default_hooks.checkpoint.max_keep_ckpts", "find_unused_parameters", "my_own_setting"],
+)  # fmt: skip
+def test_new_options_are_taken(option: str):
+    found = load_config("mmpvt::retinanet_pvt_v2_b0_fpn_shapes.py", {option: 1})
+    for key in option.split("."):
+        found = found[key]
+    assert found == 1
+
+
 def test_installed_configs():
     config = load_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
     assert config.model.backbone.depth == 50

@@ -106,6 +106,26 @@ def test_unreadable_image(
     assert f"{image} can't be read as an image" in ended.one_sentence()
 
 
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("optim_wrapper.optimizer.lrr=0.1", "got an unexpected keyword argument 'lrr'"),
+        ("train_cfg.max_epoch=3", "got an unexpected keyword argument 'max_epoch'"),
+        ("model.backbone.drop_path=0.1", "got an unexpected keyword argument 'drop_path'"),
+        ("model.type=RetinaNett", "RetinaNett is not in the mmdet::model registry"),
+    ],
+)
+def test_option_that_no_class_takes(
+    option: str, sentence: str, shapes: Path, tmp_path: Path, tiny_config: Path, call_tool
+):
+    ended = call_tool(
+        "train.py", tiny_config, "--data-root", shapes, "--work-dir", tmp_path / "work",
+        "--cfg-options", option,
+    )  # fmt: skip
+    assert ended.one_sentence().startswith("error: the config can't be built: ")
+    assert sentence in ended.one_sentence()
+
+
 def test_config_that_does_not_exist(call_tool):
     ended = call_tool("train.py", "configs/retinanet_pvt_small_fpn_1x_coco.py")
     sentence = ended.one_sentence()
