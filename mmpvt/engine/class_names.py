@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from mmengine.config import Config
@@ -14,6 +15,7 @@ from mmpvt.errors import CheckpointMismatchError, ConfigError
 from mmpvt.utils.text import few
 
 CLASSIFYING = {"bbox_head", "mask_head", "decode_head", "auxiliary_head"}
+TEXT = {"language_model", "text_encoder"}  # parts of models that compare images with text
 log = logging.getLogger("mmpvt")
 
 
@@ -83,6 +85,11 @@ def _class_list(classes: object, where: str) -> tuple[str, ...]:
 def is_classifier(model: Mapping) -> bool:
     """Whether a model's config is that of one of mmpretrain's image classifiers."""
     return str(model.get("type")).rpartition(".")[2] == "ImageClassifier"
+
+
+def compares_with_text(model: object) -> bool:
+    """Whether a model's labels follow from the names that it is given, as Grounding DINO's do."""
+    return any(TEXT & part.keys() for part in iter_dicts(model))
 
 
 def iter_heads(model: object) -> Iterator[tuple[str, dict]]:
@@ -197,20 +204,41 @@ def compare_with_checkpoint(classes: Sequence[str], checkpoint: Mapping) -> str 
         str | None: in which names they differ, a sentence, or None.
 
     Raises:
-        CheckpointMismatchError: they are the same in another order: labels would mean others.
+        CheckpointMismatchError: a class of both has another index: labels would mean others.
     """
     stored = [str(name) for name in stored_meta(checkpoint).get("classes") or ()]
     classes = [str(name) for name in classes]
     if not stored or not classes or stored == classes:
         return None
-    if sorted(stored) == sorted(classes):
-        i = next(i for i, name in enumerate(stored) if name != classes[i])
+    places = {name: i for i, name in enumerate(classes)}
+    moved = [
+        f"its class {i} is {name!r}, which is the data set's class {places[name]}"
+        for i, name in enumerate(stored)
+        if name in places and classes[i : i + 1] != [name]
+    ]
+    if moved:
         raise CheckpointMismatchError(
-            f"the checkpoint was trained with the config's {len(classes)} classes in another "
-            f"order: its class {i} is {stored[i]!r}, the config's is {classes[i]!r}",
+            "the checkpoint was trained with classes in another order than the data set's: "
+            + "; ".join(moved[:2]),
             hint="set metainfo=dict(classes=…) to the checkpoint's order",
         )
     return (
-        f"the checkpoint was trained on {len(stored)} classes ({few(stored)}), the data set has "
-        f"{len(classes)} ({few(classes)})"
+        f"the checkpoint was trained on {len(stored)} classes, the data set has {len(classes)}: "
+        f"{class_differences(stored, classes)}"
     )
+
+
+def class_differences(stored: Sequence[str], classes: Sequence[str], most: int = 3) -> str:
+    """The first indices at which a checkpoint's and a data set's classes differ, for a sentence."""
+    pairs = enumerate(zip_longest(stored, classes))
+    differing = [
+        f"class {i} is {_quoted(one)} in the checkpoint and {_quoted(other)} in the data set"
+        for i, (one, other) in pairs
+        if one != other
+    ]
+    more = [f"{len(differing) - most} more"] if len(differing) > most else []
+    return ", ".join(differing[:most] + more)
+
+
+def _quoted(name: str | None) -> str:
+    return "missing" if name is None else repr(name)

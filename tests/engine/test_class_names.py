@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
+from torch import nn
 
 from mmpvt import UserError
 from mmpvt.engine.class_names import compare_with_checkpoint, model_meta, read_class_lists
+from mmpvt.engine.hooks.checkpoints import CheckpointFitHook
+from mmpvt.errors import CheckpointMismatchError
 
 HEAD = dict(bbox_head=dict(num_classes=2))
 
@@ -98,9 +102,58 @@ def test_a_checkpoint_whose_names_are_none(meta: object):
     assert model_meta(experiment(HEAD), dict(meta=meta)) == {}
 
 
-def test_a_checkpoint_of_the_same_classes_in_another_order():
-    checkpoint = dict(meta=dict(dataset_meta=dict(classes=("a", "b", "c"))))
-    assert compare_with_checkpoint(["a", "b", "c"], checkpoint) is None
-    assert "trained on 3 classes (a, b, c)" in compare_with_checkpoint(["a", "b"], checkpoint)
-    with pytest.raises(UserError, match="its class 0 is 'a', the config's is 'c'"):
-        compare_with_checkpoint(["c", "b", "a"], checkpoint)
+STORED = ("star", "cross", "square", "ring", "triangle", "circle")
+
+
+def trained_on(*classes: str) -> dict:
+    return dict(meta=dict(dataset_meta=dict(classes=classes)))
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (STORED[::-1], "class 0 is 'star', which is the data set's class 5; its class 1 is"),
+        ((*STORED[1:], "zzz"), "class 1 is 'cross', which is the data set's class 0; its class 2"),
+        (STORED[1:], "class 1 is 'cross', which is the data set's class 0; its class 2"),
+        (("zzz", *STORED), "class 0 is 'star', which is the data set's class 1; its class 1 is"),
+        ((*STORED[:4], "zzz", "triangle"), "class 4 is 'triangle', which is the data set's class"),
+    ],
+)
+def test_a_checkpoint_whose_classes_are_elsewhere_in_the_data(classes: tuple, said: str):
+    with pytest.raises(CheckpointMismatchError, match=said):
+        compare_with_checkpoint(classes, trained_on(*STORED))
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ((*STORED[:5], "zzz"), "class 5 is 'circle' in the checkpoint and 'zzz' in the data set"),
+        (STORED[:5], "class 5 is 'circle' in the checkpoint and missing in the data set"),
+        ((*STORED, "zzz"), "class 6 is missing in the checkpoint and 'zzz' in the data set"),
+        (tuple("abcdef"), "class 2 is 'square' in the checkpoint and 'c' in the data set, 3 more"),
+    ],
+)
+def test_a_checkpoint_of_which_no_class_is_elsewhere_in_the_data(classes: tuple, said: str):
+    text = compare_with_checkpoint(classes, trained_on(*STORED))
+    assert text and text.endswith(said)
+
+
+@pytest.mark.parametrize("checkpoint", [trained_on(*STORED), {}, dict(meta={})])
+def test_a_checkpoint_of_the_data_sets_classes(checkpoint: dict):
+    """Or without any, such as those that were published."""
+    assert compare_with_checkpoint(STORED, checkpoint) is None
+
+
+def test_a_model_that_compares_with_text_has_the_data_sets_labels():
+    linear = nn.Linear(1, 1)
+    data = dict(type="CocoDataset", metainfo=dict(classes=STORED[::-1]))
+
+    def load(model: dict) -> None:
+        config = experiment(model, test=data)
+        runner = SimpleNamespace(cfg=config, model=linear, logger=logging.getLogger("mmpvt"))
+        checkpoint = dict(trained_on(*STORED), state_dict=linear.state_dict())
+        CheckpointFitHook().after_load_checkpoint(runner, checkpoint)
+
+    load(dict(language_model=dict(type="BertModel")))
+    with pytest.raises(CheckpointMismatchError, match="in another order"):
+        load(HEAD)

@@ -12,6 +12,7 @@ import torch
 
 from mmpvt.checkpoint import load_checkpoint
 
+OUT = {"train.py": ["--work-dir"], "report.py": ["--out"]}
 NAMES = ("circle", "square", "triangle", "star", "ring", "cross")
 
 
@@ -66,10 +67,22 @@ def test_other_names_than_the_checkpoints(
     args = (trained / "epoch_2.pth", "--data-root", shapes, "--work-dir", tmp_path / "work")
     permuted = config(tmp_path, tiny_config, classes=NAMES[::-1])
     said = call_tool("test.py", permuted, *args).one_sentence()
-    assert "classes in another order: its class 0 is 'circle', the config's is 'cross'" in said
+    assert "its class 0 is 'circle', which is the data set's class 5" in said
+    for tool, options in (("train.py", ("--resume", args[0])), ("report.py", args[:1])):
+        said = call_tool(tool, permuted, *options, *args[1:3], *OUT[tool], tmp_path / "out")
+        assert "its class 0 is 'circle'" in said.one_sentence()
+    shifted = config(tmp_path, tiny_config, classes=(*NAMES[1:], "zzz"))
+    said = call_tool("test.py", shifted, *args).one_sentence()
+    assert "its class 1 is 'square', which is the data set's class 0; its class 2 is" in said
+    renamed = config(tmp_path, tiny_config, classes=(*NAMES[:5], "zzz"))
+    ended = call_tool("test.py", renamed, *args)
+    assert ended.code == 0, ended.err
+    assert "class 5 is 'cross' in the checkpoint and 'zzz' in the data set" in ended.out
+    caplog.clear()
+    permuted = config(tmp_path, tiny_config, classes=NAMES[::-1])
     options = ("--cfg-options", "train_cfg.max_epochs=1", f"load_from={args[0]}")
     ended = call_tool("train.py", permuted, *args[1:], *options)
-    assert "the heads start from its classes (circle, square, triangle …)" in ended.out
+    assert "start from its classes: class 0 is 'circle' in the checkpoint and 'cross'" in ended.out
     one = config(tmp_path, tiny_config, "model = dict(bbox_head=dict(num_classes=1))")
     option = ("--cfg-options", "test_dataloader.dataset.metainfo.classes=star")
     said = call_tool("test.py", one, *args, *option).one_sentence()

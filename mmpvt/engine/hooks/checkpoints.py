@@ -16,7 +16,13 @@ from mmengine.runner import Runner
 from mmpvt.checkpoint.fitting import fill_partly, fit_to_model
 from mmpvt.checkpoint.resume_check import KEPT, VALIDATED, changed_schedules, check_resumable
 from mmpvt.checkpoint.saving import INTERRUPTED, POINTER, atomic_backend_args
-from mmpvt.engine.class_names import compare_with_checkpoint, dataset_meta, stored_meta
+from mmpvt.engine.class_names import (
+    class_differences,
+    compare_with_checkpoint,
+    compares_with_text,
+    dataset_meta,
+    stored_meta,
+)
 from mmpvt.engine.start_from import start
 from mmpvt.errors import OutputError
 from mmpvt.registry import HOOKS
@@ -259,8 +265,8 @@ class CheckpointFitHook(Hook):
 
         Raises:
             UserError: in strict mode, naming the tensors that don't fit; on resuming, what else
-                is missing; otherwise, where nothing fits. The checkpoint's classes are the data
-                set's in another order.
+                is missing; otherwise, where nothing fits. In strict mode, a class of the
+                checkpoint's has another index in the data set.
         """
         if not self.strict and runner.cfg.get("start_from"):
             source = runner.cfg.load_from
@@ -271,6 +277,8 @@ class CheckpointFitHook(Hook):
         tensors = fit_to_model(checkpoint, runner.model, self.strict)
         split = "train" if self.resume or not self.strict else "test"
         classes = dataset_meta(runner.cfg, split).get("classes", ())
+        if compares_with_text(runner.cfg.model):  # its labels are the data set's
+            classes = ()
         if self.resume:
             check_resumable(runner, checkpoint)
             if changed := changed_schedules(runner, checkpoint):
@@ -283,11 +291,8 @@ class CheckpointFitHook(Hook):
         else:
             tensors, said = fill_partly(runner.model, tensors)
             stored = list(stored_meta(checkpoint).get("classes", ()))
-            if said is None and stored and stored != list(classes):
-                said = (
-                    f"the heads start from its classes ({few(stored)}), the data set has "
-                    f"{few(classes)}"
-                )
+            if said is None and stored and classes and stored != list(classes):
+                said = f"the heads start from its classes: {class_differences(stored, classes)}"
             said = said and f"{runner.cfg.load_from}: {said}"
         if said:
             runner.logger.warning(said)

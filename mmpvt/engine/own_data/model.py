@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from mmengine.config import Config, ConfigDict
 
+from mmpvt.engine.class_names import compares_with_text
 from mmpvt.engine.config_parts import dataset_kind, iter_dicts, split_datasets
 from mmpvt.errors import ConfigError
 
 # Parts of a model whose num_classes isn't the number of the data's classes.
 OTHER_COUNTS = ("backbone", "neck", "data_preprocessor", "rpn_head")
-TEXT = ("language_model", "text_encoder")
 TRACKING = ("detector", "reid", "track_head")
 
 
@@ -29,7 +29,7 @@ def check_supported(config: Config) -> None:
 def _unsupported(config: Config) -> str | None:
     model = list(iter_dicts(config.model))
     loader = list(iter_dicts(config.get("train_dataloader")))
-    if any(key in part for part in model for key in TEXT):
+    if compares_with_text(config.model):
         return "it compares images with texts of its own data set"
     if any("teacher_config" in part for part in model):
         return "it learns from a teacher, which was trained on other classes"
