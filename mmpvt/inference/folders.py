@@ -9,6 +9,8 @@ that was killed can be resumed, and none of the results is kept in memory.
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import re
 import signal
 import sys
 from collections import deque
@@ -22,11 +24,13 @@ from typing import Any
 import cv2
 import msgspec
 import numpy as np
+import torch
 from mmengine.structures import BaseDataElement
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmpvt.engine.launch import Share
-from mmpvt.engine.pipeline import TestPipeline
+from mmpvt.engine.pipeline import TestPipeline, read_test_pipeline
 from mmpvt.errors import UserError
 from mmpvt.evaluation.coco_results import coco_categories
 from mmpvt.inference.batches import (
@@ -52,6 +56,7 @@ THUMBNAIL = 420  # pixels: the longer side of a picture kept for it
 MOST_WORKERS = 8
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 FEW = 32  # images from which on starting worker processes pays
+OF_PREDICTIONS = ("model", "data_preprocessor", "test_cfg", "default_scope")  # a config's keys
 CATEGORIES, PREDICTIONS, SHEET = "categories.json", "predictions.json", "contact_sheet.jpg"
 
 
@@ -118,7 +123,7 @@ def predict_folder(
     folder = check_out(out)
     categories = coco_categories(predictor.classes)
     share = options.share
-    journal = Journal(folder, _settings(predictor, options), sources, share, options.resume)
+    journal = Journal(folder, _settings(predictor), sources, share, options.resume)
     summary = Summary(resumed=len(journal.done))
     work = "predicting" if share.count == 1 else f"predicting, part 1 of {share.count}"
     total = len(sources) if share.count == 1 else len(journal.todo)
@@ -161,14 +166,37 @@ def check_out(out: Path) -> Outputs:
     return folder
 
 
-def _settings(predictor: Predictor, options: FolderOptions) -> dict:
-    """What has to be the same for a run to be resumed."""
-    tiling = predictor.tiling
+def _settings(predictor: Predictor) -> dict:
+    """What has to be the same for a run to be resumed; digests of the weights and the config, as
+    files of the same names may have other content."""
+    tiling, config = predictor.tiling, predictor.config
+    kept: dict[str, object] = {key: config.get(key) for key in OF_PREDICTIONS}
+    kept.update(pipeline=read_test_pipeline(config), classes=predictor.classes)
+    text = to_json(kept, default=_plain, skipkeys=True)
     return dict(
-        config=str(predictor.config.filename),
+        config=str(config.filename),
         checkpoint=predictor.checkpoint,
         tiles=None if tiling is None else [tiling.size, tiling.overlap, tiling.also_whole],
+        amp=predictor.amp,
+        checkpoint_sha256=_digest(predictor.model),
+        config_sha256=hashlib.sha256(text).hexdigest(),
     )
+
+
+def _plain(value: object) -> object:
+    """What stands in a config and is no data, as text that is the same in every process."""
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def _digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, torch.Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _written(

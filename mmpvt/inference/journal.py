@@ -340,12 +340,21 @@ class Journal:
         path = self.folder.folder / SETTINGS
         if not path.is_file():
             return  # there is nothing to resume
-        before = parse_json(path.read_bytes())
+        before: object = None
+        with suppress(ValueError):  # of a damaged file
+            before = parse_json(path.read_bytes())
         if before != settings:
-            pairs = before if isinstance(before, dict) else {}
-            other = next((key for key in settings if pairs.get(key) != settings[key]), "settings")
+            run = f"the run in {self.folder.folder}"
+            if not isinstance(before, dict) or not settings.keys() <= before.keys():
+                what = f"{run} is of a version that didn't record all that determines predictions"
+            else:
+                other = next((key for key in settings if before[key] != settings[key]), "version")
+                name = other.removesuffix("_sha256")
+                what = f"the {name} has changed since {run}"
+                if name == other:
+                    what = f"{run} had another {name}: {before.get(name)}"
             raise OutputError(
-                f"the run in {self.folder.folder} had another {other}: {pairs.get(other)}",
+                what,
                 setting="resume",
                 hint="name another folder, or run it anew",
             )

@@ -68,6 +68,7 @@ class Predictor:
         model (BaseModel): MMDetection's or MMSegmentation's.
         config (Config): that it was built from.
         checkpoint (str): the file or URL of its weights.
+        amp (str | None): the type of mixed precision that the option or the config names.
         classes (list[str]): by label: the checkpoint's, or else the config's data set's.
         meta (dict): ``classes`` and, perhaps, ``palette``.
         pipeline (TestPipeline): from an image to the model's input.
@@ -111,7 +112,7 @@ class Predictor:
         if amp:
             check_amp(self.device.type, amp)
         loop = config.get("test_cfg") or {}
-        amp = amp or loop.get("dtype")  # of our test loop
+        self.amp = amp = amp or loop.get("dtype")  # of our test loop
         self._autocast = partial(
             torch.autocast,
             self.device.type,

@@ -331,6 +331,46 @@ def test_resumed_after_kills(
     assert "had another tiles: None: name another folder" in other.one_sentence()
 
 
+def test_only_the_same_run_is_resumed(
+    photos: Path, tmp_path: Path, tiny_config: Path, trained: Path, call_tool
+):
+    """The same names of files aren't enough: what is in them counts."""
+    config, checkpoint, out = tmp_path / "config.py", tmp_path / "k.pth", tmp_path / "out"
+    text = f"_base_ = {str(tiny_config)!r}\n"
+    config.write_text(text)
+    shutil.copyfile(trained / "epoch_2.pth", checkpoint)
+    args = ("predict.py", config, checkpoint, photos, "--out", out, "--no-pictures")
+    ended = call_tool(*args)
+    assert ended.code == 0, ended.err
+    settings = json.loads((out / "run.json").read_text())
+    shutil.copy(next(photos.glob("*.jpg")), photos / "zzz.jpg")  # the last one
+
+    said = call_tool(*args, "--resume", "--amp", "bfloat16").one_sentence()
+    assert "had another amp: None" in said
+    shutil.copyfile(trained / "epoch_1.pth", checkpoint)
+    said = call_tool(*args, "--resume").one_sentence()
+    assert f"--resume: the checkpoint has changed since the run in {out}: name another" in said
+    shutil.copyfile(trained / "epoch_2.pth", checkpoint)
+    for change in (
+        "model = dict(test_cfg=dict(score_thr=0.1))",
+        "_base_.test_pipeline[1].scale = (32, 32)\n"
+        "test_dataloader = dict(dataset=dict(pipeline=_base_.test_pipeline))",
+    ):
+        config.write_text(text + change)
+        assert "the config has changed since" in call_tool(*args, "--resume").one_sentence()
+    config.write_text(text + "train_cfg = dict(max_epochs=9)  # of no prediction")
+
+    old = {key: settings[key] for key in ("config", "checkpoint", "tiles")}
+    for text in (json.dumps(old), "{"):
+        (out / "run.json").write_text(text)
+        said = call_tool(*args, "--resume").one_sentence()
+        assert f"the run in {out} is of a version that didn't record all" in said
+    (out / "run.json").write_text(json.dumps(settings))
+    ended = call_tool(*args, "--resume")
+    assert ended.code == 0, ended.err
+    assert "1 images" in ended.out and "6 done before" in ended.out
+
+
 def test_full_disk_keeps_what_was_done(
     many: Path, tmp_path: Path, tiny_config, trained, call_tool, monkeypatch
 ):
