@@ -106,17 +106,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    with user_errors(), ExitStack() as locks:
+    with user_errors(), ExitStack() as locks, ExitStack() as undo:
         from mmengine.dist import is_main_process
         from mmengine.runner import Runner
 
         from mmpvt.engine.config import load_config
+        from mmpvt.engine.hooks.start import StartHook
         from mmpvt.engine.preparation import TrainOptions, prepare_training
 
         args.data = data_options_from(args)
         config = load_config(args.config, args.cfg_options, args.backbone)
-        config = prepare_training(config, options_from(args, TrainOptions), locks)
-        Runner.from_cfg(config).train()
+        config = prepare_training(config, options_from(args, TrainOptions), locks, undo)
+        runner = Runner.from_cfg(config)
+        runner.register_hook(StartHook(undo), priority="LOWEST")
+        runner.train()
         if args.data:
             from mmpvt.reproduction.run_report import report_on_training
 

@@ -42,6 +42,7 @@ from mmpvt.engine.training_options import (
     set_loggers,
 )
 from mmpvt.errors import ConfigError, LaunchError, OutputError
+from mmpvt.utils.atomic import put_back
 from mmpvt.utils.locking import locked
 from mmpvt.utils.outputs import Outputs, check_free
 
@@ -146,7 +147,10 @@ class TestOptions(RunOptions):
 
 
 def prepare_training(
-    config: Config, options: TrainOptions, locks: ExitStack | None = None
+    config: Config,
+    options: TrainOptions,
+    locks: ExitStack | None = None,
+    undo: ExitStack | None = None,
 ) -> Config:
     """Makes a config one to train: checked, resumable, and with what the options ask for.
 
@@ -161,6 +165,9 @@ def prepare_training(
         options (TrainOptions): of the run.
         locks (ExitStack | None): takes the lock that keeps other runs out of the work directory,
             to be closed after the run. Default: None, no lock.
+        undo (ExitStack | None): puts back what was written for the user's own data, and the config
+            in the work directory, if it is closed; to be popped once the training begins. Default:
+            None, they are put back where this function fails.
 
     Returns:
         Config: what ``Runner.from_cfg`` takes. It may be prepared again.
@@ -169,34 +176,41 @@ def prepare_training(
         UserError: the config, an option or the data can't be used, or the work directory is in
             use.
     """
-    with ExitStack() as undo:  # of what is written for the user's own data
-        if not options.data:  # of which there may be more to say
-            check_trains(config)
-        # What the options ask for
-        config = _with_common_options(config, options)
-        has_work_dir = Path(config.work_dir).is_dir()
-        if has_work_dir:  # before the newest checkpoint is looked for
-            _lock_work_dir(config, locks)
-        if options.data:
-            config = use_own_data(
-                config,
-                options.data,
-                undo,
-                cfg_options=options.cfg_options,
-                on_bad_data=options.on_bad_data,
-                epochs=options.epochs,
-                processes=process_count(options.launcher),
-            )
-        _set_options(config, options)
+    if undo is None:
+        with ExitStack() as undo:
+            config = prepare_training(config, options, locks, undo)
+            undo.pop_all()
+        return config
+    if not options.data:  # of which there may be more to say
+        check_trains(config)
+    # What the options ask for
+    config = _with_common_options(config, options)
+    has_work_dir = Path(config.work_dir).is_dir()
+    if has_work_dir:  # before the newest checkpoint is looked for
+        _lock_work_dir(config, locks)
+    if options.data:
+        config = use_own_data(
+            config,
+            options.data,
+            undo,
+            cfg_options=options.cfg_options,
+            on_bad_data=options.on_bad_data,
+            epochs=options.epochs,
+            processes=process_count(options.launcher),
+        )
+    _set_options(config, options)
 
-        # Checks, then the first that is written
-        splits = ("train",) if config.get("val_cfg") is None else ("train", "val")
-        contents = _check(config, splits)
-        undo.pop_all()
+    # Checks, then the first that is written
+    splits = ("train",) if config.get("val_cfg") is None else ("train", "val")
+    contents = _check(config, splits)
     make_work_dir(config)
     config = _without_name_in_work_dir(config)
+    if config.filename and is_first_process():  # the runner writes a copy
+        put_back(Path(config.work_dir, Path(config.filename).name), undo)
     if not has_work_dir:
+        made = undo.pop_all()  # where another run has just locked it, it is that run's
         _lock_work_dir(config, locks)
+        undo.push(made)
 
     # Data
     notes = skip_unusable_annotations(config, splits, options.on_bad_data, contents)

@@ -1,12 +1,13 @@
-"""Files that are written intact or not at all."""
+"""Files that are written intact or not at all, or put back as they were."""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 PART = ".part"
@@ -54,6 +55,27 @@ def atomic_write(path: str | os.PathLike, content: bytes | memoryview, sync: boo
     """
     with replacing(path, sync) as part, part.open("xb") as file:
         file.write(content)
+
+
+def put_back(path: Path, undo: ExitStack) -> None:
+    """Has closing a stack give a file the content that it has now, or remove it if there is none.
+
+    Args:
+        path (Path): the file, which is about to be written.
+        undo (ExitStack): popped once what is written shall stay.
+    """
+    if path.is_file():
+        undo.callback(atomic_write, path, path.read_bytes())
+    else:
+        undo.callback(path.unlink, missing_ok=True)
+
+
+def make_folder(folder: Path, undo: ExitStack) -> None:
+    """Makes a folder, which closing a stack removes together with those made for it."""
+    new = [one for one in (*reversed(folder.parents), folder) if not one.exists()]
+    if new:
+        undo.callback(shutil.rmtree, new[0], ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def remove_parts(folder: str | os.PathLike) -> None:

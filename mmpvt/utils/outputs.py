@@ -16,11 +16,11 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from mmpvt.errors import OutputError
-from mmpvt.utils.atomic import atomic_write, replacing
+from mmpvt.utils.atomic import atomic_write, make_folder, put_back, replacing
 from mmpvt.utils.locking import LOCK
 
 LISTING = ".mmpvt-files"
@@ -45,13 +45,20 @@ class Outputs:
     Args:
         folder (str | PathLike): made by the first file.
         setting (str): the setting that names it. Default: ``'out'``.
+        undo (ExitStack | None): puts back, when it is closed, what :meth:`write` replaced. Default:
+            None, nothing is put back.
     """
 
-    def __init__(self, folder: str | os.PathLike, setting: str = "out") -> None:
+    def __init__(
+        self, folder: str | os.PathLike, setting: str = "out", undo: ExitStack | None = None
+    ) -> None:
         self.folder = Path(folder)
         self.setting = setting
+        self._undo = undo
         self._listing = self.folder / LISTING
         self._known = read_listing(self.folder)
+        if undo is not None:
+            put_back(self._listing, undo)
 
     def check_folder(self) -> None:
         """Refuses a folder that is neither new nor empty nor an earlier run's.
@@ -151,7 +158,11 @@ class Outputs:
             if is_listed(path, name, {name.casefold(): {digest}}):
                 return path  # by another process of the run, say
             self.check(name)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if self._undo is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            else:
+                make_folder(path.parent, self._undo)
+                put_back(path, self._undo)
             self._list(name, digest)
             atomic_write(path, content, sync=False)
         except OSError as error:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.runner import Runner
 
 from annotated import CLASSES, FORMATS, masks, yolo
 from helpers import ROOT
 from mmpvt.checkpoint.saving import is_intact, newest_checkpoint
 from mmpvt.reproduction import run_report
+from mmpvt.utils.locking import LOCK
 
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco_mini"
 
@@ -151,6 +153,86 @@ def test_mistakes_write_nothing(
     ended = call_tool("train.py", tiny_config, *args, "--work-dir", tmp_path / "run")
     assert said in ended.one_sentence()
     assert not Path("run").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path, run_tool) -> Path:
+    """The work directory of a finished run, beside its data in ``mine``."""
+    root = tmp_path_factory.mktemp("finished")
+    (root / "mine").mkdir()
+    yolo(root / "mine")
+    torch.save({"state_dict": {"other.weight": torch.zeros(1)}}, root / "other.pth")
+    args = ("--data", root / "mine", "--epochs", 1, "--seed", 0, "--work-dir", root / "run")
+    ended = run_tool("train.py", tiny_config, *args)
+    assert ended.code == 0, ended.out + ended.err
+    return root / "run"
+
+
+def kept(work_dir: Path) -> dict[str, bytes]:
+    """A work directory's files without its logs, which are named by the time."""
+    times = [path.name for path in work_dir.iterdir() if (path / "vis_data").is_dir()]
+    files = listing(work_dir)
+    logs = {LOCK, *times, *(f"{time}.py" for time in times)}
+    return {name: files[name] for name in files if Path(name).parts[0] not in logs}
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [("--resume", "--loggers", "nosuch"), ("--resume",), ("--start-from", "other.pth")],
+    ids=["option", "classes", "architecture"],
+)
+def test_mistakes_keep_a_finished_run(
+    mistake: tuple, finished: Path, tiny_config: Path, call_tool, monkeypatch
+):
+    monkeypatch.chdir(finished.parent)
+    before = kept(finished)
+    assert {tiny_config.name, "data/train.json", "data/val.json"} <= before.keys()
+    args = ("--data", "mine", "--classes", "bee,ant", "--work-dir", "run", *mistake)
+    assert call_tool("train.py", tiny_config, *args).one_sentence()
+    assert kept(finished) == before
+
+
+@pytest.mark.parametrize("with_data", [True, False])
+@pytest.mark.parametrize(("stage", "keeps"), [("before_run", True), ("before_train_epoch", False)])
+def test_a_traceback_keeps_a_finished_run(
+    stage: str,
+    keeps: bool,
+    with_data: bool,
+    finished: Path,
+    shapes: Path,
+    tiny_config: Path,
+    tmp_path: Path,
+    call_tool,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Until the training begins, whose config and data are there from then on."""
+    call_hook = Runner.call_hook
+
+    def fail(self: Runner, name: str, **arguments: object) -> None:
+        if name == stage:
+            raise ZeroDivisionError
+        call_hook(self, name, **arguments)
+
+    monkeypatch.setattr(Runner, "call_hook", fail)
+    work_dir = shutil.copytree(finished, tmp_path / "run")
+    before = kept(work_dir)
+    other = ("--data", finished.parent / "mine", "--classes", "bee,ant")
+    args = (*(other if with_data else ("--data-root", shapes)), "--work-dir", work_dir)
+    with pytest.raises(ZeroDivisionError):
+        call_tool("train.py", tiny_config, *args)
+    now = kept(work_dir)
+    assert (now == before) is keeps
+    assert (now[tiny_config.name] == before[tiny_config.name]) is keeps
+
+
+def test_a_mistake_removes_an_unpacked_archive(
+    finished: Path, tiny_config: Path, tmp_path: Path, call_tool
+):
+    before = kept(finished)
+    archive = shutil.make_archive(str(tmp_path / "mine"), "zip", finished.parent / "mine")
+    args = ("--data", archive, "--work-dir", finished, "--loggers", "nosuch")
+    assert call_tool("train.py", tiny_config, *args).one_sentence()
+    assert kept(finished) == before and not list((finished / "data").glob("mine-*"))
 
 
 def test_options_of_data_take_data(tiny_config: Path, call_tool):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,20 @@ def test_several_writers(tmp_path: Path):
     assert [path.name for path in folder.glob(f"{LISTING}*")] == [LISTING]
     later.write("d.txt", b"d")
     assert all(Outputs(folder).owns(name) for name in ("a.txt", "b.txt", "d.txt"))
+
+
+def test_what_is_written_is_put_back(tmp_path: Path):
+    folder = tmp_path / "out"
+    Outputs(folder).write("a", b"1")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with ExitStack() as undo:
+        out = Outputs(folder, undo=undo)
+        for name in ("a", "b", "new/folder/c"):
+            out.write(name, b"2")
+            out.write(name, b"3")
+        assert (folder / "a").read_bytes() == b"3"
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    with ExitStack() as undo:
+        Outputs(folder, undo=undo).write("a", b"4")
+        undo.pop_all()
+    assert (folder / "a").read_bytes() == b"4" and Outputs(folder).owns("a")

@@ -6,6 +6,7 @@ import colorsys
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -154,11 +155,12 @@ class OpenedDataset:
         opened.note_classes()
         return opened
 
-    def write_coco(self, folder: str | Path) -> dict[str, Path]:
+    def write_coco(self, folder: str | Path, undo: ExitStack | None = None) -> dict[str, Path]:
         """Writes a COCO JSON a split, whose ``file_name`` start from :attr:`image_root`.
 
         Args:
             folder (str | Path): takes ``train.json``, …
+            undo (ExitStack | None): puts back, when it is closed, what was replaced.
 
         Returns:
             dict[str, Path]: the files, by split. Equal data gives equal bytes.
@@ -167,14 +169,15 @@ class OpenedDataset:
             DatasetError: it holds label maps.
             OutputError: a file can't be written, or would replace what no tool wrote.
         """
-        return writing.write_coco(self, Path(folder))
+        return writing.write_coco(self, Path(folder), undo)
 
-    def write_labels(self, folder: str | Path) -> dict[str, Path]:
+    def write_labels(self, folder: str | Path, undo: ExitStack | None = None) -> dict[str, Path]:
         """Writes a list of images and their labels a split, as mmpretrain's ``CustomDataset`` reads
         it; names start from :attr:`image_root`.
 
         Args:
             folder (str | Path): takes ``train.txt``, …
+            undo (ExitStack | None): puts back, when it is closed, what was replaced.
 
         Returns:
             dict[str, Path]: the files, by split.
@@ -182,13 +185,14 @@ class OpenedDataset:
         Raises:
             OutputError: a file can't be written, or would replace what no tool wrote.
         """
-        return writing.write_labels(self, Path(folder))
+        return writing.write_labels(self, Path(folder), undo)
 
-    def write_label_maps(self, folder: str | Path) -> LabelMaps:
+    def write_label_maps(self, folder: str | Path, undo: ExitStack | None = None) -> LabelMaps:
         """Writes a list of images a split, and label maps where the user's can't be read.
 
         Args:
             folder (str | Path): takes ``train.txt``, … and ``label_maps/``.
+            undo (ExitStack | None): puts back, when it is closed, what was replaced.
 
         Returns:
             LabelMaps: the arguments of MMSegmentation's ``BaseSegDataset``.
@@ -197,7 +201,7 @@ class OpenedDataset:
             DatasetError: it holds boxes only.
             OutputError: a file can't be written, or would replace what no tool wrote.
         """
-        return writing.write_label_maps(self, Path(folder))
+        return writing.write_label_maps(self, Path(folder), undo)
 
     def write(self, folder: str | Path, to: str) -> Path:
         """Writes the data set with its images in a format.

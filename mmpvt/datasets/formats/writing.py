@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,9 +47,11 @@ class LabelMaps(NamedTuple):
     palette: list[tuple[int, int, int]]
 
 
-def write_coco(opened: OpenedDataset, folder: Path) -> dict[str, Path]:
+def write_coco(
+    opened: OpenedDataset, folder: Path, undo: ExitStack | None = None
+) -> dict[str, Path]:
     """:meth:`OpenedDataset.write_coco`."""
-    out = Outputs(folder)
+    out = Outputs(folder, undo=undo)
     names = [f"{split}.json" for split in opened.splits]
     out.check(*names)
     written, first = {}, 1
@@ -104,9 +107,11 @@ def _area(one: Instance) -> float:
     return total
 
 
-def write_labels(opened: OpenedDataset, folder: Path) -> dict[str, Path]:
+def write_labels(
+    opened: OpenedDataset, folder: Path, undo: ExitStack | None = None
+) -> dict[str, Path]:
     """:meth:`OpenedDataset.write_labels`."""
-    out = Outputs(folder)
+    out = Outputs(folder, undo=undo)
     out.check(*(f"{split}.txt" for split in opened.splits))
     return {
         split: out.write(
@@ -117,10 +122,12 @@ def write_labels(opened: OpenedDataset, folder: Path) -> dict[str, Path]:
     }
 
 
-def write_label_maps(opened: OpenedDataset, folder: Path) -> LabelMaps:
+def write_label_maps(
+    opened: OpenedDataset, folder: Path, undo: ExitStack | None = None
+) -> LabelMaps:
     """:meth:`OpenedDataset.write_label_maps`."""
     _check_paintable(opened)
-    out = Outputs(folder)
+    out = Outputs(folder, undo=undo)
     out.check(*(f"{split}.txt" for split in opened.splits), "label_maps")
     own = _own_maps(opened)
     lists, everything = {}, [r for records in opened.splits.values() for r in records]

@@ -16,7 +16,7 @@ from mmpvt.engine.launch import is_first_process
 from mmpvt.engine.own_data import data, model
 from mmpvt.engine.own_data.schedule import set_schedule
 from mmpvt.errors import DatasetError
-from mmpvt.utils.atomic import atomic_write
+from mmpvt.utils.atomic import atomic_write, make_folder, put_back
 from mmpvt.utils.text import few, printable
 
 FOLDER = "data"  # in the work directory, of what is written for a run
@@ -61,7 +61,8 @@ def use_own_data(
     Args:
         config (Config): of any detector, segmenter or classifier that learns from images alone.
         options (DataOptions): of the data.
-        undo (ExitStack): removes what is written, unless its callbacks are popped.
+        undo (ExitStack): removes what is written, and puts back what that replaced, unless its
+            callbacks are popped.
         cfg_options (dict | None): dotted keys and values that are set last.
         on_bad_data (str): ``'skip'`` goes on without annotations that can't be used.
         epochs (int | None): passes over the data. Default: None, by the number of images.
@@ -103,7 +104,7 @@ def use_own_data(
     _make(folder, undo)
     repeats = data.repeats(config)
     use = dict(semantic=_use_label_maps, classification=_use_labels).get(task, _use_objects)
-    classes = use(config, dataset, folder)
+    classes = use(config, dataset, folder, undo)
     if options.keep_empty and use is _use_objects:
         data.keep_images_without_objects(config)
     said = [f"{len(classes)} classes: {few(classes)}"]
@@ -120,23 +121,24 @@ def _unpack_to(path: Path, folder: Path, undo: ExitStack) -> Path | None:
         return None
     _make(folder, undo)
     status = path.stat()  # by which open_dataset knows it again
-    return folder / f"{path.stem}-{status.st_size:x}-{status.st_mtime_ns:x}"
+    to = folder / f"{path.stem}-{status.st_size:x}-{status.st_mtime_ns:x}"
+    if is_first_process() and not to.exists():
+        undo.callback(shutil.rmtree, to, ignore_errors=True)
+    return to
 
 
 def _make(folder: Path, undo: ExitStack) -> None:
-    """Makes a folder, which is removed on an error together with those made for it."""
-    if is_first_process():
-        new = [one for one in (*reversed(folder.parents), folder) if not one.exists()]
-        if new:
-            undo.callback(shutil.rmtree, new[0], ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Makes a folder, which the first process removes on an error."""
+    make_folder(folder, undo if is_first_process() else ExitStack())
 
 
-def _use_objects(config: Config, dataset: OpenedDataset, folder: Path) -> tuple[str, ...]:
+def _use_objects(
+    config: Config, dataset: OpenedDataset, folder: Path, undo: ExitStack
+) -> tuple[str, ...]:
     data.load_objects(config, with_masks=dataset.has_masks)
     files = _set_datasets(
         config,
-        dataset.write_coco(folder),
+        dataset.write_coco(folder, undo),
         dataset.classes,
         dataset.palette,
         type="mmdet.CocoDataset",
@@ -149,9 +151,11 @@ def _use_objects(config: Config, dataset: OpenedDataset, folder: Path) -> tuple[
     return dataset.classes
 
 
-def _use_label_maps(config: Config, dataset: OpenedDataset, folder: Path) -> tuple[str, ...]:
+def _use_label_maps(
+    config: Config, dataset: OpenedDataset, folder: Path, undo: ExitStack
+) -> tuple[str, ...]:
     data.load_labels_as_they_are(config)
-    maps = dataset.write_label_maps(folder)
+    maps = dataset.write_label_maps(folder, undo)
     _set_datasets(
         config,
         maps.lists,
@@ -170,10 +174,12 @@ def _use_label_maps(config: Config, dataset: OpenedDataset, folder: Path) -> tup
     return maps.classes
 
 
-def _use_labels(config: Config, dataset: OpenedDataset, folder: Path) -> tuple[str, ...]:
+def _use_labels(
+    config: Config, dataset: OpenedDataset, folder: Path, undo: ExitStack
+) -> tuple[str, ...]:
     _set_datasets(
         config,
-        dataset.write_labels(folder),
+        dataset.write_labels(folder, undo),
         dataset.classes,
         dataset.palette,
         type="mmpretrain.CustomDataset",
@@ -206,8 +212,7 @@ def _written(config: Config, undo: ExitStack) -> Config:
     """Writes the config to the work directory; it takes that file's name."""
     file = Path(config.work_dir) / f"{Path(config.filename or 'config').stem}.py"
     if is_first_process():
-        if not file.exists():
-            undo.callback(file.unlink, missing_ok=True)
+        put_back(file, undo)
         atomic_write(file, config.pretty_text.encode())
     return Config(
         config.to_dict(), config.pretty_text, str(file), env_variables=config.env_variables
