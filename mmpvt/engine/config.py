@@ -176,6 +176,8 @@ def take_channels(config: Config) -> None:
 def set_data_root(config: Config, root: str) -> None:
     """Moves every data set, and the files of evaluators beside it, to another folder.
 
+    Paths that don't lie in a data set's ``data_root`` stay as they are.
+
     Args:
         config (Config): changed.
         root (str): the folder that holds ``annotations`` and the images.
@@ -184,20 +186,34 @@ def set_data_root(config: Config, root: str) -> None:
         ConfigError: the config names no data root.
     """
     loaders = [config.get(f"{split}_dataloader") for split in SPLITS]
-    roots = (d.get("data_root") for d in iter_dicts(loaders))
-    olds = {old.rstrip("/") for old in roots if isinstance(old, str)}
-    if not olds:
-        raise ConfigError("the config names no data_root to replace", setting="data_root")
+    with_root = [d for d in iter_dicts(loaders) if isinstance(d.get("data_root"), str)]
+    # an empty one is the current folder's, unless the data set's paths are absolute
+    with_root = [d for d in with_root if d["data_root"] or not _is_absolute(d.get("ann_file"))]
+    if not with_root:
+        raise ConfigError(
+            "the config names no data_root to replace",
+            setting="data_root",
+            hint="change the paths in it, or train with the data where it is now",
+        )
     root = root.rstrip("/") or "/"
+    olds = {old for d in with_root if (old := d["data_root"].rstrip("/"))}
 
     def moved(value: str) -> str:
         for old in sorted(olds, key=len, reverse=True):
             if value == old or value.startswith(old + "/"):
-                return root + value[len(old) :]
+                # what is absolute isn't joined to a data_root
+                new = str(Path(root).absolute()) if _is_absolute(old) else root
+                return new + value[len(old) :]
         return value
 
+    for d in with_root:
+        d["data_root"] = d["data_root"] or root
     for d in iter_dicts((loaders, config.get("val_evaluator"), config.get("test_evaluator"))):
         d.update({key: moved(value) for key, value in d.items() if isinstance(value, str)})
+
+
+def _is_absolute(path: object) -> bool:
+    return isinstance(path, str) and Path(path).is_absolute()
 
 
 def set_pretrained(config: Config, source: str) -> None:

@@ -135,7 +135,17 @@ class DatasetConfig:
         return self.root / ((self.fields.get("data_prefix") or {}).get(prefix) or "")
 
     def check_root(self) -> None:
-        """Raises a DatasetError if its folder isn't there."""
+        """Raises a DatasetError if its folder isn't there, or a list that lies elsewhere."""
+        listed = Path(self.fields.get("ann_file") or "")
+        elsewhere = listed.is_absolute() and not (
+            self.fields.get("data_root") and listed.is_relative_to(self.root.absolute())
+        )
+        if self.is_local and elsewhere and not listed.exists():
+            raise DatasetError(
+                f"no annotations at {listed}, where the config has them: there is no such file",
+                where=listed,
+                hint="move them back, or change the paths in the config",
+            )
         if self.fields.get("data_root") and not self.root.is_dir():
             raise DatasetError(f"no data under {self.root}: there is no such folder", **GET_DATA)
 

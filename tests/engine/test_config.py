@@ -93,6 +93,25 @@ def test_data_root_within_wrappers_and_of_segmenters():
         set_data_root(config, "ade")
 
 
+def test_data_root_leaves_paths_elsewhere(config: Config):
+    """Those that lie in another folder, or in none that is named; absolute paths stay absolute."""
+    loader = config.val_dataloader
+    loader.dataset.update(data_root="/data", ann_file="/run/val.json", img_suffix="")
+    loader.dataset.data_prefix = dict(img="/data/images", seg="/maps", depth="")
+    config.val_evaluator.ann_file = "/run/val.json"
+    config.train_dataloader.dataset.data_root = config.test_dataloader.dataset.data_root = ""
+    set_data_root(config, "new")
+    moved = str(Path("new/images").absolute())
+    assert loader.dataset.data_prefix == dict(img=moved, seg="/maps", depth="")
+    assert (loader.dataset.ann_file, loader.dataset.img_suffix) == ("/run/val.json", "")
+    assert config.val_evaluator.ann_file == "/run/val.json"
+    assert config.train_dataloader.dataset.data_root == "new"
+    for split in ("train", "val", "test"):
+        config[f"{split}_dataloader"].dataset.update(data_root="", ann_file="/run/a.json")
+    with pytest.raises(ConfigError, match="data_root: the config names no data_root"):
+        set_data_root(config, "new")
+
+
 def test_pretrained(config: Config, tmp_path: Path):
     weights = tmp_path / "weights.pth"
     weights.touch()

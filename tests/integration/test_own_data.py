@@ -225,6 +225,28 @@ def test_a_traceback_keeps_a_finished_run(
     assert (now[tiny_config.name] == before[tiny_config.name]) is keeps
 
 
+@pytest.mark.parametrize("relative", [True, False])
+def test_data_or_run_moved(
+    relative: bool, finished: Path, tmp_path: Path, tiny_config: Path, call_tool, monkeypatch
+):
+    """The config of a run finds moved images; moved annotations it can't, and doesn't say so."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished.parent / "mine", "mine")
+    args = ("--data", "mine", "--epochs", 1, "--seed", 0, "--work-dir", "run")
+    ended = call_tool("train.py", tiny_config, *args)
+    assert ended.code == 0, ended.out + ended.err
+    Path("mine").rename("moved")
+    test = ("test.py", f"run/{tiny_config.name}", "run/epoch_1.pth", "--work-dir", "test")
+    assert "--data-root" in call_tool(*test).one_sentence()
+    moved = "moved" if relative else tmp_path / "moved"
+    ended = call_tool(*test, "--data-root", moved)
+    assert ended.code == 0, ended.out + ended.err
+    Path("run").rename("other")
+    test = ("test.py", f"other/{tiny_config.name}", "other/epoch_1.pth", "--work-dir", "test")
+    said = call_tool(*test, "--data-root", moved).one_sentence()
+    assert str(tmp_path / "run" / "data" / "val.json") in said and "--data-root" not in said
+
+
 def test_a_mistake_removes_an_unpacked_archive(
     finished: Path, tiny_config: Path, tmp_path: Path, call_tool
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -138,11 +139,12 @@ def _use_objects(
     data.load_objects(config, with_masks=dataset.has_masks)
     files = _set_datasets(
         config,
+        dataset,
         dataset.write_coco(folder, undo),
         dataset.classes,
         dataset.palette,
         type="mmdet.CocoDataset",
-        data_prefix=dict(img=str(dataset.image_root)),
+        data_prefix=dict(img=dataset.image_root.as_posix()),
     )
     val, test = (
         data.coco_metric(config, files[split], dataset.has_masks) for split in ("val", "test")
@@ -158,12 +160,14 @@ def _use_label_maps(
     maps = dataset.write_label_maps(folder, undo)
     _set_datasets(
         config,
+        dataset,
         maps.lists,
         maps.classes,
         maps.palette,
         type="mmseg.BaseSegDataset",
         data_prefix=dict(
-            img_path=str(maps.img_path.resolve()), seg_map_path=str(maps.seg_map_path.resolve())
+            img_path=maps.img_path.as_posix(),
+            seg_map_path=Path(os.path.abspath(maps.seg_map_path)).as_posix(),  # noqa: PTH100
         ),
         img_suffix=maps.img_suffix,
         seg_map_suffix=maps.seg_map_suffix,
@@ -179,11 +183,12 @@ def _use_labels(
 ) -> tuple[str, ...]:
     _set_datasets(
         config,
+        dataset,
         dataset.write_labels(folder, undo),
         dataset.classes,
         dataset.palette,
         type="mmpretrain.CustomDataset",
-        data_prefix=dict(img_path=str(dataset.image_root.resolve())),
+        data_prefix=dict(img_path=dataset.image_root.as_posix()),
     )
     topk = (1, 5) if len(dataset.classes) > 5 else (1,)
     config.val_evaluator = ConfigDict(type="mmpretrain.Accuracy", topk=topk)
@@ -193,6 +198,7 @@ def _use_labels(
 
 def _set_datasets(
     config: Config,
+    dataset: OpenedDataset,
     files: Mapping[str, Path],
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
@@ -203,9 +209,20 @@ def _set_datasets(
     files = {**files, "test": files.get("test", files["val"])}
     named = {split: str(files[split].resolve()) for split in ("train", "val", "test")}
     metainfo = dict(classes=tuple(classes), palette=[tuple(colour) for colour in palette])
-    common = dict(metainfo=metainfo, data_root="", **fields)
+    common = dict(metainfo=metainfo, data_root=_data_root(config, dataset), **fields)
     data.set_datasets(config, {k: dict(ann_file=file, **common) for k, file in named.items()})
     return named
+
+
+def _data_root(config: Config, dataset: OpenedDataset) -> str:
+    """What may be moved without what is written for the run: the user's folder, else that of the
+    images, else none."""
+    path, work_dir = (Path(os.path.abspath(p)) for p in (dataset.path, config.work_dir))  # noqa: PTH100
+    images = dataset.image_root
+    for root in (path if path.is_dir() else path.parent, images):
+        if images.is_relative_to(root) and not work_dir.is_relative_to(root):
+            return root.as_posix()
+    return ""
 
 
 def _written(config: Config, undo: ExitStack) -> Config:
