@@ -1,4 +1,7 @@
-"""How many of a machine's processors a process may use."""
+"""How many of a machine's processors a process may use.
+
+``tools/run_onnx.py``, which imports nothing of this, has the same.
+"""
 
 from __future__ import annotations
 
