@@ -24,7 +24,7 @@ from mmpvt.deploy.preprocessing import read_image_format
 from mmpvt.engine.pipeline import TestPipeline, evaluating, read_test_pipeline
 from mmpvt.errors import ExportError
 from mmpvt.models.data_preprocessor import input_channels
-from mmpvt.utils.processors import usable_processors
+from mmpvt.utils.processors import granted_processors
 from mmpvt.utils.text import encodable
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]  # from inputs to outputs
@@ -288,14 +288,14 @@ def to_rgb(image: np.ndarray, is_bgr: bool = True) -> np.ndarray:
 
 
 def load_onnx(path: str, threads: int | None = None) -> tuple[Run, dict[str, str]]:
-    """An ONNX file in onnxruntime, and its metadata; on all usable processors by default.
+    """An ONNX file in onnxruntime, and its metadata; by default on all processors that are granted.
 
     Raises:
         ExportError: onnxruntime can't load it.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors: its warnings are on what it doesn't optimise
-    options.intra_op_num_threads = threads or usable_processors()
+    options.intra_op_num_threads = threads or granted_processors() or 0
     # onnxruntime takes no path that is not UTF-8
     model = path if encodable(path) == path else Path(path).read_bytes()
     try:
@@ -321,7 +321,7 @@ def load_openvino_file(path: str, threads: int | None = None) -> tuple[Run, dict
     model = core.read_model(path)
     options = {
         "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": threads or usable_processors(),
+        "INFERENCE_NUM_THREADS": threads or granted_processors() or 0,
     }
     compiled = core.compile_model(model, "CPU", options)
     names = [output.any_name for output in compiled.outputs]

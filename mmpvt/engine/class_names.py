@@ -214,7 +214,7 @@ def compare_with_checkpoint(classes: Sequence[str], checkpoint: Mapping) -> str 
     moved = [
         f"its class {i} is {name!r}, which is the data set's class {places[name]}"
         for i, name in enumerate(stored)
-        if name in places and classes[i : i + 1] != [name]
+        if name in places and classes[i : i + 1] != [name] and stored.count(name) == 1
     ]
     if moved:
         raise CheckpointMismatchError(

@@ -36,7 +36,7 @@ USER_ERROR = 2
 
 # of a class's name that no registry has, or of its arguments
 _MISFIT = re.compile(
-    r".* is not in the .* registry|.*got an unexpected keyword argument.*|.*missing \d+ required.*"
+    r".* is not in the .* registry|[\w.]+\.__init__\(\) (got an unexpected|missing \d+ required).*"
 )
 
 Options = TypeVar("Options", bound="RunOptions")

@@ -133,7 +133,7 @@ def _check_new_keys(config: Config, options: dict) -> None:
     """Refuses new keys that nothing would read, or nothing before the first checkpoint, and that
     are named almost as one that is read."""
     known = {
-        "": {*config, *inspect.signature(Runner).parameters},
+        "": {*config, *inspect.signature(Runner).parameters, "tta_model", "tta_pipeline"},
         "default_hooks.checkpoint": {*inspect.signature(CheckpointHook).parameters},
     }
     for key in options:
@@ -202,7 +202,8 @@ def set_data_root(config: Config, root: str) -> None:
         for old in sorted(olds, key=len, reverse=True):
             if value == old or value.startswith(old + "/"):
                 # what is absolute isn't joined to a data_root
-                new = str(Path(root).absolute()) if _is_absolute(old) else root
+                is_path = _is_absolute(old) and "://" not in root
+                new = str(Path(root).absolute()) if is_path else root
                 return new + value[len(old) :]
         return value
 

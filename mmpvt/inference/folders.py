@@ -195,7 +195,9 @@ def _digest(model: nn.Module) -> str:
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, torch.Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
+            digest.update(
+                tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+            )
     return digest.hexdigest()
 
 

@@ -64,18 +64,31 @@ def put_back(path: Path, undo: ExitStack) -> None:
         path (Path): the file, which is about to be written.
         undo (ExitStack): popped once what is written shall stay.
     """
-    if path.is_file():
-        undo.callback(atomic_write, path, path.read_bytes())
-    else:
+    if not path.is_file():
         undo.callback(path.unlink, missing_ok=True)
+        return
+    content = path.read_bytes()
+
+    @undo.callback
+    def write_again() -> None:
+        if path.parent.is_dir():  # atomic_write would make it
+            atomic_write(path, content)
 
 
 def make_folder(folder: Path, undo: ExitStack) -> None:
-    """Makes a folder, which closing a stack removes together with those made for it."""
+    """Makes a folder, which closing a stack removes, and those made for it if they are empty then:
+    other runs may have written to them."""
     new = [one for one in (*reversed(folder.parents), folder) if not one.exists()]
+    for parent in new[:-1]:
+        undo.callback(_remove_empty, parent)
     if new:
-        undo.callback(shutil.rmtree, new[0], ignore_errors=True)
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def remove_parts(folder: str | os.PathLike) -> None:

@@ -32,6 +32,13 @@ def usable_processors() -> int:
     return max(1, min([affine_processors(), *map(math.ceil, _quotas())]))
 
 
+def granted_processors() -> int | None:
+    """:func:`usable_processors` where those are fewer than there are; None otherwise, for what
+    chooses well by itself."""
+    usable = usable_processors()
+    return usable if usable < (os.cpu_count() or 1) else None
+
+
 def _quotas() -> Iterator[float]:
     """The limits of this process' control groups and those above, in processors."""
     with suppress(OSError):

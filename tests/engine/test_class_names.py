@@ -138,6 +138,12 @@ def test_a_checkpoint_of_which_no_class_is_elsewhere_in_the_data(classes: tuple,
     assert text and text.endswith(said)
 
 
+def test_a_name_that_a_checkpoint_has_twice():
+    """As ImageNet's lists have: which of both another list means isn't known."""
+    text = compare_with_checkpoint(["bird", "x", "crane"], trained_on("crane", "x", "crane"))
+    assert text and "class 0 is 'crane' in the checkpoint and 'bird'" in text
+
+
 @pytest.mark.parametrize("checkpoint", [trained_on(*STORED), {}, dict(meta={})])
 def test_a_checkpoint_of_the_data_sets_classes(checkpoint: dict):
     """Or without any, such as those that were published."""

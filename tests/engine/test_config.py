@@ -52,8 +52,9 @@ def test_options_written_wrong(option: str, value: object, sentence: str):
 
 @pytest.mark.parametrize(
     "option",
-    ["tta_model.type", "auto_scale_lr.enable", "randomness.seed", "custom_imports.imports",
-     "default_hooks.checkpoint.max_keep_ckpts", "find_unused_parameters", "my_own_setting"],
+    ["tta_model.type", "tta_pipeline", "auto_scale_lr.enable", "randomness.seed",
+     "custom_imports.imports", "default_hooks.checkpoint.max_keep_ckpts",
+     "find_unused_parameters", "my_own_setting"],
 )  # fmt: skip
 def test_new_options_are_taken(option: str):
     found = load_config("mmpvt::retinanet_pvt_v2_b0_fpn_shapes.py", {option: 1})
@@ -103,9 +104,12 @@ def test_data_root_leaves_paths_elsewhere(config: Config):
     set_data_root(config, "new")
     moved = str(Path("new/images").absolute())
     assert loader.dataset.data_prefix == dict(img=moved, seg="/maps", depth="")
+    assert config.train_dataloader.dataset.data_root == "new"
+    loader.dataset.update(data_root="/data", data_prefix=dict(img="/data/images"))
+    set_data_root(config, "s3://bucket/")
+    assert loader.dataset.data_prefix.img == "s3://bucket/images"
     assert (loader.dataset.ann_file, loader.dataset.img_suffix) == ("/run/val.json", "")
     assert config.val_evaluator.ann_file == "/run/val.json"
-    assert config.train_dataloader.dataset.data_root == "new"
     for split in ("train", "val", "test"):
         config[f"{split}_dataloader"].dataset.update(data_root="", ann_file="/run/a.json")
     with pytest.raises(ConfigError, match="data_root: the config names no data_root"):

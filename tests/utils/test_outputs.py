@@ -13,7 +13,7 @@ import pytest
 from helpers import ROOT
 from mmpvt import UserError
 from mmpvt.errors import OutputError
-from mmpvt.utils.atomic import atomic_write
+from mmpvt.utils.atomic import atomic_write, make_folder
 from mmpvt.utils.outputs import LISTING, CannotWriteError, Outputs, check_free, fitting
 
 
@@ -176,3 +176,12 @@ def test_what_is_written_is_put_back(tmp_path: Path):
         Outputs(folder, undo=undo).write("a", b"4")
         undo.pop_all()
     assert (folder / "a").read_bytes() == b"4" and Outputs(folder).owns("a")
+
+
+def test_what_another_run_wrote_is_not_removed(tmp_path: Path):
+    """In a folder that was made for the first one's."""
+    with ExitStack() as undo:
+        make_folder(tmp_path / "work_dirs" / "a", undo)
+        (tmp_path / "work_dirs" / "a" / "log").touch()
+        (tmp_path / "work_dirs" / "b").mkdir()
+    assert [path.name for path in tmp_path.rglob("*")] == ["work_dirs", "b"]

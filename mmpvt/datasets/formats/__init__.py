@@ -203,16 +203,20 @@ def _sort_json(files: Files, names: list[str], kinds: dict[str, list[str]]) -> N
         keys = _keys(files.root / name)
         if keys is None and is_beside and len(names) > 1:
             kinds["labelme"].append(name)  # whose reader says what is wrong with it
-        elif keys is None or (len(names) == 1 and not is_beside and "shapes" not in keys):
+        elif keys is None:
             damaged.append(name)
         elif {"images", "categories"} <= keys:
             kinds["coco"].append(name)
         elif "shapes" in keys:
             kinds["labelme"].append(name)
-    # one of several must not be missed: a split would be
-    known = [kind for kind in ("coco", "labelme") if kinds[kind]]
-    if known or len(names) == 1:
-        kinds[known[0] if known else "coco"] += damaged
+    if damaged and kinds["coco"]:  # a split would be missed
+        raise DatasetError(
+            f"{files.root / damaged[0]} is no JSON: it is truncated, damaged or not in UTF-8",
+            where=files.root / damaged[0],
+            hint="mend or remove it",
+        )
+    if kinds["labelme"] or len(names) == 1:
+        kinds["labelme" if kinds["labelme"] else "coco"] += damaged  # whose reader says so
 
 
 def _keys(path: Path) -> Set[str] | None:

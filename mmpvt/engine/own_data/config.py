@@ -76,6 +76,7 @@ def use_own_data(
         ConfigError: the model can't be trained on such data.
         DatasetError: the data can't be used.
     """
+    undo = undo if is_first_process() else ExitStack()  # others find what the first one wrote
     scope = config.get("default_scope")
     model.check_supported(config)
     check_trains(config)
@@ -123,14 +124,16 @@ def _unpack_to(path: Path, folder: Path, undo: ExitStack) -> Path | None:
     _make(folder, undo)
     status = path.stat()  # by which open_dataset knows it again
     to = folder / f"{path.stem}-{status.st_size:x}-{status.st_mtime_ns:x}"
-    if is_first_process() and not to.exists():
+    if not to.exists():
         undo.callback(shutil.rmtree, to, ignore_errors=True)
     return to
 
 
 def _make(folder: Path, undo: ExitStack) -> None:
-    """Makes a folder, which the first process removes on an error."""
-    make_folder(folder, undo if is_first_process() else ExitStack())
+    """Makes a folder of the work directory, both of which are removed on an error if they are new;
+    what holds the work directory may hold other runs' by then."""
+    make_folder(folder.parent, undo)
+    make_folder(folder, undo)
 
 
 def _use_objects(

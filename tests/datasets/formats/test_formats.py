@@ -319,8 +319,21 @@ def test_one_of_several_coco_files_is_damaged(damage: str, on_bad_data: str, roo
     text = json.dumps(two_coco_splits(root))
     data = {"truncated": text[:-9].encode(), "utf-16": text.encode("utf-16"), "empty": b""}[damage]
     (root / "valid" / "_annotations.coco.json").write_bytes(data)
-    with pytest.raises(DatasetError, match=r"valid/_annotations.coco.json is (no JSON|empty)"):
+    with pytest.raises(DatasetError, match=r"valid/_annotations.coco.json is no JSON"):
         open_dataset(root, on_bad_data=on_bad_data)
+
+
+@pytest.mark.parametrize("content", ['{"categories": [], "info": {}}', '["ant"]', "{}", "{"])
+@pytest.mark.parametrize("kind", ["yolo", "voc", "cvat"])
+def test_json_of_no_data_set(kind: str, content: str, root: Path):
+    """As Label Studio writes it beside YOLO's labels; a damaged one is one of COCO's, perhaps."""
+    FORMATS[kind](root)
+    (root / "notes.json").write_text(content)
+    if content == "{":
+        with pytest.raises(DatasetError, match=f"fits 2 formats, coco and {kind}"):
+            open_dataset(root)
+    else:
+        assert open_dataset(root).format == kind
 
 
 def test_coco_boxes_from_0_to_1(root: Path):
