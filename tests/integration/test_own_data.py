@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -170,10 +171,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path, run_to
 
 def kept(work_dir: Path) -> dict[str, bytes]:
     """A work directory's files without its logs, which are named by the time."""
-    times = [path.name for path in work_dir.iterdir() if (path / "vis_data").is_dir()]
     files = listing(work_dir)
-    logs = {LOCK, *times, *(f"{time}.py" for time in times)}
-    return {name: files[name] for name in files if Path(name).parts[0] not in logs}
+    is_log = re.compile(r"\d{8}_\d{6}(/|\.py$)").match
+    return {name: files[name] for name in files if name != LOCK and not is_log(name)}
 
 
 @pytest.mark.parametrize(
