@@ -35,7 +35,7 @@ FAILURE = 1
 USER_ERROR = 2
 
 # of a class's name that no registry has, or of its arguments
-_MISFIT = re.compile(
+_BUILD_ERROR = re.compile(
     r".* is not in the .* registry|[\w.]+\.__init__\(\) (got an unexpected|missing \d+ required).*"
 )
 
@@ -191,10 +191,10 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
             said = f"{interrupt} after iteration {interrupt.iteration}, which {saved}"
         _leave(said, interrupt.code)
     except (TypeError, KeyError) as error:
-        misfit = _misfit(error)
-        if misfit is None:
+        mismatch = _build_error(error)
+        if mismatch is None:
             raise
-        _leave(f"error: the config can't be built: {misfit}", USER_ERROR)
+        _leave(f"error: the config can't be built: {mismatch}", USER_ERROR)
     except RuntimeError as error:
         from mmpvt.engine.launch import failure_of
 
@@ -208,11 +208,11 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
         UserError.name_setting = staticmethod(as_argument)
 
 
-def _misfit(error: Exception) -> str | None:
+def _build_error(error: Exception) -> str | None:
     """What is wrong with a class's name or arguments in a config; None for other errors."""
     frames = traceback.walk_tb(error.__traceback__)
     built = any(frame.f_code is build_from_cfg.__code__ for frame, _ in frames)
-    found = _MISFIT.match(str(error.args[0])) if built and error.args else None
+    found = _BUILD_ERROR.match(str(error.args[0])) if built and error.args else None
     return found and found[0]
 
 
