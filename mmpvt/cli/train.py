@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
         from mmengine.runner import Runner
 
         from mmpvt.engine.config import load_config
-        from mmpvt.engine.hooks.start import StartHook
+        from mmpvt.engine.hooks.training import StartHook
         from mmpvt.engine.preparation import TrainOptions, prepare_training
 
         args.data = data_options_from(args)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
+import itertools
 import math
 import os
 import sys
@@ -134,16 +135,14 @@ def _check_new_keys(config: Config, options: dict) -> None:
     are named almost as one that is read."""
     known = {
         "": {*config, *inspect.signature(Runner).parameters, "tta_model", "tta_pipeline"},
-        "default_hooks.checkpoint": {*inspect.signature(CheckpointHook).parameters},
+        "default_hooks.checkpoint.": {*inspect.signature(CheckpointHook).parameters},
     }
-    for key in options:
-        for place, names in known.items():
-            name = key.removeprefix(f"{place}." if place else "").partition(".")[0]
-            alike = difflib.get_close_matches(name, names, 1, cutoff=0.8)
-            if key.startswith(place) and name not in names and alike:
-                raise ConfigError(
-                    f"there is no {key}", hint=f"write {alike[0]}", setting="cfg_options"
-                )
+    for key, (place, names) in itertools.product(options, known.items()):
+        name = key.removeprefix(place).partition(".")[0]
+        if not key.startswith(place) or name in names:
+            continue
+        if alike := difflib.get_close_matches(name, names, 1, cutoff=0.8):
+            raise ConfigError(f"there is no {key}", hint=f"write {alike[0]}", setting="cfg_options")
 
 
 def check_trains(config: Config) -> None:

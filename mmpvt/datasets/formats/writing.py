@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -132,14 +134,16 @@ def write_label_maps(
     own = _own_maps(opened)
     lists, everything = {}, [r for records in opened.splits.values() for r in records]
     suffix = "" if own is None else own[1]
+    lines = {
+        split: [opened.name_of(record).removesuffix(suffix) for record in records]
+        for split, records in opened.splits.items()
+    }
+    _check_lines(itertools.chain.from_iterable(lines.values()))
     if own is None:
         for record in with_progress(everything, "writing label maps"):
             out.write(f"label_maps/{opened.name_of(record)}.png", _label_map(opened, record))
-    for split, records in opened.splits.items():
-        names = [opened.name_of(record) for record in records]
-        lines = [name.removesuffix(suffix) if suffix else name for name in names]
-        _check_lines(lines)
-        text = "".join(f"{line}\n" for line in lines)
+    for split, names in lines.items():
+        text = "".join(f"{name}\n" for name in names)
         lists[split] = out.write(f"{split}.txt", os.fsencode(text))
     root, map_suffix = (folder / "label_maps", ".png") if own is None else (own[0], own[2])
     return LabelMaps(lists, opened.image_root, root, suffix, map_suffix, *_map_classes(opened))
@@ -168,7 +172,7 @@ def _check_paintable(opened: OpenedDataset) -> None:
         )
 
 
-def _check_lines(names: list[str]) -> None:
+def _check_lines(names: Iterable[str]) -> None:
     """Refuses names that a list of images, a line each, can't hold."""
     for name in names:
         if name != name.strip() or len(name.splitlines()) > 1:

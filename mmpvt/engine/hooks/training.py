@@ -1,4 +1,5 @@
-"""What options of training add: compilation, averaged weights, an early end, validation's loss."""
+"""What options of training add: compilation, averaged weights, an early end, validation's loss; and
+what becomes of a run's files as it begins."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,21 @@ from mmpvt.registry import HOOKS
 from mmpvt.utils.signals import delayed
 
 START = (-math.inf, 0, -1)  # the best score, validations since, the iteration of the last
+
+
+class StartHook(Hook):
+    """Keeps, once the training begins, what would be put back where it can't.
+
+    Args:
+        undo (ExitStack): of :func:`~mmpvt.engine.preparation.prepare_training`.
+    """
+
+    def __init__(self, undo: ExitStack) -> None:
+        self.undo = undo
+
+    def before_train(self, runner: Runner) -> None:
+        """All is checked by now, and the checkpoint is loaded."""
+        self.undo.pop_all()
 
 
 @HOOKS.register_module()
