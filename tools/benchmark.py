@@ -36,6 +36,7 @@ from mmpvt.models.archs import find_variant
 from mmpvt.utils.processors import usable_processors
 
 TOLERANCE = 1e-3  # relative, of the norms of equal maps in float32
+RATE = "rate"  # the process that measures the machine's matrix product
 
 
 def parse_args(options: list[str]) -> argparse.Namespace:
@@ -135,19 +136,21 @@ def compare(
 ) -> dict[str, Measured]:
     """Has the peers' processes, started where they are missing, run a case in turn."""
     results = {peer: Measured() for peer in peers}
-    for peer in peers:
+    for peer in (*peers, RATE):
         if peer not in processes:
             processes[peer] = start(peer, threads)
     with Progress(transient=True, disable=not sys.stderr.isatty()) as progress:
         bar = progress.add_task(str(case), total=len(peers) * (runs + 1))
         for peer in peers:
-            for key, value in ask(processes[peer], asdict(case)).items():
+            for key, value in ask(processes[peer], "prepare", case).items():
                 setattr(results[peer], key, value)
             progress.advance(bar)
         for _, peer in product(range(runs), peers):
+            if peer == OURS:
+                rate = ask(processes[RATE], "rate", case).get("product")  # refused without memory
+                results[OURS].products += [rate] if rate else []
             if not results[peer].refused:
-                said = ask(processes[peer], "rate" if peer == OURS else "run")
-                results[peer].add(**said)
+                results[peer].add(**ask(processes[peer], "run", case))
             progress.advance(bar)
     check_equal(results)
     return results
@@ -176,10 +179,10 @@ def stop(processes: dict[str, subprocess.Popen]) -> None:
         process.wait()
 
 
-def ask(process: subprocess.Popen, command: dict | str) -> dict:
-    """Sends a peer's process a case, or has it run the one it has; returns its answer."""
+def ask(process: subprocess.Popen, command: str, case: Case) -> dict:
+    """Sends a process a command of ``backbone_worker``'s; returns its answer."""
     with suppress(BrokenPipeError):  # it has ended
-        print(json.dumps(command), file=process.stdin, flush=True)
+        print(json.dumps((command, asdict(case))), file=process.stdin, flush=True)
     line = process.stdout.readline()
     return json.loads(line) if line else dict(refused=f"its process ended with {process.wait()}")
 

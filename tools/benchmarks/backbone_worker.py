@@ -29,23 +29,25 @@ PAUSE = 0.05  # seconds before a run: idle threads of the peer before it spin fo
 
 
 def main(peer: str, threads: int) -> None:
-    """Serves until standard input ends: a case, then as many runs of it as are asked for."""
+    """Serves until standard input ends. A command is a word and a case: ``prepare``, then as many
+    runs as are asked for; or ``rate``, of a process of its own, as its memory is not the peer's."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     torch.set_num_threads(threads)
     step: Callable[[], object] | None = None
     for line in sys.stdin:
-        command = json.loads(line)
+        command, fields = json.loads(line)
+        case = Case(**fields)
         try:
-            if isinstance(command, dict):
-                case = Case(**command)
+            if command == "rate":
+                said = dict(product=product_rate(case))
+            elif command == "prepare":
                 step = None  # its memory is the next case's
                 step, repeats, said = first_runs(case, peer)
             else:
                 if case.device == "cpu":
                     time.sleep(PAUSE)
-                product = product_rate(case) if command == "rate" else None
-                said = dict(seconds=time_runs(step, case.device, repeats), product=product)
+                said = dict(seconds=time_runs(step, case.device, repeats))
         except (UserError, RuntimeError) as error:  # PyTorch's own: a shape, no memory
             said = dict(refused=str(error).splitlines()[0].split(". ")[0])
         print(json.dumps(said), file=replies, flush=True)

@@ -34,17 +34,13 @@ class Measured:
     products: list[float] = field(default_factory=list)
     refused: str | None = None
 
-    def add(
-        self, seconds: float = 0.0, product: float | None = None, refused: str | None = None
-    ) -> None:
+    def add(self, seconds: float = 0.0, refused: str | None = None) -> None:
         """Takes what a run gave."""
         if refused:
             self.refused = refused
             self.seconds.clear()
-            return
-        self.seconds.append(seconds)
-        if product:
-            self.products.append(product)
+        else:
+            self.seconds.append(seconds)
 
 
 def operations(case: Case) -> int:
