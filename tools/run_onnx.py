@@ -1021,7 +1021,9 @@ def records(model: Model, image_id: int | str, found: dict[str, np.ndarray]) -> 
     """Detections in COCO's results format; of a classified image, its class and best scores."""
     if model.task == "classification":
         labels = np.argsort(-found["scores"])[:TOP].tolist()
-        ranked = {model.name(label): float(found["scores"][label]) for label in labels}
+        ranked: dict[str, float] = {}
+        for label in labels:  # of classes that share a name (ImageNet's cranes) the likelier
+            ranked.setdefault(model.name(label), float(found["scores"][label]))
         name = model.name(labels[0])
         yield {"image_id": image_id, "class": name, "score": ranked[name], "scores": ranked}
         return

@@ -33,10 +33,13 @@ class Item:
 
 
 def classification(sample: BaseDataElement, classes: Sequence[str]) -> dict:
-    """A classifier's prediction: ``class``, its ``score``, and the five highest ``scores``."""
+    """A classifier's prediction: ``class``, its ``score``, and the five highest ``scores``, of
+    classes that share a name (ImageNet's cranes) the higher one."""
     scores, labels = sample.pred_score.topk(min(TOP, len(sample.pred_score)))
     names = [encodable(classes[i]) if i < len(classes) else str(i) for i in labels.tolist()]
-    ranked = dict(zip(names, scores.tolist(), strict=True))
+    ranked: dict[str, float] = {}
+    for name, score in zip(names, scores.tolist(), strict=True):
+        ranked.setdefault(name, score)
     return {"class": names[0], "score": scores[0].item(), "scores": ranked}
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.structures import BaseDataElement
 
 import mmpvt
+from mmpvt.inference.batches import classification
 
 pytest.importorskip("mmpretrain")
 
@@ -31,3 +33,11 @@ def test_a_name_gives_a_classifier_or_its_backbone(tmp_path: Path):
         mmpvt.load_model("pvt_v2_b1", file, "cpu")
     with pytest.raises(mmpvt.UserError, match="features_only"):
         mmpvt.load_model("pvt_v2_b0_shapes", file, "cpu", features_only=True)
+
+
+def test_classes_of_one_name_have_the_higher_score():
+    """As ImageNet's two cranes."""
+    sample = BaseDataElement(pred_score=torch.tensor([0.25, 0.125, 0.625]))
+    found = classification(sample, ["crane", "ring", "crane"])
+    assert found["class"] == "crane" and found["score"] == 0.625
+    assert found["scores"] == {"crane": 0.625, "ring": 0.125}

@@ -365,6 +365,17 @@ def test_models_without_classes(tmp_path: Path):
     assert np.array(Image.open(tmp_path / "out_0" / "label_maps" / "a.png")).max() == 65535
 
 
+def test_classes_of_one_name(tmp_path: Path):
+    """A crane has its own score, not that of ImageNet's other crane."""
+    names = ["crane", "ring", "crane"]
+    facts = dict(classes=names, category_ids=[1, 2, 3], palette=[[0, 0, 0]] * 3)
+    outputs = dict(scores=np.array([0.25, 0.125, 0.625], np.float32))
+    model = save(tmp_path / "model.onnx", outputs, "classification", **facts)
+    assert run_onnx(model, photo(tmp_path / "a.png"), "--out", tmp_path / "out").code == 0
+    (found,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert found["score"] == 0.625 and found["scores"] == {"crane": 0.625, "ring": 0.125}
+
+
 @pytest.mark.parametrize("files", [8, pytest.param(200, marks=pytest.mark.full)])
 def test_damaged_files(files: int, detector: Path, tmp_path: Path, call_tool: Callable):
     """Cut short, or with a wrong byte: a sentence, or the model as it was."""
