@@ -95,6 +95,8 @@ def is_video(source: str) -> bool:
     if STREAM.match(source):
         return True
     path = Path(source)
+    if path.is_dir():  # of images: of a class or sequence that is a number, or of a video's frames
+        return False
     return path.suffix.lower() in SUFFIXES or bool(CAMERA.fullmatch(source) and not path.is_file())
 
 

@@ -231,6 +231,15 @@ def test_a_video_of_changing_size(tmp_path: Path):
     assert len(read_video(tmp_path / "out" / "both.mp4")[0]) >= FRAMES - 1
 
 
+def test_folders_are_no_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A folder a class or sequence, and one of a video's frames."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("7", "12", "clip.avi"):
+        assert is_video(name)
+        Path(name).mkdir()
+        assert not is_video(name)
+
+
 def test_a_stream_that_stalls(tmp_path: Path):
     """A server that takes the connection and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
