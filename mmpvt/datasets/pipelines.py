@@ -43,7 +43,8 @@ def build_image_loader(step: dict) -> BaseTransform:
     """Builds the transform that reads images.
 
     In place of MMCV's ``LoadImageFromFile`` it is this project's, which says what is wrong with a
-    file.
+    file. It reads files of any folder: the ``folders`` in a config that a run has written are those
+    of its data, and here users name the images.
 
     Raises:
         ConfigError: it can't be built; or it reads several files an image.
@@ -56,7 +57,8 @@ def build_image_loader(step: dict) -> BaseTransform:
             hint="join the channels in one TIFF file, for LoadImageFromFile with "
             "color_type='unchanged'",
         )
-    options = {key: value for key, value in step.items() if key not in ("type", "_scope_")}
+    left_out = ("type", "_scope_", "folders")
+    options = {key: value for key, value in step.items() if key not in left_out}
     if name in ("LoadImageFromFile", "LoadImageFromNDArray"):
         return LoadImageFromFile(**options)
     try:

@@ -248,6 +248,18 @@ def test_broken_files(tmp_path: Path, tiny_config: Path, trained: Path, call_too
     assert len(pictures) == used and not pictures & {Path(name).stem for name in broken}
 
 
+def test_images_elsewhere_by_the_config_of_a_run(
+    tmp_path: Path, tiny_config: Path, trained: Path, call_tool
+):
+    """It keeps training to the folders of its data, and predictions to none."""
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(png(picture()))
+    config = trained / tiny_config.name
+    args = (config, trained / "epoch_2.pth", photo, "--out", tmp_path / "out")
+    ended = call_tool("predict.py", *args)
+    assert ended.code == 0 and "0 skipped" in ended.out, ended.err
+
+
 def bomb(side: int) -> bytes:
     """A small PNG file whose header says that it is a square of ``side`` pixels."""
     content = bytearray(png(np.zeros((8, 8, 3), np.uint8)))
