@@ -131,10 +131,10 @@ def keep_inside(config: Config) -> None:
     Data sets of every kind are held to it, those too whose lists :func:`check_data` doesn't read.
 
     Args:
-        config (Config): changed, unless its ``allow_outside_files`` is set.
+        config (Config): changed; where its ``allow_outside_files`` is set, they refuse none, of a
+            config that an earlier run has written neither.
     """
-    if config.get(ALLOW_OUTSIDE, False):
-        return
+    is_allowed = config.get(ALLOW_OUTSIDE, False)
     for _, dataset in split_datasets(config):
         root = dataset.get("data_root") or ""
         prefix = dataset.get("data_prefix") or {}
@@ -142,7 +142,7 @@ def keep_inside(config: Config) -> None:
         folders = [root, *(os.path.join(root, prefix or "") for prefix in prefixes)]  # noqa: PTH118
         for step in iter_dicts(dataset.get("pipeline")):
             if step.get("type") in LOADERS and dataset.get("backend_args") is None:
-                step["folders"] = folders
+                step["folders"] = None if is_allowed else folders
 
 
 def _check_dataset(dataset: DatasetConfig, contents: dict[Path, dict]) -> AnnotatedClasses | None:
