@@ -29,11 +29,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2")
+IMAGES += (".pbm", ".pgm", ".ppm", ".pnm")
 OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 # no other of Pillow's formats: opening a PostScript file, say, runs Ghostscript on it
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
+BITS = 258  # TIFF's tag of how many bits a sample has
 MASK_OPACITY = 0.5
 USER_ERROR, INTERRUPTED = 2, 130  # exit codes
 LISTING = ".mmpvt-files"  # lists the files that were written to a folder: a line of JSON each
@@ -890,6 +892,8 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
             open(path, "rb", opener=_open_nonblocking) as file,
             Image.open(file, formats=FORMATS) as image,
         ):
+            if image.format == "TIFF" and max(image.tag_v2.get(BITS, (1,))) > 16:
+                raise UserError("it holds numbers of 32 bits, and the model takes bytes")
             return with_channels(ImageOps.exif_transpose(image), channels)
     except UserError:
         raise
@@ -944,7 +948,8 @@ def read_bands(path: Path, channels: int) -> np.ndarray:
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """Image files, by themselves and in folders, recursively, but for results of a run.
 
-    Unreadable files of an image's suffix are there, too. Links to folders are not followed.
+    Hidden files in folders are ignored; unreadable ones of an image's suffix are there, too. Links
+    to folders are not followed.
 
     Raises:
         UserError: there is no such path, or no image.
@@ -954,7 +959,8 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         if path.is_dir():
             walk = os.walk(path, onerror=_report_unreadable)
             inside = (Path(folder, name) for folder, _, names in walk for name in names)
-            found += sorted(file for file in inside if file.suffix.lower() in IMAGES)
+            images = sorted(file for file in inside if file.suffix.lower() in IMAGES)
+            found += [file for file in images if not _is_hidden(file.relative_to(path))]
         elif os.path.lexists(path):
             found.append(path)
         else:
@@ -985,6 +991,10 @@ def is_result(path: Path, listings: dict[Path, dict | None]) -> bool:
         if known and is_listed(path, path.relative_to(folder).as_posix(), known):
             return True
     return False
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _report_unreadable(error: OSError) -> None:

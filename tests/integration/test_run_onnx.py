@@ -25,6 +25,7 @@ from onnx import TensorProto
 from PIL import Image
 
 from helpers import ROOT, Ended
+from mmpvt.inference.sources import SUFFIXES
 from onnx_files import TASKS, detections, save
 
 SIZE = (40, 30)  # of the images that the constant masks and label maps fit
@@ -198,6 +199,27 @@ def test_odd_files_are_skipped_or_used(detector: Path, tmp_path: Path):
     assert len(set(ids)) == len(used) + 1
     again = run_onnx(detector, folder / "pipe.jpg", "--out", out)
     assert "none of the 1 images can be used" in again.one_sentence()
+
+
+def test_folders_are_searched_as_predict_does(detector: Path, tmp_path: Path):
+    """The same suffixes, and no hidden files, such as the ._photo.jpg that macOS writes."""
+    folder = tmp_path / "photos"
+    for name in ("._a.jpg", ".thumbnails/a.jpg"):
+        photo(folder / name)
+    for name in ("a.ppm", "a.pgm", "a.jp2", "a.jpe"):
+        photo(folder / name)
+    listed = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))["IMAGES"]
+    assert set(listed) == SUFFIXES
+    ended = run_onnx(detector, folder, "--out", tmp_path / "out")
+    assert "4 images in" in ended.out and "skipped" not in ended.err + ended.out, ended.err
+
+
+def test_integers_of_32_bits(detector: Path, tmp_path: Path):
+    """Their upper bits alone would make a black image."""
+    image = Image.fromarray(np.full((30, 40), 200, np.int32))
+    image.save(tmp_path / "a.tif")
+    ended = run_onnx(detector, tmp_path / "a.tif", "--out", tmp_path / "out")
+    assert "holds numbers of 32 bits" in ended.err and ended.code == 2
 
 
 def test_names_of_other_encodings_and_terminals(tmp_path: Path):
