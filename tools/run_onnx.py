@@ -35,7 +35,7 @@ OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 # no other of Pillow's formats: opening a PostScript file, say, runs Ghostscript on it
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
-BITS = 258  # TIFF's tag of how many bits a sample has
+BITS, EXTRA_SAMPLES = 258, 338  # TIFF's tags: bits of a sample; what the alpha is
 MASK_OPACITY = 0.5
 USER_ERROR, INTERRUPTED = 2, 130  # exit codes
 LISTING = ".mmpvt-files"  # lists the files that were written to a folder: a line of JSON each
@@ -892,9 +892,14 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
             open(path, "rb", opener=_open_nonblocking) as file,
             Image.open(file, formats=FORMATS) as image,
         ):
-            if image.format == "TIFF" and max(image.tag_v2.get(BITS, (1,))) > 16:
+            tags = image.tag_v2 if image.format == "TIFF" else {}
+            if max(tags.get(BITS, (1,))) > 16:
                 raise UserError("it holds numbers of 32 bits, and the model takes bytes")
-            return with_channels(ImageOps.exif_transpose(image), channels)
+            image = ImageOps.exif_transpose(image)
+            if image.mode == "RGBA" and tags.get(EXTRA_SAMPLES) == (2,) and channels != 4:
+                # libtiff multiplies the colours by the alpha, and so OpenCV
+                image = Image.merge("RGB", image.convert("RGBa").split()[:3])
+            return with_channels(image, channels)
     except UserError:
         raise
     except Exception as error:  # Pillow's plugins raise anything on what they can't read

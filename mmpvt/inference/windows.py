@@ -7,12 +7,12 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.engine.pipeline import TestPipeline
@@ -35,6 +35,7 @@ DRIVERS = {  # GDAL's, by how files begin: others of its drivers open further fi
     b"\0\0\0\x0c": "JP2OpenJPEG",
 }
 LARGEST = 2**31  # pixels of an image that is read so; COCO's RLE counts to twice as many
+STRAIGHT = (2,)  # TIFF's ExtraSamples: an alpha that the colours aren't multiplied by
 MAX_FILE = 16 * MAX_BYTES
 GDAL = dict(  # neither files beside the image nor more memory for blocks than a row of tiles takes
     GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_PAM_ENABLED="NO", GDAL_CACHEMAX=2**28
@@ -111,6 +112,8 @@ class FileWindows:
                     "color_type='unchanged' (docs/data.md) alone",
                     where=path,
                 )
+            if coloured and file.count > 3 and kinds == {"uint8"} and _has_straight_alpha(path):
+                self._bands.append(4)  # which libtiff multiplies by, and so OpenCV
         self._table = None
         if names == ["palette"] and not unchanged:
             self._table = np.zeros((256, 3), np.uint8)
@@ -152,6 +155,9 @@ class FileWindows:
             image = (image.astype(np.float32) * (255 / self.max_value)).clip(0, 255)
         elif image.dtype == np.uint16:
             image = np.rint(image * np.float32(1 / 257)).astype(np.uint8)
+        if len(self._bands) == 4:
+            colours, alpha = image[..., :3].astype(np.uint16), image[..., 3:]
+            image = ((colours * alpha + 127) // 255).astype(np.uint8)
         return image if image.shape[2] == 3 else np.repeat(image, 3, axis=2)
 
 
@@ -214,6 +220,14 @@ def _open(path: Path, driver: str | None, closing: ExitStack) -> Any:
         return closing.enter_context(rasterio.open(path, driver=driver))
     except rasterio.errors.RasterioError:
         return None
+
+
+def _has_straight_alpha(path: Path) -> bool:
+    """Whether the colours of a TIFF file aren't multiplied by its alpha."""
+    # Image.open() refuses large ones; Pillow raises anything on files of other kinds
+    with suppress(Exception), TiffImagePlugin.TiffImageFile(path) as image:
+        return image.tag_v2.get(TiffImagePlugin.EXTRASAMPLES, ())[:1] == STRAIGHT
+    return False
 
 
 def _driver(path: Path) -> str | None:

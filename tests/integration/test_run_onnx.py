@@ -16,6 +16,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -220,6 +221,14 @@ def test_integers_of_32_bits(detector: Path, tmp_path: Path):
     image.save(tmp_path / "a.tif")
     ended = run_onnx(detector, tmp_path / "a.tif", "--out", tmp_path / "out")
     assert "holds numbers of 32 bits" in ended.err and ended.code == 2
+
+
+def test_alpha_of_a_tiff_file(tmp_path: Path):
+    """Its colours are those that OpenCV gives, which has multiplied them by it."""
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 4), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.tif")
+    read = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))["read_image"](tmp_path / "a.tif")
+    assert np.array_equal(read, cv2.imread(str(tmp_path / "a.tif"))[..., ::-1])
 
 
 def test_names_of_other_encodings_and_terminals(tmp_path: Path):
