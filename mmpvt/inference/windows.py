@@ -224,9 +224,10 @@ def _open(path: Path, driver: str | None, closing: ExitStack) -> Any:
 
 def _has_straight_alpha(path: Path) -> bool:
     """Whether the colours of a TIFF file aren't multiplied by its alpha."""
-    # Image.open() refuses large ones; Pillow raises anything on files of other kinds
-    with suppress(Exception), TiffImagePlugin.TiffImageFile(path) as image:
-        return image.tag_v2.get(TiffImagePlugin.EXTRASAMPLES, ())[:1] == STRAIGHT
+    with suppress(Exception):  # Pillow raises anything on files of other kinds
+        image = TiffImagePlugin.TiffImageFile(path)  # Image.open() refuses large ones
+        with image:
+            return bool(image.tag_v2.get(TiffImagePlugin.EXTRASAMPLES, ())[:1] == STRAIGHT)
     return False
 
 
