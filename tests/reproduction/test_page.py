@@ -171,6 +171,20 @@ def test_the_report_of_one_run(browser, tmp_path: Path, make_run):
         page.context.close()
 
 
+def test_numbers_stand_beside_long_names(browser, tmp_path: Path, make_run):
+    run = make_run("detector")
+    run["by_score"]["classes"][0]["name"] = run["confusion"]["names"][0] = "long_name_" * 12
+    path = tmp_path / "index.html"
+    path.write_text(render([run]))
+    page = browser.new_page(viewport=dict(width=1280, height=900))
+    page.goto(path.as_uri())
+    hidden = "all => all.filter(one => one.scrollWidth > one.clientWidth).length"
+    for title in ("Precision, recall and F1 over the score", "Confusions"):
+        tables = page.locator(f"section[aria-label='{title}'] .tall")
+        assert tables.count() and not tables.evaluate_all(hidden)
+    page.close()
+
+
 def test_what_is_missing_is_explained(browser, tmp_path: Path, make_run):
     path = tmp_path / "index.html"
     page = browser.new_page()
