@@ -260,6 +260,7 @@ class _Frame:
     start: float  # seconds: the first one's time in the source
     time: float  # seconds from then on
     image: np.ndarray  # BGR, turned as it is to be shown
+    aspect: Fraction | None = None  # width of a pixel by its height, where the source says so
 
 
 def _frames(
@@ -298,12 +299,14 @@ def _frames(
             shape = (frame.height, frame.width)
             if options.fps and time + 1e-6 < due:
                 continue
-            due = max(due + 1 / options.fps, time) if options.fps else 0.0
+            if options.fps:  # the next multiple, where a source of changing rate has left some out
+                due += (int((time - due + 1e-6) * options.fps) + 1) / options.fps
             image = frame.to_ndarray(format="bgr24")
             turns = round(getattr(frame, "rotation", 0) / 90) % 4
             if turns:
                 image = np.ascontiguousarray(np.rot90(image, turns))
-            yield _Frame(first, time, image)
+            aspect = stream.sample_aspect_ratio
+            yield _Frame(first, time, image, 1 / aspect if aspect and turns % 2 else aspect)
 
 
 def _is_live(source: str) -> bool:
@@ -511,6 +514,8 @@ class _Writer:
         picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
         if self.size is None:
             self.stream.height, self.stream.width = self.size = picture.shape[:2]
+            if shown.aspect:
+                self.stream.codec_context.sample_aspect_ratio = shown.aspect
             self.start = shown.start
         frame = self.av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         self.last = frame.pts = max(self.last + 1, round(shown.time * 90_000))
