@@ -123,8 +123,9 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
 
         @_messages
         def predict(path: str | None, value: float) -> tuple:
-            trial = made = None
+            trial, made, heads = None, None, table
             if path and is_video(path):
+                heads = ["frames" if head == "box" else head for head in table]
                 made = trials.run_clip(predictor, path, float(value))
                 picture, rows, about = None, made.rows, _about(made.times)
             else:
@@ -133,7 +134,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
             return (
                 trial,
                 gr.Image(value=picture, visible=made is None),
-                rows,
+                gr.Dataframe(value=rows, headers=heads),
                 about,
                 gr.Image(value=None, visible=False),
                 gr.Video(value=made and str(made.path), visible=made is not None),

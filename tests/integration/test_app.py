@@ -461,6 +461,7 @@ def test_a_clip(page, app: tuple, tmp_path: Path, shapes: Path):
     ends = "document.querySelector('#clip video').duration"
     wait_until(page, lambda: 1.5 < (page.evaluate(ends) or 0) < 2.5)
     wait_until(page, lambda: "of 10 frames" in page.inner_text("#found"))
+    assert page.locator("#found th:has-text('frames')").count()
     assert not page.is_visible("#result img") and "clip" in page.inner_text("#times")
     wait_until(page, lambda: page.evaluate("document.querySelector('#clip video').currentTime") > 0)
     page.locator("#file button[aria-label=Clear], #file button[title=Clear]").first.click()
@@ -473,6 +474,7 @@ def test_a_clip(page, app: tuple, tmp_path: Path, shapes: Path):
     page.set_input_files(INPUT, shapes / "val2017" / "000000000001.jpg")
     page.wait_for_selector("#result img")
     assert not page.is_visible("#clip video")
+    wait_until(page, lambda: page.locator("#found th:has-text('box')").count() > 0)
     assert "Traceback" not in process.text[logged:] and str(folder) not in page.inner_text("body")
 
 
