@@ -82,9 +82,10 @@ def to_data(config: Config, meta: Mapping) -> dict:
     kept.test_dataloader.dataset = dataset  # without wrappers such as ConcatDataset
     content: dict[str, object] = {key: _encode(kept[key], key) for key in kept}
     _drop_sources(content)
+    root = dataset.get("data_root") or ""
     for key in ("test_dataloader", "test_evaluator"):
         if key in content:
-            content[key] = _without_folders(content[key])
+            content[key] = _without_folders(content[key], root)
     classes = list(meta.get("classes", ()))
     data = dict(library="mmpvt", version=__version__, classes=classes, config=content)
     from_data(json.loads(to_json(data)))
@@ -165,14 +166,17 @@ def _decode(value: object) -> object:
     return list(map(_decode, value)) if isinstance(value, list) else value
 
 
-def _without_folders(value: object) -> object:
-    """Absolute paths as their last part."""
+def _without_folders(value: object, root: str) -> object:
+    """Absolute paths as their last part; those within the data's root from its last part on, so
+    that the files of another root are found."""
     if isinstance(value, dict):
-        return {key: _without_folders(item) for key, item in value.items()}
+        return {key: _without_folders(item, root) for key, item in value.items()}
     if isinstance(value, list):
-        return list(map(_without_folders, value))
-    if isinstance(value, str) and Path(value).is_absolute():
-        return Path(value).name
+        return [_without_folders(item, root) for item in value]
+    if isinstance(value, str) and (path := Path(value)).is_absolute():
+        if Path(root).is_absolute() and path.is_relative_to(root):
+            return (Path(root).name / path.relative_to(root)).as_posix()
+        return path.name
     return value
 
 

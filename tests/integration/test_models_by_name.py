@@ -87,6 +87,18 @@ def test_what_a_folder_holds(detector: Predictor, saved: Path, tmp_path: Path, t
         detector.save_pretrained(tmp_path)
 
 
+def test_the_folder_of_a_run_is_tested_on_data_elsewhere(
+    trained: Path, tiny_config: Path, shapes: Path, tmp_path: Path, call_tool
+):
+    """The config in a run's work directory names its data by absolute paths."""
+    model = mmpvt.load_model(trained / tiny_config.name, trained / "epoch_2.pth", device="cpu")
+    folder = model.save_pretrained(tmp_path / "saved")
+    assert str(shapes.parent) not in (folder / "config.json").read_text()
+    args = (folder, folder, "--data-root", shapes, "--work-dir", tmp_path / "work")
+    ended = call_tool("test.py", *args)
+    assert ended.code == 0 and "bbox_mAP: " in ended.out + ended.err, ended.err
+
+
 def test_a_segmenter(untrained_segmenter: tuple[Path, Path], image: Path, tmp_path: Path):
     model = mmpvt.load_model(*untrained_segmenter, device="cpu")
     loaded = mmpvt.load_model(model.save_pretrained(tmp_path / "segmenter"), device="cpu")
