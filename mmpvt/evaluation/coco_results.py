@@ -74,7 +74,21 @@ def to_coco(
 
 @METRICS.register_module()
 class DumpDetResults(MMDetDumpDetResults):
-    """MMDetection's, but the file is written intact or not at all."""
+    """MMDetection's, but the file is written intact or not at all, and masks may be RLE already."""
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keeps the predictions of a batch."""
+        encoded = {}  # masks of images that were tiled
+        samples = list(data_samples)
+        for i, sample in enumerate(samples):
+            instances = dict(sample.get("pred_instances", {}))
+            if isinstance(instances.get("masks"), list):
+                encoded[i] = instances.pop("masks")
+                samples[i] = dict(sample, pred_instances=instances)
+        first = len(self.results)
+        super().process(data_batch, samples)
+        for i, masks in encoded.items():
+            self.results[first + i]["pred_instances"]["masks"] = masks
 
     def compute_metrics(self, results: list) -> dict:
         """Writes the file."""

@@ -43,6 +43,18 @@ def test_instances():
     assert (coco_mask.decode(found["segmentation"]) == masks[0].numpy()).all()
 
 
+def test_pickle_file_of_masks_in_tiles():
+    """RLE, as tiles give them, beside those of an image that isn't cut."""
+    masks = torch.zeros(1, 20, 30, dtype=torch.bool)
+    masks[:, 5:9, 10:14] = True
+    rle = [coco_mask.encode(masks[0].numpy().astype("uint8", order="F"))]
+    metric = METRICS.build(dict(type="DumpDetResults", out_file_path="results.pkl"))
+    samples = [dict(img_id=i, pred_instances=dict(masks=m)) for i, m in enumerate((rle, masks))]
+    metric.process({}, samples)
+    assert [result["pred_instances"]["masks"] for result in metric.results] == [rle, rle]
+    assert samples[0]["pred_instances"]["masks"] is rle
+
+
 def test_pickle_file_is_written_intact_or_not_at_all(tmp_path: Path):
     out = tmp_path / "results.pkl"
     metric = METRICS.build(dict(type="DumpDetResults", out_file_path=str(out)))
