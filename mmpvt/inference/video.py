@@ -35,7 +35,7 @@ from mmpvt.inference.predictor import Predictor
 from mmpvt.utils.atomic import PART
 from mmpvt.utils.constants import MAX_PIXELS, SCORE
 from mmpvt.utils.files import check_regular
-from mmpvt.utils.outputs import Outputs, fitting
+from mmpvt.utils.outputs import Outputs, fitting, is_result
 from mmpvt.utils.progress import progress
 from mmpvt.utils.text import encodable, printable, to_json
 
@@ -221,6 +221,8 @@ def _open(av: Any, source: str, how: VideoOptions, closing: ExitStack) -> tuple[
             raise BadFileError(
                 f"no video at {source}: there is no such file", where=source
             ) from error
+        if is_result(Path(source), {}):
+            raise BadFileError(f"{source} is the result of an earlier run", where=source)
         options = dict(protocol_whitelist="file", format_whitelist=FORMATS)
     limits, began = (how.timeout, how.timeout) if STREAM.match(source) else None, monotonic()
     try:

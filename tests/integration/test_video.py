@@ -148,6 +148,8 @@ def test_tracks(tmp_path: Path):
         assert "track_id" not in next(one for one in line["instances"] if one["score"] < 0.3)
     assert len(identities) == 1
     assert read_video(summary.video)[2] == 0
+    with pytest.raises(mmpvt.UserError, match="the result of an earlier run"):
+        predict_video(Oracle(), str(summary.video), tmp_path / "out", options)
 
 
 def test_frames_of_any_rate_and_pixels_of_any_shape(tmp_path: Path):
