@@ -124,7 +124,9 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     stored where only that has the size they say.
 
     Args:
-        folders (Sequence[str] | None): files elsewhere are refused. Default: None, anywhere.
+        folders (Sequence[str] | None): files of a data set that lie elsewhere are refused; not
+            those of other callers, such as MMDetection's ``inference_detector`` with the config
+            that a run has written. Default: None, anywhere.
         max_value (float | None): for files of more than 8 bits a channel, which are cut to the
             upper 8 otherwise, unless ``color_type`` is ``'unchanged'``: the value that becomes
             255, 4095 for 12-bit data. The image is float32 from 0 to 255 then. Default: None.
@@ -179,7 +181,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         try:
             content = results.get("img_bytes")
             if content is None:
-                content = _read(path, self.backend_args, self.folders)
+                is_of_data = "sample_idx" in results  # set by MMEngine's BaseDataset
+                content = _read(path, self.backend_args, self.folders if is_of_data else None)
             image = self._decode(content, self.color_type)
             shape = () if image is None else image.shape[:2]
             if None not in told and shape != told and shape[::-1] == told:

@@ -43,8 +43,7 @@ def build_image_loader(step: dict) -> BaseTransform:
     """Builds the transform that reads images.
 
     In place of MMCV's ``LoadImageFromFile`` it is this project's, which says what is wrong with a
-    file. It reads files of any folder: the ``folders`` in a config that a run has written are those
-    of its data, and here users name the images.
+    file.
 
     Raises:
         ConfigError: it can't be built; or it reads several files an image.
@@ -57,8 +56,7 @@ def build_image_loader(step: dict) -> BaseTransform:
             hint="join the channels in one TIFF file, for LoadImageFromFile with "
             "color_type='unchanged'",
         )
-    left_out = ("type", "_scope_", "folders")
-    options = {key: value for key, value in step.items() if key not in left_out}
+    options = {key: value for key, value in step.items() if key not in ("type", "_scope_")}
     if name in ("LoadImageFromFile", "LoadImageFromNDArray"):
         return LoadImageFromFile(**options)
     try:

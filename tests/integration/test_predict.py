@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.apis import inference_detector, init_detector
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -258,6 +259,8 @@ def test_images_elsewhere_by_the_config_of_a_run(
     args = (config, trained / "epoch_2.pth", photo, "--out", tmp_path / "out")
     ended = call_tool("predict.py", *args)
     assert ended.code == 0 and "0 skipped" in ended.out, ended.err
+    model = init_detector(str(config), str(trained / "epoch_2.pth"), device="cpu")
+    assert len(inference_detector(model, str(photo)).pred_instances.bboxes.shape) == 2
 
 
 def bomb(side: int) -> bytes:

@@ -211,9 +211,9 @@ def test_loading_transforms_keep_to_the_data(root: Path):
     loader = LoadImageFromFile(**{key: step[key] for key in step if key != "type"})
     for path in (outside, root / ".." / "secret.jpg", "/dev/zero"):
         with pytest.raises(UserError, match="lies outside of the data's folder"):
-            loader.transform(dict(img_path=str(path)))
+            loader.transform(dict(img_path=str(path), sample_idx=0))
     inside = root / "images" / "training" / "000000000001.jpg"
-    assert loader.transform(dict(img_path=str(inside)))["img"].shape == (64, 64, 3)
+    assert loader.transform(dict(img_path=str(inside), sample_idx=0))["img"].shape == (64, 64, 3)
     checked.allow_outside_files = True
     keep_inside(checked)
     assert checked.train_dataloader.dataset.pipeline[0].folders is None
