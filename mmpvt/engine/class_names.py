@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import TypeGuard
 
 from mmengine.config import Config
 
@@ -36,17 +37,24 @@ def read_class_lists(config: Config) -> None:
     for split, dataset in split_datasets(config):
         where = f"{split}_dataloader's data set"
         meta = dataset.get("metainfo")
+        if meta is not None and not isinstance(meta, dict):
+            raise ConfigError(
+                f"the {where}'s metainfo is {str(meta)[:60]!r}: it takes a dict",
+                hint="write metainfo=dict(classes=(…))",
+            )
         unread = [key for key in ("classes", "CLASSES") if key in dataset]
         if unread or "CLASSES" in (meta or {}):
             raise ConfigError(
                 f"the {where} has {(*unread, 'metainfo.CLASSES')[0]}, which isn't read",
                 hint="the class names belong in metainfo=dict(classes=(…))",
             )
-        if isinstance(meta, dict) and meta.get("classes") is not None:
+        if meta and meta.get("classes") is not None:
             written = repr(meta["classes"])
             if written not in lists:
                 lists[written] = _class_list(meta["classes"], where)
             meta["classes"] = lists[written]
+        if meta and "palette" in meta:
+            _check_palette(meta, where, config.get("default_scope") == "mmseg")
 
 
 def _class_list(classes: object, where: str) -> tuple[str, ...]:
@@ -80,6 +88,36 @@ def _class_list(classes: object, where: str) -> tuple[str, ...]:
     if repeated:
         raise ConfigError(f"the {where}'s metainfo.classes names {few(repeated)} more than once")
     return tuple(classes)
+
+
+def _check_palette(meta: dict, where: str, is_segmentation: bool) -> None:
+    """Drops a palette that is None; raises a ConfigError if it holds no colours.
+
+    MMDetection also takes a palette's name or a single colour, MMSegmentation doesn't.
+    """
+    palette = meta["palette"]
+    if palette is None:
+        meta.pop("palette")
+        return
+    if not is_segmentation and (isinstance(palette, str) or _is_colour(palette)):
+        return
+    if not _holds_colours(palette):
+        raise ConfigError(
+            f"the {where}'s metainfo.palette is {str(palette)[:60]!r}: it takes a colour a class, "
+            "three numbers from 0 to 255 each, such as [(220, 20, 60), (0, 82, 0)]"
+        )
+
+
+def _holds_colours(palette: object) -> TypeGuard[Sequence[Sequence[float]]]:
+    return isinstance(palette, list | tuple) and all(map(_is_colour, palette))
+
+
+def _is_colour(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(isinstance(level, int | float) and 0 <= level <= 255 for level in value)
+    )
 
 
 def is_classifier(model: Mapping) -> bool:
@@ -123,7 +161,10 @@ def dataset_meta(config: Config, split: str) -> dict:
         return {}
     kind = dataset_kind(dataset, config.get("default_scope", "mmdet"))
     meta = kind._load_metainfo(dict(dataset.get("metainfo") or {})) if kind else {}
-    return {key.lower(): value for key, value in meta.items()}
+    meta = {key.lower(): value for key, value in meta.items()}
+    if not _holds_colours(meta.get("palette")):  # a name, or a single colour
+        meta.pop("palette", None)
+    return meta
 
 
 def model_meta(config: Config, checkpoint: Mapping) -> dict:
@@ -176,19 +217,9 @@ def stored_meta(checkpoint: Mapping) -> dict:
         return {}
     found = {key.lower(): value for key, value in stored.items() if isinstance(key, str)}
     classes, palette = found.get("classes"), found.get("palette")
-    listed = (list, tuple)
-    if not isinstance(classes, listed) or not all(isinstance(c, str | int) for c in classes):
+    if not isinstance(classes, list | tuple) or not all(isinstance(c, str | int) for c in classes):
         return {}
-    if not (
-        isinstance(palette, listed)
-        and len(palette) >= len(classes)
-        and all(
-            isinstance(colour, listed)
-            and len(colour) == 3
-            and all(isinstance(level, int) and 0 <= level <= 255 for level in colour)
-            for colour in palette
-        )
-    ):
+    if not _holds_colours(palette) or len(palette) < len(classes):
         return dict(classes=classes)
     return dict(classes=classes, palette=[tuple(colour) for colour in palette])
 

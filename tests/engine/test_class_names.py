@@ -62,6 +62,39 @@ def test_classes_where_they_are_not_read(where: dict):
         read_class_lists(experiment(train=dict(type="CocoDataset", **where)))
 
 
+@pytest.mark.parametrize("meta", [("car", "bus"), "car"])
+def test_names_without_their_key(meta: object):
+    with pytest.raises(UserError, match=r"it takes a dict: write metainfo=dict\(classes=\(…\)\)"):
+        read_class_lists(experiment(train=dict(type="CocoDataset", metainfo=meta)))
+
+
+@pytest.mark.parametrize(
+    ("scope", "palette"),
+    [
+        ("mmdet", ["red", "blue"]),
+        ("mmdet", [(1, 2), (3, 4)]),
+        ("mmdet", {"car": (1, 2, 3)}),
+        ("mmseg", [(300, 0, 0), (0, -1, 0)]),
+        ("mmseg", (220, 20, 60)),
+        ("mmseg", "random"),
+    ],
+)
+def test_palettes_that_are_none(scope: str, palette: object):
+    config = experiment(train=dict(type="CocoDataset", metainfo=dict(palette=palette)))
+    config.default_scope = scope
+    with pytest.raises(UserError, match="it takes a colour a class, three numbers from 0 to 255"):
+        read_class_lists(config)
+
+
+@pytest.mark.parametrize("palette", [None, "random", (220, 20, 60), [(220, 20, 60)] * 2])
+def test_palettes_of_mmdetection(palette: object):
+    meta = dict(classes=("car", "bus"), palette=palette)
+    config = experiment(HEAD, test=dict(type="BaseDetDataset", metainfo=meta))
+    read_class_lists(config)
+    used = model_meta(config, {})
+    assert used.get("palette") == (palette if isinstance(palette, list) else None)
+
+
 @pytest.mark.parametrize(
     ("stored", "test", "train", "chosen", "said"),
     [
