@@ -144,12 +144,20 @@ def head_counts(model: object) -> dict[str, set[int]]:
 
     In a model that compares images with text, such as Grounding DINO, ``num_classes`` counts
     tokens: it gives none.
+
+    Raises:
+        ConfigError: a number is none.
     """
     counts: dict[str, set[int]] = {}
     if isinstance(model, dict) and "language_model" in model:
         return counts
     for name, head in iter_heads(model):
         number = head.get("num_classes")
+        if number is not None and not isinstance(number, int):
+            raise ConfigError(
+                f"the model's {name} has num_classes={number!r}: it takes an int, without quotes "
+                "or brackets"
+            )
         counts.setdefault(name, set()).update([] if number is None else [number])
     return counts
 

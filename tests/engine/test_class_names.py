@@ -11,7 +11,12 @@ from mmengine.config import Config
 from torch import nn
 
 from mmpvt import UserError
-from mmpvt.engine.class_names import compare_with_checkpoint, model_meta, read_class_lists
+from mmpvt.engine.class_names import (
+    compare_with_checkpoint,
+    head_counts,
+    model_meta,
+    read_class_lists,
+)
 from mmpvt.engine.hooks.checkpoints import CheckpointFitHook
 from mmpvt.errors import CheckpointMismatchError
 
@@ -66,6 +71,12 @@ def test_classes_where_they_are_not_read(where: dict):
 def test_names_without_their_key(meta: object):
     with pytest.raises(UserError, match=r"it takes a dict: write metainfo=dict\(classes=\(…\)\)"):
         read_class_lists(experiment(train=dict(type="CocoDataset", metainfo=meta)))
+
+
+@pytest.mark.parametrize("number", ["2", [2], 2.0])
+def test_numbers_of_classes_that_are_none(number: object):
+    with pytest.raises(UserError, match=r"bbox_head has num_classes=.*: it takes an int"):
+        head_counts(dict(bbox_head=dict(num_classes=number)))
 
 
 @pytest.mark.parametrize(
