@@ -14,7 +14,12 @@ from mmpvt.engine.checks.channels import rejected_channels
 from mmpvt.engine.checks.classes import check_class_counts, check_same_classes
 from mmpvt.engine.checks.classification import check_images
 from mmpvt.engine.checks.data import check_arguments
-from mmpvt.engine.checks.label_maps import MAX_MAPS, check_heads, label_map_problem
+from mmpvt.engine.checks.label_maps import (
+    MAX_MAPS,
+    check_heads,
+    compare_zero_labels,
+    label_map_problem,
+)
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import ConfigError, UserError
 from mmpvt.inspection.coco import LACKING, UNANNOTATED, inspect_coco
@@ -53,6 +58,8 @@ def inspect_datasets(config: Config, splits: Sequence[str], workers: int) -> lis
         check_same_classes(config, splits)
     except UserError as error:
         reports[-1].errors["classes"].append(str(error))
+    if notes := compare_zero_labels(config, splits):
+        reports[-1].notes["label 0"] += notes
     return reports
 
 

@@ -64,6 +64,7 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
             )
     notes |= dict.fromkeys(classification.check_folders(config, splits))
     classes.check_same_classes(config, splits)
+    notes |= dict.fromkeys(label_maps.compare_zero_labels(config, splits))
     for note in notes:
         log.warning("%s", note)
     return contents
@@ -104,7 +105,8 @@ def check_arguments(config: Config, split: str) -> None:
 
     Raises:
         ConfigError: ``ann_file`` is not a single path; a ``ClassBalancedDataset`` is around one
-            that doesn't tell its images' categories.
+            that doesn't tell its images' categories; a segmentation data set and its pipeline
+            disagree on ``reduce_zero_label``.
     """
     for _, part in split_datasets(config, [split]):
         if isinstance(part.get("ann_file"), list | tuple):
@@ -123,6 +125,8 @@ def check_arguments(config: Config, split: str) -> None:
                 f"ClassBalancedDataset can't balance a {inner['type']}, which has no get_cat_ids",
                 hint="of joined data sets, put it around each",
             )
+    for _, dataset in iter_dataset_configs(config, [split]):
+        label_maps.check_zero_label(dataset)
 
 
 def keep_inside(config: Config) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,13 +15,15 @@ from mmpvt.datasets.loading import FileProblem, LoadSegAnnotations
 from mmpvt.datasets.pipelines import transform_name
 from mmpvt.engine.checks.channels import evenly_spaced
 from mmpvt.engine.class_names import iter_heads
-from mmpvt.engine.dataset_config import DatasetConfig
+from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import BadFileError, ConfigError, DatasetError, UserError
 from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.utils.files import read_bytes
 
 MAX_MAPS = 500  # label maps that are read, at most, where they seem to hold a single class
 MAP_LOADERS = ("LoadAnnotations", "LoadSegAnnotations")
+BACKGROUND = ("background", "bg", "_background_", "unlabeled", "unlabelled")
 
 
 def check_heads(config: Config) -> None:
@@ -51,6 +53,47 @@ def check_heads(config: Config) -> None:
                     "channels, so that it is always 0",
                     hint=way,
                 )
+
+
+def check_zero_label(dataset: DatasetConfig) -> None:
+    """Raises a ConfigError if a segmentation data set's pipeline has another ``reduce_zero_label``,
+    with which MMSegmentation loads no label map."""
+    if not dataset.is_segmentation:
+        return
+    reduced = bool(dataset.argument("reduce_zero_label"))
+    for step in iter_dicts(dataset.pipeline):
+        if "type" not in step or transform_name(step) not in MAP_LOADERS or step.get("values"):
+            continue
+        if step.get("reduce_zero_label") not in (None, reduced):
+            raise ConfigError(
+                f"{transform_name(step)} in the pipeline of a {dataset.fields['type']} has "
+                f"reduce_zero_label={not reduced}, and the data set {reduced}",
+                hint="leave it out of the pipeline, and set it in the data set: True where 0 in "
+                "the label maps is ignored",
+            )
+
+
+def compare_zero_labels(config: Config, splits: Iterable[str]) -> list[str]:
+    """What looks wrong in the ``reduce_zero_label`` of segmentation data sets, a sentence each."""
+    notes: list[str] = []
+    first: tuple[str, bool] | None = None
+    for split, dataset in iter_dataset_configs(config, splits):
+        if not dataset.is_segmentation or label_map_loader(dataset).values:
+            continue
+        reduced, classes = bool(dataset.argument("reduce_zero_label")), dataset.classes
+        if reduced and classes and classes[0].casefold() in BACKGROUND:
+            notes.append(
+                f"the data set for {split} has reduce_zero_label=True, so that 0 in its label maps "
+                f"is ignored and {classes[0]}, its first class, is 1: where 0 is {classes[0]}, set "
+                "reduce_zero_label=False"
+            )
+        first = first or (split, reduced)
+        if reduced != first[1]:
+            notes.append(
+                f"the data sets for {first[0]} and {split} have reduce_zero_label={first[1]} and "
+                f"{reduced}: a number in their label maps is another class in each"
+            )
+    return notes
 
 
 class MapProblem(NamedTuple):

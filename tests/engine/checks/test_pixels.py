@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -210,6 +212,37 @@ def test_label_maps(labels: np.ndarray, options: dict, said: str, tmp_path: Path
     kind = "label maps of colours" if "colours" in said else ONLY
     with pytest.raises(UserError, match=said):
         raise UserError(found.errors[kind][0])
+
+
+@pytest.mark.parametrize("reduced", [True, False])
+def test_a_pipeline_of_another_reduce_zero_label(reduced: bool, tmp_path: Path):
+    config = segmenter(tmp_path, OBJECTS, reduce_zero_label=reduced)
+    config.train_dataloader.dataset.pipeline[1].reduce_zero_label = not reduced
+    said = f"BaseSegDataset has reduce_zero_label={not reduced}, and the data set {reduced}"
+    with pytest.raises(UserError, match=said):
+        checked(config)
+    with pytest.raises(UserError, match=said):
+        inspect_datasets(config, ("train",), workers=1)
+    config.train_dataloader.dataset.pipeline[1].reduce_zero_label = reduced
+    inspect_datasets(config, ("train",), workers=1)
+
+
+def test_label_0_of_two_meanings(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    maps = OBJECTS.copy()
+    maps[:4] = 2
+    config = segmenter(tmp_path, maps, ("background", "a", "b"), reduce_zero_label=True)
+    config.val_dataloader = copy.deepcopy(config.train_dataloader)
+    config.val_dataloader.dataset.reduce_zero_label = False
+    check_data(config, ("train", "val"))
+    expected = [
+        "for train .*0 in its label maps is ignored and background, its first class, is 1",
+        "for train and val have reduce_zero_label=True and False",
+    ]
+    reports = inspect_datasets(config, ("train", "val"), workers=1)
+    for said, noted, pattern in zip(
+        caplog.messages, reports[-1].notes["label 0"], expected, strict=True
+    ):
+        assert re.search(pattern, said) and said == noted
 
 
 @pytest.mark.parametrize(
