@@ -8,11 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mmdet.datasets import LVISV05Dataset, XMLDataset
+from mmdet.datasets.samplers import MultiSourceSampler
 from mmengine.config import Config
-from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.dataset import InfiniteSampler
+from mmengine.registry import DATA_SAMPLERS, DefaultScope, init_default_scope
 
 from mmpvt.datasets import coco, voc
 from mmpvt.datasets.listed_files import ALLOW_OUTSIDE, check_inside, check_present, read_list
+from mmpvt.datasets.pipelines import find_class
 from mmpvt.engine.checks import channels, classes, classification, label_maps
 from mmpvt.engine.checks.classes import AnnotatedClasses
 from mmpvt.engine.class_names import log
@@ -106,8 +109,18 @@ def check_arguments(config: Config, split: str) -> None:
     Raises:
         ConfigError: ``ann_file`` is not a single path; a ``ClassBalancedDataset`` is around one
             that doesn't tell its images' categories; a segmentation data set and its pipeline
-            disagree on ``reduce_zero_label``.
+            disagree on ``reduce_zero_label``; the sampler has no end, which epochs, validations and
+            tests wait for.
     """
+    sampler = (config.get(f"{split}_dataloader") or {}).get("sampler") or {}
+    by_epoch = split != "train" or "max_epochs" in (config.get("train_cfg") or {})
+    if by_epoch and sampler.get("type") and _is_endless(sampler["type"]):
+        training = split == "train"
+        raise ConfigError(
+            f"{split}_dataloader's {sampler['type']} has no end, and "
+            + ("train_cfg counts epochs" if training else "a score takes each image once"),
+            hint=f"set sampler=dict(_delete_=True, type='DefaultSampler', shuffle={training})",
+        )
     for _, part in split_datasets(config, [split]):
         if isinstance(part.get("ann_file"), list | tuple):
             raise ConfigError(
@@ -127,6 +140,11 @@ def check_arguments(config: Config, split: str) -> None:
             )
     for _, dataset in iter_dataset_configs(config, [split]):
         label_maps.check_zero_label(dataset)
+
+
+def _is_endless(sampler: str | type) -> bool:
+    kind = find_class(DATA_SAMPLERS, sampler)
+    return isinstance(kind, type) and issubclass(kind, InfiniteSampler | MultiSourceSampler)
 
 
 def keep_inside(config: Config) -> None:

@@ -75,6 +75,23 @@ def test_list_of_images(root: Path):
         check_data(config(root, ann_file="train.txt"), ("train",))
 
 
+@pytest.mark.parametrize(
+    "sampler", [dict(type="InfiniteSampler"), dict(type="mmdet.MultiSourceSampler", batch_size=2)]
+)
+def test_samplers_without_an_end(sampler: dict, root: Path):
+    endless = config(root)
+    loader = endless.train_dataloader
+    endless.update(train_cfg=dict(max_iters=4), val_dataloader=dict(dataset=loader.dataset))
+    loader.sampler = sampler
+    check_data(endless, ("train", "val"))
+    endless.train_cfg = dict(max_epochs=1)
+    with pytest.raises(UserError, match=r"has no end, and train_cfg counts epochs: .*shuffle=True"):
+        check_data(endless, ("train",))
+    endless.val_dataloader.sampler = sampler
+    with pytest.raises(UserError, match="has no end, and a score takes each image once"):
+        check_data(endless, ("val",))
+
+
 def test_wrapped_data_sets_are_found():
     inner = dict(type="A")
     wrapped = dict(type="Concat", datasets=[inner, dict(type="Repeat", dataset=inner)])
