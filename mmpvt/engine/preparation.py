@@ -558,4 +558,7 @@ def _ignore_signals_in_workers(config: Config) -> None:
     for split in SPLITS:
         if loader := config.get(f"{split}_dataloader"):
             loader.pop("disable_subprocess_warning", None)
+            if not loader.get("num_workers"):  # PyTorch refuses what is of workers
+                loader.pop("persistent_workers", None)
+                loader.pop("prefetch_factor", None)
             loader.worker_init_fn = ConfigDict(type="mmpvt.init_worker")

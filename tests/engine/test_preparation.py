@@ -60,6 +60,14 @@ def hooks(config: Config) -> dict[str, dict]:
     }
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loading_without_workers(workers: int, options: dict):
+    """The configs keep workers, which PyTorch refuses where there are none."""
+    changes = {"train_dataloader.num_workers": workers, "train_dataloader.prefetch_factor": 4}
+    loader = prepare_training(load(**changes), TrainOptions(**options)).train_dataloader
+    assert ("persistent_workers" in loader) == ("prefetch_factor" in loader) == bool(workers)
+
+
 def test_training_a_detector(options: dict, shapes: Path, tmp_path: Path):
     config = load()
     before = config.pretty_text
