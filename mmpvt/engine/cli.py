@@ -14,7 +14,6 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, TypeVar
 
 from mmengine.config import DictAction
-from mmengine.registry import build_from_cfg
 
 from mmpvt.engine.choices import LAUNCHERS, ON_BAD_DATA
 from mmpvt.environment import setup_environment
@@ -34,6 +33,8 @@ HOST = "address to listen at; 0.0.0.0 lets others in (default: %(default)s, this
 FAILURE = 1
 USER_ERROR = 2
 
+# functions of MMEngine that build a config's parts
+_BUILDERS = ("build_from_cfg", "build_dataloader", "from_cfg")
 # of a class's name that no registry has, or of its arguments
 _BUILD_ERROR = re.compile(
     r".* is not in the .* registry|[\w.]+\.__init__\(\) (got an unexpected|missing \d+ required).*"
@@ -190,7 +191,7 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
                 saved = f"is saved in {interrupt.saved}: --resume resumes from there"
             said = f"{interrupt} after iteration {interrupt.iteration}, which {saved}"
         _leave(said, interrupt.code)
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError, AssertionError) as error:
         mismatch = _build_error(error)
         if mismatch is None:
             raise
@@ -210,9 +211,20 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
 
 def _build_error(error: Exception) -> str | None:
     """What is wrong with a class's name or arguments in a config; None for other errors."""
-    frames = traceback.walk_tb(error.__traceback__)
-    built = any(frame.f_code is build_from_cfg.__code__ for frame, _ in frames)
-    found = _BUILD_ERROR.match(str(error.args[0])) if built and error.args else None
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [frame.f_globals.get("__name__", "") for frame in frames]
+    if not any(
+        module.startswith("mmengine.") and frame.f_code.co_name in _BUILDERS
+        for frame, module in zip(frames, modules, strict=True)
+    ):
+        return None
+    if isinstance(error, ValueError | AssertionError):  # of a class that refuses its arguments
+        if frames[-1].f_code.co_name != "__init__" or modules[-1].startswith("mmpvt."):
+            return None
+        kind = type(frames[-1].f_locals["self"]).__name__
+        source = traceback.extract_tb(error.__traceback__)[-1].line
+        return f"{kind}: {' '.join(str(error).split()) or source}"
+    found = _BUILD_ERROR.match(str(error.args[0])) if error.args else None
     return found and found[0]
 
 

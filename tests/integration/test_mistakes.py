@@ -113,6 +113,11 @@ def test_unreadable_image(
         ("train_cfg.max_epoch=3", "got an unexpected keyword argument 'max_epoch'"),
         ("model.backbone.drop_path=0.1", "got an unexpected keyword argument 'drop_path'"),
         ("model.type=RetinaNett", "RetinaNett is not in the mmdet::model registry"),
+        ("optim_wrapper.accumulative_counts=0", "OptimWrapper: _accumulative_counts at least"),
+        ("default_hooks.logger.interval=0", "LoggerHook: interval must be greater than 0"),
+        ("train_dataloader.num_workers=-1", "DataLoader: num_workers option should be"),
+        ("val_evaluator=None", "Runner: val_dataloader, val_cfg, and val_evaluator should be"),
+        ("model.neck.num_outs=1", "FPN: assert num_outs "),
     ],
 )
 def test_option_that_no_class_takes(
