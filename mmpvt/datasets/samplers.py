@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
-from mmengine.dataset import Compose
+from mmengine.dataset import BaseDataset, Compose
 from mmengine.dist import get_rank
 from mmengine.structures import BaseDataElement
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
@@ -119,7 +119,8 @@ class FaultTolerantDataset(Dataset):
 
         Raises:
             BadFileError: it can't be used, and the run is to stop then.
-            DatasetError: neither can many others, or there is no placeholder for it.
+            DatasetError: neither can many others, or there is no placeholder for it; or transforms
+                leave nothing of any image.
         """
         if isinstance(key, SampleKey):
             seed_generators(*key.seeds)
@@ -131,6 +132,11 @@ class FaultTolerantDataset(Dataset):
                 break
             except Exception as error:
                 if not is_bad_data(error):
+                    if _found_nothing(error):
+                        raise DatasetError(
+                            "the pipeline's transforms leave nothing of the images, as a filter or "
+                            "crop does that keeps no object"
+                        ) from error
                     raise
                 name, reason = self._name(index), _reason(error)
                 skipped.append((name, reason))
@@ -229,6 +235,12 @@ def is_bad_data(error: Exception) -> bool:
         return is_empty and transforms[-1].split(".")[0] in STOCK
     is_other = any(isinstance(owner, Compose) for owner, _ in places)
     return isinstance(error, DECODING_ERRORS) and not is_other
+
+
+def _found_nothing(error: Exception) -> bool:
+    """Whether MMEngine's data set gave up on transforms that return None, for another image."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code is BaseDataset.__getitem__.__code__
 
 
 def _is_early(key: SampleKey | int) -> bool:

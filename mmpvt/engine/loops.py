@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from mmpvt.checkpoint.resume_check import POSITION, VALIDATED
 from mmpvt.datasets.samplers import fault_tolerant, seed_generators
 from mmpvt.engine.mixed_precision import decode_in_float32
+from mmpvt.errors import ConfigError
 from mmpvt.registry import LOOPS
 
 
@@ -31,6 +32,9 @@ class ResumableLoop(BaseLoop):
         dataloader (DataLoader | dict): with a
             :class:`~mmpvt.datasets.samplers.ResumableBatchSampler`, endless for :class:`IterLoop`.
         **kwargs: of MMEngine's loop.
+
+    Raises:
+        ConfigError: there are fewer images than a batch has, and it would be dropped.
     """
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
@@ -38,6 +42,12 @@ class ResumableLoop(BaseLoop):
         if isinstance(loader, dict):
             by_rank = runner._randomness_cfg.get("diff_rank_seed", False)
             loader = runner.build_dataloader(loader, runner.seed, by_rank)
+        if not len(loader):
+            raise ConfigError(
+                f"the {len(loader.dataset)} training images make no batch of "
+                f"{loader.batch_sampler.batch_size}",
+                hint="set a smaller train_dataloader.batch_size, or leave out drop_last",
+            )
         loader = fault_tolerant(loader, on_bad_data=loader.batch_sampler.on_bad_data)
         super().__init__(runner, loader, *args, **kwargs)
 

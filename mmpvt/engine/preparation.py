@@ -36,6 +36,7 @@ from mmpvt.engine.tiles import Tiling, check_tiled, tiling_of
 from mmpvt.engine.training_options import (
     LOOPS,
     add_val_loss,
+    check_val_interval,
     check_validates,
     set_early_stop,
     set_ema,
@@ -242,6 +243,7 @@ def prepare_training(
 
 
 def _set_options(config: Config, options: TrainOptions) -> None:
+    check_val_interval(config)
     if options.start_from or config.get("start_from"):
         set_start_from(config, options)
     if options.pretrained:

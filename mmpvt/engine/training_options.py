@@ -33,6 +33,17 @@ def check_validates(config: Config, setting: str) -> None:
         raise ConfigError("the config's training has no validation", setting=setting)
 
 
+def check_val_interval(config: Config) -> None:
+    """Raises a ConfigError if the interval of validations is no number of epochs or iterations."""
+    interval = config.train_cfg.get("val_interval", 1)
+    if config.get("val_cfg") is not None and not (isinstance(interval, int) and interval > 0):
+        raise ConfigError(
+            f"train_cfg.val_interval is {interval!r}, and it counts epochs or iterations from 1",
+            hint="to train without validation, set val_dataloader, val_cfg and val_evaluator to "
+            "None",
+        )
+
+
 def set_early_stop(config: Config, patience: int) -> None:
     """Ends training where validations are no better than an earlier one any more."""
     if patience < 1:

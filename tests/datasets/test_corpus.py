@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import FilterAnnotations
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmseg.datasets import ADE20KDataset
@@ -253,6 +254,15 @@ def test_nothing_can_be_used(root: Path):
         (root / f"{i}.jpg").write_bytes(b"")
     with pytest.raises(UserError, match="none of 20 images in a row can be used, the last of them"):
         load(detection(root, corpus.annotations()), False)
+
+
+@pytest.mark.parametrize("test_mode", [False, True])
+def test_transforms_leave_nothing(test_mode: bool, root: Path):
+    dataset = detection(root, corpus.annotations())
+    dataset.test_mode, dataset.max_refetch = test_mode, 3
+    dataset.pipeline.transforms.insert(2, FilterAnnotations(min_gt_bbox_wh=(900, 900)))
+    with pytest.raises(UserError, match="transforms leave nothing of the images, as a filter or"):
+        load(dataset, test_mode)
 
 
 def test_corpus_is_large():

@@ -131,6 +131,26 @@ def test_option_that_no_class_takes(
     assert sentence in ended.one_sentence()
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ["train_dataloader.drop_last=True", "train_dataloader.batch_size=99"],
+            "training images make no batch of 99",
+        ),
+        (["train_cfg.val_interval=0"], "train_cfg.val_interval is 0, and it counts"),
+    ],
+)
+def test_option_that_leaves_nothing_to_do(
+    options: list, sentence: str, shapes: Path, tmp_path: Path, tiny_config: Path, call_tool
+):
+    ended = call_tool(
+        "train.py", tiny_config, "--data-root", shapes, "--work-dir", tmp_path / "work",
+        "--cfg-options", *options,
+    )  # fmt: skip
+    assert sentence in ended.one_sentence()
+
+
 def test_config_that_does_not_exist(call_tool):
     ended = call_tool("train.py", "configs/retinanet_pvt_small_fpn_1x_coco.py")
     sentence = ended.one_sentence()
