@@ -133,10 +133,10 @@ class EarlyStoppingHook(Hook):
     def _stop_if_due(self, runner: Runner, best: float, waited: int) -> None:
         if waited >= self.patience and runner.iter < runner.max_iters:
             runner.train_loop.stop_training = True
-            runner.logger.info(
-                f"training ends early, after iteration {runner.iter}: the best score is {best:.4f},"
-                f" and {waited} validations in a row were no better"
-            )
+            said = f"the best score is {best:.4f}, and {waited} validations in a row were no better"
+            if best == -math.inf:
+                said = f"{waited} validations in a row had no score, as where nothing is predicted"
+            runner.logger.info(f"training ends early, after iteration {runner.iter}: {said}")
 
 
 @HOOKS.register_module()

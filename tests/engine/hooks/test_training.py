@@ -75,8 +75,10 @@ def test_a_score_that_tells_nothing_ends_no_training(caplog: pytest.LogCaptureFi
         hook.after_val_epoch(runner, {"val/loss": 1.0, "own/score": 0.5})
     assert not runner.train_loop.stop_training
     assert "none of own/score tells which model is better" in caplog.text
+    caplog.set_level(logging.INFO, "training")
     hook.after_val_epoch(runner, {"val/loss": 1.0})  # of a model that predicts nothing
     assert runner.train_loop.stop_training
+    assert "after iteration 2: 1 validations in a row had no score" in caplog.text
 
 
 def test_averages_are_saved_from_within_a_validation():
