@@ -15,6 +15,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmpvt.datasets.pipelines import loading_step, transform_name
 from mmpvt.engine.choices import EMA_MOMENTUM, LOGGERS
+from mmpvt.engine.class_names import is_classifier
 from mmpvt.engine.config import set_hook
 from mmpvt.engine.config_parts import iter_datasets, split_datasets
 from mmpvt.errors import ConfigError
@@ -157,13 +158,14 @@ def _mlflow_settings(config: Config) -> dict:
 def add_val_loss(config: Config) -> None:
     """Computes the loss on validation's images, with annotations that are loaded as in training.
 
-    In a test's pipeline they come after the image's size has changed, or not at all.
+    In a test's pipeline they come after the image's size has changed, or not at all. A classifier's
+    labels are the data set's own.
     """
     trained = [dataset for _, dataset in split_datasets(config, ["train"])]
     steps = (step for dataset in trained for step in dataset.get("pipeline") or ())
     annotations = next(filter(_loads_annotations, steps), None)
     loader = copy.deepcopy(config.val_dataloader)
-    for dataset in iter_datasets(loader.dataset):
+    for dataset in [] if is_classifier(config.model) else iter_datasets(loader.dataset):
         pipeline = [step for step in dataset.get("pipeline", ()) if not _loads_annotations(step)]
         place = loading_step(pipeline)
         if annotations is None or place is None:

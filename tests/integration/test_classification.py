@@ -80,10 +80,13 @@ def train(tiny: Path, images: Path, call_tool: Callable[..., Ended]) -> Callable
 
 def test_a_classifier_through_the_tools(train, tiny: Path, images: Path, tmp_path: Path, call_tool):
     """Resumed in the middle of an epoch, with mixed images, repeated augmentation and random
-    erasing, a run ends with the weights of one that was never stopped."""
+    erasing, a run ends with the weights of one that was never stopped, and computed no loss on the
+    validation data."""
     first, second = tmp_path / "first", tmp_path / "second"
     assert train("--work-dir", first, "--seed", 3).code == 0
-    assert train("--work-dir", second, "--resume", first / "iter_2.pth").code == 0
+    options = ("--work-dir", second, "--resume", first / "iter_2.pth", "--val-loss")
+    ended = train(*options)
+    assert ended.code == 0 and "val/loss: " in ended.out + ended.err
     ours, theirs = (
         mmpvt.checkpoint.load_checkpoint((folder / "last_checkpoint").read_text())
         for folder in (first, second)
