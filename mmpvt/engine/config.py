@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine import registry
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import CheckpointHook
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS, DefaultScope, Registry
 from mmengine.runner import Runner
+from mmengine.utils import get_object_from_string
 
 from mmpvt.checkpoint.hub import WEIGHTS_FILE
 from mmpvt.checkpoint.saving import newest_checkpoint
@@ -78,7 +80,51 @@ def read_config(path: str) -> Config:
         raise ConfigError(
             f"{path} holds no model", where=path, hint="give an experiment's config, not a part"
         )
+    name_types(config)
     return config
+
+
+def name_types(config: Config) -> None:
+    """Names classes as registries do, where MMEngine's new style has the classes themselves, or
+    their modules' names in its copy of such a config.
+
+    Args:
+        config (Config): changed. A class that no registry has stays; without a ``default_scope`` it
+            is the package of the model's class.
+    """
+    kinds = [(part, _class_of(part.get("type"))) for part in iter_dicts(config._cfg_dict)]
+    kinds = [(part, kind) for part, kind in kinds if kind is not None]
+    if not kinds:
+        return
+    if not config.get("default_scope"):
+        package = getattr(_class_of(config.model.get("type")), "__module__", "").partition(".")[0]
+        if package in PACKAGES:
+            config.default_scope = package
+    names = _registered_names(config.get("default_scope"))
+    for part, kind in kinds:
+        part["type"] = names.get(kind, kind)
+
+
+def _class_of(kind: object) -> Any:
+    """The class or function that is, or whose module's name is, a ``type``; None of other names."""
+    if isinstance(kind, str):
+        return get_object_from_string(kind) if kind.count(".") > 1 else None
+    return kind if callable(kind) else None
+
+
+def _registered_names(scope: str | None) -> dict[object, str]:
+    """What registers classes and functions, by name as seen from a scope."""
+    names: dict[object, str] = {}
+    for root in vars(registry).values():
+        if not isinstance(root, Registry):
+            continue
+        own = root.children.get(scope)
+        shadowing = own.module_dict if own else {}
+        for part in (own, root, *root.children.values()):
+            for name, kind in part.module_dict.items() if part else ():
+                is_seen = part is own or (part is root and name not in shadowing)
+                names.setdefault(kind, name if is_seen else f"{part.scope}.{name}")
+    return names
 
 
 def load_config(path: str, cfg_options: dict | None = None, backbone: str | None = None) -> Config:

@@ -73,6 +73,53 @@ def test_installed_configs():
     assert load_config("mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py").model
 
 
+NEW_STYLE = """
+from mmcv.transforms import LoadImageFromFile
+from mmcv.transforms import Resize as MMCVResize
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import LoadAnnotations, Resize
+from mmdet.models import RetinaNet
+from mmengine.dataset import DefaultSampler
+from mmengine.runner import EpochBasedTrainLoop
+from torch.nn import BatchNorm2d
+from torch.optim import AdamW
+
+from mmpvt.models import PyramidVisionTransformerV2
+
+default_scope = None
+backbone = dict(type=PyramidVisionTransformerV2, arch="b0")
+model = dict(type=RetinaNet, backbone=backbone, norm_cfg=dict(type=BatchNorm2d))
+load = [dict(type=LoadImageFromFile), dict(type=LoadAnnotations, with_bbox=True)]
+pipeline = [*load, dict(type=Resize), dict(type=MMCVResize)]
+train_dataloader = dict(
+    sampler=dict(type=DefaultSampler, shuffle=True),
+    dataset=dict(type=CocoDataset, pipeline=pipeline),
+)
+train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=1)
+optim_wrapper = dict(optimizer=dict(type=AdamW, lr=1e-4))
+"""
+
+
+def test_classes_of_new_style_configs_are_named(tmp_path: Path):
+    """MMEngine's copy of such a config names their modules."""
+    written, copied = tmp_path / "new.py", tmp_path / "copy.py"
+    written.write_text(NEW_STYLE)
+    Config.fromfile(written).dump(copied)
+    assert "mmdet.datasets.CocoDataset" in copied.read_text()
+    for file in (written, copied):
+        config = load_config(str(file))
+        dataset = config.train_dataloader.dataset
+        kinds = [step.type for step in dataset.pipeline]
+        assert kinds == ["LoadImageFromFile", "LoadAnnotations", "Resize", "mmengine.Resize"]
+        kinds = [config.model, config.model.backbone, config.model.norm_cfg, dataset]
+        kinds += [config.train_dataloader.sampler, config.train_cfg, config.optim_wrapper.optimizer]
+        assert [part.type for part in kinds] == [
+            *("RetinaNet", "mmpvt.PyramidVisionTransformerV2", "BN", "CocoDataset"),
+            *("DefaultSampler", "EpochBasedTrainLoop", "AdamW"),
+        ]
+        assert config.default_scope == "mmdet"
+
+
 def test_data_root_moves_data_and_evaluators(config: Config):
     set_data_root(config, "/data/elsewhere/")
     for split in ("train", "val", "test"):
