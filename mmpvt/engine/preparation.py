@@ -48,6 +48,8 @@ from mmpvt.utils.locking import locked
 from mmpvt.utils.outputs import Outputs, check_free
 
 FUSED = ("Adam", "AdamW", "SGD")  # PyTorch's optimizers that have a fused kernel
+SCOPES = ("mmcv", "mmdet", "mmengine", "mmpretrain", "mmpvt", "mmseg")  # that know MMCV's loader
+IMAGE_LOADERS = ("LoadImageFromFile", *(f"{scope}.LoadImageFromFile" for scope in SCOPES))
 BATCH_SAMPLER = "mmpvt.ResumableBatchSampler"
 
 
@@ -474,11 +476,11 @@ def _name_broken_files(config: Config) -> None:
     head = next((head for head in heads if isinstance(head, dict)), {})
     for split in SPLITS:
         for d in iter_dicts(config.get(f"{split}_dataloader")):
-            if d.get("type") in ("LoadImageFromFile", "mmpvt.LoadImageFromFile"):
+            if d.get("type") in IMAGE_LOADERS:
                 d["type"] = "mmpvt.LoadImageFromFile"
                 if d.get("color_type") == "unchanged":
                     d["channels"] = (config.model.get("backbone") or {}).get("in_channels")
-            elif d.get("type") == "mmpvt.LoadSegAnnotations" or (
+            elif d.get("type") in ("mmpvt.LoadSegAnnotations", "mmseg.LoadAnnotations") or (
                 d.get("type") == "LoadAnnotations" and config.get("default_scope") == "mmseg"
             ):
                 d.update(type="mmpvt.LoadSegAnnotations", num_classes=head.get("num_classes"))

@@ -128,6 +128,16 @@ def test_training_a_segmenter(options: dict):
     assert later.train_dataloader.batch_sampler.on_bad_data == "stop"
 
 
+def test_loaders_named_with_their_scope(options: dict):
+    config = load(SEGMENTER)
+    image, labels, *_ = config.train_dataloader.dataset.pipeline
+    image.type, labels.type = "mmcv.LoadImageFromFile", "mmseg.LoadAnnotations"
+    prepared = prepare_training(config, TrainOptions(**options))
+    image, labels, *_ = prepared.train_dataloader.dataset.pipeline
+    assert image.type == "mmpvt.LoadImageFromFile" and image.folders
+    assert labels.type == "mmpvt.LoadSegAnnotations" and labels.num_classes == 6
+
+
 def test_resuming(options: dict, tmp_path: Path):
     checkpoint = tmp_path / "a.pth"
     checkpoint.touch()
