@@ -246,14 +246,16 @@ def _by_index(
     if values is None and held == [0, IGNORE_LABEL] and len(names) == 2:
         values = (0, IGNORE_LABEL)  # an image editor's black and white
     fits = all(0 <= value < len(names) for value in numbers)
-    if values is None and not fits and len(numbers) == len(names):
-        values = tuple(numbers)
+    as_many = next((found for found in (numbers, held) if len(found) == len(names)), None)
+    if values is None and not fits and as_many:
+        values = tuple(as_many)
         said = ", ".join(f"{v} {n}" for v, n in zip(values, names, strict=True))
         reading.notes.append(f"the values of the label maps are taken as {said}")
     if values is None and not fits and not reading.skip:
+        apart = ", and 255, which is ignored" * (IGNORE_LABEL in held)
         raise DatasetError(
-            f"the label maps in {reading.source} hold {len(numbers)} values ({few(numbers, 8)}), "
-            f"and there are {len(names)} classes ({few(names)})",
+            f"the label maps in {reading.source} hold {len(numbers)} values ({few(numbers, 8)}"
+            f"{apart}), and there are {len(names)} classes ({few(names)})",
             hint="name every value in order, that of unlabelled pixels too",
             setting="classes" if reading.classes else None,
         )

@@ -108,6 +108,20 @@ def test_black_and_white_masks(root: Path, tmp_path: Path):
     np.testing.assert_array_equal(found, np.eye(HEIGHT, WIDTH))
 
 
+def test_grey_levels_of_which_255_is_one(root: Path, tmp_path: Path):
+    levels = np.array([0, 127, 255], np.uint8)[np.indices((HEIGHT, WIDTH)).sum(0) % 3]
+    image(root / "a.jpg")
+    Image.fromarray(levels).save(root / "a_mask.png")
+    opened = open_dataset(root, classes=("off", "half", "on"))
+    assert "taken as 0 off, 127 half, 255 on" in opened.notes[0]
+    made = opened.write_label_maps(tmp_path / "out")
+    found = np.asarray(Image.open(made.seg_map_path / f"a.jpg{made.seg_map_suffix}"))
+    np.testing.assert_array_equal(found, levels // 127)
+    expected = r"hold 2 values \(0, 127, and 255, which is ignored\), and there are 4 classes"
+    with pytest.raises(DatasetError, match=expected):
+        open_dataset(root, classes=("off", "half", "on", "more"))
+
+
 @pytest.mark.parametrize("to", ["coco", "voc", "yolo"])
 def test_round_trip(to: str, root: Path, tmp_path: Path):
     cvat(root)
