@@ -21,7 +21,7 @@ from mmpvt.engine.checks.classes import AnnotatedClasses
 from mmpvt.engine.class_names import log
 from mmpvt.engine.config_parts import dataset_kind, iter_dicts, split_datasets
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
-from mmpvt.errors import ConfigError
+from mmpvt.errors import ConfigError, DatasetError
 
 LOADERS = ("mmpvt.LoadImageFromFile", "mmpvt.LoadSegAnnotations")
 
@@ -177,6 +177,7 @@ def _check_dataset(dataset: DatasetConfig, contents: dict[Path, dict]) -> Annota
         names = coco.image_files(content)
         check_inside(file, names, dataset.allow_outside)
         check_present(dataset.folder("img"), names, f"named in {file}", "images")
+        _check_sizes(dataset, content)
         return AnnotatedClasses.of_coco(file, dataset.classes, content) if dataset.classes else None
     if dataset.is_read_as(XMLDataset):
         return _check_voc(dataset)
@@ -192,6 +193,25 @@ def _check_dataset(dataset: DatasetConfig, contents: dict[Path, dict]) -> Annota
             names = [stem + files.map_suffix for stem in files.stems]
             check_present(files.map_folder, names, f"for {files.folder}", "label maps")
     return None
+
+
+def _check_sizes(dataset: DatasetConfig, content: dict) -> None:
+    """Raises a DatasetError if the data set skips all images as too small."""
+    least = (dataset.fields.get("filter_cfg") or {}).get("min_size", 0)
+    sides: list[list[int]] = [
+        [side for key in ("width", "height") if isinstance(side := image.get(key), int)]
+        for image in content["images"]
+        if isinstance(image, dict)
+    ]
+    shorter = [min(two) for two in sides if len(two) == 2]  # others are skipped for that
+    largest = max(shorter, default=least)
+    if largest < least and not dataset.argument("test_mode"):
+        raise DatasetError(
+            f"filter_cfg skips images below min_size={least} pixels, and the shorter side of those "
+            f"in {dataset.ann_file} has {largest} at most",
+            where=dataset.ann_file,
+            hint="set a smaller min_size in the data set's filter_cfg",
+        )
 
 
 def _check_voc(dataset: DatasetConfig) -> AnnotatedClasses:

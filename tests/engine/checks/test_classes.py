@@ -289,6 +289,14 @@ def test_several_annotation_files(root: Path):
         check_data(config, ("val",))
 
 
+def test_images_that_are_all_too_small(root: Path):
+    small = coco(root, filter_cfg=dict(min_size=65))
+    with pytest.raises(UserError, match=r"below min_size=65 pixels, and the shorter side .* 64 at"):
+        check_data(experiment(train=small), ("train",))
+    check_data(experiment(train=dict(small, test_mode=True)), ("train",))
+    check_data(experiment(train=coco(root, filter_cfg=dict(min_size=64))), ("train",))
+
+
 def test_what_cannot_be_balanced(root: Path):
     two = dict(type="ConcatDataset", datasets=[coco(root), coco(root)])
     balanced = dict(type="ClassBalancedDataset", oversample_thr=0.1, dataset=two)
