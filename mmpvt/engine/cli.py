@@ -218,14 +218,15 @@ def _build_error(error: Exception) -> str | None:
         for frame, module in zip(frames, modules, strict=True)
     ):
         return None
-    if isinstance(error, ValueError | AssertionError):  # of a class that refuses its arguments
-        if frames[-1].f_code.co_name != "__init__" or modules[-1].startswith("mmpvt."):
-            return None
-        kind = type(frames[-1].f_locals["self"]).__name__
-        source = traceback.extract_tb(error.__traceback__)[-1].line
-        return f"{kind}: {' '.join(str(error).split()) or source}"
-    found = _BUILD_ERROR.match(str(error.args[0])) if error.args else None
-    return found and found[0]
+    said = str(error.args[0]) if error.args else ""
+    if found := _BUILD_ERROR.match(said):
+        return found[0]
+    # of a class that refuses its arguments
+    if frames[-1].f_code.co_name != "__init__" or modules[-1].startswith("mmpvt."):
+        return None
+    kind = type(frames[-1].f_locals["self"]).__name__
+    source = traceback.extract_tb(error.__traceback__)[-1].line
+    return f"{kind}: {' '.join(said.split()) or source}"
 
 
 def as_flag(name: str, value: object = None) -> str:

@@ -118,6 +118,8 @@ def test_unreadable_image(
         ("train_dataloader.num_workers=-1", "DataLoader: num_workers option should be"),
         ("val_evaluator=None", "Runner: val_dataloader, val_cfg, and val_evaluator should be"),
         ("model.neck.num_outs=1", "FPN: assert num_outs "),
+        ("optim_wrapper.optimizer.lr=high", "AdamW: '<=' not supported between instances"),
+        ("val_evaluator.metric=mAP", "CocoMetric: metric should be one of 'bbox', 'segm',"),
     ],
 )
 def test_option_that_no_class_takes(
