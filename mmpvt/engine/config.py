@@ -25,7 +25,7 @@ from mmpvt.checkpoint.hub import WEIGHTS_FILE
 from mmpvt.checkpoint.saving import newest_checkpoint
 from mmpvt.compat import fix_package_lookup
 from mmpvt.engine.class_names import read_class_lists
-from mmpvt.engine.config_parts import SPLITS, default_argument, iter_dicts
+from mmpvt.engine.config_parts import SPLITS, default_argument, iter_dicts, split_datasets
 from mmpvt.engine.saved_config import CONFIG_FILE, check_classification, read_saved
 from mmpvt.engine.zoo import config_folder, find_config
 from mmpvt.errors import CheckpointError, ConfigError, OutputError, UserError
@@ -151,10 +151,29 @@ def load_config(path: str, cfg_options: dict | None = None, backbone: str | None
             print(printable(f"{change.where}: {change.what}"))
         config, name = swapped.config, f"{name}_{swapped.name}"
     merge_options(config, cfg_options)
+    _check_kinds(config)
     read_class_lists(config)
     take_channels(config)
     config.work_dir = config.get("work_dir") or str(Path("work_dirs") / name)
     return config
+
+
+def _check_kinds(config: Config) -> None:
+    """Raises a ConfigError where a dict stands in the place of a list, or the other way round."""
+    hooks = config.get("custom_hooks") or []
+    if not isinstance(hooks, list | tuple) or not all("type" in hook for hook in hooks):
+        raise ConfigError(
+            f"custom_hooks is {str(hooks)[:60]!r}: it takes a list of dicts with a type each",
+            hint="write custom_hooks=[dict(type=…)]",
+        )
+    for split, dataset in split_datasets(config):
+        prefix = dataset.get("data_prefix")
+        if isinstance(prefix, str) and config.get("default_scope") != "mmpretrain":
+            raise ConfigError(
+                f"the {split}_dataloader's data set has data_prefix={prefix!r}: it takes a dict",
+                hint="write data_prefix=dict(img=…), or dict(img_path=…, seg_map_path=…) of label "
+                "maps",
+            )
 
 
 def merge_options(config: Config, cfg_options: dict | None) -> None:

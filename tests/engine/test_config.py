@@ -51,6 +51,24 @@ def test_options_written_wrong(option: str, value: object, sentence: str):
 
 
 @pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("custom_hooks = dict(type='EMAHook')", "custom_hooks is .*takes a list of dicts"),
+        ("custom_hooks = [dict(kind='EMAHook')]", "custom_hooks is .*with a type each"),
+        (
+            "train_dataloader = dict(dataset=dict(type='CocoDataset', data_prefix='images/'))",
+            r"train_dataloader's data set has data_prefix='images/': .*data_prefix=dict\(img=…\)",
+        ),
+    ],
+)
+def test_lists_and_dicts_of_another_kind(line: str, said: str, tmp_path: Path):
+    file = tmp_path / "own.py"
+    file.write_text(f"default_scope = 'mmdet'\nmodel = dict(type='RetinaNet')\n{line}\n")
+    with pytest.raises(ConfigError, match=said):
+        load_config(str(file))
+
+
+@pytest.mark.parametrize(
     "option",
     ["tta_model.type", "tta_pipeline", "auto_scale_lr.enable", "randomness.seed",
      "custom_imports.imports", "default_hooks.checkpoint.max_keep_ckpts",
