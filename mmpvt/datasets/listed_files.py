@@ -22,9 +22,14 @@ def read_list(file: Path, allow_outside: bool) -> list[str]:
     """Reads a list of images, a name without its suffix a line.
 
     Raises:
-        DatasetError: it is missing, empty, no text in UTF-8, or names files that
+        DatasetError: it is missing, empty, no text in UTF-8 or no list, or names files that
             :func:`check_inside` refuses.
     """
+    if file.suffix.lower() in (".json", ".xml"):
+        raise DatasetError(
+            f"ann_file is {file}, and this data set reads a list: the name of an image a line",
+            hint="set ann_file='' for all images of its folder",
+        )
     try:
         lines = read_bytes(file).decode().splitlines()
     except OSError as error:

@@ -216,6 +216,8 @@ def test_errors_have_types_and_fields(root: Path):
 def test_list_that_is_no_text(root: Path):
     (root / "train.txt").write_bytes(b"\xff\xfe")
     assert expected_of(config(root, ann_file="train.txt"), "is no text in UTF-8")
+    (root / "train.json").write_text("{}")
+    assert expected_of(config(root, ann_file="train.json"), "this data set reads a list")
 
 
 def test_loading_transforms_keep_to_the_data(root: Path):
