@@ -413,11 +413,17 @@ def _yolo_line(record: ImageRecord, one: Instance) -> str:
         for part in polygons[1:]:
             outline += [*polygons[0][:2], *part, *part[:2], *polygons[0][:2]]
     else:
-        x, y, width, height = one.box
-        outline = [x + width / 2, y + height / 2, width, height]
+        x1, y1, x2, y2 = _clipped(record, one)
+        outline = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
     sides = (record.width, record.height) * (len(outline) // 2)
     values = [v / side for v, side in zip(outline, sides, strict=True)]
     return f"{one.label} {' '.join(f'{min(max(v, 0), 1):.9g}' for v in values)}\n"
+
+
+def _clipped(record: ImageRecord, one: Instance) -> tuple[float, float, float, float]:
+    """The corners of an object's box within its image, which COCO's may reach out of."""
+    x, y, width, height = one.box
+    return max(x, 0), max(y, 0), min(x + width, record.width), min(y + height, record.height)
 
 
 def _write_voc(opened: OpenedDataset, folder: Path, names: Names) -> None:
@@ -450,9 +456,10 @@ def _voc(opened: OpenedDataset, record: ImageRecord, name: str) -> bytes:
         element = ElementTree.SubElement(root, "object")
         add(element, "name", opened.classes[one.label])
         add(element, "difficult", int(one.ignored))
-        x, y, width, height = one.box
-        low = [round(x) + 1, round(y) + 1]  # pixels count from 1, the last ones included
-        high = [max(low[0], round(x + width)), max(low[1], round(y + height))]
+        x1, y1, x2, y2 = _clipped(record, one)
+        # pixels count from 1, the last ones included; a box has one pixel at least
+        low = [min(round(x1) + 1, record.width), min(round(y1) + 1, record.height)]
+        high = [max(low[0], round(x2)), max(low[1], round(y2))]
         box = ElementTree.SubElement(element, "bndbox")
         for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), (*low, *high), strict=True):
             add(box, tag, value)

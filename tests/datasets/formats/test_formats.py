@@ -135,6 +135,21 @@ def test_round_trip(to: str, root: Path, tmp_path: Path):
         }
 
 
+@pytest.mark.parametrize("to", ["voc", "yolo"])
+def test_boxes_that_reach_out_of_their_image(to: str, root: Path, tmp_path: Path):
+    """As COCO's may; the last lies within the image's last half pixel."""
+    boxes = [(0, -30, -8, 40, 12), (1, -20, 4, 200, 8), (2, WIDTH - 0.25, 30, 0.25, 9)]
+    (root / "a.json").write_text(json.dumps(coco_content({"a": boxes})))
+    image(root / "a.jpg")
+    again = open_dataset(open_dataset(root).write(tmp_path / "out", to))
+    last = (WIDTH - 1, 30, 1, 9) if to == "voc" else boxes[2][1:]
+    assert [one.box for one in again.splits["train" if to == "yolo" else "all"][0].instances] == [
+        (0, 0, 10, 4),
+        (0, 4, WIDTH, 8),
+        last,
+    ]
+
+
 def test_outlines_go_to_yolo_and_label_maps(root: Path, tmp_path: Path):
     content = coco_content({"a": [(0, 4, 4, 20, 10), (1, 30, 6, 10, 10), (2, 2, 30, 8, 8)]})
     first, second, third = content["annotations"]
