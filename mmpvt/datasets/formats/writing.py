@@ -297,15 +297,19 @@ def write(opened: OpenedDataset, folder: Path, to: str) -> Path:
         _check_paintable(opened)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists", where=folder, hint="name a new folder")
-    part = folder.with_name(f".{folder.name}.part")
+    # an empty folder stays: it may be a link, a mount point, or the one that the user is in
+    is_there = folder.is_dir()
+    part = folder / ".part" if is_there else folder.with_name(f".{folder.name}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         writers = dict(coco=_write_coco, voc=_write_voc, yolo=_write_yolo, masks=_write_masks)
         writers[to](opened, part, _output_names(opened))
-        if folder.is_dir():
-            folder.rmdir()
-        part.rename(folder)
+        if is_there:
+            for written in list(part.iterdir()):
+                written.rename(folder / written.name)
+        else:
+            part.rename(folder)
         for loss in _losses(opened, to):
             log.warning("%s: %s", folder, loss)
     except OSError as error:

@@ -562,6 +562,20 @@ def test_archives(root: Path, tmp_path: Path):
         open_dataset(video)
 
 
+@pytest.mark.parametrize("kind", [".", "link", "folder"])
+def test_an_empty_folder_is_written_into(kind: str, root: Path, tmp_path: Path, monkeypatch):
+    """It may be a mount point, which can't be replaced."""
+    yolo(root)
+    out = tmp_path / "out"
+    out.mkdir()
+    before = out.stat().st_ino
+    (tmp_path / "link").symlink_to(out)
+    monkeypatch.chdir(out)
+    open_dataset(root).write({".": Path(), "link": tmp_path / "link", "folder": out}[kind], "coco")
+    assert sorted(path.name for path in out.iterdir()) == ["all", "annotations"]
+    assert out.stat().st_ino == before
+
+
 def test_user_files_stay(root: Path, tmp_path: Path):
     coco(root)
     before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
