@@ -157,7 +157,9 @@ HOSTILE = {
     "one within the other": Archive(
         overlapping, f"damaged ({'Overlapped entries' if SEES_OVERLAPS else 'Bad magic number'}"
     ),
-    "encrypted": Archive(lambda: central(packed(("data/a", b"a")), 8, "<H", 1), "is encrypted"),
+    "encrypted": Archive(
+        lambda: central(packed(("data/a", b"a")), 8, "<H", 1), "in it is encrypted"
+    ),
     "packed by LZMA": Archive(lambda: packed(method=zipfile.ZIP_LZMA), "in an unusual way"),
     "packed in no known way": Archive(
         lambda: central(packed(("data/a", b"a")), 10, "<H", 99), "in an unusual way"

@@ -8,6 +8,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from rich.filesize import decimal as size
@@ -19,7 +20,8 @@ from mmpvt.utils.progress import progress
 MAX_FILES = 400_000  # COCO's largest archive holds 118,288
 MAX_DEPTH = 100  # folders in folders
 MAX_RATIO = 100  # bytes that one byte may unpack to, on average; COCO's annotations: 4
-# What zipfile raises; RuntimeError: an encrypted file
+IS_ENCRYPTED, IS_UTF8 = 0x1, 0x800  # flags of an entry
+# What zipfile raises; RuntimeError: an encrypted file, whose list doesn't say so
 ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
 
 
@@ -41,6 +43,8 @@ def unpack(path: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            for entry in entries:
+                _name_in_utf8(entry)
             if problem := _problem(entries, path.stat().st_size):
                 raise DatasetError(f"the archive {path} is refused: {problem}", where=path)
             total, done = sum(entry.file_size for entry in entries), 0
@@ -68,6 +72,14 @@ def unpack(path: Path, folder: Path) -> None:
         raise OutputError(f"{path} can't be unpacked: {error.strerror}", where=path) from error
 
 
+def _name_in_utf8(entry: zipfile.ZipInfo) -> None:
+    """Reads a name in UTF-8 without its flag, as macOS' Finder writes it. zipfile takes it for code
+    page 437, in which names beyond ASCII are hardly ever valid UTF-8."""
+    if not entry.flag_bits & IS_UTF8:
+        with suppress(UnicodeError):
+            entry.filename = entry.filename.encode("cp437").decode()
+
+
 def _problem(entries: list[zipfile.ZipInfo], packed: int) -> str | None:
     """What an archive of ``packed`` bytes is refused for."""
     if len(entries) > MAX_FILES:
@@ -85,6 +97,8 @@ def _problem(entries: list[zipfile.ZipInfo], packed: int) -> str | None:
             return f"{shown} is too deep"
         if kind not in (0, stat.S_IFDIR, stat.S_IFREG):
             return f"{shown} is a link or a device"
+        if entry.flag_bits & IS_ENCRYPTED:
+            return f"{shown} is encrypted: unpack it yourself"
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             return f"{shown} is compressed in an unusual way"
         if name in names and not entry.is_dir():

@@ -74,6 +74,22 @@ def test_harmless(name: str, tmp_path: Path):
     assert GOOD.items() <= {k.removeprefix("a/b/"): v for k, v in found.items()}.items()
 
 
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        ("Bär/🐜.jpg".encode(), "Bär/🐜.jpg"),  # macOS' Finder
+        ("Bär.jpg".encode("cp437"), "Bär.jpg"),  # Windows' Explorer
+        (b"plain.jpg", "plain.jpg"),
+    ],
+)
+def test_names_without_the_flag_of_utf8(raw: bytes, name: str, tmp_path: Path):
+    placeholder = b"x" * len(raw)
+    content = packed((placeholder.decode(), b"a")).replace(placeholder, raw)
+    (tmp_path / "a.zip").write_bytes(content)
+    unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert (tmp_path / "out" / name).read_bytes() == b"a"
+
+
 def test_disk_too_small(tmp_path: Path, monkeypatch):
     (tmp_path / "a.zip").write_bytes(packed())
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
