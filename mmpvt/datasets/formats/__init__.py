@@ -34,7 +34,7 @@ from mmpvt.datasets.formats.yolo import CLASS_FILES, holds_labels, parse_yaml, r
 from mmpvt.errors import ConfigError, DatasetError
 from mmpvt.utils.atomic import atomic_write
 from mmpvt.utils.constants import FORMATS
-from mmpvt.utils.files import parse_json
+from mmpvt.utils.files import MAX_ANNOTATIONS, check_regular, parse_json
 from mmpvt.utils.text import few
 
 __all__ = ["FORMATS", "ImageRecord", "Instance", "LabelMaps", "OpenedDataset", "open_dataset"]
@@ -42,6 +42,7 @@ __all__ = ["FORMATS", "ImageRecord", "Instance", "LabelMaps", "OpenedDataset", "
 TASKS = ("detection", "instance", "semantic", "classification")
 UNPACKED = ".mmpvt-unpacked"  # in an archive's folder: which archive it was
 MOST_LOOKED_AT = 100  # files of a kind, to recognise a format
+MAX_YAML = 2**24  # bytes of a data.yaml
 
 _JSON_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])  # whose values aren't parsed
 
@@ -169,23 +170,46 @@ def _recognise(files: Files, named: Path | None) -> dict[str, object]:
         if kind:
             kinds[kind].append(name)
     found.update({kind: same for kind, same in kinds.items() if same})
-    configs = [
-        files.root / name
-        for name in (*by_suffix[".yaml"], *by_suffix[".yml"])
-        if (files.root / name).stat().st_size < 2**24
-        and parse_yaml((files.root / name).read_text(errors="replace")) is not None
-    ]
+    configs, damaged = _find_configs(files, [*by_suffix[".yaml"], *by_suffix[".yml"]])
+    has_labels = not configs and named is None and _has_yolo_labels(files)
     if len(configs) > 1:
         raise DatasetError(f"{few(configs)} describe data sets", hint="give the path of one")
+    if damaged and (has_labels or named is not None):  # it may be what describes them
+        raise DatasetError(damaged[0], hint="correct or remove it")
     if configs:
         found["yolo"] = configs[0]
-    elif named is None and _has_yolo_labels(files):
+    elif has_labels:
         found["yolo"] = None
     if named is None:
         pairs = find_pairs(files)
         if pairs.pairs:
             found["masks"] = pairs
     return found
+
+
+def _find_configs(files: Files, names: list[str]) -> tuple[list[Path], list[str]]:
+    """The files that are a ``data.yaml``, and a sentence on each that is no YAML."""
+    configs, damaged = [], []
+    for path in (files.root / name for name in names):
+        content = _beginning(path, MAX_YAML)
+        try:
+            if len(content) < MAX_YAML and parse_yaml(content.decode("utf-8-sig")) is not None:
+                configs.append(path)
+        except UnicodeDecodeError:
+            damaged.append(f"{path} is no text in UTF-8")
+        except ValueError as error:
+            damaged.append(f"{path} is no YAML: {error}")
+    return configs, damaged
+
+
+def _beginning(path: Path, size: int) -> bytes:
+    """A regular file's first bytes."""
+    try:
+        check_regular(path, MAX_ANNOTATIONS)
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise DatasetError(f"{path} can't be read: {error.strerror}", where=path) from error
 
 
 def _sort_json(files: Files, names: list[str], kinds: dict[str, list[str]]) -> None:
@@ -233,8 +257,7 @@ def _keys(path: Path) -> Set[str] | None:
 
 
 def _xml_kind(path: Path) -> str | None:
-    with path.open("rb") as file:
-        text = file.read(4096).replace(b"\0", b"")
+    text = _beginning(path, 4096).replace(b"\0", b"")
     found = re.search(rb"<(annotations?)[\s>]", text)
     return {b"annotations": "cvat", b"annotation": "voc"}[found[1]] if found else None
 

@@ -23,7 +23,7 @@ from mmpvt.datasets.formats.reading import (
 )
 from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.errors import DatasetError
-from mmpvt.utils.files import leaves_folder
+from mmpvt.utils.files import check_regular, leaves_folder
 from mmpvt.utils.text import few
 
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
@@ -38,11 +38,17 @@ def parse_yaml(text: str) -> dict | None:
 
     Every value is text, so that a class named ``no`` or ``1`` keeps its name; nothing else can be
     made by such a file.
+
+    Raises:
+        ValueError: it is no YAML.
     """
     try:
         content = yaml.load(text, Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        return None
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{line}{error.problem}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(type(error).__name__) from error
     is_data = isinstance(content, dict) and (
         "names" in content or ("train" in content and "nc" in content)
     )
@@ -311,8 +317,9 @@ def _rounded(box: tuple[float, float, float, float]) -> tuple[float, float, floa
 def holds_labels(file: Path) -> bool:
     """Whether a text file looks like an image's labels; an empty one may be."""
     try:
+        check_regular(file)
         with file.open(encoding="utf-8-sig", errors="strict") as lines:
             words = lines.readline(2**16).split()
         return not words or (len(words) >= 5 and all(float(w) > -1e9 for w in words))
-    except (OSError, ValueError):
+    except (OSError, ValueError, DatasetError):
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -470,6 +471,38 @@ def no_names(root: Path) -> str:
     return r"nothing names the classes of the YOLO labels .*pass classes"
 
 
+def yaml_with_a_tab(root: Path) -> str:
+    (root / "classes.txt").unlink()
+    (root / "my.yaml").write_text("train: images\nnames:\n\t- ant\n")
+    return r"my.yaml is no YAML: line 3: .*'\\t' .*: correct or remove it"
+
+
+def yaml_in_utf_16(root: Path) -> str:
+    (root / "data.yaml").write_bytes("train: images\nnames: [ant]\n".encode("utf-16"))
+    return r"data.yaml is no text in UTF-8"
+
+
+def link_to_a_missing_yaml(root: Path) -> str:
+    (root / "data.yaml").symlink_to("missing")
+    return r"data.yaml can't be read: No such file"
+
+
+def link_to_a_missing_xml(root: Path) -> str:
+    (root / "a.xml").symlink_to("missing")
+    return r"a.xml can't be read: No such file"
+
+
+def yaml_that_is_a_pipe(root: Path) -> str:
+    os.mkfifo(root / "data.yaml")
+    return r"data.yaml is not a regular file, but a pipe"
+
+
+def labels_that_are_a_pipe(root: Path) -> str:
+    (root / "labels" / "img_00.txt").unlink()
+    os.mkfifo(root / "labels" / "img_00.txt")
+    return r"img_00.txt is not a regular file, but a pipe"
+
+
 def outside_the_image(root: Path) -> str:
     (root / "labels" / "img_02.txt").write_text("0 .1 .1 .0 .2\n")
     return r"img_02.txt, line 1: a box has no area"
@@ -478,7 +511,9 @@ def outside_the_image(root: Path) -> str:
 @pytest.mark.parametrize(
     "harm",
     [no_images, a_class_of_no_name, coordinates_in_pixels, a_polygon_of_two_points, missing_labels,
-     missing_images, shared_labels, two_formats, broken_image, no_names, outside_the_image],
+     missing_images, shared_labels, two_formats, broken_image, no_names, outside_the_image,
+     yaml_with_a_tab, yaml_in_utf_16, link_to_a_missing_yaml, link_to_a_missing_xml,
+     yaml_that_is_a_pipe, labels_that_are_a_pipe],
 )  # fmt: skip
 def test_bad_yolo_is_one_sentence(harm: Callable[[Path], str], root: Path):
     yolo(root)
