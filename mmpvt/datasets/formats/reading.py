@@ -216,7 +216,7 @@ class Files:
                 return f"{near}/{tail}"
             fit = [name for name in found if name == tail or name.endswith(f"/{tail}")]
             if len(fit) > 1 and of:
-                fit = [n for n in fit if any(part in of for part in n.split("/")[:-1])] or fit
+                fit = [n for n in fit if any(_names(of, f) for f in n.split("/")[:-1])] or fit
             if len(fit) > 1 and split is not None:
                 fit = [name for name in fit if split_of_path(name) == split] or fit
             if len(fit) > 1 and tail in fit:
@@ -226,6 +226,11 @@ class Files:
             if fit:
                 return fit[0]
         return None
+
+
+def _names(file: str, folder: str) -> bool:
+    """Whether a file's name has a folder's in it as a word: ``labels`` has no ``a``."""
+    return re.search(rf"(?<![^\W_]){re.escape(folder)}(?![^\W_])", file) is not None
 
 
 def _folded(name: str) -> str:

@@ -420,6 +420,14 @@ def test_names_of_images(name: str, written: str, root: Path):
     assert read(again) == read(opened)
 
 
+def test_folders_that_the_annotation_file_names(root: Path):
+    write(root, {"a/x.jpg": "", "cam/x.jpg": "", "cam_2.json": coco({}, name="x.jpg")})
+    assert open_dataset(root).splits["all"][0].path == root / "cam" / "x.jpg"
+    (root / "cam_2.json").rename(root / "labels.json")
+    with pytest.raises(DatasetError, match=r"'x.jpg' may be any of a/x.jpg, cam/x.jpg"):
+        open_dataset(root)
+
+
 def test_names_that_differ_in_case_alone(root: Path):
     write(root, {"a.jpg": "", "A.JPG": "", "a.json": coco({}, name="A.jpg")})
     with pytest.raises(DatasetError, match=r"'A.jpg' may be any of A.JPG, a.jpg"):
