@@ -27,7 +27,7 @@ from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.errors import ConfigError, DatasetError, OutputError
 from mmpvt.utils.constants import IGNORE_LABEL, WRITTEN_FORMATS
 from mmpvt.utils.outputs import Outputs
-from mmpvt.utils.text import to_json
+from mmpvt.utils.text import encodable, to_json
 
 if TYPE_CHECKING:
     from mmpvt.datasets.formats.opened import OpenedDataset
@@ -70,6 +70,7 @@ def _coco(
     """A COCO JSON whose images are numbered from ``first``: no two splits share an id."""
     if opened.is_semantic:
         raise DatasetError(f"{opened.path} holds label maps, which have no objects")
+    _check_utf8(names)
     colours = map(list, opened.palette)
     categories = [
         dict(id=label, name=name, color=colour)
@@ -179,6 +180,17 @@ def _check_lines(names: Iterable[str]) -> None:
             raise DatasetError(
                 f"the name of the image {name!r} begins or ends with a space or has line breaks, "
                 "which lists of images can't hold",
+                hint="rename it",
+            )
+
+
+def _check_utf8(names: Iterable[str]) -> None:
+    """Refuses names whose bytes are not UTF-8, which JSON and XML can't hold."""
+    for name in names:
+        if encodable(name) != name:
+            raise DatasetError(
+                f"the name of the image {encodable(name)} isn't in UTF-8, which JSON and XML "
+                "can't hold",
                 hint="rename it",
             )
 
@@ -434,12 +446,17 @@ def _write_voc(opened: OpenedDataset, folder: Path, names: Names) -> None:
     (folder / "Annotations").mkdir()
     sets = folder / "ImageSets" / "Main"
     sets.mkdir(parents=True)
+    stems = [stem(name) for pairs in names.values() for _, name in pairs]
+    _check_utf8(stems)
+    _check_lines(stems)
     for split, pairs in names.items():
         _copy(pairs, folder / "JPEGImages", split)
         for record, name in pairs:
             (folder / "Annotations" / f"{stem(name)}.xml").write_bytes(_voc(opened, record, name))
         which = "default" if split == "all" else split
-        (sets / f"{which}.txt").write_text("".join(f"{stem(name)}\n" for _, name in pairs))
+        (sets / f"{which}.txt").write_text(
+            "".join(f"{stem(name)}\n" for _, name in pairs), encoding="utf-8"
+        )
     lines = ["# label:color_rgb:parts:actions"]
     for name, colour in zip(opened.classes, opened.palette, strict=True):
         lines.append(f"{name}:{','.join(map(str, colour))}::")

@@ -316,6 +316,26 @@ def test_names_that_lists_cannot_hold(root: Path, tmp_path: Path):
         open_dataset(root).write_label_maps(tmp_path / "out")
 
 
+@pytest.mark.parametrize("to", ["coco", "voc"])
+def test_names_that_are_not_utf8(to: str, root: Path, tmp_path: Path):
+    yolo(root)
+    for kind, end in (("images", "jpg"), ("labels", "txt")):
+        (root / kind / f"img_00.{end}").rename(root / kind / f"b\udce4r.{end}")
+    with pytest.raises(DatasetError, match=r"name of the image .*b\\xe4r.* isn't in UTF-8.*rename"):
+        open_dataset(root).write(tmp_path / "out", to)
+    assert not (tmp_path / "out").exists()
+    again = open_dataset(open_dataset(root).write(tmp_path / "yolo", "yolo"))
+    assert len(again.splits["train"]) == len(DATA)
+
+
+def test_names_that_voc_cannot_list(root: Path, tmp_path: Path):
+    yolo(root)
+    for kind, end in (("images", "jpg"), ("labels", "txt")):
+        (root / kind / f"img_00.{end}").rename(root / kind / f"img .{end}")
+    with pytest.raises(DatasetError, match=r"'img ' begins or ends .*rename it"):
+        open_dataset(root).write(tmp_path / "out", "voc")
+
+
 def test_voc_keeps_classes_of_any_name(root: Path, tmp_path: Path):
     content = coco_content({"a": [(0, 4, 4, 20, 10)]})
     names = ["z:1", "C#", "a b"]
