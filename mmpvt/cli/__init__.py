@@ -72,14 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given[0] == "run-onnx":
             return _module("run-onnx").run_script(given[1:])
     args = build_parser(given[:1]).parse_args(given)
-    command = vars(args).pop("command")
-    try:
-        code = _module(command).run(args) or 0
-        sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads on, as in `mmpvt list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's last flush
-        code = PIPE_CLOSED
-    return code
+    return _run(_module(vars(args).pop("command")), args)
 
 
 def build_parser(commands: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
@@ -117,7 +110,7 @@ def run_tool(name: str) -> None:
     command = _module(name)
     parser = argparse.ArgumentParser(description=_summary(command))
     command.add_arguments(parser)
-    sys.exit(command.run(parser.parse_args()) or 0)
+    sys.exit(_run(command, parser.parse_args()))
 
 
 def share_processors(variables: MutableMapping[str, str]) -> None:
@@ -138,6 +131,17 @@ def share_processors(variables: MutableMapping[str, str]) -> None:
 def _module(command: str) -> ModuleType:
     name = MODULES.get(command, command.replace("-", "_"))
     return importlib.import_module(f"mmpvt.cli.{name}")
+
+
+def _run(command: ModuleType, args: argparse.Namespace) -> int:
+    try:
+        code = command.run(args) or 0
+        if sys.stdout is not None:  # as a process has it that was started without one
+            sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as in `mmpvt list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's last flush
+        code = PIPE_CLOSED
+    return code
 
 
 def _summary(command: ModuleType) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from annotated import yolo
 from helpers import ROOT, environment
 from mmpvt import cli
 from mmpvt.datasets.download.catalog import FILES, detector_of
@@ -148,16 +149,37 @@ def test_list(capsys: pytest.CaptureFixture):
     assert capsys.readouterr().err == "error: no config's name holds resnet\n"
 
 
-def test_a_reader_that_ends():
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "mmpvt", "list"],
+        [str(ROOT / "tools" / "convert_dataset.py"), "data", "out", "--to", "coco"],
+    ],
+    ids=["mmpvt", "tool"],
+)
+def test_a_reader_that_ends(command: list[str], tmp_path: Path):
     """As in ``mmpvt list | head -1``."""
+    (tmp_path / "data").mkdir()
+    yolo(tmp_path / "data")
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "mmpvt", "list"]
     done = subprocess.run(
-        command, env=environment(), stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
     )
     os.close(writer)
     assert done.returncode == 141 and not done.stderr
+
+
+def test_without_a_standard_output(monkeypatch: pytest.MonkeyPatch):
+    """As Python has it of a process that was started with it closed."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["list", "retinanet"]) == 0
 
 
 def test_the_zoo_has_every_config():
