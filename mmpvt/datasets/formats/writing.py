@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -185,13 +186,14 @@ def _check_lines(names: Iterable[str]) -> None:
 
 
 def _check_utf8(names: Iterable[str]) -> None:
-    """Refuses names whose bytes are not UTF-8, which JSON and XML can't hold."""
+    """Refuses names that JSON and XML can't hold: of bytes that the locale's encoding lacks."""
+    encoding = sys.getfilesystemencoding()
     for name in names:
         if encodable(name) != name:
             raise DatasetError(
-                f"the name of the image {encodable(name)} isn't in UTF-8, which JSON and XML "
-                "can't hold",
-                hint="rename it",
+                f"the name of the image {encodable(name)} isn't in {encoding}, and JSON and XML "
+                "can't hold it",
+                hint="rename it" if encoding == "utf-8" else "set PYTHONUTF8=1",
             )
 
 

@@ -317,11 +317,14 @@ def test_names_that_lists_cannot_hold(root: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("to", ["coco", "voc"])
-def test_names_that_are_not_utf8(to: str, root: Path, tmp_path: Path):
+def test_names_that_are_not_utf8(to: str, root: Path, tmp_path: Path, monkeypatch):
     yolo(root)
     for kind, end in (("images", "jpg"), ("labels", "txt")):
         (root / kind / f"img_00.{end}").rename(root / kind / f"b\udce4r.{end}")
-    with pytest.raises(DatasetError, match=r"name of the image .*b\\xe4r.* isn't in UTF-8.*rename"):
+    with pytest.raises(DatasetError, match=r"name of the image .*b\\xe4r.* isn't in utf-8.*rename"):
+        open_dataset(root).write(tmp_path / "out", to)
+    with monkeypatch.context() as patch, pytest.raises(DatasetError, match=r"ascii.*PYTHONUTF8=1"):
+        patch.setattr("sys.getfilesystemencoding", lambda: "ascii")
         open_dataset(root).write(tmp_path / "out", to)
     assert not (tmp_path / "out").exists()
     again = open_dataset(open_dataset(root).write(tmp_path / "yolo", "yolo"))
