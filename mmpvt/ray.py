@@ -84,7 +84,7 @@ def predict(
     from mmpvt.inference.batches import MAX_PENDING
     from mmpvt.inference.predictor import Predictor
     from mmpvt.inference.rows import added_columns
-    from mmpvt.inference.sources import SUFFIXES
+    from mmpvt.utils.constants import IMAGE_SUFFIXES
 
     # Loaded here, too, as Ray would report a mistake with the traceback of each of its actors.
     options = dict(tiles=tiles, overlap=overlap, also_whole=also_whole, batch_size=batch_size)
@@ -92,7 +92,7 @@ def predict(
     source = Path(predictor.checkpoint).expanduser()
     where = str(source.absolute()) if source.exists() else predictor.checkpoint
     if isinstance(dataset, str | os.PathLike):
-        endings = sorted(suffix[1:] for suffix in SUFFIXES)
+        endings = sorted(suffix[1:] for suffix in IMAGE_SUFFIXES)
         try:
             dataset = ray.data.read_binary_files(
                 os.fspath(dataset), include_paths=True, file_extensions=endings

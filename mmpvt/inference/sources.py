@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmpvt.errors import BadFileError, DatasetError
+from mmpvt.utils.constants import IMAGE_SUFFIXES
 from mmpvt.utils.outputs import fitting, is_result
 from mmpvt.utils.text import encodable
-
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2"}
-SUFFIXES |= {".pbm", ".pgm", ".ppm", ".pnm"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def find_sources(
     for path in given:
         if path.is_dir():
             for file in _walk(path, out, problems):
-                is_image = file.suffix.lower() in SUFFIXES or file in problems
+                is_image = file.suffix.lower() in IMAGE_SUFFIXES or file in problems
                 if is_image and not is_result(file, listings):
                     found.setdefault(_real(file), str(file.relative_to(path)))
                 else:

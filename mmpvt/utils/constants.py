@@ -16,3 +16,8 @@ SCORE = 0.3  # instances below are not shown, unless asked for
 OPENCV_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
 MAX_PIXELS = 2 * 89_478_485  # 179 million, of an image: from there on Pillow, too, sees an attack
 MAX_PAGE_PIXELS = 50_000_000  # of an image on the page
+# of files that are taken for images in a folder
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff",
+     ".jp2", ".pbm", ".pgm", ".ppm", ".pnm")
+)  # fmt: skip

@@ -6,9 +6,10 @@ import os
 from collections import defaultdict
 from pathlib import PurePosixPath
 
-from mmpvt.datasets.formats.reading import IMAGES, Content, Reading, split_of, with_progress
+from mmpvt.datasets.formats.reading import Content, Reading, split_of, with_progress
 from mmpvt.datasets.formats.records import ALL, ImageRecord
 from mmpvt.errors import DatasetError
+from mmpvt.utils.constants import IMAGE_SUFFIXES
 from mmpvt.utils.text import few
 
 
@@ -97,6 +98,6 @@ def _empty_folders(reading: Reading) -> list[str]:
             if not entry.is_dir() or entry.name.startswith(".") or _split(entry.name):
                 continue
             held = (file for _, _, files in os.walk(entry.path) for file in files)
-            if not any(PurePosixPath(file).suffix.lower() in IMAGES for file in held):
+            if not any(PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES for file in held):
                 empty.append((parent / entry.name).as_posix())
     return empty

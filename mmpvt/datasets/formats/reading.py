@@ -22,11 +22,11 @@ from PIL import Image
 
 from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord, Instance
 from mmpvt.errors import DatasetError, UserError
+from mmpvt.utils.constants import IMAGE_SUFFIXES
 from mmpvt.utils.files import MAX_ANNOTATIONS, check_regular, read_bytes
 from mmpvt.utils.progress import progress
 from mmpvt.utils.text import few
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
 MAX_TEXT = 2**30  # bytes of an XML, YAML or text file
 PROGRESS_AFTER = 2.0  # seconds
@@ -155,7 +155,7 @@ class Files:
     @cached_property
     def images(self) -> list[str]:
         """The image files, sorted."""
-        return self.of(*IMAGES)
+        return self.of(*IMAGE_SUFFIXES)
 
     @cached_property
     def _images_by_name(self) -> dict[str, list[str]]:

@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from mmpvt.datasets.formats.reading import (
-    IMAGES,
     TOLERANCE,
     Content,
     Files,
@@ -23,6 +22,7 @@ from mmpvt.datasets.formats.reading import (
 )
 from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.errors import DatasetError
+from mmpvt.utils.constants import IMAGE_SUFFIXES
 from mmpvt.utils.files import check_regular, leaves_folder
 from mmpvt.utils.text import few
 
@@ -210,7 +210,7 @@ def _image_list(reading: Reading, file: Path, bases: list[Path]) -> list[Path]:
         if reading.within and leaves_folder(line):
             raise DatasetError(f"{file} names {line!r}, outside of the folder", where=file)
         path = _find(line, [file.parent, *bases], file.parent)
-        if path is None or path.suffix.lower() not in IMAGES:
+        if path is None or path.suffix.lower() not in IMAGE_SUFFIXES:
             missing.append(line)
         else:
             found.append(path)

@@ -18,6 +18,7 @@ from annotated import HEIGHT, WIDTH, coco_content, image
 from mmpvt.datasets.formats import OpenedDataset, open_dataset, reading
 from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.errors import DatasetError
+from mmpvt.inference.sources import find_sources
 from mmpvt.utils import progress
 
 BOX = "0 .5 .5 .25 .25\n"  # YOLO's
@@ -541,6 +542,17 @@ def test_letters_of_either_case(picture: str, labels: str, root: Path):
     write(root, {picture: "", labels: BOX, "classes.txt": "cat"})
     ((found,),) = read(open_dataset(root)).values()
     assert found == f"{Path(picture).name}; {READ}"
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".gif", ".jp2", ".jpe"])
+def test_images_that_are_trained_on_are_predicted_on(suffix: str, root: Path):
+    write(root, {"a.jpg": "", "a.txt": BOX, "classes.txt": "cat"})
+    kind = "JPEG" if suffix in (".jfif", ".jpe") else None
+    Image.open(root / "a.jpg").save(root / f"a{suffix}", kind)
+    (root / "a.jpg").unlink()
+    assert read(open_dataset(root)) == dict(all=[f"a{suffix}; {READ}"])
+    (found,), _ = find_sources([root])
+    assert LoadImageFromFile()(dict(img_path=str(found.path)))["img_shape"] == (HEIGHT, WIDTH)
 
 
 def test_what_is_hidden_or_linked(root: Path):
