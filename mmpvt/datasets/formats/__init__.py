@@ -42,6 +42,8 @@ __all__ = ["FORMATS", "ImageRecord", "Instance", "LabelMaps", "OpenedDataset", "
 TASKS = ("detection", "instance", "semantic", "classification")
 UNPACKED = ".mmpvt-unpacked"  # in an archive's folder: which archive it was
 MOST_LOOKED_AT = 100  # files of a kind, to recognise a format
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+OTHER_IMAGES = (".heic", ".heif", ".avif", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".nef", ".dcm")
 MAX_YAML = 2**24  # bytes of a data.yaml
 
 _JSON_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])  # whose values aren't parsed
@@ -146,8 +148,7 @@ def _root_of(path: Path) -> Path:
     if suffix not in (".yaml", ".yml", ".json", ".xml"):
         raise DatasetError(
             f"{path} is no folder, .zip, data.yaml, .json or .xml", where=path,
-            hint="unpack other archives yourself" if suffix in (".gz", ".tar", ".7z", ".rar")
-            else None,
+            hint="unpack other archives yourself" if suffix in ARCHIVES else None,
         )  # fmt: skip
     is_in = path.parent.name.lower() == "annotations"
     return path.parent.parent if is_in else path.parent
@@ -283,8 +284,12 @@ def _choose(
         return format, found[format]
     # a data.yaml may name images elsewhere, LabelMe's files may hold copies of them
     if not files.images and not {"yolo", "labelme"} & found.keys():
-        videos = files.of(*VIDEOS)
-        hint = f"{videos[0]} is a video: give a folder of frames" if videos else None
+        hints = (
+            (files.of(*VIDEOS), "is a video: give a folder of frames"),
+            (files.of(*ARCHIVES), "is an archive: give its path, or unpack it"),
+            (files.of(*OTHER_IMAGES), "isn't read: convert such images to JPEG or PNG"),
+        )
+        hint = next((f"{found[0]} {what}" for found, what in hints if found), None)
         raise DatasetError(f"there are no images in {given}", where=given, hint=hint)
     if not found:
         raise DatasetError(

@@ -555,6 +555,20 @@ def test_images_that_are_trained_on_are_predicted_on(suffix: str, root: Path):
     assert LoadImageFromFile()(dict(img_path=str(found.path)))["img_shape"] == (HEIGHT, WIDTH)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("images.zip", "images.zip is an archive: give its path"),
+        ("a.HEIC", "a.HEIC isn't read: convert such images"),
+        ("a.mp4", "a.mp4 is a video: give a folder of frames"),
+    ],
+)
+def test_what_is_there_instead_of_images(name: str, said: str, root: Path):
+    write(root, {name: b"x", "labels/a.txt": BOX, "classes.txt": "cat"})
+    with pytest.raises(DatasetError, match=rf"there are no images in .*: {said}"):
+        open_dataset(root)
+
+
 def test_what_is_hidden_or_linked(root: Path):
     write(root, {"images/a.jpg": "", "labels/a.txt": BOX, "classes.txt": "cat",
                  ".DS_Store": b"\0", "images/._a.jpg": b"\0\5\x16\7", "images/Thumbs.db": b"\0",
