@@ -166,10 +166,7 @@ def _recognise(files: Files, named: Path | None) -> dict[str, object]:
     found: dict[str, object] = {}
     kinds: dict[str, list[str]] = {"coco": [], "labelme": [], "cvat": [], "voc": []}
     _sort_json(files, by_suffix[".json"], kinds)
-    for place, name in enumerate(by_suffix[".xml"]):
-        kind = "voc" if kinds["voc"] and place > MOST_LOOKED_AT else _xml_kind(files.root / name)
-        if kind:
-            kinds[kind].append(name)
+    _sort_xml(files, by_suffix[".xml"], kinds)
     found.update({kind: same for kind, same in kinds.items() if same})
     configs, damaged = _find_configs(files, [*by_suffix[".yaml"], *by_suffix[".yml"]])
     has_labels = not configs and named is None and _has_yolo_labels(files)
@@ -257,10 +254,27 @@ def _keys(path: Path) -> Set[str] | None:
     return content.keys() if isinstance(content, dict) else set()
 
 
+def _sort_xml(files: Files, names: list[str], kinds: dict[str, list[str]]) -> None:
+    """Sorts XML files by what they hold; of VOC's, a file an image, a few are looked at."""
+    damaged = []
+    for place, name in enumerate(names):
+        kind = "voc" if kinds["voc"] and place > MOST_LOOKED_AT else _xml_kind(files.root / name)
+        if kind:
+            kinds[kind].append(name)
+        elif kind is None:
+            damaged.append(name)
+    kind = next((kind for kind in ("voc", "cvat") if kinds[kind]), None)
+    if kind:
+        kinds[kind] += damaged  # whose reader says so
+
+
 def _xml_kind(path: Path) -> str | None:
+    """The format of an XML file, ``''`` of another one; None where there is no element in it."""
     text = _beginning(path, 4096).replace(b"\0", b"")
+    if not re.search(rb"<\w", text):
+        return None
     found = re.search(rb"<(annotations?)[\s>]", text)
-    return {b"annotations": "cvat", b"annotation": "voc"}[found[1]] if found else None
+    return {b"annotations": "cvat", b"annotation": "voc"}[found[1]] if found else ""
 
 
 def _has_yolo_labels(files: Files) -> bool:

@@ -221,6 +221,16 @@ def test_voc_finds_images(files: dict, root: Path):
     assert found.endswith("; 0 1 2 9 10")
 
 
+@pytest.mark.parametrize("content", [b"", b"<?xml version='1.0'?>", bytes(99)])
+def test_an_empty_xml_is_not_an_image_without_objects(content: bytes, root: Path):
+    """As a full disk leaves it."""
+    write(root, {"a.jpg": "", "a.xml": voc((2, 3, 10, 12)), "b.jpg": "", "b.xml": content})
+    with pytest.raises(DatasetError, match=r"1 error in .*: b.xml: it is no XML"):
+        open_dataset(root, keep_empty=True)
+    opened = open_dataset(root, keep_empty=True, on_bad_data="skip")
+    assert read(opened) == dict(all=["a.jpg; 0 1 2 9 10"])
+
+
 # --- LabelMe
 
 
