@@ -49,7 +49,11 @@ def swap_config(args: argparse.Namespace) -> None:
     title = f"{Path(args.base.rpartition('::')[2]).stem} on {swapped.name}"
     text = as_text(base, swapped.config, name, title)
     if out:
-        atomic_write(out, text.encode("utf-8", "backslashreplace"))  # within quotes: the same name
+        try:
+            # within quotes: the same name
+            atomic_write(out, text.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            raise OutputError(f"{out} can't be written ({error.strerror})", where=out) from error
     else:
         print(text, end="")
     # what is printed may be piped into a file

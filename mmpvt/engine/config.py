@@ -9,7 +9,8 @@ import itertools
 import math
 import os
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -460,11 +461,18 @@ def make_work_dir(config: Config) -> None:
         OutputError: it can't be made or written to.
     """
     folder = Path(config.work_dir)
-    try:
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"
         probe.touch()
         probe.unlink()
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Raises an OutputError where a work directory can't be written to."""
+    try:
+        yield
     except OSError as error:
         raise OutputError(
             f"the work directory {folder} can't be written to ({error.strerror})",

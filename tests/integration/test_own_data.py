@@ -156,6 +156,22 @@ def test_mistakes_write_nothing(
     assert not Path("run").exists()
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_work_directory_that_can_not_be_made(
+    packed: bool, tiny_config: Path, tmp_path: Path, call_tool
+):
+    """A file lies where its folder would."""
+    data = tmp_path / "mine"
+    data.mkdir()
+    yolo(data)
+    if packed:
+        data = Path(shutil.make_archive(str(data), "zip", data))
+    (tmp_path / "file").touch()
+    work = tmp_path / "file" / "run"
+    ended = call_tool("train.py", tiny_config, "--data", data, "--work-dir", work)
+    assert f"the work directory {work} can't be written to" in ended.one_sentence()
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path, run_tool) -> Path:
     """The work directory of a finished run, beside its data in ``mine``."""

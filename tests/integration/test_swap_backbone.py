@@ -64,6 +64,7 @@ def test_a_file_as_base_is_named_from_where_the_config_lies(call_tool, tmp_path:
         ((ATSS, "--part", "teacher"), "--part teacher: no backbone of that name"),
         ((ATSS, "--out", "no/such/folder.py"), "there is no folder no/such"),
         ((ATSS, "--out", "config.txt"), "a config's name ends in .py"),
+        ((ATSS, "--out", "/proc/mine.py"), "/proc/mine.py can't be written"),
     ],
 )
 def test_mistakes(args: tuple[str, ...], expected: str, call_tool):

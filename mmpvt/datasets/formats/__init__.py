@@ -31,7 +31,7 @@ from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance
 from mmpvt.datasets.formats.voc import read_voc
 from mmpvt.datasets.formats.writing import LabelMaps
 from mmpvt.datasets.formats.yolo import CLASS_FILES, holds_labels, parse_yaml, read_yolo
-from mmpvt.errors import ConfigError, DatasetError
+from mmpvt.errors import ConfigError, DatasetError, OutputError
 from mmpvt.utils.atomic import atomic_write
 from mmpvt.utils.constants import FORMATS
 from mmpvt.utils.files import MAX_ANNOTATIONS, check_regular, parse_json
@@ -134,9 +134,14 @@ def _unpacked(path: Path, folder: str | Path | None) -> Path:
     if folder.exists():
         raise DatasetError(f"{folder} exists and isn't {path}'s", hint="name a new folder",
                            setting="unpack_to")  # fmt: skip
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unpack(path, folder)
-    atomic_write(folder / UNPACKED, mark)  # last: a folder without it isn't complete
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unpack(path, folder)
+        atomic_write(folder / UNPACKED, mark)  # last: a folder without it isn't complete
+    except OSError as error:
+        raise OutputError(
+            f"{path} can't be unpacked to {folder}: {error.strerror}", where=folder
+        ) from error
     return folder
 
 

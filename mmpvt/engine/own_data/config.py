@@ -12,7 +12,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from mmpvt.datasets.formats import OpenedDataset, open_dataset
-from mmpvt.engine.config import check_trains, merge_options
+from mmpvt.engine.config import check_trains, merge_options, writing_to
 from mmpvt.engine.launch import is_first_process
 from mmpvt.engine.own_data import data, model
 from mmpvt.engine.own_data.schedule import set_schedule
@@ -132,8 +132,9 @@ def _unpack_to(path: Path, folder: Path, undo: ExitStack) -> Path | None:
 def _make(folder: Path, undo: ExitStack) -> None:
     """Makes a folder of the work directory, both of which are removed on an error if they are new;
     what holds the work directory may hold other runs' by then."""
-    make_folder(folder.parent, undo)
-    make_folder(folder, undo)
+    with writing_to(folder.parent):
+        make_folder(folder.parent, undo)
+        make_folder(folder, undo)
 
 
 def _use_objects(
@@ -232,8 +233,9 @@ def _written(config: Config, undo: ExitStack) -> Config:
     """Writes the config to the work directory; it takes that file's name."""
     file = Path(config.work_dir) / f"{Path(config.filename or 'config').stem}.py"
     if is_first_process():
-        put_back(file, undo)
-        atomic_write(file, config.pretty_text.encode())
+        with writing_to(file.parent):
+            put_back(file, undo)
+            atomic_write(file, config.pretty_text.encode())
     return Config(
         config.to_dict(), config.pretty_text, str(file), env_variables=config.env_variables
     )

@@ -614,6 +614,8 @@ def test_archives(root: Path, tmp_path: Path):
         open_dataset(archive, unpack_to=tmp_path / "other")
     with pytest.raises(DatasetError, match="exists and isn't"):
         open_dataset(archive, unpack_to=tmp_path / "there")
+    with pytest.raises(OutputError, match=r"a.zip can't be unpacked to"):
+        open_dataset(archive, unpack_to=archive / "there")
     video = tmp_path / "a.mp4"
     video.write_bytes(b"")
     with pytest.raises(DatasetError, match="is a video"):
