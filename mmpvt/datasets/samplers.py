@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import inspect
 import multiprocessing
+import os
 import random
 import signal
 import struct
+import sys
 import traceback
 import zlib
 from collections.abc import Iterator, Sequence
+from multiprocessing.queues import Queue
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
@@ -353,11 +356,30 @@ def init_worker(worker_id: int) -> None:
     """Ignores, in a data-loading worker, the signals that a terminal or a cluster sends to all.
 
     A worker that ended on one would take the main process with it before that can save. It ends
-    when the main process tells it to, kills it (:func:`kill_workers`) or is gone. Processes that a
-    transform starts answer signals as usual.
+    when the main process tells it to, kills it (:func:`kill_workers`) or is gone, or a batch can't
+    be handed over. Processes that a transform starts answer signals as usual.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         handle(number, lambda *_: None)  # an executed program would inherit SIG_IGN
+    end_on_lost_batch()
+
+
+def end_on_lost_batch() -> None:
+    """Ends this data-loading worker once it can't hand a batch over: the main process would wait
+    for it for ever."""
+    # the class is this process's own; multiprocessing has no other way to be told
+    Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+
+
+def _end_worker(error: Exception, _: object) -> None:
+    print(
+        f"error: a batch can't be handed over by a process that loads data: {error}. If /dev/shm "
+        "is full, give it more room (docker run --shm-size=8g) or load in the main process "
+        "(num_workers=0, persistent_workers=False)",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def kill_workers() -> None:

@@ -29,6 +29,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from mmpvt.datasets.samplers import end_on_lost_batch
 from mmpvt.engine.launch import Share
 from mmpvt.engine.pipeline import TestPipeline, read_test_pipeline
 from mmpvt.errors import UserError
@@ -275,6 +276,7 @@ class _Prepared(Dataset):
 
 def _init_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the main process
+    end_on_lost_batch()
     if sys.platform == "linux":  # PyTorch's workers wait for ever where the main one was killed
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     cv2.setNumThreads(0)

@@ -283,6 +283,17 @@ def test_a_fault_tolerant_data_set_is_the_wrapped_one(root: Path):
     assert "__getitems__" not in vars(dataset)
 
 
+def test_a_batch_that_can_not_be_handed_over(capfd):
+    """As where /dev/shm is full: the main process doesn't wait for it."""
+    loader = DataLoader(
+        [0], num_workers=1, collate_fn=lambda _: lambda: None, worker_init_fn=init_worker,
+        timeout=60,
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        next(iter(loader))
+    assert "a batch can't be handed over" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_fault_tolerant_data_loader(workers: int, root: Path):
     """It has the settings of the first, and shares its samplers; the first stays as it is."""
