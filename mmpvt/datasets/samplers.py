@@ -372,13 +372,14 @@ def end_on_lost_batch() -> None:
 
 
 def _end_worker(error: Exception, _: object) -> None:
-    print(
-        f"error: a batch can't be handed over by a process that loads data: {error}. If /dev/shm "
-        "is full, give it more room (docker run --shm-size=8g) or load in the main process "
-        "(num_workers=0, persistent_workers=False)",
-        file=sys.stderr,
-        flush=True,
-    )
+    if not isinstance(error, BrokenPipeError):  # the main process is gone
+        print(
+            f"error: a batch can't be handed over by a process that loads data: {error}. If "
+            "/dev/shm is full, give it more room (docker run --shm-size=8g) or load in the main "
+            "process (num_workers=0)",
+            file=sys.stderr,
+            flush=True,
+        )
     os._exit(1)
 
 

@@ -26,7 +26,7 @@ from onnx import TensorProto
 from PIL import Image
 
 from helpers import ROOT, Ended
-from mmpvt.inference.sources import SUFFIXES
+from mmpvt.utils.constants import IMAGE_SUFFIXES
 from onnx_files import TASKS, detections, save
 
 SIZE = (40, 30)  # of the images that the constant masks and label maps fit
@@ -210,7 +210,7 @@ def test_folders_are_searched_as_predict_does(detector: Path, tmp_path: Path):
     for name in ("a.ppm", "a.pgm", "a.jp2", "a.jpe"):
         photo(folder / name)
     listed = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))["IMAGES"]
-    assert set(listed) == SUFFIXES
+    assert set(listed) == IMAGE_SUFFIXES
     ended = run_onnx(detector, folder, "--out", tmp_path / "out")
     assert "4 images in" in ended.out and "skipped" not in ended.err + ended.out, ended.err
 

@@ -26,6 +26,7 @@ from mmpvt.datasets.formats.masks import map_values
 from mmpvt.datasets.formats.reading import image_size, orientation, stem, with_progress
 from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.errors import ConfigError, DatasetError, OutputError
+from mmpvt.utils.atomic import PART
 from mmpvt.utils.constants import IGNORE_LABEL, WRITTEN_FORMATS
 from mmpvt.utils.outputs import Outputs
 from mmpvt.utils.text import encodable, to_json
@@ -309,11 +310,11 @@ def write(opened: OpenedDataset, folder: Path, to: str) -> Path:
         raise DatasetError(f"{opened.path} holds label maps, which have no objects", setting="to")
     if to == "masks":
         _check_paintable(opened)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} exists", where=folder, hint="name a new folder")
     # an empty folder stays: it may be a link, a mount point, or the one that the user is in
     is_there = folder.is_dir()
-    part = folder / ".part" if is_there else folder.with_name(f".{folder.name}.part")
+    part = folder / PART if is_there else folder.with_name(f".{folder.name}{PART}")
+    if folder.exists() and (not is_there or {*folder.iterdir()} - {part}):
+        raise OutputError(f"{folder} exists", where=folder, hint="name a new folder")
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
