@@ -896,8 +896,8 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
             if max(tags.get(BITS, (1,))) > 16:
                 raise UserError("it holds numbers of 32 bits, and the model takes bytes")
             image = ImageOps.exif_transpose(image)
-            if image.mode == "RGBA" and tags.get(EXTRA_SAMPLES) == (2,) and channels != 4:
-                # libtiff multiplies the colours by the alpha, and so OpenCV
+            if image.mode == "RGBA" and tags.get(EXTRA_SAMPLES) in ((1,), (2,)) and channels != 4:
+                # OpenCV has colours multiplied by the alpha, and Pillow divides by it
                 image = Image.merge("RGB", image.convert("RGBa").split()[:3])
             return with_channels(image, channels)
     except UserError:

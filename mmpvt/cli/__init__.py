@@ -18,7 +18,7 @@ from types import ModuleType
 from mmpvt.engine.cli import USER_ERROR
 from mmpvt.utils.constants import RANKS
 from mmpvt.utils.processors import affine_processors, usable_processors
-from mmpvt.utils.text import printable
+from mmpvt.utils.text import flush_output, printable
 from mmpvt.version import __version__
 
 COMMANDS = (
@@ -136,12 +136,11 @@ def _module(command: str) -> ModuleType:
 def _run(command: ModuleType, args: argparse.Namespace) -> int:
     try:
         code = command.run(args) or 0
-        if sys.stdout is not None:  # as a process has it that was started without one
-            sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads on, as in `mmpvt list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's last flush
-        code = PIPE_CLOSED
-    return code
+    except BrokenPipeError:
+        if flush_output("\n"):  # it was another pipe
+            raise
+        return PIPE_CLOSED
+    return code if flush_output() else PIPE_CLOSED
 
 
 def _summary(command: ModuleType) -> str:

@@ -34,6 +34,7 @@ UNREADABLE = (  # what Pillow, OpenCV and mmcv raise on files that they can't de
 EIGHT_BITS = (b"\xff\xd8", b"BM", b"GIF8", b"RIFF")  # begin JPEG, BMP, GIF and WebP files
 COLOUR_CODE = np.array([1 << 16, 1 << 8, 1])  # makes a number of red, green and blue
 MOST_BANDS = 32  # of an image that a TIFF file holds band after band
+OF_DATASETS = ("sample_idx", "video_id", "instances")  # what a data set's images or frames have
 PLACEHOLDER_SIZE = (64, 64)  # height and width
 
 _placeholders = False
@@ -181,8 +182,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         try:
             content = results.get("img_bytes")
             if content is None:
-                is_of_data = "sample_idx" in results  # set by MMEngine's BaseDataset
-                content = _read(path, self.backend_args, self.folders if is_of_data else None)
+                folders = None if results.keys().isdisjoint(OF_DATASETS) else self.folders
+                content = _read(path, self.backend_args, folders)
             image = self._decode(content, self.color_type)
             shape = () if image is None else image.shape[:2]
             if None not in told and shape != told and shape[::-1] == told:

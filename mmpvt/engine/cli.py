@@ -19,7 +19,7 @@ from mmpvt.engine.choices import LAUNCHERS, ON_BAD_DATA
 from mmpvt.environment import setup_environment
 from mmpvt.errors import ConfigError, Interrupted, UserError, as_argument
 from mmpvt.utils.constants import FORMATS
-from mmpvt.utils.text import print_safely, printable
+from mmpvt.utils.text import flush_output, print_safely, printable
 
 if TYPE_CHECKING:
     from mmpvt.engine.own_data import DataOptions
@@ -33,8 +33,9 @@ HOST = "address to listen at; 0.0.0.0 lets others in (default: %(default)s, this
 FAILURE = 1
 USER_ERROR = 2
 
-# functions of MMEngine that build a config's parts
+# functions of MMEngine that build a config's parts, and whose classes refuse arguments in words
 _BUILDERS = ("build_from_cfg", "build_dataloader", "from_cfg")
+_PACKAGES = ("mmcv", "mmdet", "mmengine", "mmpretrain", "mmseg", "torch")
 # of a class's name that no registry has, or of its arguments
 _BUILD_ERROR = re.compile(
     r".* is not in the .* registry|[\w.]+\.__init__\(\) (got an unexpected|missing \d+ required).*"
@@ -212,21 +213,25 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
 def _build_error(error: Exception) -> str | None:
     """What is wrong with a class's name or arguments in a config; None for other errors."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    modules = [frame.f_globals.get("__name__", "") for frame in frames]
-    if not any(
-        module.startswith("mmengine.") and frame.f_code.co_name in _BUILDERS
-        for frame, module in zip(frames, modules, strict=True)
-    ):
+    packages = [frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames]
+    builders = [
+        place
+        for place, (frame, package) in enumerate(zip(frames, packages, strict=True))
+        if package == "mmengine" and frame.f_code.co_name in _BUILDERS
+    ]
+    if not builders:
         return None
-    said = str(error.args[0]) if error.args else ""
+    said = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if found := _BUILD_ERROR.match(said):
         return found[0]
-    # of a class that refuses its arguments
-    if frames[-1].f_code.co_name != "__init__" or modules[-1].startswith("mmpvt."):
+    # of a class that refuses its arguments, itself or its base: not of what it builds in turn
+    inits = frames[builders[-1] + 1 :]
+    made = [init.f_locals.get("self") for init in inits if init.f_code.co_name == "__init__"]
+    is_one = len(made) == len(inits) > 0 and all(one is made[0] for one in made)
+    if not is_one or made[0] is None or packages[-1] not in _PACKAGES:
         return None
-    kind = type(frames[-1].f_locals["self"]).__name__
     source = traceback.extract_tb(error.__traceback__)[-1].line
-    return f"{kind}: {' '.join(said.split()) or source}"
+    return f"{type(made[0]).__name__}: {' '.join(said.split()) or source}"
 
 
 def as_flag(name: str, value: object = None) -> str:
@@ -236,6 +241,6 @@ def as_flag(name: str, value: object = None) -> str:
 
 
 def _leave(sentence: str, code: int) -> None:
-    sys.stdout.flush()
+    flush_output()
     print(printable(sentence), file=sys.stderr, flush=True)
     sys.exit(code)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from mmengine import registry
 from mmengine.config import Config, ConfigDict
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import MODELS, DefaultScope, Registry
 from mmengine.runner import Runner
 from mmengine.utils import get_object_from_string
@@ -103,13 +103,16 @@ def name_types(config: Config) -> None:
             config.default_scope = package
     names = _registered_names(config.get("default_scope"))
     for part, kind in kinds:
-        part["type"] = names.get(kind, kind)
+        if kind in names:
+            part["type"] = names[kind]
 
 
 def _class_of(kind: object) -> Any:
-    """The class or function that is, or whose module's name is, a ``type``; None of other names."""
+    """The class or function that is a ``type``, or that it names by the module of an imported
+    package; None of other names."""
     if isinstance(kind, str):
-        return get_object_from_string(kind) if kind.count(".") > 1 else None
+        is_path = kind.count(".") > 1 and kind.partition(".")[0] in sys.modules
+        return get_object_from_string(kind) if is_path else None
     return kind if callable(kind) else None
 
 
@@ -162,14 +165,17 @@ def load_config(path: str, cfg_options: dict | None = None, backbone: str | None
 def _check_kinds(config: Config) -> None:
     """Raises a ConfigError where a dict stands in the place of a list, or the other way round."""
     hooks = config.get("custom_hooks") or []
-    if not isinstance(hooks, list | tuple) or not all("type" in hook for hook in hooks):
+    if not isinstance(hooks, list | tuple) or not all(
+        isinstance(hook, Hook) or "type" in hook for hook in hooks
+    ):
         raise ConfigError(
             f"custom_hooks is {str(hooks)[:60]!r}: it takes a list of dicts with a type each",
             hint="write custom_hooks=[dict(type=…)]",
         )
     for split, dataset in split_datasets(config):
         prefix = dataset.get("data_prefix")
-        if isinstance(prefix, str) and config.get("default_scope") != "mmpretrain":
+        scope = str(dataset.get("type")).rpartition(".")[0] or config.get("default_scope")
+        if isinstance(prefix, str) and scope in ("mmdet", "mmseg"):
             raise ConfigError(
                 f"the {split}_dataloader's data set has data_prefix={prefix!r}: it takes a dict",
                 hint="write data_prefix=dict(img=…), or dict(img_path=…, seg_map_path=…) of label "

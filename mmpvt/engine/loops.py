@@ -42,6 +42,8 @@ class ResumableLoop(BaseLoop):
         if isinstance(loader, dict):
             by_rank = runner._randomness_cfg.get("diff_rank_seed", False)
             loader = runner.build_dataloader(loader, runner.seed, by_rank)
+        if not len(loader.dataset):
+            raise ConfigError("the training's data set has no image that isn't filtered out")
         if not len(loader):
             raise ConfigError(
                 f"the {len(loader.dataset)} training images make no batch of "

@@ -79,10 +79,12 @@ def to_data(config: Config, meta: Mapping) -> dict:
         raise ConfigError("the config has no test_dataloader, which says how images are prepared")
     if meta:
         dataset["metainfo"] = dict(dataset.get("metainfo") or {}, **meta)
+    root = dataset.get("data_root") or ""
+    for key in dataset.keys() & {"ann_file", "data_prefix"}:  # which are joined to it
+        dataset[key] = _within(dataset[key], root)
     kept.test_dataloader.dataset = dataset  # without wrappers such as ConcatDataset
     content: dict[str, object] = {key: _encode(kept[key], key) for key in kept}
     _drop_sources(content)
-    root = dataset.get("data_root") or ""
     for key in ("test_dataloader", "test_evaluator"):
         if key in content:
             content[key] = _without_folders(content[key], root)
@@ -164,6 +166,15 @@ def _decode(value: object) -> object:
             return tuple(map(_decode, value[TUPLE]))
         return {key: _decode(item) for key, item in value.items()}
     return list(map(_decode, value)) if isinstance(value, list) else value
+
+
+def _within(value: object, root: str) -> object:
+    """Absolute paths within the data's root as relative to it."""
+    if isinstance(value, dict):
+        return {key: _within(item, root) for key, item in value.items()}
+    if isinstance(value, str) and Path(root).is_absolute() and Path(value).is_relative_to(root):
+        return Path(value).relative_to(root).as_posix()
+    return value
 
 
 def _without_folders(value: object, root: str) -> object:

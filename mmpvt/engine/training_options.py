@@ -37,7 +37,8 @@ def check_validates(config: Config, setting: str) -> None:
 def check_val_interval(config: Config) -> None:
     """Raises a ConfigError if the interval of validations is no number of epochs or iterations."""
     interval = config.train_cfg.get("val_interval", 1)
-    if config.get("val_cfg") is not None and not (isinstance(interval, int) and interval > 0):
+    is_count = isinstance(interval, int | float) and interval >= 1 and interval == int(interval)
+    if config.get("val_cfg") is not None and not is_count:
         raise ConfigError(
             f"train_cfg.val_interval is {interval!r}, and it counts epochs or iterations from 1",
             hint="to train without validation, set val_dataloader, val_cfg and val_evaluator to "

@@ -299,10 +299,12 @@ def _frames(
                     where=source,
                 )
             shape = (frame.height, frame.width)
-            if options.fps and time + 1e-6 < due:
-                continue
-            if options.fps:  # the next multiple, where a source of changing rate has left some out
-                due += (int((time - due + 1e-6) * options.fps) + 1) / options.fps
+            if options.fps:
+                slack = 0.1 / options.fps  # containers round times, cameras vary them
+                if time + slack < due:
+                    continue
+                # the next multiple: a source of changing rate skips some
+                due += (int((time - due + slack) * options.fps) + 1) / options.fps
             image = frame.to_ndarray(format="bgr24")
             turns = round(getattr(frame, "rotation", 0) / 90) % 4
             if turns:

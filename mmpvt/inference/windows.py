@@ -112,7 +112,7 @@ class FileWindows:
                     "color_type='unchanged' (docs/data.md) alone",
                     where=path,
                 )
-            if coloured and file.count > 3 and kinds == {"uint8"} and _has_straight_alpha(path):
+            if coloured and file.count > 3 and max_value is None and _has_straight_alpha(path):
                 self._bands.append(4)  # which libtiff multiplies by, and so OpenCV
         self._table = None
         if names == ["palette"] and not unchanged:

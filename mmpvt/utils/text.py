@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import locale
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -66,6 +67,21 @@ def print_safely() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     logging.setLogRecordFactory(_Record)
+
+
+def flush_output(text: str = "") -> bool:
+    """Writes to the standard output and flushes it; returns whether anybody still reads it.
+
+    Where nobody does, as in ``mmpvt list | head``, what Python flushes at its end goes nowhere.
+    """
+    if sys.stdout is None:  # of a process that was started without one
+        return True
+    try:
+        print(end=text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 class _Record(logging.LogRecord):

@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.registry import MODELS
+from torch.utils.data import DataLoader
 
 from annotated import yolo
 from helpers import ROOT, environment
 from mmpvt import cli
 from mmpvt.datasets.download.catalog import FILES, detector_of
 from mmpvt.engine.choices import AMP_DTYPES
+from mmpvt.engine.cli import user_errors
 from mmpvt.engine.config import load_config, read_config
 from mmpvt.engine.zoo import config_folder, read_zoo
 from mmpvt.errors import ConfigError
@@ -180,6 +183,38 @@ def test_without_a_standard_output(monkeypatch: pytest.MonkeyPatch):
     """As Python has it of a process that was started with it closed."""
     monkeypatch.setattr(sys, "stdout", None)
     assert cli.main(["list", "retinanet"]) == 0
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["convert-dataset", "nowhere", "out", "--to", "coco"])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("kind", ["own", "inner"])
+def test_errors_that_are_not_of_the_config(kind: str):
+    """A bug in a class of the user's, or in what it builds, keeps its traceback."""
+
+    class Own:
+        def __init__(self) -> None:
+            if kind == "own":
+                {}["weights"]
+            DataLoader([0], batch_sampler=[0], batch_size=2)
+
+    def build() -> None:
+        with user_errors():
+            MODELS.build(dict(type=Own))
+
+    with pytest.raises((KeyError, ValueError)):
+        build()
+
+
+def test_other_pipes_that_break(monkeypatch: pytest.MonkeyPatch):
+    """Their error isn't taken for that of a reader that has ended."""
+
+    def run(_: argparse.Namespace) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("mmpvt.cli.list_configs.run", run)
+    with pytest.raises(BrokenPipeError):
+        cli.main(["list"])
 
 
 def test_the_zoo_has_every_config():

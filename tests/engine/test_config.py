@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from mmpvt.engine.config import (
     set_pretrained,
     set_resume,
 )
+from mmpvt.engine.saved_config import from_data, to_data
+from mmpvt.engine.training_options import check_val_interval
 from mmpvt.errors import CheckpointError, ConfigError, OutputError
 
 
@@ -55,6 +59,10 @@ def test_options_written_wrong(option: str, value: object, sentence: str):
     [
         ("custom_hooks = dict(type='EMAHook')", "custom_hooks is .*takes a list of dicts"),
         ("custom_hooks = [dict(kind='EMAHook')]", "custom_hooks is .*with a type each"),
+        (
+            "val_dataloader = dict(dataset=dict(type='mmseg.ADE20KDataset', data_prefix='a/'))",
+            "val_dataloader's data set has data_prefix",
+        ),
         (
             "train_dataloader = dict(dataset=dict(type='CocoDataset', data_prefix='images/'))",
             r"train_dataloader's data set has data_prefix='images/': .*data_prefix=dict\(img=…\)",
@@ -116,6 +124,44 @@ train_dataloader = dict(
 train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=1)
 optim_wrapper = dict(optimizer=dict(type=AdamW, lr=1e-4))
 """
+
+
+@pytest.mark.parametrize("interval", [1, 82512.0, 0, 0.5])
+def test_intervals_of_validation(interval: float):
+    """MMDetection's configs of V3Det have a whole float."""
+    config = Config(dict(train_cfg=dict(val_interval=interval), val_cfg=dict()))
+    is_count = interval in (1, 82512.0)
+    with nullcontext() if is_count else pytest.raises(ConfigError, match="counts epochs or"):
+        check_val_interval(config)
+
+
+def test_a_saved_config_joins_its_paths_once():
+    dataset = dict(type="CocoDataset", data_root="/d/coco", ann_file="/d/coco/val.json")
+    dataset["data_prefix"] = dict(img="/d/coco/val2017/")
+    config = Config(
+        dict(
+            default_scope="mmdet",
+            model=dict(type="RetinaNet"),
+            test_dataloader=dict(dataset=dataset),
+            test_evaluator=dict(type="CocoMetric", ann_file="/d/coco/val.json"),
+        )
+    )
+    saved = from_data(to_data(config, dict(classes=("a",))))
+    found = saved.test_dataloader.dataset
+    assert (found.data_root, found.ann_file) == ("coco", "val.json")
+    assert found.data_prefix.img == "val2017"
+    assert saved.test_evaluator.ann_file == "coco/val.json"
+
+
+def test_classes_that_no_registry_has_stay(tmp_path: Path):
+    """A config that has them can be written, as the runner does."""
+    (tmp_path / "new.py").write_text(
+        "from mmdet.models import RetinaNet\nfrom torch.nn import Tanhshrink\n"
+        "model = dict(type=RetinaNet, own=dict(type=Tanhshrink), other=dict(type='this.s.x'))\n"
+    )
+    config = load_config(str(tmp_path / "new.py"))
+    assert config.model.type == "RetinaNet" and config.model.other.type == "this.s.x"
+    assert "Tanhshrink" in config.pretty_text and "this" not in sys.modules
 
 
 def test_classes_of_new_style_configs_are_named(tmp_path: Path):

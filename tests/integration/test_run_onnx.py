@@ -231,6 +231,20 @@ def test_alpha_of_a_tiff_file(tmp_path: Path):
     assert np.array_equal(read, cv2.imread(str(tmp_path / "a.tif"))[..., ::-1])
 
 
+def test_colours_that_are_multiplied_by_the_alpha(tmp_path: Path):
+    """Those of a TIFF file that says so are taken as they are stored, to a rounding."""
+    rasterio = pytest.importorskip("rasterio")
+    stored = np.random.default_rng(0).integers(0, 256, (4, *SIZE), np.uint8)
+    stored[:3] = np.minimum(stored[:3], stored[3])
+    height, width = SIZE
+    settings = dict(width=width, height=height, count=4, dtype="uint8", driver="GTiff")
+    path, alpha = tmp_path / "a.tif", dict(photometric="rgb", alpha="premultiplied")
+    with rasterio.open(path, "w", **settings, **alpha) as file:
+        file.write(stored)
+    read = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))["read_image"](path)
+    assert np.abs(read.astype(int) - cv2.imread(str(path))[..., ::-1]).max() <= 1
+
+
 def test_names_of_other_encodings_and_terminals(tmp_path: Path):
     """In a locale that knows ASCII alone; escapes and new lines reach no terminal."""
     folder, out = tmp_path / "photos", tmp_path / "out"

@@ -143,6 +143,7 @@ KINDS = {
     "multiplied.tif": (4, "uint8", dict(photometric="rgb", alpha="premultiplied")),
     "four.tif": (4, "uint8", dict(photometric="rgb", alpha="no")),
     "deep.tif": (3, "uint16", dict(compress="lzw", photometric="rgb")),
+    "deep_alpha.tif": (4, "uint16", dict(photometric="rgb", alpha="yes")),
     "colour.png": (3, "uint8", {}),
     "colour.jpg": (3, "uint8", {}),
 }

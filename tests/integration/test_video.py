@@ -7,6 +7,7 @@ import resource
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -152,25 +153,37 @@ def test_tracks(tmp_path: Path):
         predict_video(Oracle(), str(summary.video), tmp_path / "out", options)
 
 
-def test_frames_of_any_rate_and_pixels_of_any_shape(tmp_path: Path):
-    """After a gap, too, frames are apart; pixels that aren't square stay so."""
-    source, out = tmp_path / "clip.mkv", tmp_path / "out"
-    with av.open(str(source), "w") as file:
+def write_frames(path: Path, times_in_ms: Sequence[int]) -> Path:
+    """Black frames whose pixels aren't square, at times as Matroska holds them."""
+    with av.open(str(path), "w") as file:
         stream = file.add_stream("mpeg4", rate=RATE)
         stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
         stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
         stream.codec_context.time_base = Fraction(1, 1000)
-        for time_in_ms in (0, 100, 500, 2000, 2100, 2400, 2500):
+        for time_in_ms in times_in_ms:
             frame = av.VideoFrame(96, 64, "yuv420p")
             frame.pts, frame.time_base = time_in_ms, Fraction(1, 1000)
             for packet in stream.encode(frame):
                 file.mux(packet)
         for packet in stream.encode():
             file.mux(packet)
-    summary = predict_video(Oracle(), str(source), out, VideoOptions(fps=2))
+    return path
+
+
+def test_frames_of_any_rate_and_pixels_of_any_shape(tmp_path: Path):
+    """After a gap, too, frames are apart; pixels that aren't square stay so."""
+    source = write_frames(tmp_path / "clip.mkv", (0, 100, 500, 2000, 2100, 2400, 2500))
+    summary = predict_video(Oracle(), str(source), tmp_path / "out", VideoOptions(fps=2))
     assert [line["time"] for line in read_lines(summary.lines)] == [0, 0.5, 2, 2.5]
     with av.open(str(summary.video)) as file:
         assert file.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+
+
+def test_frames_at_the_rate_of_the_source(tmp_path: Path):
+    """None is skipped, though its times are rounded to milliseconds."""
+    source = write_frames(tmp_path / "clip.mkv", [round(i * 1000 / 30) for i in range(31)])
+    summary = predict_video(Oracle(), str(source), tmp_path / "out", VideoOptions(fps=30))
+    assert len(read_lines(summary.lines)) == 31
 
 
 def test_a_segmenter(tmp_path: Path, untrained_segmenter, call_tool):

@@ -90,7 +90,7 @@ def _problem(entries: list[zipfile.ZipInfo], packed: int) -> str | None:
     names = set()
     for entry in entries:
         name, kind = entry.filename.casefold(), stat.S_IFMT(entry.external_attr >> 16)
-        shown = f"{entry.orig_filename[:80]!r} in it"
+        shown = f"{entry.filename[:80]!r} in it"
         if leaves_folder(entry.orig_filename):
             return f"{shown} leads out of the folder"
         if name.count("/") > MAX_DEPTH:

@@ -106,7 +106,7 @@ def open_dataset(
         recognised = (
             {"folders": None}
             if (format or task) in ("folders", "classification")
-            else _recognise(files, named)
+            else _recognise(files, named, format)
         )
         kind, found = _choose(recognised, format, task, given, files)
         content = _read(kind, reading, found, first)
@@ -159,7 +159,7 @@ def _root_of(path: Path) -> Path:
     return path.parent.parent if is_in else path.parent
 
 
-def _recognise(files: Files, named: Path | None) -> dict[str, object]:
+def _recognise(files: Files, named: Path | None, format: str | None) -> dict[str, object]:
     """What a reader of each format that fits takes: its files, mostly."""
     names = files.names
     if named is not None:
@@ -174,11 +174,14 @@ def _recognise(files: Files, named: Path | None) -> dict[str, object]:
     _sort_xml(files, by_suffix[".xml"], kinds)
     found.update({kind: same for kind, same in kinds.items() if same})
     configs, damaged = _find_configs(files, [*by_suffix[".yaml"], *by_suffix[".yml"]])
+    if named is None:  # those that may be what describes the data
+        is_named = any(PurePosixPath(name).name in CLASS_FILES for name in names)
+        damaged = {p: what for p, what in damaged.items() if p.stem == "data" or not is_named}
     has_labels = not configs and named is None and _has_yolo_labels(files)
     if len(configs) > 1:
         raise DatasetError(f"{few(configs)} describe data sets", hint="give the path of one")
-    if damaged and (has_labels or named is not None):  # it may be what describes them
-        raise DatasetError(damaged[0], hint="correct or remove it")
+    if damaged and (named is not None or (has_labels and format in (None, "yolo"))):
+        raise DatasetError(next(iter(damaged.values())), hint="correct or remove it")
     if configs:
         found["yolo"] = configs[0]
     elif has_labels:
@@ -190,18 +193,19 @@ def _recognise(files: Files, named: Path | None) -> dict[str, object]:
     return found
 
 
-def _find_configs(files: Files, names: list[str]) -> tuple[list[Path], list[str]]:
+def _find_configs(files: Files, names: list[str]) -> tuple[list[Path], dict[Path, str]]:
     """The files that are a ``data.yaml``, and a sentence on each that is no YAML."""
-    configs, damaged = [], []
+    configs: list[Path] = []
+    damaged: dict[Path, str] = {}
     for path in (files.root / name for name in names):
         content = _beginning(path, MAX_YAML)
         try:
             if len(content) < MAX_YAML and parse_yaml(content.decode("utf-8-sig")) is not None:
                 configs.append(path)
         except UnicodeDecodeError:
-            damaged.append(f"{path} is no text in UTF-8")
+            damaged[path] = f"{path} is no text in UTF-8"
         except ValueError as error:
-            damaged.append(f"{path} is no YAML: {error}")
+            damaged[path] = f"{path} is no YAML: {error}"
     return configs, damaged
 
 
@@ -268,9 +272,11 @@ def _sort_xml(files: Files, names: list[str], kinds: dict[str, list[str]]) -> No
             kinds[kind].append(name)
         elif kind is None:
             damaged.append(name)
-    kind = next((kind for kind in ("voc", "cvat") if kinds[kind]), None)
-    if kind:
-        kinds[kind] += damaged  # whose reader says so
+    stems = {PurePosixPath(image).stem for image in files.images}
+    if kinds["voc"]:  # whose reader names those that should be an image's
+        kinds["voc"] += [name for name in damaged if PurePosixPath(name).stem in stems]
+    elif kinds["cvat"]:
+        kinds["cvat"] += damaged
 
 
 def _xml_kind(path: Path) -> str | None:
@@ -305,7 +311,8 @@ def _choose(
     if not files.images and not {"yolo", "labelme"} & found.keys():
         hints = (
             (files.of(*VIDEOS), "is a video: give a folder of frames"),
-            (files.of(*ARCHIVES), "is an archive: give its path, or unpack it"),
+            (files.of(".zip"), "is an archive: give its path, or unpack it"),
+            (files.of(*ARCHIVES), "is an archive: unpack it"),
             (files.of(*OTHER_IMAGES), "isn't read: convert such images to JPEG or PNG"),
         )
         hint = next((f"{found[0]} {what}" for found, what in hints if found), None)

@@ -246,9 +246,11 @@ def _by_index(
     if values is None and held == [0, IGNORE_LABEL] and len(names) == 2:
         values = (0, IGNORE_LABEL)  # an image editor's black and white
     fits = all(0 <= value < len(names) for value in numbers)
-    as_many = next((found for found in (numbers, held) if len(found) == len(names)), None)
-    if values is None and not fits and as_many:
-        values = tuple(as_many)
+    # grey levels, of which 255 is one, are far apart; of labels it is the ignored one
+    are_levels = all(value > len(names) for value in numbers if value)
+    listed = held if are_levels and len(held) == len(names) else numbers
+    if values is None and not fits and len(listed) == len(names):
+        values = tuple(listed)
         said = ", ".join(f"{v} {n}" for v, n in zip(values, names, strict=True))
         reading.notes.append(f"the values of the label maps are taken as {said}")
     if values is None and not fits and not reading.skip:

@@ -229,8 +229,13 @@ class Files:
 
 
 def _names(file: str, folder: str) -> bool:
-    """Whether a file's name has a folder's in it as a word: ``labels`` has no ``a``."""
-    return re.search(rf"(?<![^\W_]){re.escape(folder)}(?![^\W_])", file) is not None
+    """Whether a file's name has a folder's in it as a word or number: ``labels`` has no ``a``, and
+    ``train2017`` has ``2017``."""
+    for match in re.finditer(re.escape(folder), file):
+        borders = file[: match.start()][-1:] + folder[0], folder[-1] + file[match.end() :][:1]
+        if not any(len(pair) == 2 and (pair.isalpha() or pair.isdigit()) for pair in borders):
+            return True
+    return False
 
 
 def _folded(name: str) -> str:

@@ -116,6 +116,7 @@ def write_labels(
     opened: OpenedDataset, folder: Path, undo: ExitStack | None = None
 ) -> dict[str, Path]:
     """:meth:`OpenedDataset.write_labels`."""
+    _check_utf8(opened.name_of(r) for records in opened.splits.values() for r in records)
     out = Outputs(folder, undo=undo)
     out.check(*(f"{split}.txt" for split in opened.splits))
     return {
@@ -141,6 +142,7 @@ def write_label_maps(
         split: [opened.name_of(record).removesuffix(suffix) for record in records]
         for split, records in opened.splits.items()
     }
+    _check_utf8(itertools.chain.from_iterable(lines.values()))
     _check_lines(itertools.chain.from_iterable(lines.values()))
     if own is None:
         for record in with_progress(everything, "writing label maps"):
@@ -187,13 +189,13 @@ def _check_lines(names: Iterable[str]) -> None:
 
 
 def _check_utf8(names: Iterable[str]) -> None:
-    """Refuses names that JSON and XML can't hold: of bytes that the locale's encoding lacks."""
+    """Refuses names that JSON, XML and lists can't hold, of bytes that the encoding lacks."""
     encoding = sys.getfilesystemencoding()
     for name in names:
         if encodable(name) != name:
             raise DatasetError(
-                f"the name of the image {encodable(name)} isn't in {encoding}, and JSON and XML "
-                "can't hold it",
+                f"the name of the image {encodable(name)} isn't in {encoding}, and JSON, XML "
+                "and lists can't hold it",
                 hint="rename it" if encoding == "utf-8" else "set PYTHONUTF8=1",
             )
 

@@ -198,8 +198,8 @@ def _check_dataset(dataset: DatasetConfig, contents: dict[Path, dict]) -> Annota
 def _check_sizes(dataset: DatasetConfig, content: dict) -> None:
     """Raises a DatasetError if the data set skips all images as too small."""
     least = (dataset.fields.get("filter_cfg") or {}).get("min_size", 0)
-    sides: list[list[int]] = [
-        [side for key in ("width", "height") if isinstance(side := image.get(key), int)]
+    sides: list[list[float]] = [
+        [side for key in ("width", "height") if isinstance(side := image.get(key), int | float)]
         for image in content["images"]
         if isinstance(image, dict)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -60,7 +61,9 @@ def check_zero_label(dataset: DatasetConfig) -> None:
     with which MMSegmentation loads no label map."""
     if not dataset.is_segmentation:
         return
-    reduced = bool(dataset.argument("reduce_zero_label"))
+    reduced = _reduces_zero(dataset)
+    if reduced is None:
+        return
     for step in iter_dicts(dataset.pipeline):
         if "type" not in step or transform_name(step) not in MAP_LOADERS or step.get("values"):
             continue
@@ -76,24 +79,36 @@ def check_zero_label(dataset: DatasetConfig) -> None:
 def compare_zero_labels(config: Config, splits: Iterable[str]) -> list[str]:
     """What looks wrong in the ``reduce_zero_label`` of segmentation data sets, a sentence each."""
     notes: list[str] = []
-    first: tuple[str, bool] | None = None
+    first: dict[str, tuple[str, bool]] = {}  # of each class of data sets: they number differently
     for split, dataset in iter_dataset_configs(config, splits):
         if not dataset.is_segmentation or label_map_loader(dataset).values:
             continue
-        reduced, classes = bool(dataset.argument("reduce_zero_label")), dataset.classes
-        if reduced and classes and classes[0].casefold() in BACKGROUND:
+        reduced, classes = _reduces_zero(dataset), dataset.classes
+        if reduced is None:
+            continue
+        is_own = not set(classes) <= set(dataset.known_classes)
+        if reduced and is_own and classes[0].casefold() in BACKGROUND:
             notes.append(
                 f"the data set for {split} has reduce_zero_label=True, so that 0 in its label maps "
                 f"is ignored and {classes[0]}, its first class, is 1: where 0 is {classes[0]}, set "
                 "reduce_zero_label=False"
             )
-        first = first or (split, reduced)
-        if reduced != first[1]:
+        other, is_other_reduced = first.setdefault(str(dataset.fields["type"]), (split, reduced))
+        if reduced != is_other_reduced:
             notes.append(
-                f"the data sets for {first[0]} and {split} have reduce_zero_label={first[1]} and "
-                f"{reduced}: a number in their label maps is another class in each"
+                f"the data sets for {other} and {split} have reduce_zero_label={is_other_reduced} "
+                f"and {reduced}: a number in their label maps is another class in each"
             )
     return notes
+
+
+def _reduces_zero(dataset: DatasetConfig) -> bool | None:
+    """Whether a data set ignores 0 in its label maps; None where its class alone knows."""
+    name = "reduce_zero_label"
+    if name in dataset.fields:
+        return bool(dataset.fields[name])
+    accepted = inspect.signature(dataset.kind).parameters if dataset.kind else {}
+    return bool(accepted[name].default) if name in accepted else None
 
 
 class MapProblem(NamedTuple):

@@ -227,6 +227,7 @@ def test_an_empty_xml_is_not_an_image_without_objects(content: bytes, root: Path
     write(root, {"a.jpg": "", "a.xml": voc((2, 3, 10, 12)), "b.jpg": "", "b.xml": content})
     with pytest.raises(DatasetError, match=r"1 error in .*: b.xml: it is no XML"):
         open_dataset(root, keep_empty=True)
+    (root / "c.xml").write_bytes(content)  # of no image
     opened = open_dataset(root, keep_empty=True, on_bad_data="skip")
     assert read(opened) == dict(all=["a.jpg; 0 1 2 9 10"])
 
@@ -437,6 +438,9 @@ def test_folders_that_the_annotation_file_names(root: Path):
     (root / "cam_2.json").rename(root / "labels.json")
     with pytest.raises(DatasetError, match=r"'x.jpg' may be any of a/x.jpg, cam/x.jpg"):
         open_dataset(root)
+    (root / "a").rename(root / "2017")
+    (root / "labels.json").rename(root / "labels2017.json")
+    assert open_dataset(root).splits["all"][0].path == root / "2017" / "x.jpg"
 
 
 def test_names_that_differ_in_case_alone(root: Path):

@@ -121,6 +121,10 @@ def test_grey_levels_of_which_255_is_one(root: Path, tmp_path: Path):
     expected = r"hold 2 values \(0, 127, and 255, which is ignored\), and there are 4 classes"
     with pytest.raises(DatasetError, match=expected):
         open_dataset(root, classes=("off", "half", "on", "more"))
+    labels = np.array([0, 1, 4, 255], np.uint8)[np.indices((HEIGHT, WIDTH)).sum(0) % 4]
+    Image.fromarray(labels).save(root / "a_mask.png")  # 255 is no level, but ignored
+    with pytest.raises(DatasetError, match="hold 3 values"):
+        open_dataset(root, classes=("off", "half", "on", "more"))
 
 
 @pytest.mark.parametrize("to", ["coco", "voc", "yolo"])
@@ -331,6 +335,18 @@ def test_names_that_are_not_utf8(to: str, root: Path, tmp_path: Path, monkeypatc
     assert len(again.splits["train"]) == len(DATA)
 
 
+def test_names_of_label_maps_and_classes_that_are_not_utf8(root: Path, tmp_path: Path):
+    image(root / "b\udce4r.jpg")
+    Image.fromarray(np.eye(HEIGHT, WIDTH, dtype=np.uint8)).save(root / "b\udce4r_mask.png")
+    with pytest.raises(DatasetError, match=r"name of the image b\\xe4r isn't in utf-8"):
+        open_dataset(root, classes=("off", "on")).write_label_maps(tmp_path / "out")
+    (root / "b\udce4r_mask.png").unlink()
+    (root / "cat").mkdir()
+    (root / "b\udce4r.jpg").rename(root / "cat" / "b\udce4r.jpg")
+    with pytest.raises(DatasetError, match=r"name of the image .*b\\xe4r.jpg isn't in utf-8"):
+        open_dataset(root, task="classification").write_labels(tmp_path / "out")
+
+
 def test_names_that_voc_cannot_list(root: Path, tmp_path: Path):
     yolo(root)
     for kind, end in (("images", "jpg"), ("labels", "txt")):
@@ -498,6 +514,13 @@ def yaml_with_a_tab(root: Path) -> str:
     (root / "classes.txt").unlink()
     (root / "my.yaml").write_text("train: images\nnames:\n\t- ant\n")
     return r"my.yaml is no YAML: line 3: .*'\\t' .*: correct or remove it"
+
+
+def test_a_yaml_of_something_else(root: Path):
+    """It is no matter where other files name the classes."""
+    yolo(root)
+    (root / "deploy.yaml").write_text("a: 1\n---\nb: 2\n")
+    assert open_dataset(root).classes == CLASSES
 
 
 def yaml_in_utf_16(root: Path) -> str:

@@ -228,6 +228,8 @@ def test_loading_transforms_keep_to_the_data(root: Path):
     (step,) = checked.train_dataloader.dataset.pipeline
     assert {Path(folder) for folder in step.folders} == {root}
     loader = LoadImageFromFile(**{key: step[key] for key in step if key != "type"})
+    with pytest.raises(UserError, match="lies outside of the data's folder"):  # a video's frame
+        loader.transform(dict(img_path=str(outside), video_id=0))
     for path in (outside, root / ".." / "secret.jpg", "/dev/zero"):
         with pytest.raises(UserError, match="lies outside of the data's folder"):
             loader.transform(dict(img_path=str(path), sample_idx=0))

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmseg.datasets import BaseSegDataset
 
 from mmpvt import UserError
 from mmpvt.engine.checks import check_data, check_pixels
@@ -225,6 +226,22 @@ def test_a_pipeline_of_another_reduce_zero_label(reduced: bool, tmp_path: Path):
         inspect_datasets(config, ("train",), workers=1)
     config.train_dataloader.dataset.pipeline[1].reduce_zero_label = reduced
     inspect_datasets(config, ("train",), workers=1)
+
+
+class OwnSegDataset(BaseSegDataset):
+    """Its class alone knows what it does with label 0."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(reduce_zero_label=True, **kwargs)
+
+
+def test_a_reduce_zero_label_that_a_class_sets(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    config = segmenter(tmp_path, OBJECTS)
+    dataset = config.train_dataloader.dataset
+    dataset.pop("reduce_zero_label", None)
+    dataset.type, dataset.pipeline[1].reduce_zero_label = OwnSegDataset, True
+    checked(config)
+    assert not caplog.messages
 
 
 def test_label_0_of_two_meanings(tmp_path: Path, caplog: pytest.LogCaptureFixture):
