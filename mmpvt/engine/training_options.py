@@ -35,7 +35,7 @@ def check_validates(config: Config, setting: str) -> None:
 
 
 def check_val_interval(config: Config) -> None:
-    """Raises a ConfigError if the interval of validations is no number of epochs or iterations."""
+    """Raises a ConfigError if the interval of validations counts no epochs or iterations."""
     interval = config.train_cfg.get("val_interval", 1)
     is_count = isinstance(interval, int | float) and interval >= 1 and interval == int(interval)
     if config.get("val_cfg") is not None and not is_count:
