@@ -31,6 +31,7 @@ from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher, process_count
 from mmpvt.engine.mixed_precision import check_amp
 from mmpvt.engine.own_data import DataOptions, use_own_data
+from mmpvt.engine.saved_config import SCOPES
 from mmpvt.engine.start_from import find_checkpoint, set_start_from
 from mmpvt.engine.tiles import Tiling, check_tiled, tiling_of
 from mmpvt.engine.training_options import (
@@ -48,7 +49,7 @@ from mmpvt.utils.locking import locked
 from mmpvt.utils.outputs import Outputs, check_free
 
 FUSED = ("Adam", "AdamW", "SGD")  # PyTorch's optimizers that have a fused kernel
-SCOPES = ("mmcv", "mmdet", "mmengine", "mmpretrain", "mmpvt", "mmseg")  # that know MMCV's loader
+# MMCV's, as any scope names it
 IMAGE_LOADERS = ("LoadImageFromFile", *(f"{scope}.LoadImageFromFile" for scope in SCOPES))
 BATCH_SAMPLER = "mmpvt.ResumableBatchSampler"
 

@@ -174,7 +174,7 @@ def _recognise(files: Files, named: Path | None, format: str | None) -> dict[str
     _sort_xml(files, by_suffix[".xml"], kinds)
     found.update({kind: same for kind, same in kinds.items() if same})
     configs, damaged = _find_configs(files, [*by_suffix[".yaml"], *by_suffix[".yml"]])
-    if named is None:  # those that may be what describes the data
+    if damaged and named is None:  # those that may be what describes the data
         is_named = any(PurePosixPath(name).name in CLASS_FILES for name in names)
         damaged = {p: what for p, what in damaged.items() if p.stem == "data" or not is_named}
     has_labels = not configs and named is None and _has_yolo_labels(files)
@@ -272,8 +272,8 @@ def _sort_xml(files: Files, names: list[str], kinds: dict[str, list[str]]) -> No
             kinds[kind].append(name)
         elif kind is None:
             damaged.append(name)
-    stems = {PurePosixPath(image).stem for image in files.images}
-    if kinds["voc"]:  # whose reader names those that should be an image's
+    if damaged and kinds["voc"]:  # whose reader names those that should be an image's
+        stems = {PurePosixPath(image).stem for image in files.images}
         kinds["voc"] += [name for name in damaged if PurePosixPath(name).stem in stems]
     elif kinds["cvat"]:
         kinds["cvat"] += damaged
