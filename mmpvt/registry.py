@@ -21,7 +21,7 @@ TRANSFORMS = _child(parents.TRANSFORMS, "datasets.loading")
 DATA_SAMPLERS = _child(parents.DATA_SAMPLERS, "datasets.samplers")
 FUNCTIONS = _child(parents.FUNCTIONS, "datasets.samplers")
 METRICS = _child(parents.METRICS, "evaluation")
-OPTIM_WRAPPERS = _child(parents.OPTIM_WRAPPERS, "engine.hooks.divergence")
+OPTIM_WRAPPERS = _child(parents.OPTIM_WRAPPERS, "engine.hooks.divergence", "engine.mixed_precision")
 LOOPS = _child(parents.LOOPS, "engine.loops")
 HOOKS = _child(
     parents.HOOKS,

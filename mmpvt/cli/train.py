@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="float16",
         choices=AMP_DTYPES,
-        help="automatic mixed precision, on a GPU (default: float16)",
+        help="automatic mixed precision; on a CPU: bfloat16 (default: float16, for GPUs)",
     )
     parser.add_argument(
         "--compile",

@@ -1,26 +1,66 @@
-"""Predicting in mixed precision: the network in float16 or bfloat16, heads hand on float32.
+"""Mixed precision: the network in float16 or bfloat16, heads hand on float32.
 
 In bfloat16, whose numbers have eight binary digits, a box's side of 300 pixels would be off by one.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
+from mmengine.runner.amp import autocast
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
+from mmpvt.engine.hooks.divergence import OptimWrapper
 from mmpvt.errors import LaunchError
+from mmpvt.registry import OPTIM_WRAPPERS
+
+# names of PyTorch's for instructions on bfloat16: x86's, Arm's
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 
 
 def check_amp(device: str, dtype: str) -> None:
-    """Whether a device computes in that type of mixed precision.
+    """Whether a device computes in that type of mixed precision; warns of a CPU that is slow in it.
 
     Raises:
         LaunchError: it doesn't.
     """
-    if dtype == "float16" and device == "cpu":
+    if device != "cpu":
+        return
+    if dtype == "float16":
         raise LaunchError("float16 is for GPUs", setting="amp", instead=("amp", "bfloat16"))
+    # older versions of PyTorch don't say
+    instructions: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    if instructions and not any(map(instructions.get, BFLOAT16_INSTRUCTIONS)):
+        print(
+            "warning: this processor has no instructions for bfloat16, which takes longer than "
+            "float32 then",
+            file=sys.stderr,
+        )
+
+
+@OPTIM_WRAPPERS.register_module()
+class Bfloat16OptimWrapper(OptimWrapper):
+    """Trains in bfloat16 by autocast, on a CPU too, which MMEngine's ``AmpOptimWrapper`` refuses.
+
+    Weights, gradients and the optimizer's step are in float32, and so are losses. bfloat16 has
+    float32's range, so the loss is not scaled.
+    """
+
+    _model: nn.Module | None = None
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Within it the model computes in bfloat16; its heads hand on float32."""
+        if model is not self._model:
+            decode_in_float32(model)
+            self._model = model
+        with super().optim_context(model), autocast(dtype=torch.bfloat16):
+            yield
 
 
 def decode_in_float32(model: nn.Module) -> None:
@@ -28,7 +68,7 @@ def decode_in_float32(model: nn.Module) -> None:
     for part in model.modules():
         if isinstance(part, BaseDecodeHead):  # whose forward() is called past its hooks
             part.conv_seg.register_forward_hook(_to_float32_hook)
-        elif hasattr(part, "predict_by_feat"):
+        elif hasattr(part, "predict_by_feat") or hasattr(part, "_get_predictions"):  # mmpretrain's
             part.register_forward_hook(_to_float32_hook)
 
 

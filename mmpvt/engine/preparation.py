@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
 
 from mmpvt.datasets.pipelines import loading_step
 from mmpvt.datasets.samplers import kill_workers
@@ -223,7 +224,7 @@ def prepare_training(
     _use_own_coco_metric(config)
 
     # Training
-    fall_back_to_float32(config)
+    adapt_amp(config)
     _use_own_optim_wrapper(config)
     _make_resumable(config, options.on_bad_data)
     _use_own_checkpoint_hooks(config)
@@ -364,12 +365,14 @@ def _without_name_in_work_dir(config: Config) -> Config:
 
 def _set_amp(config: Config, dtype: str) -> None:
     """Trains in mixed precision; for float16, whose range is small, the loss is scaled."""
-    if not torch.cuda.is_available():
+    device = "cuda" if torch.cuda.is_available() else get_device()
+    if device not in ("cpu", "cuda"):
         raise LaunchError(
-            "mixed precision needs a CUDA GPU, and PyTorch sees none here",
+            f"mixed precision is for CUDA GPUs and CPUs, and PyTorch's device here is {device!r}",
             setting="amp",
             hint="leave it out",
         )
+    check_amp(device, dtype)
     loss_scale = "dynamic" if dtype == "float16" else 1.0
     config.optim_wrapper.update(type="AmpOptimWrapper", dtype=dtype, loss_scale=loss_scale)
 
@@ -499,13 +502,17 @@ def _use_own_coco_metric(config: Config) -> None:
                 evaluator["type"] = "mmpvt.CocoMetric"
 
 
-def fall_back_to_float32(config: Config) -> None:
-    """Trains in float32 where there is no GPU for the mixed precision that the config asks for."""
+def adapt_amp(config: Config) -> None:
+    """Where there is no GPU for the mixed precision that the config asks for, trains in bfloat16 if
+    that is asked for and this is a CPU, and in float32 if not."""
     wrapper = config.get("optim_wrapper") or {}
     is_amp = wrapper.get("type") in ("AmpOptimWrapper", "mmpvt.AmpOptimWrapper")
     if is_amp and not torch.cuda.is_available():
-        print("no GPU here: training in float32, where the config asks for mixed precision")
-        wrapper["type"] = "OptimWrapper"
+        if wrapper.get("dtype") == "bfloat16" and get_device() == "cpu":
+            wrapper["type"] = "mmpvt.Bfloat16OptimWrapper"
+        else:
+            print("no GPU here: training in float32, where the config asks for mixed precision")
+            wrapper["type"] = "OptimWrapper"
         for key in ("loss_scale", "dtype", "use_fsdp"):
             wrapper.pop(key, None)
 

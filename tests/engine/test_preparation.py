@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
@@ -227,8 +228,22 @@ def test_mixed_precision_falls_back(options: dict, capsys: pytest.CaptureFixture
     prepared.optim_wrapper.type = "mmpvt.AmpOptimWrapper"  # prepared on another machine
     again = prepare_training(prepared, TrainOptions(**options))
     assert again.optim_wrapper.type == "mmpvt.OptimWrapper"
-    with pytest.raises(LaunchError, match="amp: mixed precision needs a CUDA GPU"):
+    with pytest.raises(LaunchError, match="amp: float16 is for GPUs"):
         prepare_training(load(), TrainOptions(**options, amp="float16"))
+
+
+def test_bfloat16_on_a_cpu(options: dict, monkeypatch: pytest.MonkeyPatch, capsys):
+    prepared = prepare_training(load(), TrainOptions(**options, amp="bfloat16"))
+    assert prepared.optim_wrapper.type == "mmpvt.Bfloat16OptimWrapper"
+    assert not {"dtype", "loss_scale"} & set(prepared.optim_wrapper)
+    config = load()
+    config.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16", loss_scale=1.0)
+    again = prepare_training(config, TrainOptions(**options))
+    assert again.optim_wrapper == prepared.optim_wrapper
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "bf16": False})
+    capsys.readouterr()
+    prepare_training(load(), TrainOptions(**options, amp="bfloat16"))
+    assert "warning: this processor has no instructions for bfloat16" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("dtype", "loss_scale"), [("float16", "dynamic"), ("bfloat16", 1.0)])
@@ -237,7 +252,7 @@ def test_mixed_precision(dtype: str, loss_scale: str | float, options: dict, gpu
     found = (wrapper.type, wrapper.dtype, wrapper.loss_scale)
     assert found == ("mmpvt.AmpOptimWrapper", dtype, loss_scale)
     config = load("retinanet_pvt_l_fpn_1x_coco.py")
-    preparation.fall_back_to_float32(config)
+    preparation.adapt_amp(config)
     assert config.optim_wrapper.type == "AmpOptimWrapper"
 
 

@@ -105,6 +105,11 @@ def test_a_classifier_through_the_tools(train, tiny: Path, images: Path, tmp_pat
     assert f"accuracy/top1: {score:.4f}" in ended.out + ended.err
     results = load(tmp_path / "results.pkl")
     assert len(results) == 12 and results[0]["pred_score"].shape == (6,)
+    in_bfloat16 = ("--out", tmp_path / "bfloat16.pkl", "--amp", "bfloat16")
+    assert call_tool("test.py", tiny, checkpoint, *options, *in_bfloat16).code == 0
+    for found, wanted in zip(load(in_bfloat16[1]), results, strict=True):
+        assert found["pred_score"].dtype == torch.float32
+        torch.testing.assert_close(found["pred_score"], wanted["pred_score"], rtol=0, atol=0.02)
 
     out = tmp_path / "predicted"
     ended = call_tool("predict.py", tiny, checkpoint, images / "val" / "ring", "--out", out)

@@ -96,17 +96,22 @@ def state(work_dir: Path) -> dict:
     return {key: last[key] for key in ("state_dict", "optimizer", "param_schedulers")}
 
 
-def resume_from(iterations: Iterable[int], kind: str, workers: int, train: Callable) -> None:
+def resume_from(
+    iterations: Iterable[int], kind: str, workers: int, train: Callable, *options: str
+) -> None:
     """A run, and others that go on from its checkpoints; four iterations are an epoch."""
-    whole = train(kind, workers, "--seed", 3)
+    whole = train(kind, workers, "--seed", 3, *options)
     for iteration in iterations:
-        resumed = train(kind, workers, "--resume", whole / f"iter_{iteration}.pth")
+        resumed = train(kind, workers, "--resume", whole / f"iter_{iteration}.pth", *options)
         assert_equal(state(resumed), state(whole))
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("epochs", 0), ("iterations", 2)])
-def test_resumed_ends_as_never_stopped(kind: str, workers: int, train):
-    resume_from([3], kind, workers, train)
+@pytest.mark.parametrize(
+    ("kind", "workers", "options"),
+    [("epochs", 0, ()), ("epochs", 0, ("--amp", "bfloat16")), ("iterations", 2, ())],
+)
+def test_resumed_ends_as_never_stopped(kind: str, workers: int, options: tuple[str, ...], train):
+    resume_from([3], kind, workers, train, *options)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from dev.swap_sweep.records import FAILED, OK, REFUSED, SKIPPED, UNREADABLE, Rec
 from dev.swap_sweep.shipped_configs import ShippedConfig, is_counted, without_folders
 from mmpvt.engine.config import read_config
 from mmpvt.engine.config_parts import iter_dicts
-from mmpvt.engine.preparation import fall_back_to_float32
+from mmpvt.engine.preparation import adapt_amp
 from mmpvt.errors import UserError
 from mmpvt.swap import swap_backbone
 
@@ -82,7 +82,7 @@ class ConfigTrial:
 
 def make_small(config: Config) -> None:
     """Lets few boxes through, pads little and removes weights to download; the structure stays."""
-    fall_back_to_float32(config)
+    adapt_amp(config)
     _drop_reid_without_mmpretrain(config)
     for part in iter_dicts(config.model):
         if (part.get("init_cfg") or {}) and "Pretrained" in str(part.get("init_cfg")):
