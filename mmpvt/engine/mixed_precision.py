@@ -13,12 +13,15 @@ from typing import Any
 import torch
 from mmengine.runner.amp import autocast
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.decode_heads.knet_head import KernelUpdateHead
 from torch import Tensor, nn
 
 from mmpvt.engine.hooks.divergence import OptimWrapper
 from mmpvt.errors import LaunchError
 from mmpvt.registry import OPTIM_WRAPPERS
 
+LAST_LAYERS = ("conv_seg", "fc_seg", "mask_norm")  # of MMSegmentation's heads
+DECODING = ("predict_by_feat", "_get_predictions")  # methods of MMDetection's heads, mmpretrain's
 # names of PyTorch's for instructions on bfloat16: x86's, Arm's
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 
@@ -67,9 +70,14 @@ def decode_in_float32(model: nn.Module) -> None:
     """Has a model's heads hand on float32, whatever they compute in."""
     for part in model.modules():
         if isinstance(part, BaseDecodeHead):  # whose forward() is called past its hooks
-            part.conv_seg.register_forward_hook(_to_float32_hook)
-        elif hasattr(part, "predict_by_feat") or hasattr(part, "_get_predictions"):  # mmpretrain's
-            part.register_forward_hook(_to_float32_hook)
+            layers = [getattr(part, name) for name in LAST_LAYERS if hasattr(part, name)]
+        elif any(hasattr(part, name) for name in DECODING) or isinstance(part, KernelUpdateHead):
+            # a two-stage DETR's encoder calls the branches, too
+            layers = [part, *getattr(part, "cls_branches", ()), *getattr(part, "reg_branches", ())]
+        else:
+            layers = []
+        for layer in layers:
+            layer.register_forward_hook(_to_float32_hook)
 
 
 def _to_float32_hook(_: nn.Module, __: tuple, output: Any) -> Any:

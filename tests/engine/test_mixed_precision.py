@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from dev.swap_sweep import batches
-from mmpvt.engine.mixed_precision import Bfloat16OptimWrapper
+from dev.swap_sweep import ConfigTrial, ShippedConfig, batches
+from mmpvt.engine.mixed_precision import Bfloat16OptimWrapper, decode_in_float32
 from small_models import build
 
 
@@ -52,10 +52,33 @@ def test_losses_are_those_of_float32(kind: str, version: str, tolerance: float):
     assert torch.cosine_similarity(gradient, towards, dim=0) > 1 - tolerance
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512.py",
+        "point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py",
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # of MMSegmentation's heads
+def test_label_maps_of_heads_of_their_own(path: str):
+    """Whose last layer is another than most heads'; by scores in float32."""
+    _, config = ConfigTrial().prepare(ShippedConfig("mmseg", path))
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        model = MODELS.build(config.model).eval()
+        decode_in_float32(model)
+        batch = batches.prediction_batch(config)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            (sample,) = model(**model.data_preprocessor(batch, False), mode="predict")
+    assert sample.seg_logits.data.dtype == torch.float32
+
+
 def test_heads_are_hooked_once():
-    model, _ = build("retinanet", "v2")
+    """And the branches that the encoder of a two-stage DETR calls past its head."""
+    model, _ = build("deformable_detr", "v2")
     wrapper = Bfloat16OptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
     for _ in range(3):
         with wrapper.optim_context(model):
             pass
-    assert len(model.bbox_head._forward_hooks) == 1
+    head = model.bbox_head
+    for layer in (head, *head.cls_branches, *head.reg_branches):
+        assert len(layer._forward_hooks) == 1
