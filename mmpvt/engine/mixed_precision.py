@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmdet.models.dense_heads import MaskFormerHead
+from mmdet.models.roi_heads.mask_heads import MaskPointHead
 from mmengine.runner.amp import autocast
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.decode_heads.knet_head import KernelUpdateHead
@@ -22,6 +24,7 @@ from mmpvt.registry import OPTIM_WRAPPERS
 
 LAST_LAYERS = ("conv_seg", "fc_seg", "mask_norm")  # of MMSegmentation's heads
 DECODING = ("predict_by_feat", "_get_predictions")  # methods of MMDetection's heads, mmpretrain's
+OTHER_HEADS = (KernelUpdateHead, MaskFormerHead, MaskPointHead)
 # names of PyTorch's for instructions on bfloat16: x86's, Arm's
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 
@@ -71,7 +74,7 @@ def decode_in_float32(model: nn.Module) -> None:
     for part in model.modules():
         if isinstance(part, BaseDecodeHead):  # whose forward() is called past its hooks
             layers = [getattr(part, name) for name in LAST_LAYERS if hasattr(part, name)]
-        elif any(hasattr(part, name) for name in DECODING) or isinstance(part, KernelUpdateHead):
+        elif any(hasattr(part, name) for name in DECODING) or isinstance(part, OTHER_HEADS):
             # a two-stage DETR's encoder calls the branches, too
             layers = [part, *getattr(part, "cls_branches", ()), *getattr(part, "reg_branches", ())]
         else:

@@ -53,23 +53,25 @@ def test_losses_are_those_of_float32(kind: str, version: str, tolerance: float):
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("package", "path"),
     [
-        "knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512.py",
-        "point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py",
+        ("mmdet", "point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py"),
+        ("mmseg", "knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512.py"),
+        ("mmseg", "point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # of MMSegmentation's heads
-def test_label_maps_of_heads_of_their_own(path: str):
-    """Whose last layer is another than most heads'; by scores in float32."""
-    _, config = ConfigTrial().prepare(ShippedConfig("mmseg", path))
+def test_heads_whose_last_layer_is_another(package: str, path: str):
+    """Which put float32 and what they compute into one tensor."""
+    _, config = ConfigTrial().prepare(ShippedConfig(package, path))
     with DefaultScope.overwrite_default_scope(config.default_scope):
         model = MODELS.build(config.model).eval()
         decode_in_float32(model)
         batch = batches.prediction_batch(config)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             (sample,) = model(**model.data_preprocessor(batch, False), mode="predict")
-    assert sample.seg_logits.data.dtype == torch.float32
+    scores = sample.pred_instances.scores if package == "mmdet" else sample.seg_logits.data
+    assert scores.dtype == torch.float32 and scores.numel()
 
 
 def test_heads_are_hooked_once():
