@@ -211,11 +211,16 @@ def fault_tolerant(
 
 
 def flatten(samples: Any) -> Iterator[BaseDataElement]:
-    """Data samples out of the lists that batches and test-time augmentation make of them."""
-    if isinstance(samples, list | tuple):
+    """Data samples out of the lists that batches and test-time augmentation make of them.
+
+    Those of semi-supervised training lie in a dict of branches, None where an image is not in one.
+    """
+    if isinstance(samples, dict):
+        yield from flatten(list(samples.values()))
+    elif isinstance(samples, list | tuple):
         for inner in samples:
             yield from flatten(inner)
-    else:
+    elif samples is not None:
         yield samples
 
 

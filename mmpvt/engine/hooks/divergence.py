@@ -12,6 +12,7 @@ from mmengine.optim import OptimWrapper as MMEngineOptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmpvt.datasets.samplers import flatten
 from mmpvt.errors import UserError
 from mmpvt.registry import HOOKS, OPTIM_WRAPPERS
 from mmpvt.utils.text import printable
@@ -82,7 +83,7 @@ class DivergenceHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
         """Remembers the batch's images, and the buffers, which a forward pass changes."""
-        samples = (data_batch or {}).get("data_samples", ())
+        samples = flatten((data_batch or {}).get("data_samples"))
         self._images += [sample.metainfo.get("img_path", "?") for sample in samples]
         if self.on_nan == "skip" and not self._buffers:
             self._buffers = {name: b.clone() for name, b in runner.model.named_buffers()}

@@ -217,6 +217,6 @@ def _skipped(data_batch: dict | None) -> dict[str, tuple[str, object]]:
     """A batch's images that couldn't be used: by name, the reason and the image's id."""
     return {
         name: (reason, sample.metainfo.get("img_id"))
-        for sample in flatten((data_batch or {}).get("data_samples", ()))
+        for sample in flatten((data_batch or {}).get("data_samples"))
         for name, reason in sample.metainfo.get("skipped", ())
     }

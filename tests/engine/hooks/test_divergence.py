@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.optim import OptimWrapper as MMEngineOptimWrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import OPTIM_WRAPPERS
@@ -98,3 +99,13 @@ def test_without_the_hook():
     before = state(runner)
     runner.optim_wrapper.update_params(runner.model(torch.randn(4, 2)).square().mean())
     assert not same(before, state(runner))
+
+
+def test_branches_of_semi_supervised_training():
+    runner, hook = watched("stop")
+    one, other = (DetDataSample(metainfo=dict(img_path=name)) for name in ("a.png", "b.png"))
+    samples = {"sup": [one, None], "unsup_teacher": [None, other]}
+    hook.before_train_iter(runner, 0, dict(data_samples=samples))
+    runner.optim_wrapper.guard = hook
+    with pytest.raises(UserError, match=r"images a\.png, b\.png"):
+        runner.optim_wrapper.update_params(runner.model(torch.randn(4, 2)).mean() * NAN)

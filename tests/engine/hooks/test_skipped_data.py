@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 
 from mmpvt import UserError
 from mmpvt.datasets.shapes import METAINFO, generate
 from mmpvt.engine.checks import check_data
-from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
+from mmpvt.engine.hooks.skipped_data import SkippedDataHook, skip_unusable_annotations
 
 ANNOTATIONS = "annotations/instances_train2017.json"
 
@@ -98,3 +101,13 @@ def test_processes_of_one_run(root: Path):
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
+
+
+def test_branches_of_semi_supervised_training():
+    """Of which each image is in some, None stands for it in the others."""
+    skipped = DetDataSample(metainfo=dict(img_id=3, skipped=[("a.png", "it is broken")]))
+    samples = {"sup": [DetDataSample(), None], "unsup_teacher": [None, skipped]}
+    runner = SimpleNamespace(logger=logging.getLogger("skipped"))
+    hook = SkippedDataHook([])
+    hook.after_train_iter(runner, 0, dict(data_samples=samples))
+    assert hook.trained == {"a.png": "it is broken"}
