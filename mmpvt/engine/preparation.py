@@ -430,15 +430,14 @@ def _set_out(config: Config, out: str, force: bool) -> None:
 
 def _set_tta(config: Config) -> None:
     """Tests under the config's augmentations, or a flip; segmenters need some of their own."""
-    dataset = config.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
+    datasets = [dataset for _, dataset in split_datasets(config, ("test",))]
     if "tta_model" not in config or "tta_pipeline" not in config:
         if config.get("default_scope") == "mmseg":
             raise ConfigError("the config holds no tta_model and tta_pipeline", setting="tta")
         flips = [ConfigDict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
+        pipeline = datasets[0]["pipeline"]
         if config.get("default_scope") == "mmpretrain":
-            pack = dataset.pipeline[-1]
+            pack = pipeline[-1]
             config.tta_model = dict(type="AverageClsScoreTTA")
         else:
             keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
@@ -446,10 +445,11 @@ def _set_tta(config: Config) -> None:
             nms = dict(type="nms", iou_threshold=0.5)
             config.tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
         tta = ConfigDict(type="TestTimeAug", transforms=[flips, [pack]])
-        config.tta_pipeline = [*dataset.pipeline[:-1], tta]
+        config.tta_pipeline = [*pipeline[:-1], tta]
     if config.model.get("type") != config.tta_model.type:
         config.model = ConfigDict(**config.tta_model, module=config.model)
-    dataset.pipeline = config.tta_pipeline
+    for dataset in datasets:
+        dataset["pipeline"] = copy.deepcopy(config.tta_pipeline)  # each reads its own folders
 
 
 def _set_tiles(config: Config, tiling: Tiling) -> None:

@@ -406,6 +406,22 @@ def test_testing_a_detector(tested: dict, shapes: Path, tmp_path: Path):
     assert prepare_test(prepared, options).to_dict() == prepared.to_dict()
 
 
+def test_augmenting_several_data_sets(tested: dict):
+    """Each reads files in its own folders alone."""
+    config = load(SEGMENTER)
+    load_image, *_ = config.test_dataloader.dataset.pipeline
+    config.tta_model = ConfigDict(type="SegTTAModel")
+    config.tta_pipeline = [load_image, ConfigDict(type="TestTimeAug", transforms=[])]
+    one = config.test_dataloader.dataset
+    two = ConfigDict(one, data_prefix=config.train_dataloader.dataset.data_prefix)
+    config.test_dataloader.dataset = ConfigDict(type="ConcatDataset", datasets=[one, two])
+    prepared = prepare_test(config, preparation.TestOptions(**tested, tta=True))
+    pipelines = [dataset.pipeline for dataset in prepared.test_dataloader.dataset.datasets]
+    assert [steps[-1].type for steps in pipelines] == ["TestTimeAug"] * 2
+    folders = [{Path(folder).name for folder in steps[0].folders} for steps in pipelines]
+    assert "validation" in folders[0] and "training" in folders[1]
+
+
 def test_testing_a_segmenter(tested: dict, tmp_path: Path):
     out = str(tmp_path / "maps")
     prepared = prepare_test(load(SEGMENTER), preparation.TestOptions(**tested, out=out))
