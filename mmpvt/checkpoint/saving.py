@@ -57,7 +57,7 @@ def newest_checkpoint(work_dir: str | os.PathLike) -> Path | None:
     """
     folder = Path(work_dir)
     candidates = {path for pattern in PATTERNS for path in folder.glob(pattern)}
-    named = _named(folder)
+    named = last_checkpoint(folder)
     if named is not None and is_intact(named):
         written = _written(folder / POINTER)
         candidates = {path for path in candidates if _written(path) > written} | {named}
@@ -66,8 +66,8 @@ def newest_checkpoint(work_dir: str | os.PathLike) -> Path | None:
     return max(reached, key=lambda path: (reached[path], path == named), default=None)
 
 
-def _named(folder: Path) -> Path | None:
-    """What ``last_checkpoint`` names, also where the folder was moved since."""
+def last_checkpoint(folder: Path) -> Path | None:
+    """What ``last_checkpoint`` names, also where the folder was moved since; None if it is gone."""
     try:
         name = Path(os.fsdecode((folder / POINTER).read_bytes()).strip())
     except (OSError, ValueError):

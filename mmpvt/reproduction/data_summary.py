@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
@@ -18,6 +19,7 @@ from mmpvt.errors import UserError
 from mmpvt.utils.constants import IGNORE_LABEL
 
 MAX_MAPS = 300  # label maps that are read of a data set
+UNREADABLE = (OSError, ValueError, Image.DecompressionBombError)
 
 
 def summarize_data(config: Config) -> list[dict]:
@@ -89,18 +91,14 @@ def _objects(dataset: DatasetConfig) -> dict:
 def _pixels(dataset: DatasetConfig) -> dict:
     files = dataset.segmentation_files()
     stems = [files.stems[i] for i in evenly_spaced(len(files.stems), MAX_MAPS)]
-    counts = [pixels for stem in stems for pixels in _count(dataset, files.label_map(stem))]
+    counts = list(_count(dataset, map(files.label_map, stems)))
     total = np.array([np.zeros(256), *counts]).sum(axis=0).astype(np.int64)
-    shapes = []
-    for stem in stems:
-        with suppress(OSError, ValueError), Image.open(files.image(stem)) as image:
-            shapes.append(image.size)
     return dict(
         unit="pixels",
         images=len(files.stems),
         read=len(stems),
         empty=sum(not pixels.any() for pixels in counts),
-        **_shapes(shapes),
+        **_shapes(_image_sizes(map(files.image, stems))),
         **_by_class(dataset.classes, total[: len(dataset.classes)]),
     )
 
@@ -108,32 +106,37 @@ def _pixels(dataset: DatasetConfig) -> dict:
 def _labels(dataset: DatasetConfig) -> dict:
     images = dataset.classified_images
     names = [images.names[i] for i in evenly_spaced(len(images.names), MAX_MAPS)]
-    shapes = []
-    for name in names:
-        with suppress(OSError, ValueError), Image.open(images.folder / name) as image:
-            shapes.append(image.size)
     counts = np.bincount(images.labels, minlength=len(dataset.classes))
     return dict(
         unit="images",
         images=len(images.names),
         read=len(images.names),
         empty=0,
-        **_shapes(shapes),
+        **_shapes(_image_sizes(images.folder / name for name in names)),
         **_by_class(dataset.classes, counts),
     )
 
 
-def _count(dataset: DatasetConfig, path: str | None) -> Iterator[np.ndarray]:
-    """Pixels of each label in a label map, (256,); nothing of one that can't be used."""
+def _count(dataset: DatasetConfig, paths: Iterable[str | None]) -> Iterator[np.ndarray]:
+    """Pixels of each label in each label map, (256,); nothing of one that can't be used."""
     loader = label_map_loader(dataset, num_classes=len(dataset.classes) or None)
-    with suppress(UserError, OSError, ValueError):
-        with Image.open(path or "") as image:
-            shape = image.size[::-1]
-        fields: dict = dict(img_path=path, seg_map_path=path, seg_fields=[], ori_shape=shape)
-        labels = loader(dict(fields, **label_map_fields(dataset)))["gt_seg_map"]
-        pixels = np.bincount(labels.ravel(), minlength=256)
-        pixels[IGNORE_LABEL] = 0
-        yield pixels
+    common = dict(label_map_fields(dataset), seg_fields=[])
+    for path in paths:
+        for size in _image_sizes([path or ""]):
+            fields = dict(common, img_path=path, seg_map_path=path, ori_shape=size[::-1])
+            with suppress(UserError, OSError, ValueError):
+                pixels = np.bincount(loader(fields)["gt_seg_map"].ravel(), minlength=256)
+                pixels[IGNORE_LABEL] = 0
+                yield pixels
+
+
+def _image_sizes(paths: Iterable[str | Path]) -> list[tuple[int, int]]:
+    """Width and height of each image, but of those that can't be read."""
+    sizes = []
+    for path in paths:
+        with suppress(*UNREADABLE), Image.open(path) as image:
+            sizes.append(image.size)
+    return sizes
 
 
 def _shapes(sizes: list[tuple[int, int]]) -> dict:

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
+from mmpvt.checkpoint.saving import last_checkpoint
 from mmpvt.engine.config import set_hook
 from mmpvt.engine.hooks.interrupt import raise_if_asked
 from mmpvt.engine.preparation import TestOptions, prepare_test
@@ -27,24 +28,24 @@ PAGE = "index.html"
 FOLDER = "report"  # in a work directory
 
 
-def report_on_training(config: Config, checkpoint: str | None = None) -> str:
-    """Reports on a training that has ended; to be called by each of its processes.
+def report_on_training(config: Config) -> str:
+    """Reports on the last checkpoint of a training that has ended; each process is to call it.
 
     Whatever goes wrong, nothing of the training is lost, and nothing is raised but what ends the
     process.
 
     Args:
         config (Config): that it ran with, of :func:`~mmpvt.engine.preparation.prepare_training`.
-        checkpoint (str | None): to test. Default: the last of the training.
 
     Returns:
         str: a sentence: where the report is, or why there is none.
     """
     work_dir = Path(config.work_dir)
     try:
+        checkpoint = last_checkpoint(work_dir)
         if checkpoint is None:
-            checkpoint = _last_checkpoint(work_dir)
-        options = TestOptions(checkpoint=checkpoint, launcher=config.get("launcher", "none"))
+            raise CheckpointError(f"the training saved no checkpoint in {work_dir}", where=work_dir)
+        options = TestOptions(checkpoint=str(checkpoint), launcher=config.get("launcher", "none"))
         return f"the report is {write_run_report(config, options, work_dir / FOLDER)}"
     except BaseException as error:  # the training is worth more than its report
         if stop := Interrupted.behind(error):
@@ -113,10 +114,3 @@ def write_run_report(
     page = render([record], title=f"Report: {name}").encode()
     raise_if_asked()
     return outputs.write(PAGE, page)
-
-
-def _last_checkpoint(work_dir: Path) -> str:
-    file = work_dir / "last_checkpoint"
-    if not file.is_file():
-        raise CheckpointError(f"the training saved no checkpoint in {work_dir}", where=work_dir)
-    return file.read_text().strip()

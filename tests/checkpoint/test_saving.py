@@ -14,7 +14,7 @@ from mmengine.fileio import get_file_backend
 from mmengine.logging import MessageHub
 
 from mmpvt.checkpoint import newest_checkpoint
-from mmpvt.checkpoint.saving import atomic_backend_args, is_intact
+from mmpvt.checkpoint.saving import atomic_backend_args, is_intact, last_checkpoint
 from mmpvt.engine.hooks.checkpoints import CheckpointHook
 
 
@@ -44,6 +44,13 @@ def test_torn_pointer(pointer: str, tmp_path: Path):
     assert newest_checkpoint(tmp_path) == newest
     (tmp_path / "last_checkpoint").unlink()
     assert newest_checkpoint(tmp_path) == newest
+
+
+def test_a_name_that_is_not_text(tmp_path: Path):
+    checkpoint = tmp_path / os.fsdecode(b"epoch_\xe9.pth")
+    checkpoint.touch()
+    (tmp_path / "last_checkpoint").write_bytes(os.fsencode(checkpoint))
+    assert last_checkpoint(tmp_path) == checkpoint
 
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "flipped", "gone"])

@@ -31,6 +31,8 @@ def test_a_training_is_worth_more_than_its_report(
         monkeypatch.setattr(run_report, "write_run_report", raise_it)
 
     (tmp_path / "last_checkpoint").write_text("epoch_1.pth")
+    assert run_report.report_on_training(config) == said  # it was removed since
+    (tmp_path / "epoch_1.pth").touch()
     end(ZeroDivisionError("a\nb"))
     assert run_report.report_on_training(config).endswith(r"ZeroDivisionError: a\nb")
     swallowed = SyntaxError("Failed to format the config file")  # as MMEngine's `except:` has it
@@ -64,3 +66,12 @@ def test_summary_of_data(name: str, shapes: Path):
     assert 160 <= train["width"][0] <= train["width"][1] <= train["width"][2] <= 192
     set_data_root(config, str(shapes / "none"))
     assert all("error" in one for one in summarize_data(config))
+
+
+def test_summary_of_images_of_any_size(shapes: Path, monkeypatch: pytest.MonkeyPatch):
+    """Pillow refuses to open the largest."""
+    config = load_config("configs/fpn_pvt_v2_b0_shapes.py")
+    set_data_root(config, str(shapes))
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)
+    for one in summarize_data(config):
+        assert "error" not in one and one["images"] and "width" not in one
