@@ -29,7 +29,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 
 from mmpvt.errors import BadFileError, OutputError, SetupError, UserError
 from mmpvt.evaluation.coco_results import coco_categories
-from mmpvt.inference.batches import instance_lines
+from mmpvt.inference.batches import classification, instance_lines
 from mmpvt.inference.detections import sample_to_detections
 from mmpvt.inference.predictor import Predictor
 from mmpvt.utils.atomic import PART
@@ -429,9 +429,8 @@ def _predict(
             if share
         }
     else:
-        label = int(sample.pred_label)
-        name = encodable(predictor.classes[label])
-        line.update({"class": name, "score": float(sample.pred_score[label])})
+        ranked = classification(sample, predictor.classes)
+        line.update({key: ranked[key] for key in ("class", "score")})
     picture = predictor.draw(frame, sample, options.score) if options.draw else frame
     return line, picture
 
@@ -486,13 +485,13 @@ class _Writer:
     """
 
     def __init__(self, av: Any, path: Path, rate: float, source: Any) -> None:
-        self.av, self.path = av, path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.out = path.open("wb")  # FFmpeg's own writing says nothing of a full disk
-        self.file = av.open(self.out, "w", format="mp4", options=FRAGMENTS)
         name = next((name for name in ENCODERS if name in av.codecs_available), None)
         if name is None:
             raise SetupError(f"FFmpeg here has none of the encoders {', '.join(ENCODERS)}")
+        self.av = av
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.out = path.open("wb")  # FFmpeg's own writing says nothing of a full disk
+        self.file = av.open(self.out, "w", format="mp4", options=FRAGMENTS)
         self.stream = self.file.add_stream(name, rate=Fraction(rate).limit_denominator(1001))
         self.stream.pix_fmt = "yuv420p"
         self.stream.codec_context.time_base = Fraction(1, 90_000)

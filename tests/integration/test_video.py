@@ -17,6 +17,7 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
+from mmpretrain.structures import DataSample
 
 import mmpvt
 from mmpvt.inference import video
@@ -412,6 +413,32 @@ def test_a_full_disk(tmp_path: Path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert read_lines(tmp_path / "out" / "clip.jsonl")
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_a_classifier_without_class_names(tmp_path: Path):
+    """A class is named by its number then, as on images."""
+
+    class Classifier(Oracle):
+        classes: list[str] = []
+        meta: dict = {}
+
+        def __call__(self, frame: np.ndarray) -> DataSample:
+            sample = DataSample(metainfo=dict(ori_shape=frame.shape[:2]))
+            return sample.set_pred_score(torch.tensor([0.1, 0.2, 0.7])).set_pred_label(2)
+
+    source = write_video(tmp_path / "clip.mp4", sound=False)
+    summary = predict_video(Classifier(), str(source), tmp_path / "out", VideoOptions())
+    lines = read_lines(summary.lines)
+    assert len(lines) == FRAMES
+    assert {(line["class"], round(line["score"], 3)) for line in lines} == {("2", 0.7)}
+
+
+def test_ffmpeg_without_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = write_video(tmp_path / "clip.mp4", sound=False)
+    monkeypatch.setattr(video, "ENCODERS", ("none",))
+    with pytest.raises(mmpvt.UserError, match="none of the encoders none"):
+        predict_video(Oracle(), str(source), tmp_path / "out", VideoOptions())
     assert not list((tmp_path / "out").glob("*.part"))
 
 
