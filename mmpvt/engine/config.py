@@ -301,7 +301,7 @@ def set_pretrained(config: Config, source: str) -> None:
     """
     if source != "none" and not _exists(source):
         raise CheckpointError(f"no such file: {source}", setting="pretrained", where=source)
-    for backbone in _backbones(config, "pretrained"):
+    for backbone in _backbones_for(config, "pretrained"):
         backbone.pop("pretrained", None)
         weights = dict(type="Pretrained", checkpoint=source)
         backbone["init_cfg"] = None if source == "none" else weights
@@ -333,8 +333,14 @@ def set_resume(config: Config, checkpoint: str) -> None:
         )
     config.resume = True
     config.load_from = checkpoint
-    if "backbone" in config.model:  # its weights come from the checkpoint
-        config.model.backbone.init_cfg = None
+    leave_backbones_to_checkpoint(config)
+
+
+def leave_backbones_to_checkpoint(config: Config) -> None:
+    """Has no backbone load weights of its own, which a whole model's checkpoint replaces."""
+    for backbone in _backbones(config):
+        backbone.pop("pretrained", None)
+        backbone["init_cfg"] = None
 
 
 def set_checkpoint(config: Config, checkpoint: str) -> None:
@@ -431,7 +437,7 @@ def freeze_stages(config: Config, number: int) -> None:
     """
     from mmpvt.datasets.pipelines import find_class  # imports MMDetection, which a swap needn't
 
-    backbones = _backbones(config, "freeze")
+    backbones = _backbones_for(config, "freeze")
     if number < 0:
         raise ConfigError(f"{number} is no number of stages", setting="freeze")
     with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmdet"):
@@ -500,8 +506,13 @@ def set_hook(config: Config, **hook) -> None:
     config.custom_hooks = hooks
 
 
-def _backbones(config: Config, setting: str) -> list[dict]:
-    backbones = [d["backbone"] for d in iter_dicts(config.model) if "backbone" in d]
+def _backbones(config: Config) -> list[dict]:
+    backbones = (d.get("backbone") for d in iter_dicts(config.model))
+    return [backbone for backbone in backbones if isinstance(backbone, dict)]
+
+
+def _backbones_for(config: Config, setting: str) -> list[dict]:
+    backbones = _backbones(config)
     if not backbones:
         raise ConfigError("the config's model has no backbone", setting=setting)
     return backbones

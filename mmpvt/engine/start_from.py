@@ -16,11 +16,12 @@ from mmpvt.checkpoint import fit_to_model, load_checkpoint, newest_checkpoint
 from mmpvt.checkpoint.class_rows import class_counts, find_class_rows, start_by_class_names
 from mmpvt.checkpoint.fitting import unwrapped
 from mmpvt.engine.class_names import dataset_meta, is_classifier, stored_meta
+from mmpvt.engine.config import leave_backbones_to_checkpoint
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import CheckpointMismatchError, ConfigError, DownloadError, UserError
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
-from mmpvt.models.archs import VARIANTS
+from mmpvt.models.archs import VARIANTS, Variant
 from mmpvt.utils.text import few, printable
 
 if TYPE_CHECKING:
@@ -76,10 +77,7 @@ def set_start_from(config: Config, options: TrainOptions) -> None:
             raise
         start(config, checkpoint, build_for_classes(config), source)
     config.load_from, config.resume = source, False
-    for part in iter_dicts(config.model):
-        if isinstance(part.get("backbone"), dict):  # its weights come from the checkpoint
-            part["backbone"].pop("pretrained", None)
-            part["backbone"]["init_cfg"] = None
+    leave_backbones_to_checkpoint(config)
 
 
 def start(
@@ -173,12 +171,11 @@ def published_detector(config: Config, setting: str | None = "start_from") -> st
     Raises:
         ConfigError: none was published.
     """
-    kinds = {1: PyramidVisionTransformer, 2: PyramidVisionTransformerV2}
+    model = build_for_classes(config)
+    variant = _variant_of(getattr(model, "backbone", None))
     if is_classifier(config.model):
-        pvt = getattr(build_for_classes(config), "backbone", None)
-        for variant in VARIANTS:
-            if isinstance(pvt, kinds[variant.version]) and pvt.arch == variant.arch:
-                return variant.weights
+        if variant:
+            return variant.weights
         raise ConfigError(
             "no classifier was published for this config's architecture",
             setting=setting,
@@ -189,20 +186,20 @@ def published_detector(config: Config, setting: str | None = "start_from") -> st
 
     from mmpvt.datasets.download.catalog import FILES
 
-    model = build_for_classes(config)
-    backbone = getattr(model, "backbone", None)
     known = FILES["detectors"]
-    for variant in VARIANTS:
-        if (
-            isinstance(model, RetinaNet)
-            and isinstance(backbone, kinds[variant.version])
-            and backbone.arch == variant.arch
-            and variant.full_name in known
-        ):
-            return known[variant.full_name].verified_url
+    if isinstance(model, RetinaNet) and variant and variant.full_name in known:
+        return known[variant.full_name].verified_url
     raise ConfigError(
         "no detector was published for this config's architecture",
         setting=setting,
         hint="name a checkpoint, or take a RetinaNet with FPN and one of these backbones: "
         + ", ".join(known),
     )
+
+
+def _variant_of(backbone: nn.Module | None) -> Variant | None:
+    kinds = {1: PyramidVisionTransformer, 2: PyramidVisionTransformerV2}
+    for variant in VARIANTS:
+        if isinstance(backbone, kinds[variant.version]) and backbone.arch == variant.arch:
+            return variant
+    return None

@@ -238,6 +238,16 @@ def test_pretrained(config: Config, tmp_path: Path):
         set_pretrained(Config(dict(model=dict(type="A"))), "none")
 
 
+def test_a_resumed_backbone_loads_nothing(config: Config, tmp_path: Path):
+    """Also within another model."""
+    config.model = ConfigDict(type="Teacher", detector=config.model)
+    config.model.detector.backbone.pretrained = "a.pth"
+    (tmp_path / "epoch_1.pth").touch()
+    set_resume(config, str(tmp_path / "epoch_1.pth"))
+    assert config.model.detector.backbone.init_cfg is None
+    assert "pretrained" not in config.model.detector.backbone
+
+
 def test_missing_files(config: Config, tmp_path: Path):
     config.work_dir = str(tmp_path)
     missing = str(tmp_path / "a.pth")
