@@ -17,6 +17,7 @@ from mmpvt.utils.text import few
 
 CLASSIFYING = {"bbox_head", "mask_head", "decode_head", "auxiliary_head"}
 TEXT = {"language_model", "text_encoder"}  # parts of models that compare images with text
+NAMED = 3  # classes that differ, in a sentence
 log = logging.getLogger("mmpvt")
 
 
@@ -267,16 +268,23 @@ def compare_with_checkpoint(classes: Sequence[str], checkpoint: Mapping) -> str 
     )
 
 
-def class_differences(stored: Sequence[str], classes: Sequence[str], most: int = 3) -> str:
-    """The first indices at which a checkpoint's and a data set's classes differ, for a sentence."""
-    pairs = enumerate(zip_longest(stored, classes))
+def iter_differing(
+    one: Sequence[str], other: Sequence[str]
+) -> Iterator[tuple[int, str | None, str | None]]:
+    """Each label of which two lists of classes have different names, None past a list's end."""
+    for label, (name, other_name) in enumerate(zip_longest(one, other)):
+        if name != other_name:
+            yield label, name, other_name
+
+
+def class_differences(stored: Sequence[str], classes: Sequence[str]) -> str:
+    """The first labels at which a checkpoint's and a data set's classes differ, for a sentence."""
     differing = [
-        f"class {i} is {_quoted(one)} in the checkpoint and {_quoted(other)} in the data set"
-        for i, (one, other) in pairs
-        if one != other
+        f"class {label} is {_quoted(one)} in the checkpoint and {_quoted(other)} in the data set"
+        for label, one, other in iter_differing(stored, classes)
     ]
-    more = [f"{len(differing) - most} more"] if len(differing) > most else []
-    return ", ".join(differing[:most] + more)
+    more = [f"{len(differing) - NAMED} more"] if len(differing) > NAMED else []
+    return ", ".join(differing[:NAMED] + more)
 
 
 def _quoted(name: str | None) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
 
 from mmpvt.datasets.coco import files_by_id, read_annotations
-from mmpvt.engine.class_names import head_counts
+from mmpvt.engine.class_names import head_counts, iter_differing
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import ConfigError, DatasetError
@@ -195,8 +194,7 @@ def check_same_classes(config: Config, splits: Iterable[str]) -> None:
         first, expected = named[0]
         if classes == expected or (split != first and sorted(classes) != sorted(expected)):
             continue
-        pairs = enumerate(zip_longest(expected, classes))
-        label, (one, other) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        label, one, other = next(iter_differing(expected, classes))
         raise ConfigError(
             f"the config's data sets ({first}, {split}) disagree on what a label means: {label} is "
             f"{one!r} in one and {other!r} in another",

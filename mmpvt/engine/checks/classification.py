@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import zip_longest
 
 from mmengine.config import Config
 
 from mmpvt.datasets.listed_files import check_present
+from mmpvt.engine.class_names import iter_differing
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import DatasetError
 from mmpvt.utils.text import few
@@ -43,12 +43,11 @@ def check_images(dataset: DatasetConfig) -> None:
             hint="set metainfo=dict(classes=…) and the head's num_classes to what is there",
         )
     named = (dataset.fields.get("metainfo") or {}).get("classes")
-    pairs = enumerate(zip_longest(images.folders, named or images.folders))
-    unlike = next(((label, *pair) for label, pair in pairs if pair[0] != pair[1]), None)
-    if unlike:  # mmpretrain numbers folders as they are sorted, whatever the classes' order
+    # mmpretrain numbers folders as they are sorted, whatever the classes' order
+    for label, folder, name in iter_differing(images.folders, named or images.folders):
         raise DatasetError(
-            f"class {unlike[0]} is {unlike[2]!r} in the config, and {unlike[1]!r} of the sorted "
-            f"folders in {images.folder}",
+            f"class {label} is {name!r} in the config, and {folder!r} of the sorted folders in "
+            f"{images.folder}",
             where=images.folder,
             hint="list the classes sorted as the folders, or the images with their labels in an "
             "ann_file",

@@ -18,7 +18,7 @@ from mmpvt.datasets.listed_files import ALLOW_OUTSIDE, check_inside, check_prese
 from mmpvt.datasets.pipelines import find_class
 from mmpvt.engine.checks import channels, classes, classification, label_maps
 from mmpvt.engine.checks.classes import AnnotatedClasses
-from mmpvt.engine.class_names import log
+from mmpvt.engine.class_names import iter_differing, log
 from mmpvt.engine.config_parts import dataset_kind, iter_dicts, split_datasets
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import ConfigError, DatasetError
@@ -233,12 +233,10 @@ def _check_voc(dataset: DatasetConfig) -> AnnotatedClasses:
 def _check_lvis(file: Path, names: list[str]) -> None:
     """MMDetection's ``LVISDataset`` numbers classes as its file does, whatever the config says."""
     categories = [category["name"] for category in coco.read_annotations(file)["categories"]]
-    pairs = enumerate(itertools.zip_longest(categories, names))
-    unlike = next(((label, *pair) for label, pair in pairs if pair[0] != pair[1]), None)
-    if names and unlike:
+    for label, category, name in iter_differing(categories, names or categories):
         raise ConfigError(
             f"{file} has {len(categories)} categories, the config {len(names)} classes; number "
-            f"{unlike[0]} is {unlike[1]!r} in the file and {unlike[2]!r} in the config",
+            f"{label} is {category!r} in the file and {name!r} in the config",
             hint="LVIS data sets take the file's order, so set metainfo=dict(classes=…) to it, or "
             "use type='CocoDataset'",
         )
