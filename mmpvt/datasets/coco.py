@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import reprlib
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from reprlib import repr as short_repr
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -152,11 +152,11 @@ def category_problem(categories: list) -> str | None:
     for place, category in enumerate(categories):
         field = _invalid_field(category, _Category)
         if field:
-            return f"{field!r} of category {place} is missing or invalid: {_short(category)}"
+            return f"{field!r} of category {place} is missing or invalid: {short_repr(category)}"
         if field is not None:
-            return f"category {place} is {_short(category)}, where a dict is expected"
+            return f"category {place} is {short_repr(category)}, where a dict is expected"
         if category["id"] in seen:
-            return f"two categories have the id {_short(category['id'])}"
+            return f"two categories have the id {short_repr(category['id'])}"
         seen.add(category["id"])
     return None
 
@@ -261,12 +261,12 @@ def _image_problem(same: list[dict]) -> Problem | None:
     if field == "file_name":
         return "has no file_name", ""
     if field is not None or image["width"] * image["height"] > MAX_PIXELS:
-        sides = ", ".join(f"{key} {_short(image.get(key))}" for key in ("width", "height"))
+        sides = ", ".join(f"{key} {short_repr(image.get(key))}" for key in ("width", "height"))
         return "has no size" if field is not None else "has a size that can't be loaded", sides
     with suppress(UnicodeError):
         if b"\0" not in os.fsencode(image["file_name"]):
             return None
-    return "has a file_name that no file can have", _short(image["file_name"])
+    return "has a file_name that no file can have", short_repr(image["file_name"])
 
 
 def _problem(annotation: Any, images: dict, listed: set, categories: set) -> Problem | None:
@@ -279,9 +279,9 @@ def _problem(annotation: Any, images: dict, listed: set, categories: set) -> Pro
     if annotation["image_id"] not in images:
         return IMAGE_SKIPPED
     if field == "category_id" or annotation.get("category_id") not in categories:
-        return "is of an unknown category", _short(annotation.get("category_id"))
+        return "is of an unknown category", short_repr(annotation.get("category_id"))
     if field == "bbox":
-        return "has a box that is not four numbers", _short(annotation.get("bbox"))
+        return "has a box that is not four numbers", short_repr(annotation.get("bbox"))
     image = images[annotation["image_id"]]
     x, y, w, h = annotation["bbox"]
     if w <= 0 or h <= 0:
@@ -296,7 +296,7 @@ def _mask_problem(mask: object, polygons: list[list] | None, image: dict) -> Pro
     if isinstance(mask, dict):
         field = _invalid_field(mask, _RunLengths)
         if field == "size" or mask.get("size") != [height, width]:
-            return "has a mask of another size than its image", _short(mask.get("size"))
+            return "has a mask of another size than its image", short_repr(mask.get("size"))
         if field is not None or _run_lengths(mask["counts"]) != width * height:
             return "has a run-length encoded mask that is damaged", ""
         return None
@@ -354,7 +354,3 @@ def _run_lengths(counts: list[int] | str) -> int | None:
             return None
         value = shift = 0
     return None if shift else sum(runs)
-
-
-def _short(value: object) -> str:
-    return reprlib.repr(value)

@@ -324,7 +324,7 @@ class LoadSegAnnotations(LoadAnnotations):
                 results["gt_seg_map"] = labels
                 results["seg_fields"].append("gt_seg_map")
             else:
-                are_labels = image.mode in BYTES or _holds_labels(content)
+                are_labels = image.mode in BYTES or _holds_labels(image)
                 super()._load_seg_map(results)
                 labels = results["gt_seg_map"]
         except UserError:
@@ -405,9 +405,9 @@ def _read(path: str, backend_args: dict | None, folders: Sequence[str] | None) -
     return read_bytes(path)
 
 
-def _holds_labels(content: bytes) -> bool:
+def _holds_labels(image: Image.Image) -> bool:
     """Whether an image's values stay what they are as bytes, which MMSegmentation takes them as."""
-    stored = np.asarray(Image.open(io.BytesIO(content)))
+    stored = np.asarray(image)
     return np.array_equal(stored, stored.astype(np.uint8))
 
 

@@ -11,14 +11,8 @@ from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.errors import ConfigError
 
 SEVERAL_FILES = ("LoadMultiChannelImageFromFiles", "LoadMultipleRSImageFromFile")
-KNOWN = (
-    "mmcv",
-    "mmdet",
-    "mmseg",
-    "mmpretrain",
-    "mmpvt",
-)  # whose transforms keep an image's channels,
-CHANGING = ("RGB2Gray", "ConcatCDInput")  # except for these
+STOCK = ("mmcv", "mmdet", "mmseg", "mmpretrain", "mmpvt")  # packages whose transforms are known:
+CHANGING = ("RGB2Gray", "ConcatCDInput")  # these alone change an image's channels
 
 
 def transform_name(step: dict) -> str:
@@ -71,7 +65,7 @@ def build_image_loader(step: dict) -> BaseTransform:
 def keep_channels(steps: Sequence[dict]) -> bool:
     """Whether transforms after loading are known to leave an image's channels as they are."""
     return all(
-        getattr(find_class(TRANSFORMS, step["type"]), "__module__", "").partition(".")[0] in KNOWN
+        getattr(find_class(TRANSFORMS, step["type"]), "__module__", "").partition(".")[0] in STOCK
         and transform_name(step) not in CHANGING
         for step in steps
     )

@@ -31,19 +31,13 @@ from mmengine.structures import BaseDataElement
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from mmpvt.datasets.loading import placeholder_images
+from mmpvt.datasets.pipelines import STOCK
 from mmpvt.errors import BadFileError, DatasetError, UserError
 from mmpvt.registry import DATA_SAMPLERS, FUNCTIONS
 from mmpvt.utils.signals import handle
 
 EARLY_BATCHES = 100  # on_bad_data='auto' stops a run within these only
 MAX_SKIPPED = {False: 20, True: 100}  # images in a row, before and after the first good one
-STOCK = (
-    "mmcv",
-    "mmdet",
-    "mmseg",
-    "mmpretrain",
-    "mmpvt",
-)  # packages whose loading transforms are known
 DECODING_ERRORS = (  # UserError is a ValueError, and a broken PNG or XML a SyntaxError
     *(OSError, EOFError, ValueError, SyntaxError, AssertionError),
     *(struct.error, zlib.error, BadZipFile, cv2.error),
