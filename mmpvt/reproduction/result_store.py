@@ -14,7 +14,14 @@ import numpy as np
 from mmengine.config import Config
 
 from mmpvt.engine.config_parts import iter_datasets
-from mmpvt.utils.files import MAX_ANNOTATIONS, MAX_BYTES, check_regular, parse_json, read_bytes
+from mmpvt.utils.files import (
+    MAX_ANNOTATIONS,
+    MAX_BYTES,
+    check_regular,
+    file_sha256,
+    parse_json,
+    read_bytes,
+)
 from mmpvt.utils.outputs import Outputs, fitting
 from mmpvt.utils.text import to_json as to_safe_json
 
@@ -126,11 +133,7 @@ def _digest_data(dataset: dict, known: dict[str, str]) -> str:
 
 def _digest_file(path: Path, max_bytes: int) -> str:
     check_regular(path, max_bytes)
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return file_sha256(path)
 
 
 def _type_name(value: object) -> str:

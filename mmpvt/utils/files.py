@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import os
 import re
@@ -69,6 +70,15 @@ def _check_status(path: str | os.PathLike, status: os.stat_result, max_bytes: in
             f"{max_bytes / 2**30:g} GiB are the limit",
             where=path,
         )
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """A file's SHA-256, in hexadecimal; of a file of any size."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def parse_json(data: bytes) -> object:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from mmpvt.errors import OutputError
 from mmpvt.utils.atomic import atomic_write, make_folder, put_back, replacing
+from mmpvt.utils.files import file_sha256
 from mmpvt.utils.locking import LOCK
 
 LISTING = ".mmpvt-files"
@@ -217,7 +218,7 @@ class Outputs:
         path = self.folder / name
         self.check(name)
         try:
-            self._list(name, _digest(part))
+            self._list(name, file_sha256(part))
             part.replace(path)
         except OSError as error:
             raise OutputError(f"{path} can't be written ({error.strerror})", where=path) from error
@@ -321,18 +322,9 @@ def is_listed(path: Path, name: str, known: Listing) -> bool:
     try:
         if not sums or not _is_regular(path):
             return False
-        return _digest(path) in sums
+        return file_sha256(path) in sums
     except OSError:
         return False
-
-
-def _digest(path: Path) -> str:
-    """A file's SHA-256, of any size."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while content := file.read(2**20):
-            digest.update(content)
-    return digest.hexdigest()
 
 
 def is_result(path: Path, listings: dict[Path, Listing | None]) -> bool:

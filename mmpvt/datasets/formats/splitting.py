@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmpvt.datasets.formats.reading import stem, with_progress
 from mmpvt.datasets.formats.records import ImageRecord
+from mmpvt.utils.files import file_sha256
 
 # What augmentation and file managers add to a name: Roboflow's hash, "flip", "copy". Not "(1)":
 # Windows and browsers number different images so.
@@ -43,10 +44,10 @@ def group_duplicates(records: dict[str, ImageRecord]) -> list[list[str]]:
     for name, record in records.items():
         by_stem[original_stem(name)].append(name)
         by_size[_size(record.path)].append(name)
-    by_content: dict[bytes, list[str]] = defaultdict(list)
+    by_content: dict[str, list[str]] = defaultdict(list)
     for same in by_size.values():
         for name in same if len(same) > 1 else ():
-            by_content[_digest(records[name].path)].append(name)
+            by_content[file_sha256(records[name].path)].append(name)
     for same in (*by_stem.values(), *by_content.values()):
         for name in same[1:]:
             parents[find(name)] = find(same[0])
@@ -71,15 +72,17 @@ def copies_of(
         return []
     by_stem = {original_stem(record.path.name): record for record in reversed(records)}
     sizes = {_size(record.path) for record in others}
-    by_content: dict[bytes, ImageRecord] = {}
+    by_content: dict[str, ImageRecord] = {}
     shared = set()
     for record in with_progress(records, "comparing images"):
         if (size := _size(record.path)) in sizes:
             shared.add(size)
-            by_content.setdefault(_digest(record.path), record)
+            by_content.setdefault(file_sha256(record.path), record)
     copies = []
     for record in with_progress(others, "comparing images"):
-        original = by_content.get(_digest(record.path)) if _size(record.path) in shared else None
+        original = (
+            by_content.get(file_sha256(record.path)) if _size(record.path) in shared else None
+        )
         named = by_stem.get(original_stem(record.path.name))
         if original is None and named and named.path.stem != record.path.stem:
             original = named
@@ -90,12 +93,6 @@ def copies_of(
 
 def _size(path: Path) -> int:
     return path.stat().st_size
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest() if hasattr(
-            hashlib, "file_digest") else hashlib.sha256(file.read()).digest()  # fmt: skip
 
 
 def stratify(
