@@ -27,7 +27,7 @@ from mmpvt.datasets.formats.labelme import read_labelme
 from mmpvt.datasets.formats.masks import Pairs, find_pairs, read_masks
 from mmpvt.datasets.formats.opened import OpenedDataset, distinct_colours
 from mmpvt.datasets.formats.reading import VIDEOS, Content, Files, Reading, read_json, stem
-from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance
+from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance, unique_records
 from mmpvt.datasets.formats.voc import read_voc
 from mmpvt.datasets.formats.writing import LabelMaps
 from mmpvt.datasets.formats.yolo import CLASS_FILES, holds_labels, parse_yaml, read_yolo
@@ -244,7 +244,7 @@ def _sort_json(files: Files, names: list[str], kinds: dict[str, list[str]]) -> N
         raise DatasetError(
             f"{files.root / damaged[0]} is no JSON: it is truncated, damaged or not in UTF-8",
             where=files.root / damaged[0],
-            hint="mend or remove it",
+            hint="correct or remove it",
         )
     if kinds["labelme"] or len(names) == 1:
         kinds["labelme" if kinds["labelme"] else "coco"] += damaged  # whose reader says so
@@ -407,7 +407,7 @@ def _opened(reading: Reading, kind: str, content: Content) -> OpenedDataset:
 def _drop_copies(reading: Reading, splits: dict[str, list[ImageRecord]]) -> None:
     """Leaves one of the objects of an image that are equal."""
     gone, first = 0, None
-    for record in {id(r): r for records in splits.values() for r in records}.values():
+    for record in unique_records(splits):
         places = {(one.label, one.box) for one in record.instances}
         if len(places) < len(record.instances):
             kept: list[Instance] = []
@@ -447,7 +447,7 @@ def _take_classes(
         )
     labels = {content.classes.index(name): label for label, name in enumerate(wanted)}
     gone = 0
-    for record in {id(r): r for records in splits.values() for r in records}.values():
+    for record in unique_records(splits):
         before = len(record.instances)
         record.instances = [one for one in record.instances if one.label in labels]
         gone += before - len(record.instances)

@@ -31,11 +31,7 @@ def read_coco(reading: Reading, names: list[str]) -> Content:
     contents = {split: (name, _content(reading, name)) for split, name in _splits(names).items()}
     order = [split for split in ("train", ALL, "val", "test") if split in contents]
     categories = [c for split in order for c in _by_id(contents[split][1])]
-    used = {
-        next(c["name"] for c in content["categories"] if c["id"] == a["category_id"])
-        for _, content in contents.values()
-        for a in _unlike_categories(content)
-    }
+    used = {name for _, content in contents.values() for name in _used_names(content)}
     parents = {c.get("supercategory") for c in categories if c.get("supercategory") != c["name"]}
     classes: list[str] = []
     colours: dict[str, Colour] = {}
@@ -44,8 +40,9 @@ def read_coco(reading: Reading, names: list[str]) -> Content:
         # Roboflow's first category is the project, which all others are of
         is_top = category.get("supercategory") in (None, "", "none")
         if is_top and name in parents and name not in used:
-            if f"the category {name!r} is of no object and is skipped" not in reading.notes:
-                reading.notes.append(f"the category {name!r} is of no object and is skipped")
+            note = f"the category {name!r} is of no object and is skipped"
+            if note not in reading.notes:
+                reading.notes.append(note)
             continue
         if name not in classes:
             classes.append(name)
@@ -142,9 +139,10 @@ def _by_id(content: dict) -> list[dict]:
     return content["categories"]
 
 
-def _unlike_categories(content: dict) -> list[dict]:
-    """An annotation of each category that has one."""
-    return list({a["category_id"]: a for a in content["annotations"]}.values())
+def _used_names(content: dict) -> list[str]:
+    """The names of the categories that have annotations."""
+    ids = {annotation["category_id"] for annotation in content["annotations"]}
+    return [category["name"] for category in content["categories"] if category["id"] in ids]
 
 
 def _read(

@@ -44,7 +44,7 @@ class _Shape(msgspec.Struct):
     mask: str | None = None
 
 
-class _File(msgspec.Struct):  # without imageData, which msgspec passes over
+class _File(msgspec.Struct):  # without imageData, which msgspec skips
     shapes: list[_Shape]
     imagePath: str | None = None
     imageWidth: Side | None = None

@@ -131,8 +131,8 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
     with ThreadPoolExecutor(min(8, usable_processors())) as pool:
         paths = [reading.root / name for _, name in found.pairs]
         read = pool.map(lambda path: _read_map(path, table), paths)
-        pairs = zip(found.pairs, found.keys, read, strict=True)
-        for (image, name), key, (held, size, own) in _progress(pairs, len(paths)):
+        pairs = with_progress(found.pairs, "reading label maps")
+        for (image, name), key, (held, size, own) in zip(pairs, found.keys, read, strict=True):
             if size is None:
                 reading.problem(name, str(held))
                 continue
@@ -161,12 +161,6 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
     own_colours = dict(zip(names, colours or palette, strict=False))
     splits = {split: [record for record, _ in found] for split, found in records.items()}
     return Content(list(names), splits, own_colours, values)
-
-
-def _progress(items, total: int):
-    items = iter(items)
-    for _ in with_progress(range(total), "reading label maps"):
-        yield next(items)
 
 
 def _number(reading: Reading, records: dict, mapping: dict) -> None:

@@ -18,7 +18,7 @@ from typing import TypeVar
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord, Instance
 from mmpvt.errors import DatasetError, UserError
@@ -32,7 +32,6 @@ MAX_TEXT = 2**30  # bytes of an XML, YAML or text file
 PROGRESS_AFTER = 2.0  # seconds
 TOLERANCE = 1e-3  # of an image's side, which relative coordinates may be off by
 _TURNED = (5, 6, 7, 8)  # EXIF's orientations that swap width and height
-_ORIENTATION = 274  # EXIF's tag
 _SPLIT = re.compile(
     r"(?:^|[^a-z])(train|training|valid|validation|val|dev|test|testing)\d*(?:$|[^a-z])"
 )
@@ -464,7 +463,7 @@ def orientation(image: Image.Image) -> int:
     """
     if image.format == "TIFF" or "exif" not in image.info:
         return 1
-    return image.getexif().get(_ORIENTATION, 1)
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def outline_box(polygons: list[list[float]]) -> tuple[float, float, float, float]:

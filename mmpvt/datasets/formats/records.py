@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,3 +33,8 @@ class ImageRecord:
     instances: list[Instance] = field(default_factory=list)
     label_map: Path | None = None  # of semantic data
     labels: tuple[int, ...] = ()  # that are in it
+
+
+def unique_records(splits: Mapping[str, Iterable[ImageRecord]]) -> list[ImageRecord]:
+    """The images of all splits; one that is in several counts once."""
+    return list({id(record): record for same in splits.values() for record in same}.values())

@@ -24,7 +24,7 @@ from pycocotools import mask as rle
 
 from mmpvt.datasets.formats.masks import map_values
 from mmpvt.datasets.formats.reading import image_size, orientation, stem, with_progress
-from mmpvt.datasets.formats.records import ImageRecord, Instance
+from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance, unique_records
 from mmpvt.errors import ConfigError, DatasetError, OutputError
 from mmpvt.utils.atomic import PART
 from mmpvt.utils.constants import IGNORE_LABEL, WRITTEN_FORMATS
@@ -355,8 +355,7 @@ Names = dict[str, list[tuple[ImageRecord, str]]]
 
 def _output_names(opened: OpenedDataset) -> Names:
     """A file name for each image, by split, of which no two have one stem."""
-    records = [record for same in opened.splits.values() for record in same]
-    ends = Counter(record.path.stem.casefold() for record in {id(r): r for r in records}.values())
+    ends = Counter(record.path.stem.casefold() for record in unique_records(opened.splits))
     taken: dict[str, int] = {}
     made: Names = {}
     for split, same in opened.splits.items():
@@ -412,7 +411,7 @@ def _write_yolo(opened: OpenedDataset, folder: Path, names: Names) -> None:
             record = _as_loaded(stored)
             lines = [_yolo_line(record, one) for one in record.instances if not one.ignored]
             (labels / f"{stem(name)}.txt").write_text("".join(filter(None, lines)))
-        content["train" if split == "all" else split] = f"images/{split}"
+        content["train" if split == ALL else split] = f"images/{split}"
     content["names"] = list(opened.classes)
     (folder / "data.yaml").write_text(
         yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8"
@@ -458,7 +457,7 @@ def _write_voc(opened: OpenedDataset, folder: Path, names: Names) -> None:
         _copy(pairs, folder / "JPEGImages", split)
         for record, name in pairs:
             (folder / "Annotations" / f"{stem(name)}.xml").write_bytes(_voc(opened, record, name))
-        which = "default" if split == "all" else split
+        which = "default" if split == ALL else split
         (sets / f"{which}.txt").write_text(
             "".join(f"{stem(name)}\n" for _, name in pairs), encoding="utf-8"
         )

@@ -65,7 +65,7 @@ def read_yolo(reading: Reading, config: Path | None) -> Content:
     Raises:
         DatasetError: classes have no names; a folder or list that ``data.yaml`` names is missing.
     """
-    keypoints = 0
+    keypoints = False
     if config is not None:
         content = parse_yaml(reading.read_text(config))
         if content is None:
@@ -73,7 +73,7 @@ def read_yolo(reading: Reading, config: Path | None) -> Content:
         classes = _names(content, config, reading.classes)
         images = _from_yaml(reading, content, config)
         if isinstance(content.get("kpt_shape"), list):
-            keypoints = 1
+            keypoints = True
             reading.notes.append("keypoints are skipped")
     else:
         classes = _class_file(reading)
@@ -97,7 +97,7 @@ def read_yolo(reading: Reading, config: Path | None) -> Content:
             if record is None:
                 continue
             if label is not None:
-                _read_labels(reading, record, label, classes, bool(keypoints))
+                _read_labels(reading, record, label, classes, keypoints)
             splits[split].append(record)
     root = reading.root
     used = {Path(os.path.relpath(p, root)).as_posix() for paths in images.values() for p in paths}
