@@ -208,41 +208,18 @@ def merge_instances(
     edge = torch.tensor([0.0, 0.0, shape[1], shape[0]])
     inner = tiles[owner] != edge  # sides of tiles that aren't the image's own
     cut = (((boxes - tiles[owner]).abs() <= CUT) & inner).any(1).tolist()
-    order = scores.argsort(descending=True, stable=True)
     partners = _same_objects(tiles, owner, boxes, labels, torch.tensor(cut))
-    rank = {int(i): place for place, i in enumerate(order)}
     with_masks = all("masks" in one for _, one in found)
-    first = [0]
-    for _, one in found:
-        first.append(first[-1] + len(one))
+    places = [(tile, n) for tile, (_, one) in enumerate(found) for n in range(len(one))]
 
     kept, kept_boxes, masks = [], [], []
-    taken = [False] * len(scores)
-    score = scores.tolist()
-    for i in order.tolist():
-        if taken[i]:
-            continue
-        taken[i] = True
-        intact, parts, waiting = (None, [i], [i]) if cut[i] else (i, [i], [i])
-        while waiting:
-            for other in sorted(partners.get(waiting.pop(), ()), key=rank.__getitem__):
-                if taken[other]:
-                    continue
-                taken[other] = True
-                if score[other] < STRONG * score[i] or intact is not None:
-                    continue
-                if cut[other]:
-                    parts.append(other)
-                else:
-                    intact = other
-                waiting.append(other)
-        parts = parts if intact is None else [intact]
+    for best, parts in _objects(scores, partners, cut):
         its = boxes[parts]
-        kept.append(i)
+        kept.append(best)
         kept_boxes.append(torch.cat([its[:, :2].amin(0), its[:, 2:].amax(0)]))
         if with_masks:
-            places = [(found[int(owner[p])], p - first[int(owner[p])]) for p in parts]
-            masks.append(_joined_mask([(box, one.masks[n]) for (box, one), n in places], shape))
+            of_tiles = [(found[tile], n) for tile, n in (places[part] for part in parts)]
+            masks.append(_joined_mask([(box, one.masks[n]) for (box, one), n in of_tiles], shape))
     index = torch.tensor(kept, dtype=torch.long)
     merged = InstanceData(
         bboxes=torch.stack(kept_boxes) if kept else boxes[:0],
@@ -252,6 +229,35 @@ def merge_instances(
     if with_masks:
         merged.masks = masks
     return merged
+
+
+def _objects(
+    scores: Tensor, partners: dict[int, list[int]], cut: list[bool]
+) -> Iterator[tuple[int, list[int]]]:
+    """Each object's box of the highest score, and the boxes that make up its own."""
+    order = scores.argsort(descending=True, stable=True).tolist()
+    rank = {box: place for place, box in enumerate(order)}
+    score = scores.tolist()
+    taken = set()
+    for best in order:
+        if best in taken:
+            continue
+        taken.add(best)
+        intact = None if cut[best] else best
+        parts, waiting = [best], [best]
+        while waiting:
+            for other in sorted(partners.get(waiting.pop(), ()), key=rank.__getitem__):
+                if other in taken:
+                    continue
+                taken.add(other)
+                if score[other] < STRONG * score[best] or intact is not None:
+                    continue
+                if cut[other]:
+                    parts.append(other)
+                else:
+                    intact = other
+                waiting.append(other)
+        yield best, parts if intact is None else [intact]
 
 
 def _same_objects(

@@ -17,11 +17,11 @@ import torch
 from mmengine.dist import all_reduce_dict, get_rank
 from mmengine.hooks import EMAHook as MMEngineEMAHook
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from mmpvt.checkpoint.fitting import unwrapped
 from mmpvt.checkpoint.resume_check import EARLY_STOP
 from mmpvt.datasets.samplers import fault_tolerant, flatten, seed_generators
 from mmpvt.engine.hooks.checkpoints import main_metric
@@ -200,11 +200,9 @@ class ValLossHook(Hook):
             metrics.update({f"val/{name}": value for name, value in losses.items()})
 
     def _compute(self, runner: Runner, batches: int | None = None) -> dict[str, float]:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = _loss_model(unwrapped(runner.model), self.as_trained)
         with _generators_kept(), torch.no_grad():
-            return _mean_losses(
-                _loss_model(model, self.as_trained), itertools.islice(self.dataloader, batches)
-            )
+            return _mean_losses(model, itertools.islice(self.dataloader, batches))
 
 
 def _loss_model(model: nn.Module, as_trained: bool) -> Any:
