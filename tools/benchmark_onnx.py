@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import run_onnx
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from PIL import Image
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
@@ -31,7 +31,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mmpvt.cli.export import load_deploy
 from mmpvt.datasets.coco import read_annotations
-from mmpvt.engine.cli import user_errors
+from mmpvt.engine.cli import add_cfg_options, user_errors
 from mmpvt.engine.config import load_config, set_checkpoint
 from mmpvt.engine.pipeline import TestPipeline, load_model, read_test_pipeline
 from mmpvt.errors import UserError
@@ -65,7 +65,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=int, default=3, help="of each image (default: 3)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    add_cfg_options(parser, "model.test_cfg.score_thr=0.3")
     return parser.parse_args()
 
 

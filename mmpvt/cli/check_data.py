@@ -9,9 +9,14 @@ import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
-from mmengine.config import DictAction
-
-from mmpvt.engine.cli import CONFIG, FAILURE, add_data_arguments, data_options_from, user_errors
+from mmpvt.engine.cli import (
+    CONFIG,
+    FAILURE,
+    add_cfg_options,
+    add_data_arguments,
+    data_options_from,
+    user_errors,
+)
 from mmpvt.engine.config_parts import SPLITS
 from mmpvt.utils.outputs import Outputs
 from mmpvt.utils.processors import usable_processors
@@ -45,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes that decode files (default: %(default)d)",
     )
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
-from mmpvt.engine.cli import CHECKPOINT, CONFIG, user_errors
+from mmpvt.engine.cli import CHECKPOINT, CONFIG, add_cfg_options, user_errors
 from mmpvt.errors import UserError
 from mmpvt.utils.outputs import check_free
 
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--check", type=Path, metavar="IMAGE", help="image to compare results on")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    add_cfg_options(parser, "model.test_cfg.score_thr=0.3")
 
 
 def batch_size(text: str | None) -> int | str | None:

@@ -9,9 +9,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmengine.config import DictAction
-
-from mmpvt.engine.cli import CONFIG, user_errors
+from mmpvt.engine.cli import CONFIG, add_cfg_options, user_errors
 
 if TYPE_CHECKING:
     from mmpvt.models import complexity
@@ -27,13 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the image's sides in pixels (default: 1280 800 for a detector, 512 512 for a "
         "segmenter, 224 224 for a classifier)",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="settings to override, such as model.backbone.arch=small",
-    )
+    add_cfg_options(parser, "model.backbone.arch=small")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -33,6 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_page_options(args: argparse.Namespace) -> None:
+    """Raises a ConfigError where ``--pictures`` or ``--logs`` can't be."""
+    if args.pictures < 0:
+        raise ConfigError(f"{args.pictures} is not at least 0", setting="pictures")
+    if args.logs and not args.logs.is_dir():
+        raise ConfigError(f"there is no folder {args.logs}", setting="logs")
+
+
 def run(args: argparse.Namespace) -> None:
     with user_errors():
         from mmpvt.engine.config import load_config
@@ -40,10 +48,7 @@ def run(args: argparse.Namespace) -> None:
         from mmpvt.engine.preparation import TestOptions
         from mmpvt.reproduction.run_report import FOLDER, write_run_report
 
-        if args.pictures < 0:
-            raise ConfigError(f"{args.pictures} is not at least 0", setting="pictures")
-        if args.logs and not args.logs.is_dir():
-            raise ConfigError(f"there is no folder {args.logs}", setting="logs")
+        check_page_options(args)
         config = load_config(args.config, args.cfg_options)
         out = args.out or Path(args.work_dir or config.work_dir, FOLDER)
         args.out = None

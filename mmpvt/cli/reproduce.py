@@ -9,9 +9,10 @@ import argparse
 import signal
 from pathlib import Path
 
+from mmpvt.cli.report import check_page_options
 from mmpvt.engine.choices import LAUNCHERS
 from mmpvt.engine.cli import FAILURE, user_errors
-from mmpvt.errors import ConfigError, Interrupted
+from mmpvt.errors import Interrupted
 from mmpvt.utils.signals import handle
 from mmpvt.utils.text import printable
 
@@ -73,10 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
         check_launcher(args.launcher)
         check_device(args.device)
-        if args.pictures < 0:
-            raise ConfigError(f"{args.pictures} is not at least 0", setting="pictures")
-        if args.logs and not args.logs.is_dir():
-            raise ConfigError(f"there is no folder {args.logs}", setting="logs")
+        check_page_options(args)
         root = files_folder()
         zoo = read_published(root)
         checkpoints = find_checkpoints(

@@ -51,13 +51,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", metavar="DIR", help="the folder the data lies in")
     parser.add_argument("--seed", type=int, help="of all that is random")
     parser.add_argument("--deterministic", action="store_true", help="deterministic kernels only")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="settings to override, such as train_dataloader.batch_size=4",
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         "--on-bad-data",
         choices=ON_BAD_DATA,
@@ -66,6 +60,19 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "the log; auto (the default) ends a test, and training within its first 100 batches",
     )
     parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="job launcher")
+
+
+def add_cfg_options(
+    parser: argparse.ArgumentParser, example: str = "train_dataloader.batch_size=4"
+) -> None:
+    """Adds the option that overrides a config's settings."""
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help=f"settings to override, such as {example}",
+    )
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
