@@ -59,7 +59,6 @@ class LevelDecoder:
         if not hasattr(self, "border"):
             self.border = border_of(head.bbox_coder)
         self.box_channels = head.bbox_coder.encode_size
-        self.has_factors = False
 
     def levels(self, outs: Sequence) -> list[tuple[Tensor, Tensor, Tensor | None]]:
         """Class, box and perhaps factor maps of each level, of the head's results."""

@@ -14,12 +14,11 @@ from mmdet.models.detectors import (
 )
 from mmengine.model import BaseModel
 from mmseg.models.segmentors import BaseSegmentor, CascadeEncoderDecoder, EncoderDecoder
-from torch import nn
 
 from mmpvt.deploy.classifiers import ExportableClassifier
 from mmpvt.deploy.dense import one_stage
 from mmpvt.deploy.forms import Core
-from mmpvt.deploy.layers import is_plain
+from mmpvt.deploy.layers import PLAIN
 from mmpvt.deploy.queries import TRANSFORMERS, ExportableMaskFormer
 from mmpvt.deploy.segmentors import ExportableSegmentor
 from mmpvt.deploy.two_stage import two_stage
@@ -31,10 +30,10 @@ CLASSIFIER_HEADS = ("LinearClsHead", "StackedLinearClsHead")  # their scores are
 
 def exportable(model: BaseModel, is_batch: bool = False) -> Core:
     """The model in exportable form; an ExportError names the part that has none."""
-    unused = (*_parts_of_training(model),)
     for name, part in model.named_modules():
-        is_ours = type(part).__module__.startswith("mmcv.ops") and not name.startswith(unused)
-        if is_ours and not is_plain(part):
+        is_run = not name.startswith("auxiliary_head")  # which only training runs
+        is_operator = type(part).__module__.startswith("mmcv.ops")
+        if is_run and is_operator and not isinstance(part, PLAIN):
             raise ExportError(f"{type(part).__name__} (the model's {name}) can't be exported")
     if is_classifier(model):
         if type(model.head).__name__ not in CLASSIFIER_HEADS:
@@ -58,11 +57,6 @@ def exportable(model: BaseModel, is_batch: bool = False) -> Core:
         ):
             return form(model, is_batch)
     raise ExportError(f"{own.__name__} can't be exported: {_reason(model)}")
-
-
-def _parts_of_training(model: nn.Module) -> list[str]:
-    """Names of parts that aren't run in prediction."""
-    return [name for name in ("auxiliary_head",) if hasattr(model, name)]
 
 
 def _reason(model: BaseModel) -> str:

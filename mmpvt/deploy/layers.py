@@ -41,11 +41,6 @@ def plain_layers(model: nn.Module) -> Iterator[None]:
             delattr(part, name)
 
 
-def is_plain(part: nn.Module) -> bool:
-    """Whether a module of ``mmcv.ops`` can be exported."""
-    return isinstance(part, PLAIN)
-
-
 class _DynamicPooling(TorchFunctionMode):
     """Adaptive pooling of maps of dynamic size, which ONNX has no operator for."""
 
@@ -329,7 +324,7 @@ FORMS: dict[str, dict[type, Callable]] = {
     "gen_encoder_output_proposals": {DeformableDETR: _output_proposals},
     "deform_sampling": {TOODHead: _deform_sampling},
 }
-PLAIN = (
+PLAIN = (  # modules of mmcv.ops that can be exported
     *(*FORMS["forward"], ops.CARAFEPack),
     *(ops.RoIAlign, ops.SimpleRoIAlign, ops.CrissCrossAttention, BaseMergeCell),
 )

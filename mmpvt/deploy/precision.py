@@ -154,8 +154,9 @@ def to_int8(
                 OpTypesToExcludeOutputQuantization=["MatMul", "Gemm"],
             ),
         )
-        result = _with_metadata(onnx.load(quantised), model, "int8")
-    result.metadata_props["calibrated_on"] = _digests(images)
+        result = ir.from_proto(onnx.load(quantised))
+    facts = {"precision": "int8", "calibrated_on": _digests(images)}
+    result.metadata_props.update({**model.metadata_props, **facts})
     fuse_integer_matmuls(result)
     return result
 
@@ -307,13 +308,6 @@ class _CalibrationImages(quantization.CalibrationDataReader):
 
 def _inputs(sample: Sample) -> Mapping[str, np.ndarray]:
     return {"image": sample} if isinstance(sample, np.ndarray) else sample
-
-
-def _with_metadata(proto: onnx.ModelProto, original: ir.Model, precision: str) -> ir.Model:
-    model = ir.from_proto(proto)
-    model.metadata_props.update(original.metadata_props)
-    model.metadata_props["precision"] = precision
-    return model
 
 
 @contextmanager

@@ -204,7 +204,7 @@ class PreprocessingGraph:
         has_float64: bool = True,
     ) -> None:
         self._is_float, self._has_float64 = image_format.is_float, has_float64
-        op = self._op = _Ops()
+        op = self._op = Operators()
         self.image = ir.Value(
             name="image",
             type=ir.TensorType(ir.DataType.UINT8),
@@ -223,15 +223,15 @@ class PreprocessingGraph:
 
         x = op.Cast(op.Transpose(x, perm=(2, 0, 1)), to=FLOAT)
         if swaps_channels(data_preprocessor, channels, image_format):
-            x = op.Gather(x, _int64(2, 1, 0, *range(3, channels)), axis=0)
+            x = op.Gather(x, int64s(2, 1, 0, *range(3, channels)), axis=0)
         if data_preprocessor._enable_normalize:
             x = op.Sub(x, data_preprocessor.mean.view(-1, 1, 1).float().numpy())
             x = op.Div(x, data_preprocessor.std.view(-1, 1, 1).float().numpy())
-        x = op.Unsqueeze(x, _int64(0))
+        x = op.Unsqueeze(x, int64s(0))
         if input_shape is not None or divisor > 1:
             padded = [self._round_up(side, divisor) for side in sides]
             if input_shape is not None:
-                padded = [_int64(side) for side in input_shape]
+                padded = [int64s(side) for side in input_shape]
             missing = [op.Sub(*pair) for pair in zip(padded, sides, strict=True)]
             pads = op.Concat(np.zeros(6, np.int64), *missing, axis=0)
             x = op.Pad(x, pads, np.float32(pad_value))
@@ -241,7 +241,7 @@ class PreprocessingGraph:
         self.outputs = {
             "x": x,
             "size": op.Cast(size, to=FLOAT),
-            "scale": op.Gather(ratio, _int64(1, 0, 1, 0)),
+            "scale": op.Gather(ratio, int64s(1, 0, 1, 0)),
             "rows": op.Add(op.Cast(self._range(original[0]), to=FLOAT), np.float32(0.5)),
             "columns": op.Add(op.Cast(self._range(original[1]), to=FLOAT), np.float32(0.5)),
         }
@@ -255,8 +255,8 @@ class PreprocessingGraph:
         return self._op.Range(np.int64(0), self._op.Squeeze(count), np.int64(1))
 
     def _round_up(self, side: ir.Value, divisor: int) -> ir.Value:
-        quotient = self._op.Div(self._op.Add(side, _int64(divisor - 1)), _int64(divisor))
-        return self._op.Mul(quotient, _int64(divisor))
+        quotient = self._op.Div(self._op.Add(side, int64s(divisor - 1)), int64s(divisor))
+        return self._op.Mul(quotient, int64s(divisor))
 
     def _target(
         self, step: Resize | ResizeToMultiple | ResizeEdge, sides: Sequence[ir.Value]
@@ -267,9 +267,9 @@ class PreprocessingGraph:
             return [self._round_up(side, step.divisor) for side in sides]
         if isinstance(step, ResizeEdge):
             shorter = op.Min(*sides)
-            return [self._divide(op.Mul(side, _int64(step.side)), shorter)[0] for side in sides]
+            return [self._divide(op.Mul(side, int64s(step.side)), shorter)[0] for side in sides]
         if not step.keep_ratio:
-            return [op.Identity(_int64(side)) for side in (step.height, step.width)]
+            return [op.Identity(int64s(side)) for side in (step.height, step.width)]
         limits, measured = [step.height, step.width], list(sides)
         if step.either_orientation:
             limits = sorted(limits, reverse=True)
@@ -282,11 +282,11 @@ class PreprocessingGraph:
             scaled = [op.Mul(op.Cast(side, to=DOUBLE), ratio) for side in sides]
             return [op.Cast(op.Floor(op.Add(x, np.float64(0.5))), to=INT64) for x in scaled]
         # the smaller ratio of a limit and a side, as these two
-        one, other = (_int64(limit) for limit in limits)
+        one, other = (int64s(limit) for limit in limits)
         is_first = op.Less(op.Mul(one, measured[1]), op.Mul(other, measured[0]))
         limit, measure = op.Where(is_first, one, other), op.Where(is_first, *measured)
-        doubled = op.Mul(measure, _int64(2))
-        halves = [op.Add(op.Mul(op.Mul(side, limit), _int64(2)), measure) for side in sides]
+        doubled = op.Mul(measure, int64s(2))
+        halves = [op.Add(op.Mul(op.Mul(side, limit), int64s(2)), measure) for side in sides]
         return [self._divide(half, doubled)[0] for half in halves]
 
     def _crop(self, x: ir.Value, sides: Sequence[ir.Value], size: tuple[int, int]) -> ir.Value:
@@ -294,19 +294,19 @@ class PreprocessingGraph:
         op = self._op
         starts = []
         for side, wanted in zip(sides, size, strict=True):
-            rest = op.Cast(op.Sub(side, _int64(wanted)), to=FLOAT)
+            rest = op.Cast(op.Sub(side, int64s(wanted)), to=FLOAT)
             half = op.Round(op.Div(rest, np.float32(2)))  # to even, as Python's
-            starts.append(op.Max(op.Cast(half, to=INT64), _int64(0)))
-        ends = [op.Add(start, _int64(wanted)) for start, wanted in zip(starts, size, strict=True)]
+            starts.append(op.Max(op.Cast(half, to=INT64), int64s(0)))
+        ends = [op.Add(start, int64s(wanted)) for start, wanted in zip(starts, size, strict=True)]
         places = (op.Concat(*starts, axis=0), op.Concat(*ends, axis=0))
-        return op.Slice(x, *places, _int64(0, 1))
+        return op.Slice(x, *places, int64s(0, 1))
 
     def _resize_by_pillow(
         self, x: ir.Value, old: Sequence[ir.Value], new: Sequence[ir.Value]
     ) -> ir.Value:
         """(height, width, channels), int32 of bytes, to another size, bicubic with antialiasing."""
         op = self._op
-        planes = op.Unsqueeze(op.Transpose(x, perm=(2, 0, 1)), _int64(0))
+        planes = op.Unsqueeze(op.Transpose(x, perm=(2, 0, 1)), int64s(0))
         planes = op.Cast(planes, to=ir.DataType.UINT8)
         sizes = op.Concat(op.Shape(planes, start=0, end=2), *new, axis=0)
         resized = op.Resize(
@@ -316,7 +316,7 @@ class PreprocessingGraph:
             cubic_coeff_a=-0.5,
             exclude_outside=1,
         )
-        return op.Cast(op.Transpose(op.Squeeze(resized, _int64(0)), perm=(1, 2, 0)), to=INT32)
+        return op.Cast(op.Transpose(op.Squeeze(resized, int64s(0)), perm=(1, 2, 0)), to=INT32)
 
     def _resize(self, x: ir.Value, old: Sequence[ir.Value], new: Sequence[ir.Value]) -> ir.Value:
         """(height, width, channels), int32 of bytes or float32, to another size."""
@@ -334,7 +334,7 @@ class PreprocessingGraph:
         self, x: ir.Value, axis: int, old: Sequence[ir.Value], new: Sequence[ir.Value]
     ) -> list[ir.Value]:
         """Both neighbours of each new position along an axis, each times its weight."""
-        shape = _int64(*((1, -1, 1) if axis else (-1, 1, 1)))
+        shape = int64s(*((1, -1, 1) if axis else (-1, 1, 1)))
         return [
             self._op.Mul(self._op.Gather(x, index, axis=axis), self._op.Reshape(weight, shape))
             for index, weight in self._neighbours(old[axis], new[axis], along_x=axis == 1)
@@ -399,15 +399,16 @@ class PreprocessingGraph:
         return op.Add(quotient, off), op.Sub(rest, op.Mul(off, divisor))
 
 
-def _int64(*values: int) -> np.ndarray:
+def int64s(*values: int) -> np.ndarray:
+    """As ONNX's operators take shapes, axes and indices."""
     return np.array(values, np.int64)
 
 
-class _Ops:
+class Operators:
     """ONNX operators, recorded in order: ``op.Add(x, np.int64(1))``; arrays become constants."""
 
-    def __init__(self) -> None:
-        self.tape = Tape()
+    def __init__(self, tape: Tape | None = None) -> None:
+        self.tape = Tape() if tape is None else tape
 
     def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
         def record(*inputs: ir.Value | np.ndarray | None, **attributes: object) -> ir.Value:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from mmpvt.deploy.operators import EFFICIENT_NMS
+from mmpvt.deploy.preprocessing import Operators, int64s
 from mmpvt.errors import ExportError
 
 TOPK_LIMIT = 3840  # TopK's K is below it
@@ -85,42 +86,29 @@ def expand_plugins(model: ir.Model) -> ir.Model:
 
 def _nms(tape: Tape, node: ir.Node) -> list[ir.Value]:
     """Boxes (batch, K, 4), scores and int32 groups (batch, K), as the plugin gives them."""
-
-    def op(name: str, *inputs: ir.Value | np.ndarray, **attributes: object) -> ir.Value:
-        values = [
-            x
-            if isinstance(x, ir.Value)
-            else tape.op("Constant", [], {"value": ir.tensor(np.asarray(x))})
-            for x in inputs
-        ]
-        return tape.op(name, values, attributes)
-
-    def ints(*values: int) -> np.ndarray:
-        return np.array(values, np.int64)
-
+    op = Operators(tape)
     boxes, per_group = node.inputs
-    scores = op("ReduceMax", per_group, ints(2), keepdims=0)
-    groups = op("ArgMax", per_group, axis=2, keepdims=0)
+    scores = op.ReduceMax(per_group, int64s(2), keepdims=0)
+    groups = op.ArgMax(per_group, axis=2, keepdims=0)
     apart = boxes
     if not node.attributes.get_int("class_agnostic"):
-        step = op("Add", op("ReduceMax", boxes, ints(1, 2)), np.float32(1))
-        offset = op("Unsqueeze", op("Cast", groups, to=ir.DataType.FLOAT), ints(2))
-        apart = op("Add", boxes, op("Mul", offset, step))
+        step = op.Add(op.ReduceMax(boxes, int64s(1, 2)), np.float32(1))
+        offset = op.Unsqueeze(op.Cast(groups, to=ir.DataType.FLOAT), int64s(2))
+        apart = op.Add(boxes, op.Mul(offset, step))
     count = node.attributes.get_int("max_output_boxes")
-    chosen = op(
-        "NonMaxSuppression",
-        *(apart, op("Unsqueeze", scores, ints(1)), ints(count)),
+    chosen = op.NonMaxSuppression(
+        *(apart, op.Unsqueeze(scores, int64s(1)), int64s(count)),
         np.array([node.attributes.get_float("iou_threshold")], np.float32),
         np.array([0], np.float32),
     )
-    places = op("Gather", chosen, ints(0, 2), axis=1)
-    zeros = op("Sub", scores, scores)
-    kept = op("ScatterND", zeros, places, op("GatherND", scores, places))
-    kept, index = tape.op_multi_out("TopK", [kept, op("Identity", ints(count))], num_outputs=2)
-    corners = op("Expand", op("Unsqueeze", index, ints(2)), ints(1, 1, 4))
-    labels = op("GatherElements", groups, index, axis=1)
+    places = op.Gather(chosen, int64s(0, 2), axis=1)
+    zeros = op.Sub(scores, scores)
+    kept = op.ScatterND(zeros, places, op.GatherND(scores, places))
+    kept, index = tape.op_multi_out("TopK", [kept, op.Identity(int64s(count))], num_outputs=2)
+    corners = op.Expand(op.Unsqueeze(index, int64s(2)), int64s(1, 1, 4))
+    labels = op.GatherElements(groups, index, axis=1)
     return [
-        op("GatherElements", boxes, corners, axis=1),
+        op.GatherElements(boxes, corners, axis=1),
         kept,
-        op("Cast", labels, to=ir.DataType.INT32),
+        op.Cast(labels, to=ir.DataType.INT32),
     ]
