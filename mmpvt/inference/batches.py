@@ -14,7 +14,7 @@ from mmengine.structures import BaseDataElement
 from mmpvt.errors import UserError
 from mmpvt.evaluation.coco_results import to_coco
 from mmpvt.inference.predictor import Predictor
-from mmpvt.utils.text import encodable
+from mmpvt.utils.text import class_name, encodable
 
 TOP = 5  # classes whose scores a classifier's predictions hold
 MAX_PENDING = 4  # batches' worth of images that may wait for others of their size
@@ -36,7 +36,7 @@ def classification(sample: BaseDataElement, classes: Sequence[str]) -> dict:
     """A classifier's prediction: ``class``, its ``score``, and the five highest ``scores``, of
     classes that share a name (ImageNet's cranes) the higher one."""
     scores, labels = sample.pred_score.topk(min(TOP, len(sample.pred_score)))
-    names = [encodable(classes[i]) if i < len(classes) else str(i) for i in labels.tolist()]
+    names = [encodable(class_name(classes, label)) for label in labels.tolist()]
     ranked: dict[str, float] = {}
     for name, score in zip(names, scores.tolist(), strict=True):
         ranked.setdefault(name, score)

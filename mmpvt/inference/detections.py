@@ -10,6 +10,7 @@ from mmengine.structures import BaseDataElement
 from pycocotools import mask as coco_mask
 
 from mmpvt.errors import SetupError, UserError
+from mmpvt.utils.text import class_name
 
 if TYPE_CHECKING:
     import supervision
@@ -69,7 +70,7 @@ def sample_to_detections(
     else:
         raise UserError("a classifier's prediction has no boxes and no masks")
     if classes:
-        names = [classes[i] if i < len(classes) else str(i) for i in fields["class_id"]]
+        names = [class_name(classes, label) for label in fields["class_id"]]
         fields["data"] = dict(class_name=np.array(names, dtype=str))
     return supervision.Detections(**fields)
 

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # C0, DEL and C1; line and paragraph separators; marks that change the direction of text
@@ -52,6 +52,11 @@ def to_json(content: object, **options: Any) -> bytes:
     """
     text = json.dumps(content, ensure_ascii=False, **options)
     return _SURROGATE.sub(lambda match: "\\" + _escaped(match), text).encode()
+
+
+def class_name(classes: Sequence[str], label: int) -> str:
+    """The name of a class, or its number where ``classes`` don't reach to it."""
+    return classes[label] if label < len(classes) else str(label)
 
 
 def few(names: Iterable[object], most: int = 3) -> str:

@@ -18,7 +18,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from pycocotools import mask as coco_mask
 
 from mmpvt.utils.constants import IGNORE_LABEL
-from mmpvt.utils.text import printable
+from mmpvt.utils.text import class_name, printable
 
 SIDE = 480  # pixels: a smaller image is enlarged until its shorter side has as many
 LONGEST = 1920  # pixels: but not its longer side beyond
@@ -66,7 +66,7 @@ def draw_sample(
         canvas = draw_map(canvas, labels, classes, palette)
     if f"{part}_label" in sample:
         label = int(sample.get(f"{part}_label"))
-        text = classes[label] if label < len(classes) else str(label)
+        text = class_name(classes, label)
         if not truth and "pred_score" in sample:
             text += f" {float(sample.pred_score[label]):.2f}"
         canvas = np.ascontiguousarray(canvas)
@@ -149,7 +149,7 @@ def draw_instances(
         by_score = instances.scores.argsort(descending=True).tolist()
     for i in by_score:
         label = int(instances.labels[i])
-        text = classes[label] if label < len(classes) else str(label)
+        text = class_name(classes, label)
         if "scores" in instances:
             text += f" {float(instances.scores[i]):.2f}"
         if "track_ids" in instances and instances.track_ids[i] >= 0:
