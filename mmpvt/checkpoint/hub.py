@@ -10,28 +10,26 @@ from mmpvt.errors import DownloadError, UserError
 
 SCHEME = "hf://"
 WEIGHTS_FILE = "model.safetensors"
-ADDRESS = re.compile(rf"{SCHEME}(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
+_URL = re.compile(rf"{SCHEME}(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
 
 
-def download_from_hub(address: str, *files: str) -> list[Path]:
+def download_from_hub(url: str, *files: str) -> list[Path]:
     """Downloads files of a repository, all of one commit, to huggingface_hub's cache.
 
     Args:
-        address (str): ``hf://OWNER/NAME``, with ``@REVISION`` or not, with ``/FILE`` or not.
-        *files (str): which, where the address doesn't say. Default: ``'model.safetensors'``.
+        url (str): ``hf://OWNER/NAME``, with ``@REVISION`` or not, with ``/FILE`` or not.
+        *files (str): which, where the URL doesn't say. Default: ``'model.safetensors'``.
 
     Returns:
         list[Path]: the files, which were downloaded now or before.
 
     Raises:
-        DownloadError: the address is none, or the hub can't be reached or lacks the file.
+        DownloadError: the URL names no repository, or the hub can't be reached or lacks the file.
         UserError: huggingface_hub isn't installed.
     """
-    match = ADDRESS.fullmatch(address)
+    match = _URL.fullmatch(url)
     if match is None:
-        raise DownloadError(
-            f"{address} is no repository", where=address, hint=f"write {SCHEME}OWNER/NAME"
-        )
+        raise DownloadError(f"{url} is no repository", where=url, hint=f"write {SCHEME}OWNER/NAME")
     hub = import_hub()
     found: list[Path] = []
     revision = match["revision"]
@@ -40,7 +38,7 @@ def download_from_hub(address: str, *files: str) -> list[Path]:
             found.append(Path(hub.hf_hub_download(match["repo"], name, revision=revision)))
         except Exception as error:  # its own, and those of what it downloads with
             raise DownloadError(
-                f"{name} of {address} can't be downloaded: {reason_of(error)}", where=address
+                f"{name} of {url} can't be downloaded: {reason_of(error)}", where=url
             ) from error
         revision = found[0].parents[name.count("/")].name  # the cache's folder of a commit
     return found

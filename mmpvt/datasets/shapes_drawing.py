@@ -39,7 +39,7 @@ _DIAMETER_ALONE = (0.6, 0.9)  # of an object that is all in the picture
 _TILT = np.pi / 12  # at most, of such an object
 _MIN_VISIBLE = 0.4  # of an object's whole area, so that its form can still be told
 _MIN_AREA = 40  # pixels
-_TRIES = 20
+_ATTEMPTS = 20
 
 _SUPERSAMPLING = 2
 _SHIFT = 6  # fractional bits of the coordinates that OpenCV draws at
@@ -135,7 +135,7 @@ def _arrange(rng: np.random.Generator, height: int, width: int) -> tuple[list[_O
     areas: list[int] = []
     instances = np.zeros((height, width), np.uint8)
     for _ in range(rng.integers(*_OBJECTS, endpoint=True)):
-        for _ in range(_TRIES):
+        for _ in range(_ATTEMPTS):
             thing = _form(rng, height, width, int(rng.integers(len(CLASSES))), _DIAMETER)
             solid = thing.cover >= 0.5
             trial = instances.copy()

@@ -20,7 +20,7 @@ except ImportError:  # Windows
 
 LOCK = ".mmpvt-lock"
 MUTEX, OTHERS = (1, 0), (0, 1)  # parts of the lock file: bytes (0 for all that follow), and where
-PATIENCE = 5.0  # seconds
+TIMEOUT = 5.0  # seconds
 MOST_BYTES = 2**24  # of what a run's processes tell each other
 
 
@@ -40,17 +40,13 @@ def locked(folder: str | os.PathLike, setting: str) -> Iterator[None]:
         OutputError: another run holds it.
     """
     try:
-        # Closing any of a process's descriptors of this file would release its lock.
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-        descriptor = os.open(Path(folder) / LOCK, flags, 0o666)
+        descriptor = _open(folder)
     except OSError as error:
         _warn(folder, error)
         yield
         return
     try:
         try:
-            if fcntl is None:
-                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
@@ -88,12 +84,8 @@ class RunLock:
         self.folder, self.setting, self.works = folder, setting, True
         self._descriptor: int | None = None
         try:
-            if fcntl is None:
-                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-            # Closing any of a process's descriptors of this file would release its locks.
-            self._descriptor = os.open(Path(folder) / LOCK, flags, 0o666)
-            end = time.monotonic() + PATIENCE  # a process may just be finding out if it is alone
+            self._descriptor = _open(folder)
+            end = time.monotonic() + TIMEOUT  # a process may just be finding out if it is alone
             while not self._take(fcntl.LOCK_SH, OTHERS):
                 if time.monotonic() > end:
                     raise self.in_use()
@@ -167,6 +159,18 @@ class RunLock:
                 return False
             raise
         return True
+
+
+def _open(folder: str | os.PathLike) -> int:
+    """Opens a folder's lock file; closing any of a process's descriptors of it releases its locks.
+
+    Raises:
+        OSError: it can't be opened, or the system has no such locks.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return os.open(Path(folder) / LOCK, flags, 0o666)
 
 
 def _in_use(folder: str | os.PathLike, setting: str, content: bytes) -> OutputError:

@@ -44,9 +44,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> None:
-    for address in FETCHED.findall(output):
+    for url in FETCHED.findall(output):
         message = "%s fetches %s: a page is to need no network"
-        logging.getLogger("mkdocs.site").warning(message, page.file.src_uri, address)
+        logging.getLogger("mkdocs.site").warning(message, page.file.src_uri, url)
 
 
 def _read(path: Path) -> str:
