@@ -15,6 +15,7 @@ import os
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -36,10 +37,10 @@ from mmpvt.engine.config import load_config, set_checkpoint
 from mmpvt.engine.pipeline import TestPipeline, load_model, read_test_pipeline
 from mmpvt.errors import UserError
 from mmpvt.inference.sources import find_sources
+from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.utils.progress import progress
 
 PYTORCH = "PyTorch"
-IGNORED = 255  # a pixel that counts for no class
 Results = list[dict[str, np.ndarray]]
 
 
@@ -190,18 +191,15 @@ def reduces_zero_label(config: Config) -> bool:
 
 def mean_iou(maps: Sequence[Path], results: Results, reduce_zero_label: bool) -> str:
     """Mean intersection over union of the classes that occur, in percent."""
-    shared: dict[int, int] = {}
-    union: dict[int, int] = {}
+    shared: Counter[int] = Counter()
+    union: Counter[int] = Counter()
     for path, found in zip(maps, results, strict=True):
         with Image.open(path) as image:
             labels = np.array(image).astype(np.int64)
         if reduce_zero_label:
-            labels = np.where(labels == 0, IGNORED, labels - 1)
-        counts = labels != IGNORED
+            labels = np.where(labels == 0, IGNORE_LABEL, labels - 1)
+        counts = labels != IGNORE_LABEL
         wanted, ours = labels[counts], found["label_map"].astype(np.int64)[counts]
-        for label in np.unique(wanted).tolist() + np.unique(ours).tolist():
-            if label not in shared:
-                shared[label] = union[label] = 0
         for label in np.union1d(wanted, ours).tolist():
             shared[label] += int(((wanted == label) & (ours == label)).sum())
             union[label] += int(((wanted == label) | (ours == label)).sum())

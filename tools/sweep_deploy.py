@@ -55,8 +55,8 @@ def main() -> None:
         sweep = deploy_sweep.Sweep(args.records, args.data, args.photos)
         groups = swap_sweep.by_family(swap_sweep.shipped_configs())
         for group in groups:
-            left = args.families and group[0].family not in args.families
-            if left or args.report_only:
+            is_excluded = args.families and group[0].family not in args.families
+            if is_excluded or args.report_only:
                 continue
             start = time.monotonic()
             for record in sweep.family(group):

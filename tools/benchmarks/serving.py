@@ -151,7 +151,7 @@ def print_row(what: str, times: list[float], cpu: float) -> None:
     """A row of the table; of requests at once, the rate is by Little's law."""
     clients = int(what.split()[0]) if what[0].isdigit() else 1
     rate = clients / statistics.mean(times)
-    p50, *_, p99 = (statistics.quantiles(times, n=100)[i] for i in (49, 98))
+    p50, p99 = (statistics.quantiles(times, n=100)[i] for i in (49, 98))
     cells = (what, f"{rate:.1f}", *(f"{1000 * t:.0f}" for t in (p50, p99, cpu / len(times))))
     print(f"| {' | '.join(cells)} |", flush=True)
 
