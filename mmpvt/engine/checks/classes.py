@@ -225,16 +225,7 @@ def check_evaluator(
     if not annotated:
         return []
     files = [one.file.absolute() for one in annotated]
-    tested: dict[int | str, Path] = {}  # all that an evaluator knows of an image is its id
-    for file in files:
-        ids = files_by_id(contents.get(file))
-        for number in filter(tested.__contains__, ids):
-            raise DatasetError(
-                f"the image id {number} is in {tested[number]} and in {file}, and {name} tells "
-                "images apart by their ids",
-                hint="give each image of the joined files its own",
-            )
-        tested |= dict.fromkeys(ids, file)
+    tested = _image_ids(files, contents, name)
     if not evaluator.get("ann_file"):
         pipelines = iter_dicts(config.get(f"{split}_dataloader"))
         if not any("instances" in (step.get("meta_keys") or ()) for step in pipelines):
@@ -255,17 +246,7 @@ def check_evaluator(
                 f"images of the data set's {one}, such as {lacking[0]}",
                 hint="name the same file in both",
             )
-    classes = annotated[0].classes
-    if problem := AnnotatedClasses.of_coco(file, classes, contents[file]).problem():
-        raise DatasetError(problem)
-    by_name = {category["name"]: category["id"] for category in contents[file]["categories"]}
-    numbers = [by_name[name] for name in classes if name in by_name]
-    if kind in BY_ID and numbers != sorted(numbers):
-        raise ConfigError(
-            f"{kind} lists single classes by the ids of their categories, which in {file} have "
-            "another order than the config's classes",
-            hint="sort metainfo=dict(classes=…) by these ids",
-        )
+    _check_scored_classes(kind, file, annotated[0].classes, contents[file])
     extra = len(scored.keys() - tested.keys())
     if tested and extra:
         return [
@@ -273,3 +254,34 @@ def check_evaluator(
             "data set: their objects count as false negatives"
         ]
     return []
+
+
+def _image_ids(
+    files: Sequence[Path], contents: Mapping[Path, dict], evaluator: str
+) -> dict[int | str, Path]:
+    """The file of each image's id, which is all that an evaluator knows of an image."""
+    found: dict[int | str, Path] = {}
+    for file in files:
+        ids = files_by_id(contents.get(file))
+        for number in filter(found.__contains__, ids):
+            raise DatasetError(
+                f"the image id {number} is in {found[number]} and in {file}, and {evaluator} tells "
+                "images apart by their ids",
+                hint="give each image of the joined files its own",
+            )
+        found |= dict.fromkeys(ids, file)
+    return found
+
+
+def _check_scored_classes(kind: str, file: Path, classes: Sequence[str], content: dict) -> None:
+    """Compares the categories of an evaluator's file with the data set's classes."""
+    if problem := AnnotatedClasses.of_coco(file, classes, content).problem():
+        raise DatasetError(problem)
+    by_name = {category["name"]: category["id"] for category in content["categories"]}
+    numbers = [by_name[name] for name in classes if name in by_name]
+    if kind in BY_ID and numbers != sorted(numbers):
+        raise ConfigError(
+            f"{kind} lists single classes by the ids of their categories, which in {file} have "
+            "another order than the config's classes",
+            hint="sort metainfo=dict(classes=…) by these ids",
+        )
