@@ -45,7 +45,11 @@ def download_from_hub(url: str, *files: str) -> list[Path]:
 
 
 def import_hub() -> ModuleType:
-    """``huggingface_hub``, an optional package."""
+    """``huggingface_hub``, an optional package.
+
+    Raises:
+        UserError: it isn't installed.
+    """
     try:
         import huggingface_hub
     except ModuleNotFoundError as error:

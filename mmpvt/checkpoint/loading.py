@@ -113,7 +113,11 @@ def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu")
 
 
 def import_safetensors(path: Path) -> ModuleType:
-    """``safetensors.torch``, an optional package that a file's format takes."""
+    """``safetensors.torch``, an optional package that a file's format takes.
+
+    Raises:
+        CheckpointError: it isn't installed.
+    """
     try:
         import safetensors.torch
     except ImportError as error:

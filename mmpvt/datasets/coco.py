@@ -97,7 +97,11 @@ def read_annotations(file: Path) -> dict:
 
 
 def parse_annotations(data: bytes, file: Path) -> dict:
-    """What :func:`read_annotations` gives, of a file's content."""
+    """What :func:`read_annotations` gives, of a file's content.
+
+    Raises:
+        DatasetError: it is empty, no JSON or not COCO's.
+    """
     if not data:
         raise DatasetError(f"the annotation file {file} is empty", **GET_DATA)
     try:

@@ -177,6 +177,9 @@ def build_nms(cfg: Mapping, count: int, num_groups: int) -> NMS:
         cfg (Mapping): of NMS, as in the model's config.
         count (int): how many boxes are kept of an image; all, if not over 0.
         num_groups (int): how many labels, or levels, there are.
+
+    Raises:
+        ExportError: it is another kind of NMS, or a soft one that keeps too many boxes.
     """
     cfg = dict(cfg)
     kind, class_agnostic = cfg.pop("type", "nms"), cfg.pop("class_agnostic", False)

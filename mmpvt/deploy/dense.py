@@ -451,7 +451,11 @@ ONE_STAGE: dict[type[BaseDenseHead], type[Core]] = {
 
 
 def base_of(head: BaseDenseHead) -> type[BaseDenseHead]:
-    """Which of the heads that can be decoded level by level it is."""
+    """Which of the heads that can be decoded level by level it is.
+
+    Raises:
+        ExportError: it is none of them.
+    """
     for kind in DECODERS:
         if isinstance(head, kind):
             return kind

@@ -320,7 +320,11 @@ def calibration_samples(
 
 
 def read_padding(data_preprocessor: BaseDataPreprocessor) -> tuple[int, float]:
-    """What sides are padded to a multiple of, and with what value."""
+    """What sides are padded to a multiple of, and with what value.
+
+    Raises:
+        ExportError: the preprocessor pads in another way.
+    """
     # MMSegmentation's own pads in tests by this alone; in OneDL's fork it has a divisor, too
     if not hasattr(data_preprocessor, "test_cfg"):
         divisor = getattr(data_preprocessor, "pad_size_divisor", 1)
@@ -336,7 +340,11 @@ def read_padding(data_preprocessor: BaseDataPreprocessor) -> tuple[int, float]:
 
 
 def core_of(plan: Plan, without_nms: bool) -> tuple[Core, dict[str, object] | None]:
-    """The model in exportable form and, where its last NMS is left to the caller, what it was."""
+    """The model in exportable form and, where its last NMS is left to the caller, what it was.
+
+    Raises:
+        ExportError: it has no form, or no NMS that can be left out.
+    """
     core = exportable(plan.model, plan.is_batch)
     if not without_nms:
         return core, None

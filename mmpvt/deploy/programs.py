@@ -113,7 +113,11 @@ def export_program(plan: Plan, form: torch.nn.Module) -> ExportedProgram:
 
 
 def compile_program(program: ExportedProgram, meta: dict[str, str], path: Path) -> None:
-    """Compiles a program by AOTInductor."""
+    """Compiles a program by AOTInductor.
+
+    Raises:
+        SetupError: it can't be compiled; without a C++ compiler, say.
+    """
     options = {"aot_inductor.metadata": meta}
     try:
         with quiet():

@@ -416,7 +416,11 @@ ROI_HEADS: dict[type, type[Core]] = {
 
 
 def two_stage(model: TwoStageDetector, is_batch: bool) -> Core:
-    """A two-stage detector, by its second stage."""
+    """A two-stage detector, by its second stage.
+
+    Raises:
+        ExportError: its second stage can't be exported.
+    """
     roi_head = model.roi_head
     if type(roi_head) not in ROI_HEADS:
         known = ", ".join(kind.__name__ for kind in ROI_HEADS)

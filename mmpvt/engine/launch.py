@@ -84,6 +84,9 @@ def translate_slurm() -> None:
 
     They meet on the job's first node, at a port of the job's own: two jobs may share a node.
     ``MASTER_ADDR`` and ``MASTER_PORT`` stay where they are set.
+
+    Raises:
+        LaunchError: srun didn't start the process, or the first node is not known.
     """
     names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_JOB_ID")
     missing = [name for name in names if not os.environ.get(name, "").isdecimal()]

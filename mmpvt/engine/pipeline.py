@@ -71,7 +71,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def read_test_pipeline(config: Config) -> list[dict]:
-    """The transforms of the (first) data set that a test is of; else of validation's."""
+    """The transforms of the (first) data set that a test is of; else of validation's.
+
+    Raises:
+        ConfigError: the config has neither.
+    """
     for _, dataset in split_datasets(config, ("test", "val")):
         return dataset.get("pipeline", [])
     raise ConfigError("the config has no test_dataloader, which says how images are prepared")
@@ -229,7 +233,11 @@ def _read(path: str | Path, reader: BaseTransform, results: dict) -> np.ndarray:
 
 
 def check_array(image: np.ndarray) -> np.ndarray:
-    """The array itself, if it is a (height, width, channels) or (height, width) image."""
+    """The array itself, if it is a (height, width, channels) or (height, width) image.
+
+    Raises:
+        UserError: it is none, or has no pixels.
+    """
     if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
         found = getattr(image, "shape", type(image).__name__)
         raise UserError(

@@ -47,7 +47,12 @@ def check_val_interval(config: Config) -> None:
 
 
 def set_early_stop(config: Config, patience: int) -> None:
-    """Ends training where validations are no better than an earlier one any more."""
+    """Ends training where validations are no better than an earlier one any more.
+
+    Raises:
+        ConfigError: ``patience`` is below 1, or no fewer than the validations are; the config
+            doesn't validate, or its training loop is of another kind.
+    """
     if patience < 1:
         raise ConfigError(f"{patience} is no number of validations", setting="early_stop")
     loop = config.train_cfg
@@ -71,7 +76,11 @@ def set_early_stop(config: Config, patience: int) -> None:
 
 
 def set_ema(config: Config, momentum: float | None) -> None:
-    """Averages the weights; a config's own average keeps its kind."""
+    """Averages the weights; a config's own average keeps its kind.
+
+    Raises:
+        ConfigError: the momentum is not above 0 and at most 0.5.
+    """
     hooks = config.get("custom_hooks") or ()
     for hook in hooks:
         if hook["type"] in ("EMAHook", "mmengine.EMAHook"):
@@ -90,7 +99,11 @@ def set_ema(config: Config, momentum: float | None) -> None:
 
 
 def set_loggers(config: Config, names: Sequence[str]) -> None:
-    """Writes scalars for other programs; for TensorBoard too, where it is installed."""
+    """Writes scalars for other programs; for TensorBoard too, where it is installed.
+
+    Raises:
+        ConfigError: a name is unknown, or its package is not installed.
+    """
     for name in names:
         if name not in LOGGERS:
             known = ", ".join(LOGGERS)
@@ -161,6 +174,9 @@ def add_val_loss(config: Config) -> None:
 
     In a test's pipeline they come after the image's size has changed, or not at all. A classifier's
     labels are the data set's own.
+
+    Raises:
+        ConfigError: the pipelines load no images, or no annotations.
     """
     trained = [dataset for _, dataset in split_datasets(config, ["train"])]
     steps = (step for dataset in trained for step in dataset.get("pipeline") or ())

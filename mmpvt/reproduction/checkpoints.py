@@ -138,7 +138,11 @@ def match(name: str, configs: Iterable[str], suffix: str = "") -> list[str]:
 
 
 def parse_map(pairs: Sequence[str]) -> dict[str, str]:
-    """Configs by checkpoint's name, of ``NAME=CONFIG`` pairs."""
+    """Configs by checkpoint's name, of ``NAME=CONFIG`` pairs.
+
+    Raises:
+        ConfigError: one is no such pair.
+    """
     mapped = {}
     for pair in pairs:
         name, _, config = pair.partition("=")

@@ -55,7 +55,11 @@ def swap_backbone(
 
 
 def swap(config: Config, arch: str, part: str | None = None, keep_optimizer: bool = False) -> Swap:
-    """As :func:`swap_backbone`, with a list of what was changed."""
+    """As :func:`swap_backbone`, with a list of what was changed.
+
+    Raises:
+        ConfigError, SwapError: as :func:`swap_backbone` does.
+    """
     config = Config(_copy(config.to_dict()), filename=config.filename)
     if not isinstance(config.get("model"), dict):
         raise ConfigError("the config holds no model: give one of an experiment, not a part of one")
