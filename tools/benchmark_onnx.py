@@ -96,36 +96,17 @@ def run(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.cfg_options)
     set_checkpoint(config, args.checkpoint)
     load_deploy()
-    from mmpvt.deploy.precision import digest
     from mmpvt.deploy.preprocessing import read_image_format
     from mmpvt.deploy.verification import Deviation, compare, predict, to_rgb
 
     torch.set_num_threads(args.threads)
     model = load_model(config, args.checkpoint)
     is_bgr = read_image_format(config).is_bgr
-    files = {}
-    for file in args.files:
-        for runtime in ["openvino"] if file.suffix == ".xml" else args.runtimes:
-            try:
-                files[f"{file.name}, {runtime}"] = run_onnx.Model(file, args.threads, runtime)
-            except run_onnx.UserError as error:
-                if len(args.runtimes) == 1 or file.suffix == ".xml":
-                    raise
-                run_onnx.say(f"skipped in {runtime}: {error}")  # int8 of onnxruntime's own, say
+    files = load_files(args.files, args.runtimes, args.threads)
     calibrated: set[str] = set()
     for exported in files.values():
         calibrated.update(json.loads(exported.runtime.meta.get("calibrated_on", "[]")))
-
-    pipeline, images, used = TestPipeline(config), [], []
-    for path in paths:
-        image = pipeline.load(path)
-        if digest(to_rgb(image, is_bgr)) not in calibrated:
-            images.append(image)
-            used.append(path)
-        if len(images) == args.most:
-            break
-    if not images:
-        raise UserError("no images are left: --annotations names none, or all were calibrated on")
+    images, used = load_images(TestPipeline(config), paths, is_bgr, calibrated, args.most)
 
     ways: dict[str, Callable] = {PYTORCH: lambda image: predict(model, config, image)}
     for name, exported in files.items():
@@ -151,6 +132,42 @@ def run(args: argparse.Namespace) -> None:
         precision = "" if way == PYTORCH else files[way].runtime.meta.get("precision", "")
         median = statistics.median(seconds[way])
         print(f"| {way} | {precision} | {median:.3f} | {score} | {beside} |")
+
+
+def load_files(
+    files: Sequence[Path], runtimes: Sequence[str], threads: int
+) -> dict[str, run_onnx.Model]:
+    """Each file in each runtime that takes it, under a name for the table."""
+    models = {}
+    for file in files:
+        for runtime in ["openvino"] if file.suffix == ".xml" else runtimes:
+            try:
+                models[f"{file.name}, {runtime}"] = run_onnx.Model(file, threads, runtime)
+            except run_onnx.UserError as error:
+                if len(runtimes) == 1 or file.suffix == ".xml":
+                    raise
+                run_onnx.say(f"skipped in {runtime}: {error}")  # int8 of onnxruntime's own, say
+    return models
+
+
+def load_images(
+    pipeline: TestPipeline, paths: Sequence[Path], is_bgr: bool, calibrated: set[str], most: int
+) -> tuple[list[np.ndarray], list[Path]]:
+    """The first images that no file was calibrated on, ``most`` of them, and where they lie."""
+    from mmpvt.deploy.precision import digest
+    from mmpvt.deploy.verification import to_rgb
+
+    images, used = [], []
+    for path in paths:
+        image = pipeline.load(path)
+        if digest(to_rgb(image, is_bgr)) not in calibrated:
+            images.append(image)
+            used.append(path)
+        if len(images) == most:
+            break
+    if not images:
+        raise UserError("no images are left: --annotations names none, or all were calibrated on")
+    return images, used
 
 
 def measure(
