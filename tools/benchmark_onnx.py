@@ -214,7 +214,7 @@ def mean_iou(maps: Sequence[Path], results: Results, reduce_zero_label: bool) ->
         with Image.open(path) as image:
             labels = np.array(image).astype(np.int64)
         if reduce_zero_label:
-            labels = np.where(labels == 0, IGNORE_LABEL, labels - 1)
+            labels = np.where(np.isin(labels, (0, IGNORE_LABEL)), IGNORE_LABEL, labels - 1)
         counts = labels != IGNORE_LABEL
         wanted, ours = labels[counts], found["label_map"].astype(np.int64)[counts]
         for label in np.union1d(wanted, ours).tolist():
