@@ -11,7 +11,7 @@ from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.errors import ConfigError
 
 SEVERAL_FILES = ("LoadMultiChannelImageFromFiles", "LoadMultipleRSImageFromFile")
-STOCK = ("mmcv", "mmdet", "mmseg", "mmpretrain", "mmpvt")  # packages whose transforms are known:
+KNOWN = ("mmcv", "mmdet", "mmseg", "mmpretrain", "mmpvt")  # packages whose transforms are known:
 CHANGING = ("RGB2Gray", "ConcatCDInput")  # these alone change an image's channels
 
 
@@ -65,7 +65,7 @@ def build_image_loader(step: dict) -> BaseTransform:
 def keep_channels(steps: Sequence[dict]) -> bool:
     """Whether transforms after loading are known to leave an image's channels as they are."""
     return all(
-        getattr(find_class(TRANSFORMS, step["type"]), "__module__", "").partition(".")[0] in STOCK
+        getattr(find_class(TRANSFORMS, step["type"]), "__module__", "").partition(".")[0] in KNOWN
         and transform_name(step) not in CHANGING
         for step in steps
     )

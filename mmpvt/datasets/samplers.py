@@ -31,7 +31,7 @@ from mmengine.structures import BaseDataElement
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from mmpvt.datasets.loading import placeholder_images
-from mmpvt.datasets.pipelines import STOCK
+from mmpvt.datasets.pipelines import KNOWN
 from mmpvt.errors import BadFileError, DatasetError, UserError
 from mmpvt.registry import DATA_SAMPLERS, FUNCTIONS
 from mmpvt.utils.signals import handle
@@ -230,11 +230,11 @@ def is_bad_data(error: Exception) -> bool:
     ]
     loading = [module for owner, module in places if type(owner).__name__.startswith("Load")]
     if loading:  # a stock one takes what it can't decode for a fault of its own: AttributeError, …
-        return loading[-1].split(".")[0] in STOCK or isinstance(error, DECODING_ERRORS)
+        return loading[-1].split(".")[0] in KNOWN or isinstance(error, DECODING_ERRORS)
     transforms = [module for owner, module in places if isinstance(owner, BaseTransform)]
     if transforms:  # an image so narrow that resizing leaves nothing of it is of a wrong size
         is_empty = isinstance(error, cv2.error) and error.func == "resize"
-        return is_empty and transforms[-1].split(".")[0] in STOCK
+        return is_empty and transforms[-1].split(".")[0] in KNOWN
     is_other = any(isinstance(owner, Compose) for owner, _ in places)
     return isinstance(error, DECODING_ERRORS) and not is_other
 
