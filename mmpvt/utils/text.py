@@ -65,6 +65,17 @@ def few(names: Iterable[object], most: int = 3) -> str:
     return ", ".join(map(str, names[:most])) + (" …" if len(names) > most else "")
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number and what it counts: ``1 class``, ``1,200 images``.
+
+    Args:
+        number (int): how many.
+        one (str): a single one's name.
+        many (str): the name of several. Default: with an s.
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def print_safely() -> None:
     """Has this process' log records without control characters, and its output never fail on a
     character that the terminal's or log file's encoding lacks: it is escaped."""

@@ -72,6 +72,24 @@ def test_equal_data_trains_alike_in_every_format(
     assert (tmp_path / "run_coco" / "report" / "index.html").is_file()
 
 
+def test_images_that_the_filter_leaves_out_are_no_iterations(
+    tiny_config: Path, tmp_path: Path, call_tool
+):
+    """What is said is what the run does; it ends before that, by a mistake."""
+    (tmp_path / "mine").mkdir()
+    yolo(tmp_path / "mine")
+    rule = "train_dataloader = dict(dataset=dict(filter_cfg=dict(filter_empty_gt=True)))"
+    config = tmp_path / "filtered.py"
+    config.write_text(f'_base_ = "{tiny_config}"\n{rule}\n')
+    args = ("--data", tmp_path / "mine", "--epochs", 1, "--loggers", "nosuch")
+    args = (*args, "--work-dir", tmp_path / "run", "--cfg-options", "optim_wrapper.optimizer.lr=1")
+    said = call_tool("train.py", config, *args).out
+    assert "by the config's filter_cfg: 3 of 19 training images, without objects" in said
+    assert "1 epoch of 8 iterations; set last: optim_wrapper.optimizer.lr=1" in said
+    said = call_tool("train.py", config, *args, "--keep-empty").out
+    assert "filter_cfg" not in said and "1 epoch of 10 iterations" in said
+
+
 def test_label_maps_train_a_segmenter(
     tiny_segmenter: Path, tmp_path: Path, call_tool, monkeypatch: pytest.MonkeyPatch
 ):

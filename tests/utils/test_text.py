@@ -12,7 +12,7 @@ import pytest
 
 from helpers import environment
 from mmpvt.utils.progress import progress
-from mmpvt.utils.text import encodable, printable, to_json
+from mmpvt.utils.text import counted, encodable, printable, to_json
 
 WINDOWS = os.fsdecode("café.jpg".encode("cp1252"))  # as a zip made on Windows holds it
 
@@ -81,3 +81,8 @@ def test_progress_shows_a_name_as_it_is(monkeypatch: pytest.MonkeyPatch):
         advance(2)
     shown = stream.getvalue()
     assert r"[bold]caf\xe9.jpg\x1b]0;x\x07" in shown and "\x1b]0" not in shown
+
+
+def test_one_and_several():
+    assert counted(1, "image") == "1 image" and counted(1200, "image") == "1,200 images"
+    assert counted(0, "class", "classes") == "0 classes"

@@ -17,7 +17,7 @@ from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord, Instance
 from mmpvt.datasets.formats.splitting import copies_of, group_duplicates, stratify
 from mmpvt.datasets.formats.writing import LabelMaps
 from mmpvt.errors import ConfigError, DatasetError
-from mmpvt.utils.text import few
+from mmpvt.utils.text import counted, few
 
 _TITLES = dict(
     coco="COCO",
@@ -89,14 +89,14 @@ class OpenedDataset:
         objects = ""
         if not self.is_semantic and self.format != "folders":
             kind = "masks" if self.has_masks else "boxes"
-            objects = f", {number:,} objects with {kind}"
+            objects = f", {counted(number, 'object')} with {kind}"
         total = sum(map(len, self.splits.values()))
         parts = [f"{name} {len(records):,}" for name, records in self.splits.items()]
         split = "not split" if list(self.splits) == [ALL] else ", ".join(parts)
         title = _TITLES[self.format] + (f" with {self.remark}" if self.remark else "")
         return (
-            f"{self.path}: {title}, {total:,} images{objects}, "
-            f"{len(self.classes)} classes ({few(self.classes)}); {split}"
+            f"{self.path}: {title}, {counted(total, 'image')}{objects}, "
+            f"{counted(len(self.classes), 'class', 'classes')} ({few(self.classes)}); {split}"
         )
 
     def split(

@@ -12,13 +12,14 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from mmpvt.datasets.formats import OpenedDataset, open_dataset
+from mmpvt.datasets.formats.records import ImageRecord
 from mmpvt.engine.config import check_trains, merge_options, writing_to
 from mmpvt.engine.launch import is_first_process
 from mmpvt.engine.own_data import data, model
 from mmpvt.engine.own_data.schedule import set_schedule
 from mmpvt.errors import DatasetError
 from mmpvt.utils.atomic import atomic_write, make_folder, put_back
-from mmpvt.utils.text import few, printable
+from mmpvt.utils.text import counted, few, printable
 
 FOLDER = "data"  # in the work directory, of what is written for a run
 
@@ -109,9 +110,14 @@ def use_own_data(
     classes = use(config, dataset, folder, undo)
     if options.keep_empty and use is _use_objects:
         data.keep_images_without_objects(config)
-    said = [f"{len(classes)} classes: {few(classes)}"]
+    images = len(dataset.splits["train"])
+    if use is _use_objects:
+        images = _count_trained(config, dataset.splits["train"])
+    said = [f"{counted(len(classes), 'class', 'classes')}: {few(classes)}"]
     said += model.set_num_classes(config, len(classes))
-    said += set_schedule(config, len(dataset.splits["train"]), repeats, epochs, processes)
+    said += set_schedule(config, images, repeats, epochs, processes)
+    if cfg_options:
+        said.append("set last: " + few((f"{k}={v}" for k, v in cfg_options.items()), 9))
     _say(["; ".join(said)])
     merge_options(config, cfg_options)
     return _written(config, undo)
@@ -155,6 +161,21 @@ def _use_objects(
     )
     config.val_evaluator, config.test_evaluator = val, test
     return dataset.classes
+
+
+def _count_trained(config: Config, records: Sequence[ImageRecord]) -> int:
+    """The number of images that an epoch goes through; says how many the config leaves out."""
+    trained = len(data.trained_records(config, records))
+    if 0 < trained < len(records):  # where none is left, the checks of the data say why
+        way = DatasetError.name_setting("keep_empty")
+        left_out = f"{len(records) - trained:,} of {counted(len(records), 'training image')}"
+        _say(
+            [
+                f"not trained on, by the config's filter_cfg: {left_out}, without objects (which "
+                f"{way} takes) or too small"
+            ]
+        )
+    return trained or len(records)
 
 
 def _use_label_maps(

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmpvt.engine.config import WARM_UPS, end_warm_up, set_length
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import ConfigError
+from mmpvt.utils.text import counted
 
 # Detectors and segmenters that start from pre-trained weights have learned a few hundred images
 # after some thousand steps; of very few images, a hundred passes are enough.
@@ -70,12 +71,13 @@ def set_schedule(
             old = min(old, MIN_PASSES)
         asked = max(old, min(MAX_EPOCHS, math.ceil(ITERATIONS / per_epoch)))
         length, steps = epochs or asked, (epochs or asked) * per_epoch
-        said.append(f"{length} epochs of {per_epoch} iterations")
+        said.append(f"{counted(length, 'epoch')} of {counted(per_epoch, 'iteration')}")
     else:
         old = config.train_cfg["max_iters"]
         asked = min(old, max(ITERATIONS, MIN_PASSES * per_epoch))
         length = steps = epochs * per_epoch if epochs else asked
-        said.append(f"{steps} iterations, {steps / per_epoch:.0f} passes over the data")
+        passes = counted(round(steps / per_epoch), "pass", "passes")
+        said.append(f"{counted(steps, 'iteration')}, {passes} over the data")
     set_length(config, length)
     _set_intervals(config, length)
     _shorten_warm_up(config, int(WARM_UP * steps))
