@@ -152,7 +152,7 @@ def predict_folder(
         with journal.closed() as is_last:
             if is_last and share.count > 1:
                 summary.predicted = writer.finish(sources, journal)
-            elif is_last and summary.images:
+            elif is_last and journal.predicted():  # by an earlier run, perhaps
                 writer.finish(sources, journal)
     summary.missing, summary.awaited = journal.missing, journal.awaited
     summary.instances = writer.instances

@@ -410,6 +410,24 @@ def test_full_disk_keeps_what_was_done(
     assert len(lines) == 60
 
 
+def test_resuming_writes_what_comes_of_all_images(
+    photos: Path, tmp_path: Path, tiny_config, trained, call_tool, monkeypatch
+):
+    """The disk was full when all was predicted; a kill then leaves the same."""
+    out = tmp_path / "out"
+    args = ("predict.py", tiny_config, trained / "epoch_2.pth", photos, "--out", out)
+
+    def write_parts(self: Outputs, name: str, parts: object) -> Path:
+        raise OutputError(f"{name} can't be written (No space left on device)")
+
+    with monkeypatch.context() as full:
+        full.setattr(Outputs, "write_parts", write_parts)
+        assert "predictions.json can't be written" in call_tool(*args).one_sentence()
+    assert call_tool(*args, "--resume").code == 0
+    assert json.loads((out / "predictions.json").read_text())
+    assert (out / "contact_sheet.jpg").is_file()
+
+
 def no_images(folder: Path) -> tuple[list, str]:
     return [folder / "no"], "no image or folder at"
 
