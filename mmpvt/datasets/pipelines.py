@@ -64,11 +64,13 @@ def build_image_loader(step: dict) -> BaseTransform:
 
 def keep_channels(steps: Sequence[dict]) -> bool:
     """Whether transforms after loading are known to leave an image's channels as they are."""
-    return all(
-        getattr(find_class(TRANSFORMS, step["type"]), "__module__", "").partition(".")[0] in KNOWN
-        and transform_name(step) not in CHANGING
-        for step in steps
-    )
+    return are_known(steps) and all(transform_name(step) not in CHANGING for step in steps)
+
+
+def are_known(steps: Sequence[dict]) -> bool:
+    """Whether transforms are all of the ecosystem."""
+    kinds = (find_class(TRANSFORMS, step["type"]) for step in steps)
+    return all(getattr(kind, "__module__", "").partition(".")[0] in KNOWN for kind in kinds)
 
 
 def find_class(registry: Registry, kind: str | type) -> type | None:

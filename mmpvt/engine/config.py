@@ -172,6 +172,8 @@ def _check_kinds(config: Config) -> None:
             f"custom_hooks is {str(hooks)[:60]!r}: it takes a list of dicts with a type each",
             hint="write custom_hooks=[dict(type=…)]",
         )
+    for part in iter_dicts(config.model):
+        _check_init_cfg(part.get("init_cfg"))
     for split, dataset in split_datasets(config):
         prefix = dataset.get("data_prefix")
         scope = str(dataset.get("type")).rpartition(".")[0] or config.get("default_scope")
@@ -180,6 +182,20 @@ def _check_kinds(config: Config) -> None:
                 f"the {split}_dataloader's data set has data_prefix={prefix!r}: it takes a dict",
                 hint="write data_prefix=dict(img=…), or dict(img_path=…, seg_map_path=…) of label "
                 "maps",
+            )
+
+
+def _check_init_cfg(init_cfg: object) -> None:
+    """Raises a ConfigError if a part of a model has initial weights that MMEngine can't take."""
+    for one in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
+        settings = one if isinstance(one, dict) else {}
+        kind = settings.get("type")
+        lacks_file = kind == "Pretrained" and not settings.get("checkpoint")
+        if one and (not kind or lacks_file):
+            raise ConfigError(
+                f"a part of the model has init_cfg={str(init_cfg)[:60]!r}: it takes a dict of a "
+                "type and its arguments",
+                hint="write init_cfg=dict(type='Pretrained', checkpoint=FILE)",
             )
 
 

@@ -71,8 +71,9 @@ def draw_sample(
             text += f" {float(sample.pred_score[label]):.2f}"
         canvas = np.ascontiguousarray(canvas)
         draw_label(canvas, text, (0, 0), palette[label % len(palette)])
-    if f"{part}_instances" in sample:
-        instances = sample.get(f"{part}_instances").cpu()
+    instances = sample.get(f"{part}_instances")
+    if instances is not None and "bboxes" in instances:  # of a test without annotations it isn't
+        instances = instances.cpu()
         if "scores" in instances:
             instances = instances[instances.scores > score_thr]
         texts = None if side is None else max(1.0, side * scale / SIDE)

@@ -67,6 +67,8 @@ def test_options_written_wrong(option: str, value: object, sentence: str):
             "train_dataloader = dict(dataset=dict(type='CocoDataset', data_prefix='images/'))",
             r"train_dataloader's data set has data_prefix='images/': .*data_prefix=dict\(img=…\)",
         ),
+        ("model['init_cfg'] = 'b0.pth'", r"has init_cfg='b0.pth': .*\(type='Pretrained', checkp"),
+        ("model['backbone'] = dict(init_cfg=dict(type='Pretrained'))", "has init_cfg=.*FILE"),
     ],
 )
 def test_lists_and_dicts_of_another_kind(line: str, said: str, tmp_path: Path):

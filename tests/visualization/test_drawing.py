@@ -34,6 +34,11 @@ def test_boxes_are_drawn_where_they_are_in_their_class_colour():
     assert (near(canvas, 60, 25) == 128).all()  # without
 
 
+def test_a_test_without_annotations_draws_no_truth():
+    sample = BaseDataElement(gt_instances=InstanceData())  # of PackDetInputs
+    assert (draw_sample(GREY, sample, META, truth=True, score_thr=0.4) == 128).all()
+
+
 def test_scores_below_the_threshold_are_left_out():
     for score, drawn in ((0.3, False), (0.5, True)):
         sample = BaseDataElement(pred_instances=instances(scores=torch.tensor([score])))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mmdet.datasets import LVISV05Dataset, XMLDataset
+from mmdet.datasets import BaseDetDataset, LVISV05Dataset, XMLDataset
 from mmdet.datasets.samplers import MultiSourceSampler
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.registry import DATA_SAMPLERS, DefaultScope, init_default_scope
+from mmseg.datasets import BaseSegDataset
 
 from mmpvt.datasets import coco, voc
 from mmpvt.datasets.listed_files import ALLOW_OUTSIDE, check_inside, check_present, read_list
-from mmpvt.datasets.pipelines import find_class
+from mmpvt.datasets.pipelines import are_known, find_class, transform_name
 from mmpvt.engine.checks import channels, classes, classification, label_maps
 from mmpvt.engine.checks.classes import AnnotatedClasses
 from mmpvt.engine.class_names import iter_differing, log
@@ -67,6 +69,8 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
             )
     notes |= dict.fromkeys(classification.check_folders(config, splits))
     classes.check_same_classes(config, splits)
+    for split in splits:
+        _check_pipelines(config, split)
     notes |= dict.fromkeys(label_maps.compare_zero_labels(config, splits))
     for note in notes:
         log.warning("%s", note)
@@ -107,10 +111,10 @@ def check_arguments(config: Config, split: str) -> None:
     """Checks the arguments of a split's data sets for what ends in a traceback later.
 
     Raises:
-        ConfigError: ``ann_file`` is not a single path; a ``ClassBalancedDataset`` is around one
-            that doesn't tell its images' categories; a segmentation data set and its pipeline
-            disagree on ``reduce_zero_label``; the sampler has no end, which epochs, validations and
-            tests wait for.
+        ConfigError: ``ann_file`` is not a single path; ``indices`` choose no image; a
+            ``ClassBalancedDataset`` is around one that doesn't tell its images' categories; a
+            segmentation data set and its pipeline disagree on ``reduce_zero_label``; the sampler
+            has no end, which epochs, validations and tests wait for.
     """
     sampler = (config.get(f"{split}_dataloader") or {}).get("sampler") or {}
     by_epoch = split != "train" or "max_epochs" in (config.get("train_cfg") or {})
@@ -128,6 +132,13 @@ def check_arguments(config: Config, split: str) -> None:
                 hint="join them with dataset=dict(type='ConcatDataset', datasets=[…]), a data set "
                 "a file",
             )
+        indices = part.get("indices")
+        if indices is not None and not _chooses_images(indices):
+            raise ConfigError(
+                f"the {split}_dataloader's data set has indices={str(indices)[:60]}, which leave "
+                "no image",
+                hint="give a number of images, or a list of their places from 0",
+            )
     for part in iter_dicts(config.get(f"{split}_dataloader")):
         inner = part.get("dataset") or {}
         if "type" not in inner or not str(part.get("type")).endswith("ClassBalancedDataset"):
@@ -140,6 +151,51 @@ def check_arguments(config: Config, split: str) -> None:
             )
     for _, dataset in iter_dataset_configs(config, [split]):
         label_maps.check_zero_label(dataset)
+
+
+def _chooses_images(indices: object) -> bool:
+    """Whether MMEngine can take a data set's ``indices``: the first or last so many, or a list."""
+    if isinstance(indices, list | tuple):
+        return bool(indices) and all(isinstance(place, int) for place in indices)
+    return isinstance(indices, int) and indices != 0
+
+
+def _check_pipelines(config: Config, split: str) -> None:
+    """Raises a ConfigError if a pipeline has no transform that loads images, loads what is learned,
+    or packs the model's inputs; unless it has transforms of others, which may do anything."""
+    loader = config.get(f"{split}_dataloader") or {}
+    scope = config.get("default_scope") or "mmengine"
+    for dataset, pipeline in _whole_pipelines(loader.get("dataset")):
+        kind = dataset_kind(dataset, scope)
+        if not isinstance(kind, type) or not issubclass(kind, BaseDetDataset | BaseSegDataset):
+            continue
+        steps = [step for step in iter_dicts(pipeline) if "type" in step]
+        if not steps or not are_known(steps):  # without any, its class may have some
+            continue
+        names = " ".join(map(transform_name, steps))
+        packer = "PackSegInputs" if issubclass(kind, BaseSegDataset) else "PackDetInputs"
+        needed = {"LoadImageFromFile": r"Load\w*(Image|File|Data)", packer: "Pack"}
+        if split == "train":
+            needed["LoadAnnotations"] = r"Load\w*(Annotation|Biomedical)"
+        for name, pattern in needed.items():
+            if not re.search(pattern, names):
+                raise ConfigError(
+                    f"the {split}_dataloader's pipeline has no {name}: it is "
+                    f"{names.replace(' ', ', ')}",
+                    hint="add dict(type='" + name + "')",
+                )
+
+
+def _whole_pipelines(dataset: dict | None, after: Sequence[dict] = ()) -> Iterator[tuple]:
+    """Data sets with files of their own, each with its pipeline and its wrappers'."""
+    if not isinstance(dataset, dict):
+        return
+    steps = [*(dataset.get("pipeline") or ()), *after]
+    inner = [dataset["dataset"]] if "dataset" in dataset else dataset.get("datasets")
+    if inner is None:
+        yield dataset, steps
+    for one in inner or ():
+        yield from _whole_pipelines(one, steps)
 
 
 def _is_endless(sampler: str | type) -> bool:

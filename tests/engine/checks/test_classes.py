@@ -339,7 +339,7 @@ def test_an_evaluator_without_annotations(root: Path):
     with pytest.raises(UserError, match=r"val_evaluator has no ann_file: set it to .*val2017"):
         check_data(config, ("val",))
     packed = dict(type="PackDetInputs", meta_keys=("img_id", "ori_shape", "instances"))
-    config.val_dataloader.dataset.pipeline = [packed]
+    config.val_dataloader.dataset.pipeline = [dict(type="LoadImageFromFile"), packed]
     check_data(config, ("val",))
 
 

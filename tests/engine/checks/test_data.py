@@ -92,6 +92,41 @@ def test_samplers_without_an_end(sampler: dict, root: Path):
         check_data(endless, ("val",))
 
 
+@pytest.mark.parametrize(
+    ("without", "wraps", "said"),
+    [
+        ("LoadImageFromFile", False, "no LoadImageFromFile: it is LoadAnnotations, PackSegInputs"),
+        ("LoadAnnotations", False, "the train_dataloader's pipeline has no LoadAnnotations"),
+        ("PackSegInputs", False, r"no PackSegInputs: .*add dict\(type='PackSegInputs'\)"),
+        ("PackSegInputs", True, "no PackSegInputs"),
+        ("", True, None),
+    ],
+)
+def test_pipelines_that_lack_a_transform(without: str, wraps: bool, said: str, root: Path):
+    """A wrapper's transforms count; with transforms of others, nothing is known."""
+    names = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
+    steps = [dict(type=name) for name in names if name != without]
+    lacking = config(root, pipeline=steps[:2] if wraps else steps)
+    if wraps:
+        wrapper = dict(type="mmdet.MultiImageMixDataset", pipeline=steps[2:])
+        lacking.train_dataloader.dataset = dict(wrapper, dataset=lacking.train_dataloader.dataset)
+    if said is None:
+        check_data(lacking, ("train",))
+        return
+    with pytest.raises(ConfigError, match=said):
+        check_data(lacking, ("train",))
+    lacking.train_dataloader.dataset.pipeline.append(dict(type="NobodysTransform"))
+    check_data(lacking, ("train",))
+
+
+@pytest.mark.parametrize("indices", [0, [], ["a"], "all"])
+def test_indices_that_leave_no_image(indices: object, root: Path):
+    with pytest.raises(ConfigError, match=r"train_dataloader.* has indices=.* no image"):
+        check_data(config(root, indices=indices), ("train",))
+    for good in (1, -1, [1, 0], None):
+        check_data(config(root, indices=good), ("train",))
+
+
 def test_wrapped_data_sets_are_found():
     inner = dict(type="A")
     wrapped = dict(type="Concat", datasets=[inner, dict(type="Repeat", dataset=inner)])
@@ -225,7 +260,7 @@ def test_loading_transforms_keep_to_the_data(root: Path):
     outside.touch()
     checked = voc(root)
     keep_inside(checked)
-    (step,) = checked.train_dataloader.dataset.pipeline
+    step, *_ = checked.train_dataloader.dataset.pipeline
     assert {Path(folder) for folder in step.folders} == {root}
     loader = LoadImageFromFile(**{key: step[key] for key in step if key != "type"})
     with pytest.raises(UserError, match="lies outside of the data's folder"):  # a video's frame
@@ -247,7 +282,10 @@ def voc(root: Path) -> Config:
         ann_file="train.txt",
         data_prefix=dict(sub_data_root=""),
         metainfo=dict(classes=("cat",)),
-        pipeline=[dict(type="mmpvt.LoadImageFromFile")],
+        pipeline=[
+            dict(type=name)
+            for name in ("mmpvt.LoadImageFromFile", "LoadAnnotations", "PackDetInputs")
+        ],
     )
     loader = dict(dataset=dataset)
     return Config(dict(default_scope="mmdet", model={}, train_dataloader=loader))
