@@ -65,6 +65,13 @@ def run(args: argparse.Namespace) -> None:
 
         if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
             raise OutputError(f"{args.out} exists", where=args.out, hint="name a new folder")
+        source = Path(args.source).resolve()
+        if source.is_dir() and args.out.resolve().is_relative_to(source):
+            raise OutputError(
+                f"{args.out} lies in {args.source}, whose data it would be part of",
+                where=args.out,
+                hint="name a folder outside of it",
+            )
         with tempfile.TemporaryDirectory(prefix="mmpvt-") as folder:
             opened = open_dataset(
                 args.source,

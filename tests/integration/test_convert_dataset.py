@@ -11,6 +11,7 @@ import pytest
 from mmdet.datasets import CocoDataset
 from PIL import Image
 
+from annotated import yolo
 from mmpvt.datasets.formats import reading
 
 
@@ -45,6 +46,14 @@ def test_shapes_to_yolo_and_back(call_tool, shapes: Path, tmp_path: Path):
     assert ended.code == 0, ended.err
     first = np.asarray(Image.open(next((masks / "masks").rglob("*.png"))))
     assert 0 < first.max() <= len(before["categories"])
+
+
+def test_not_into_the_data_itself(call_tool, tmp_path: Path):
+    yolo(tmp_path / "mine")
+    for out in ("mine/out", "mine/images/../labels/out"):
+        ended = call_tool("convert_dataset.py", tmp_path / "mine", tmp_path / out, "--to", "coco")
+        assert "whose data it would be part of: name a folder outside" in ended.one_sentence()
+        assert not (tmp_path / out).exists()
 
 
 def test_mistakes(call_tool, shapes: Path, tmp_path: Path):

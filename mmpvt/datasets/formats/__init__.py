@@ -30,7 +30,7 @@ from mmpvt.datasets.formats.reading import VIDEOS, Content, Files, Reading, read
 from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance, unique_records
 from mmpvt.datasets.formats.voc import read_voc
 from mmpvt.datasets.formats.writing import LabelMaps
-from mmpvt.datasets.formats.yolo import CLASS_FILES, holds_labels, parse_yaml, read_yolo
+from mmpvt.datasets.formats.yolo import holds_labels, is_class_file, parse_yaml, read_yolo
 from mmpvt.errors import ConfigError, DatasetError, OutputError
 from mmpvt.utils.atomic import atomic_write
 from mmpvt.utils.constants import FORMATS
@@ -175,7 +175,7 @@ def _recognise(files: Files, named: Path | None, format: str | None) -> dict[str
     found.update({kind: same for kind, same in kinds.items() if same})
     configs, damaged = _find_configs(files, [*by_suffix[".yaml"], *by_suffix[".yml"]])
     if damaged and named is None:  # those that may be what describes the data
-        is_named = any(PurePosixPath(name).name in CLASS_FILES for name in names)
+        is_named = any(map(is_class_file, names))
         damaged = {p: what for p, what in damaged.items() if p.stem == "data" or not is_named}
     has_labels = not configs and named is None and _has_yolo_labels(files)
     if len(configs) > 1:
@@ -293,7 +293,7 @@ def _has_yolo_labels(files: Files) -> bool:
     texts = [
         name
         for name in files.of(".txt")
-        if PurePosixPath(name).stem in stems and PurePosixPath(name).name not in CLASS_FILES
+        if PurePosixPath(name).stem in stems and not is_class_file(name)
     ]
     looked_at = texts[:MOST_LOOKED_AT]
     return bool(looked_at) and any(holds_labels(files.root / name) for name in looked_at)

@@ -264,7 +264,7 @@ def _table(reading: Reading) -> tuple[list[str], list[Colour], tuple | None]:
     for wanted in (*TABLES, *NAMES):
         tables = {}
         for name in reading.files.names:
-            if PurePosixPath(name).name != wanted:
+            if PurePosixPath(name).name.lower() != wanted:
                 continue
             if wanted in TABLES:
                 table = _parse_table(reading.read_text(reading.root / name))

@@ -139,8 +139,8 @@ class OpenedDataset:
         groups = group_duplicates(records)
         if len(groups) <= len(made):
             raise DatasetError(
-                f"{self.path} has {len(records)} images in {len(groups)} groups of copies: too few "
-                f"for {1 + len(made)} splits",
+                f"{self.path} has {counted(len(records), 'image')} in "
+                f"{counted(len(groups), 'group')} of copies: too few for {1 + len(made)} splits",
                 where=self.path,
             )
         fractions = dict(train=1 - sum(made.values()), **made)

@@ -183,7 +183,7 @@ def _label_map(reading: Reading) -> tuple[list[str], dict[str, Colour]]:
     """Names and colours of ``labelmap.txt``, which CVAT writes."""
     order, colours = [], {}
     for name in reading.files.of(".txt"):
-        if PurePosixPath(name).name != "labelmap.txt":
+        if PurePosixPath(name).name.lower() != "labelmap.txt":
             continue
         for line in reading.read_text(reading.root / name).splitlines():
             if match := _LABEL_MAP.fullmatch(line.strip()):

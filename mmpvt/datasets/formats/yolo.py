@@ -137,7 +137,7 @@ def _names(content: dict, config: Path, given: Sequence[str] | None) -> list[str
 def _class_file(reading: Reading) -> list[str]:
     """Names of a file of classes, a line each, or those that the user gave."""
     found = [n for n in reading.files.of(".txt", ".names", ".labels")
-             if PurePosixPath(n).name in CLASS_FILES]  # fmt: skip
+             if is_class_file(n)]  # fmt: skip
     lists = {tuple(reading.read_names(reading.root / name)) for name in found}
     if len(lists) > 1:
         raise DatasetError(f"{few(found)} name different classes", hint="keep one of them")
@@ -245,7 +245,7 @@ def _check_images(reading: Reading) -> None:
     for name in reading.files.of(".txt"):
         path = PurePosixPath(name)
         folders = [part.lower() for part in path.parts[:-1]]
-        if "labels" in folders and path.stem not in known and path.name not in CLASS_FILES:
+        if "labels" in folders and path.stem not in known and not is_class_file(name):
             reading.problem(name, "there is no image of its name")
 
 
@@ -312,6 +312,11 @@ def _add(
 def _rounded(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
     x, y, width, height = (round(value, DIGITS) for value in box)
     return x, y, width, height
+
+
+def is_class_file(name: str) -> bool:
+    """Whether a file of this name lists the classes, in whatever case."""
+    return PurePosixPath(name).name.lower() in CLASS_FILES
 
 
 def holds_labels(file: Path) -> bool:

@@ -175,7 +175,7 @@ def test_first_pixel(boxes: list, format: str | None, found: str, said: str, roo
     write(root, {"a.jpg": "", "a.xml": voc(*boxes)})
     opened = open_dataset(root, format=format)
     assert read(opened) == dict(all=[f"a.jpg; 0 {found}"])
-    assert f"Pascal VOC with coordinates from {said}, 1 images" in opened.describe()
+    assert f"Pascal VOC with coordinates from {said}, 1 image," in opened.describe()
 
 
 NAMES = ("my a", "c,d", "e%20f", "ü")

@@ -416,6 +416,16 @@ def test_coco_boxes_from_0_to_1(root: Path):
         open_dataset(root)
 
 
+@pytest.mark.parametrize(
+    ("write", "name", "classes"),
+    [(yolo, "classes.txt", CLASSES), (masks, "labelmap.txt", ("background", *CLASSES))],
+)
+def test_names_of_classes_in_capitals(write: Callable, name: str, classes: tuple, root: Path):
+    write(root)
+    (root / name).rename(root / name.upper())
+    assert open_dataset(root).classes == classes
+
+
 def test_yolo_lists_of_some_images(root: Path):
     """Images that data.yaml doesn't name, and their labels, aren't used, which is said."""
     yolo(root)
