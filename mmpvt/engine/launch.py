@@ -218,7 +218,13 @@ def failure_of(error: RuntimeError) -> LaunchError | None:
     """What went wrong between the processes of a run, from PyTorch's error; None for another."""
     said = str(error)
     if not is_distributed():
-        return None
+        if not isinstance(error, getattr(torch.distributed, "DistError", ())):
+            return None
+        return LaunchError(
+            f"the processes of this run didn't meet: {said.splitlines()[0].rstrip('. ')}",
+            hint="start all of them, with a MASTER_ADDR that each reaches and a MASTER_PORT that "
+            "no other run has",
+        )
     if "Expected to have finished reduction in the prior iteration" in said:
         return LaunchError(
             "some of the model's parameters took no part in the loss, and the processes would "

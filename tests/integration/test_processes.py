@@ -155,6 +155,22 @@ def test_both_are_stopped(tmp_path: Path, start_pair):
     assert f"saved in {newest_checkpoint(tmp_path / 'work')}" in pair[0].text.splitlines()[-1]
 
 
+def test_a_port_of_another_run(tmp_path: Path, shapes: Path, tiny_config: Path, start_tool):
+    with socket.socket() as used:
+        used.bind(("", 0))
+        used.listen()
+        process = start_tool(
+            "train.py",
+            *(tiny_config, "--data-root", shapes, "--work-dir", tmp_path, "--launcher", "pytorch"),
+            **dict(WORLD_SIZE="1", RANK="0", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1"),
+            MASTER_PORT=str(used.getsockname()[1]),
+        )
+        assert process.wait(60) == 1
+    last = process.text.rstrip().splitlines()[-1]
+    assert last.startswith("error: the processes of this run didn't meet: ")
+    assert "a MASTER_PORT that no other run has" in last and "Traceback" not in process.text
+
+
 class WithUnused(RetinaNet):
     """A detector with a layer that its loss has no use for."""
 
