@@ -164,15 +164,15 @@ def _use_objects(
 
 
 def _count_trained(config: Config, records: Sequence[ImageRecord]) -> int:
-    """The number of images that an epoch goes through; says how many the config leaves out."""
+    """The number of images that an epoch goes through; says how many the config's filter skips."""
     trained = len(data.trained_records(config, records))
     if 0 < trained < len(records):  # where none is left, the checks of the data say why
         way = DatasetError.name_setting("keep_empty")
-        left_out = f"{len(records) - trained:,} of {counted(len(records), 'training image')}"
+        skipped = f"{len(records) - trained:,} of {counted(len(records), 'training image')}"
         _say(
             [
-                f"not trained on, by the config's filter_cfg: {left_out}, without objects (which "
-                f"{way} takes) or too small"
+                f"skipped by the config's filter_cfg: {skipped}, without objects ({way} keeps "
+                "those) or too small"
             ]
         )
     return trained or len(records)
