@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".gif", ".tif")
 IMAGES += (".tiff", ".jp2", ".pbm", ".pgm", ".ppm", ".pnm")
@@ -41,6 +42,10 @@ USER_ERROR, INTERRUPTED = 2, 130  # exit codes
 LISTING = ".mmpvt-files"  # lists the files that were written to a folder: a line of JSON each
 MAX_NAME = 255 - len(".jpg")  # bytes
 MAX_LABEL_LENGTH = 60  # characters of a class's name over its box
+# of Linux, Windows and macOS, tried in turn for letters that Pillow's own font lacks
+FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc")
+FONTS += ("arial.ttf", "msyh.ttc", "meiryo.ttc", "malgun.ttf", "Arial Unicode.ttf", "PingFang.ttc")
+MISSING = "\uffff"  # a character that no font has
 MAX_FILE_SIZE = 2 << 30  # bytes; Pillow's limit of pixels, uncompressed in 32 bits, takes a third
 MAX_JPEG_SIDE = 65_500  # pixels a side
 MAX_DETECTIONS = 10_000  # detections in an image
@@ -530,9 +535,8 @@ class Model:
         return red, green, blue
 
     def name(self, label: int) -> str:
-        """A class's name as it is drawn."""
-        name = printable(self.classes[label]) if label < len(self.classes) else str(label)
-        return name if len(name) <= MAX_LABEL_LENGTH else name[: MAX_LABEL_LENGTH - 1] + "…"
+        """A class's name, or its number."""
+        return self.classes[label] if label < len(self.classes) else str(label)
 
 
 def _check_number(detections: int) -> None:
@@ -1106,14 +1110,61 @@ def draw(model: Model, image: np.ndarray, found: dict[str, np.ndarray]) -> Image
         box = found["boxes"][i].clip(-size, max(picture.size) + size).tolist()
         colour = model.colour(label)
         pen.rectangle(box, outline=colour, width=max(2, size // 8))
-        text = f"{model.name(label)} {found['scores'][i]:.2f}"[: 2 * MAX_LABEL_LENGTH]
-        _, _, right, bottom = pen.textbbox((0, 0), text, font_size=size)
+        text, font = caption(model, label, f"{found['scores'][i]:.2f}", size, picture.width - 4)
+        _, _, right, bottom = pen.textbbox((0, 0), text, font)
         x = max(0, min(box[0], picture.width - right - 4))
         y = box[1] - bottom - 4 if box[1] > bottom + 4 else box[1]
         pen.rectangle((x, y, x + right + 4, y + bottom + 4), fill=colour)
         ink = "black" if np.dot(colour, (0.299, 0.587, 0.114)) > 128 else "white"
-        pen.text((x + 2, y + 2), text, fill=ink, font_size=size)
+        pen.text((x + 2, y + 2), text, ink, font)
     return picture
+
+
+def caption(
+    model: Model, label: int, score: str, size: int, room: int
+) -> tuple[str, ImageFont.FreeTypeFont]:
+    """A class's name and a score, and the font to draw them with.
+
+    A name of letters that no font has gives way to the class's number; one that is too long is
+    cut, so that the score is seen.
+
+    Args:
+        model (Model): whose class it is.
+        label (int): the class.
+        score (str): as it is drawn.
+        size (int): of the font.
+        room (int): pixels that there are for the text.
+    """
+    name = printable(model.name(label))
+    font = find_font(name, size)
+    if font is None:
+        say_once(f"no font here has the letters of {name}: pictures show the number, {label}")
+        name, font = str(label), ImageFont.load_default(size)
+    kept = min(len(name), MAX_LABEL_LENGTH)
+    while True:
+        text = f"{name[:kept]}{'…' if kept < len(name) else ''} {score}"
+        if not kept or font.getlength(text) <= room:
+            return text, font
+        kept -= 1
+
+
+@functools.cache
+def find_font(text: str, size: int) -> ImageFont.FreeTypeFont | None:
+    """Pillow's own font, or the first of ``FONTS`` here that has all of a text's letters."""
+    for name in (None, *FONTS):
+        with contextlib.suppress(OSError):  # there is no such font
+            font = ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
+            missing = bytes(font.getmask(MISSING))
+            if all(bytes(font.getmask(character)) != missing for character in set(text)):
+                return font
+    return None
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Prints a line that is of no use a second time."""
+    print(file=sys.stderr)
+    say(text)
 
 
 class Parser(argparse.ArgumentParser):

@@ -51,8 +51,8 @@ export function draw(canvas, place, image, { found, overlay, emphasised, classes
     context.lineWidth = emphasised?.box === box ? 4 : 2;
     context.strokeRect(x1, y1, x2 - x1, y2 - y1);
     if (isFaint) continue;
-    const text = `${classes[label] ?? label} ${score.toFixed(2)}`;
     context.font = FONT;
+    const text = caption(context, classes[label] ?? `${label}`, score.toFixed(2), width - 8);
     const room = context.measureText(text).width + 8;
     const left = Math.max(0, Math.min(x1 - 1, width - room));
     const top = y1 >= LABEL_HEIGHT ? y1 - LABEL_HEIGHT : Math.max(0, y1);
@@ -63,6 +63,17 @@ export function draw(canvas, place, image, { found, overlay, emphasised, classes
     context.textBaseline = "middle";
     context.fillText(text, left + 4, top + LABEL_HEIGHT / 2 + 1);
   }
+}
+
+/** A class's name and a score in so many pixels: a name that is too long is cut, not the score. */
+function caption(context, name, score, room) {
+  const letters = [...name];
+  let text = `${name} ${score}`;
+  while (letters.length && context.measureText(text).width > room) {
+    letters.pop();
+    text = `${letters.join("")}… ${score}`;
+  }
+  return text;
 }
 
 /** Masks as colours over an image; of overlapping ones the surest is seen. */

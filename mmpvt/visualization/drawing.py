@@ -210,6 +210,8 @@ def draw_label(
     """
     text = printable(text)  # OpenCV crashes on a lone surrogate
     scale = text_scale(canvas) if scale is None else scale
+    (width, _), _ = cv2.getTextSize(text, FONT, FONT_SCALE * scale, 1)
+    scale *= min(1, canvas.shape[1] / (width + 6 * scale))  # a long name leaves its score in sight
     weight, margin = max(1, round(scale)), round(3 * scale)
     (width, height), below = cv2.getTextSize(text, FONT, FONT_SCALE * scale, weight)
     width, height = width + 2 * margin, height + below + margin + 1

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from helpers import ROOT, wait_until
-from onnx_files import save
+from onnx_files import detections, save
 from small_models import picture
 
 PAGE = ROOT / "examples" / "web"
@@ -214,6 +214,19 @@ def test_masks_and_classes(page, tmp_path: Path):
     assert not choose(page, classifier)
     assert rows(page) == [["dog", "0.750"], ["cat", "0.250"]]
     assert "image.png, 40x30 pixels: dog" in page.inner_text("#status")
+
+
+def test_long_names(page, tmp_path: Path):
+    """They are cut before their scores."""
+    image = png(tmp_path / "narrow.png", np.full((30, 40, 3), 255, np.uint8))
+    seen = []
+    for score in (0.61, 0.39):
+        outputs = {**detections(), "scores": np.array([score, 0.1], np.float32)}
+        del outputs["masks"]
+        facts = dict(classes=["w" * 50] * 2, category_ids=[1, 2])
+        assert not choose(page, save(tmp_path / f"{score}.onnx", outputs, **facts), image)
+        seen.append(drawn(page))
+    assert (seen[0] != seen[1]).any()
 
 
 def test_pixels(page, tmp_path: Path):

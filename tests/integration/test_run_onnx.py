@@ -421,6 +421,39 @@ def test_classes_of_one_name(tmp_path: Path):
     assert found["score"] == 0.625 and found["scores"] == {"crane": 0.625, "ring": 0.125}
 
 
+def test_long_names(tmp_path: Path):
+    """They are cut in pictures, before their scores; in results they are whole."""
+    names = ["l" * 80 + "1", "l" * 80 + "2"]
+    facts = dict(classes=names, category_ids=[1, 2], palette=[[9, 9, 9]] * 2)
+    seen = []
+    for score in (0.61, 0.39):
+        outputs = dict(scores=np.array([score, 0.1], np.float32))
+        model = save(tmp_path / f"{score}.onnx", outputs, "classification", **facts)
+        out = tmp_path / f"out_{score}"
+        image = tmp_path / "a.png"
+        Image.new("RGB", (120, 40), (9, 90, 160)).save(image)
+        assert run_onnx(model, image, "--out", out).code == 0
+        (found,) = json.loads((out / "predictions.json").read_text())
+        assert found["class"] == names[0] and list(found["scores"]) == names
+        seen.append((out / "pictures" / "a.jpg").read_bytes())
+    assert seen[0] != seen[1]
+
+
+def test_names_of_other_scripts(tmp_path: Path):
+    """A font of the machine has them; the number stands for a name that none has."""
+    tool = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))
+    missing = tool["find_font"]("cat", 20).getmask(tool["MISSING"])
+    font = tool["find_font"]("Был", 20)
+    if font is None:
+        pytest.skip("this machine has no font of Cyrillic letters")
+    assert bytes(font.getmask("Б")) != bytes(missing)
+    facts = dict(classes=["\U00012000", "b"], category_ids=[1, 2])
+    model = save(tmp_path / "m.onnx", **facts)
+    ended = run_onnx(model, photo(tmp_path / "a.png"), "--out", tmp_path / "out")
+    assert ended.code == 0
+    assert ended.err.count("pictures show the number, 0") == 1
+
+
 @pytest.mark.parametrize("files", [8, pytest.param(200, marks=pytest.mark.full)])
 def test_damaged_files(files: int, detector: Path, tmp_path: Path, call_tool: Callable):
     """Cut short, or with a wrong byte: a sentence, or the model as it was."""

@@ -77,6 +77,14 @@ def test_labels_stay_within_the_picture():
         assert (canvas.max(axis=2) == 255).sum() > 500
 
 
+@pytest.mark.parametrize("width", [480, 3])
+def test_long_names_leave_their_scores_in_sight(width: int):
+    canvas = np.full((480, width, 3), 128, np.uint8)
+    taken: list[tuple[int, ...]] = []
+    draw_label(canvas, "w" * 90 + " 0.95", (100, 200), (255, 255, 255), taken=taken)
+    assert taken[0][2] <= max(width, 8)
+
+
 def test_labels_keep_off_each_other():
     canvas = np.zeros((480, 640, 3), dtype=np.uint8)
     taken = []
