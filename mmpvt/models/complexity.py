@@ -22,7 +22,7 @@ from mmseg.models import EncoderDecoder
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmpvt.errors import ConfigError
+from mmpvt.errors import ConfigError, UserError
 from mmpvt.models.data_preprocessor import input_channels
 
 
@@ -70,7 +70,7 @@ def count(model: BaseModel, shape: Sequence[int] | None = None) -> list[ModuleCo
         there are parameters in none of them, such as a transformer's queries.
 
     Raises:
-        ConfigError: the image has no pixels, or models of this kind can't be counted.
+        ConfigError: the image has no pixels, or models of this kind, or a part, can't be counted.
     """
     height, width = default_shape(model) if shape is None else shape
     if min(height, width) < 1:
@@ -115,8 +115,17 @@ class _Counter:
     def __call__(self, name: str, *inputs: Any, run: Callable | None = None) -> Any:
         """The output of the module ``name``, or of ``run``, which runs it."""
         module = self.model.get_submodule(name)
-        with FlopCounterMode(display=False) as counted:
-            out = (run or module)(*inputs)
+        try:
+            with FlopCounterMode(display=False) as counted:
+                out = (run or module)(*inputs)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a head raises on inputs that it doesn't take
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+            raise ConfigError(
+                f"{type(self.model).__name__}'s {name} can't be counted: it doesn't run by itself "
+                f"on an image's features ({reason})"
+            ) from error
         macs = counted.get_total_flops() // 2  # it counts multiplication and addition
         self.costs.append(ModuleCost(name, _parameters(module), macs))
         return out
@@ -127,8 +136,11 @@ def _parameters(module: nn.Module) -> int:
 
 
 def _count_two_stages(counter: _Counter, model: TwoStageDetector, maps: Sequence[Tensor]) -> None:
-    counter("rpn_head", maps)
     head, limits = model.roi_head, model.test_cfg
+    for name, part in head.named_children():
+        if name not in ("bbox_head", "mask_head") and _parameters(part):  # a mask IoU head, say
+            raise ConfigError(f"{type(head).__name__} with a {name} can't be counted")
+    counter("rpn_head", maps)
     proposals = _rois(head.bbox_roi_extractor, limits.rpn.max_per_img)
     counter("roi_head.bbox_head", proposals, run=_every_stage(head.bbox_head))
     if head.with_mask:

@@ -129,3 +129,18 @@ def test_parameters_add_up():
 def test_unknown_kind():
     with pytest.raises(ConfigError, match="a FastRCNN can't be counted"):
         parts_of("mmdet::fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py")
+
+
+@pytest.mark.parametrize(
+    ("config", "part"),
+    [
+        ("mmdet::htc/htc_r50_fpn_1x_coco.py", "semantic_roi_extractor|semantic_head"),
+        ("mmdet::ms_rcnn/ms-rcnn_r50_fpn_1x_coco.py", "mask_iou_head"),
+        ("mmseg::ocrnet/ocrnet_hr18_4xb2-40k_cityscapes-512x1024.py", "decode_head"),
+        ("mmdet::guided_anchoring/ga-retinanet_r50-caffe_fpn_1x_coco.py", "bbox_head"),
+    ],
+)
+def test_parts_that_cannot_be_counted(config: str, part: str):
+    """They are named, rather than counted as nothing."""
+    with pytest.raises(ConfigError, match=f"({part}) can't be counted"):
+        parts_of(config, shape=(128, 128))
