@@ -56,8 +56,9 @@ class _Page(gr.Blocks):
 def build(predictor: Predictor, title: str) -> gr.Blocks:
     """The page of a model, with its name as the headline."""
     table = ["class", "score"] if predictor.classifies else ["class", "pixels, %"]
+    widths = ["65%", "35%"]
     if predictor.finds_instances:
-        table = ["class", "score", "box"]
+        table, widths = ["class", "score", "box"], ["46%", "20%", "34%"]
     about = f"{len(predictor.classes)} classes · {predictor.device}"
     with _Page(
         title=f"{title} · mmpvt", delete_cache=DELETE_CACHE, analytics_enabled=False
@@ -79,7 +80,13 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
                 )
                 times = gr.HTML(elem_id="times")
                 listed = gr.Dataframe(
-                    headers=table, label="found", interactive=False, elem_id="found", max_height=420
+                    headers=table,
+                    label="found",
+                    interactive=False,
+                    elem_id="found",
+                    max_height=420,
+                    wrap=True,  # long names would push the scores out of sight
+                    column_widths=widths,
                 )
             with gr.Column(scale=5, min_width=420):
                 result = gr.Image(

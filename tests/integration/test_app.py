@@ -45,6 +45,8 @@ def app(
     port = free_port()
     checkpoint = torch.load(trained / "epoch_2.pth", weights_only=False)  # our own, just written
     checkpoint["state_dict"]["bbox_head.retina_cls.bias"] += 4  # surer than two epochs make it
+    meta = checkpoint["meta"]["dataset_meta"]
+    meta["classes"] = tuple(f"{name}, a shape of a long name" for name in meta["classes"])
     torch.save(checkpoint, folder / "sure.pth")
     args = (tiny_config, folder / "sure.pth", "--port", port, "--allow-host", "Page.Example")
     variables = dict(TMPDIR=str(folder), GRADIO_SHARE="True", GRADIO_ALLOWED_PATHS="/")
@@ -421,6 +423,8 @@ def test_image_boxes_slider_and_attention(page, shapes: Path):
     wait_until(page, lambda: listed(page))
     for part in ("prepare", "model", "draw"):
         wait_until(page, lambda p=part: re.search(rf"{p} \d+ ms", page.inner_text("#times")))
+    edges = [page.locator(part).bounding_box() for part in ("#found", "#found th:has-text('box')")]
+    assert edges[1]["x"] + edges[1]["width"] <= edges[0]["x"] + edges[0]["width"] + 2
     many, drawn = len(listed(page)), picture(page, "#result")
     assert drawn.shape == (480, 480, 3) and drawn.std() > 10
 
