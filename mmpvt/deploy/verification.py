@@ -29,6 +29,7 @@ from mmpvt.utils.text import encodable
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]  # from inputs to outputs
 MIN_SCORE = 0.05  # of the detections that are compared
+MATCH_BOX, MATCH_SCORE = 2, 0.1  # pixels and score within which two detections may be the same
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.5, 1e-3  # pixels and score, of results in float32
 MAX_UNMATCHED = 1e-3  # share of pixels or detections: those on the edge of a threshold
 EXAMPLE_SIZE = (480, 640)  # pixels of the image drawn where none is given
@@ -40,6 +41,7 @@ class Deviation:
 
     compared: int = 0  # PyTorch's detections, or pixels of its label map
     unmatched: int = 0  # of those, without a match in the file's results, or of another label
+    added: int = 0  # the file's detections without a match in PyTorch's
     box: float = 0.0  # largest distance of a box's side, in pixels
     score: float = 0.0  # largest difference of a score
     mask: float = 0.0  # largest share of a mask's pixels that differ
@@ -48,7 +50,7 @@ class Deviation:
     @property
     def is_small(self) -> bool:
         """Whether it is within the tolerance of results in float32."""
-        is_matched = self.unmatched <= self.compared * MAX_UNMATCHED
+        is_matched = self.unmatched + self.added <= self.compared * MAX_UNMATCHED
         return is_matched and self.box <= BOX_TOLERANCE and self.score <= SCORE_TOLERANCE
 
     def include(self, other: Deviation) -> None:
@@ -56,6 +58,7 @@ class Deviation:
         self.unit = other.unit
         self.compared += other.compared
         self.unmatched += other.unmatched
+        self.added += other.added
         for name in ("box", "score", "mask"):
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
 
@@ -65,10 +68,17 @@ class Deviation:
         if self.unit == "classes":
             same = "another class" if self.unmatched else "the same class"
             return f"{same} has the highest score; scores deviate by at most {self.score:.1e}"
+        added = f", and {self.added} are added" if self.added else ""
+        if not self.compared:
+            return (
+                f"no results were compared, as PyTorch finds no detection over {MIN_SCORE} in the "
+                f"image{added}: take an image in which it does"
+            )
         mask = f", masks by {self.mask:.3%} of their pixels" if self.mask else ""
         return (
-            f"{self.unmatched} of {self.compared} detections over {MIN_SCORE} are missing; the "
-            f"others deviate by at most {self.box:.4f} pixels, scores by {self.score:.1e}{mask}"
+            f"{self.unmatched} of {self.compared} detections over {MIN_SCORE} are missing{added}; "
+            f"the others deviate by at most {self.box:.4f} pixels, scores by "
+            f"{self.score:.1e}{mask}"
         )
 
 
@@ -120,7 +130,8 @@ def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray])
         deviation.compared += 1
         distances = np.abs(found["boxes"] - expected["boxes"][i]).max(1, initial=0)
         scores = np.abs(found["scores"] - expected["scores"][i])
-        near = free & (found["labels"] == expected["labels"][i]) & (distances < 2) & (scores < 0.1)
+        near = free & (found["labels"] == expected["labels"][i])
+        near &= (distances < MATCH_BOX) & (scores < MATCH_SCORE)
         if not near.any():
             deviation.unmatched += 1
             continue
@@ -131,6 +142,8 @@ def compare(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray])
             ours, theirs = found["masks"][match], expected["masks"][i]
             mask = float((ours != theirs).sum() / max((ours | theirs).sum(), 1))
         deviation.include(Deviation(box=distances[match], score=scores[match], mask=mask))
+    # lower scores may match what PyTorch gives less than MIN_SCORE
+    deviation.added = int((free & (found["scores"] > MIN_SCORE + MATCH_SCORE)).sum())
     return deviation
 
 
