@@ -10,6 +10,7 @@ Detections go to predictions.json, in COCO's results format; label maps are PNG 
 from __future__ import annotations
 
 import argparse
+import bisect
 import collections
 import contextlib
 import functools
@@ -538,6 +539,10 @@ class Model:
         """A class's name, or its number."""
         return self.classes[label] if label < len(self.classes) else str(label)
 
+    def category_id(self, label: int) -> int:
+        """A class's number in results: its data set's, or else counted from 1."""
+        return self.category_ids[label] if self.category_ids else label + 1
+
 
 def _check_number(detections: int) -> None:
     if detections > MAX_DETECTIONS:
@@ -1050,7 +1055,7 @@ def records(model: Model, image_id: int | str, found: dict[str, np.ndarray]) -> 
         label = int(found["labels"][i])
         record = {
             "image_id": image_id,
-            "category_id": model.category_ids[label] if model.category_ids else label + 1,
+            "category_id": model.category_id(label),
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": float(found["scores"][i]),
         }
@@ -1125,7 +1130,7 @@ def caption(
 ) -> tuple[str, ImageFont.FreeTypeFont]:
     """A class's name and a score, and the font to draw them with.
 
-    A name of letters that no font has gives way to the class's number; one that is too long is
+    A name that no font has the letters of gives way to the class's number; one that is too long is
     cut, so that the score is seen.
 
     Args:
@@ -1136,35 +1141,60 @@ def caption(
         room (int): pixels that there are for the text.
     """
     name = printable(model.name(label))
-    font = find_font(name, size)
-    if font is None:
-        say_once(f"no font here has the letters of {name}: pictures show the number, {label}")
-        name, font = str(label), ImageFont.load_default(size)
+    file = font_file(name)
+    if file is None:
+        say_that_fonts_lack()
+        name, file = str(model.category_id(label)), ""
+    font = load_font(file, size)
+
+    def shown(kept: int) -> str:
+        if kept == len(name):
+            return f"{name} {score}"
+        return f"{name[:kept]}… {score}" if kept else score
+
+    def is_too_wide(kept: int) -> bool:
+        return font.getlength(shown(kept)) > room
+
     kept = min(len(name), MAX_LABEL_LENGTH)
-    while True:
-        text = f"{name[:kept]}{'…' if kept < len(name) else ''} {score}"
-        if not kept or font.getlength(text) <= room:
-            return text, font
-        kept -= 1
+    if is_too_wide(kept):
+        kept = max(0, bisect.bisect_left(range(kept), True, key=is_too_wide) - 1)
+    return shown(kept), font
 
 
 @functools.cache
-def find_font(text: str, size: int) -> ImageFont.FreeTypeFont | None:
-    """Pillow's own font, or the first of ``FONTS`` here that has all of a text's letters."""
-    for name in (None, *FONTS):
-        with contextlib.suppress(OSError):  # there is no such font
-            font = ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
-            missing = bytes(font.getmask(MISSING))
-            if all(bytes(font.getmask(character)) != missing for character in set(text)):
-                return font
-    return None
+def font_file(text: str) -> str | None:
+    """The first font that has all of a text's letters, or else the one that has most of them:
+    ``''`` for Pillow's own, one of ``FONTS``, or None if each lacks half of them."""
+    lacking: dict[str, int] = {}
+    for file in ("", *FONTS):
+        font = load_font(file, 12)
+        if font is None:
+            continue
+        missing = bytes(font.getmask(MISSING))
+        lacking[file] = sum(bytes(font.getmask(letter)) == missing for letter in text)
+        if not lacking[file]:
+            return file
+    best = min(lacking, key=lacking.__getitem__)
+    return best if 2 * lacking[best] < len(text) else None
+
+
+@functools.lru_cache(64)  # sizes follow the pictures'
+def load_font(file: str, size: int) -> ImageFont.FreeTypeFont | None:
+    """A font, or None if it isn't here."""
+    try:
+        return ImageFont.truetype(file, size) if file else ImageFont.load_default(size)
+    except OSError:
+        return None
 
 
 @functools.cache
-def say_once(text: str) -> None:
-    """Prints a line that is of no use a second time."""
+def say_that_fonts_lack() -> None:
+    """Says once why pictures show numbers."""
     print(file=sys.stderr)
-    say(text)
+    say(
+        "no font here has the letters of some class names: pictures show the numbers that are "
+        "category_id in predictions.json"
+    )
 
 
 class Parser(argparse.ArgumentParser):

@@ -71,7 +71,7 @@ function caption(context, name, score, room) {
   let text = `${name} ${score}`;
   while (letters.length && context.measureText(text).width > room) {
     letters.pop();
-    text = `${letters.join("")}… ${score}`;
+    text = letters.length ? `${letters.join("")}… ${score}` : score;
   }
   return text;
 }

@@ -50,7 +50,7 @@ class Deviation:
     @property
     def is_small(self) -> bool:
         """Whether it is within the tolerance of results in float32."""
-        is_matched = self.unmatched + self.added <= self.compared * MAX_UNMATCHED
+        is_matched = max(self.unmatched, self.added) <= self.compared * MAX_UNMATCHED
         return is_matched and self.box <= BOX_TOLERANCE and self.score <= SCORE_TOLERANCE
 
     def include(self, other: Deviation) -> None:
@@ -68,12 +68,14 @@ class Deviation:
         if self.unit == "classes":
             same = "another class" if self.unmatched else "the same class"
             return f"{same} has the highest score; scores deviate by at most {self.score:.1e}"
-        added = f", and {self.added} are added" if self.added else ""
+        if not self.compared and self.added:
+            return f"PyTorch finds no detection over {MIN_SCORE}, and the file {self.added}"
         if not self.compared:
             return (
-                f"no results were compared, as PyTorch finds no detection over {MIN_SCORE} in the "
-                f"image{added}: take an image in which it does"
+                f"no results were compared, as PyTorch finds no detection over {MIN_SCORE}: take "
+                "an image in which it does"
             )
+        added = f", and {self.added} are added" if self.added else ""
         mask = f", masks by {self.mask:.3%} of their pixels" if self.mask else ""
         return (
             f"{self.unmatched} of {self.compared} detections over {MIN_SCORE} are missing{added}; "

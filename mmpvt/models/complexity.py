@@ -122,9 +122,11 @@ class _Counter:
             raise
         except Exception as error:  # whatever a head raises on inputs that it doesn't take
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+            of_size = name in ("backbone", "neck")
+            what = "an image of this size" if of_size else "an image's features by itself"
             raise ConfigError(
-                f"{type(self.model).__name__}'s {name} can't be counted: it doesn't run by itself "
-                f"on an image's features ({reason})"
+                f"{type(self.model).__name__}'s {name} doesn't run on {what} ({reason})",
+                hint="take a --shape whose sides are multiples of 32" if of_size else None,
             ) from error
         macs = counted.get_total_flops() // 2  # it counts multiplication and addition
         self.costs.append(ModuleCost(name, _parameters(module), macs))
@@ -137,9 +139,8 @@ def _parameters(module: nn.Module) -> int:
 
 def _count_two_stages(counter: _Counter, model: TwoStageDetector, maps: Sequence[Tensor]) -> None:
     head, limits = model.roi_head, model.test_cfg
-    for name, part in head.named_children():
-        if name not in ("bbox_head", "mask_head") and _parameters(part):  # a mask IoU head, say
-            raise ConfigError(f"{type(head).__name__} with a {name} can't be counted")
+    _check_parts(model, "backbone", "neck", "rpn_head", "roi_head")
+    _check_parts(head, "bbox_head", "mask_head")
     counter("rpn_head", maps)
     proposals = _rois(head.bbox_roi_extractor, limits.rpn.max_per_img)
     counter("roi_head.bbox_head", proposals, run=_every_stage(head.bbox_head))
@@ -148,9 +149,20 @@ def _count_two_stages(counter: _Counter, model: TwoStageDetector, maps: Sequence
         counter("roi_head.mask_head", rois, run=_every_stage(head.mask_head))
 
 
+def _check_parts(module: nn.Module, *counted: str) -> None:
+    """Raises a ConfigError if a part that isn't counted has parameters: a mask IoU head, say."""
+    for name, part in module.named_children():
+        if name not in counted and _parameters(part):
+            raise ConfigError(
+                f"a {type(module).__name__} with parameters in its {name} can't be counted"
+            )
+
+
 def _count_sparse_rcnn(counter: _Counter, model: SparseRCNN) -> None:
     number = model.rpn_head.num_proposals
     head = model.roi_head
+    _check_parts(model, "backbone", "neck", "rpn_head", "roi_head")
+    _check_parts(head, "bbox_head")
     features = torch.empty(1, number, head.proposal_feature_channel)
     rois = _rois(head.bbox_roi_extractor, number)
     counter("roi_head.bbox_head", rois, features, run=_every_stage(head.bbox_head))

@@ -44,7 +44,9 @@ def report_on_training(config: Config) -> str:
     try:
         checkpoint = last_checkpoint(work_dir)
         if checkpoint is None:
-            raise CheckpointError(f"the training saved no checkpoint in {work_dir}", where=work_dir)
+            raise CheckpointError(
+                f"there is no checkpoint of the training in {work_dir}", where=work_dir
+            )
         options = TestOptions(checkpoint=str(checkpoint), launcher=config.get("launcher", "none"))
         return f"the report is {write_run_report(config, options, work_dir / FOLDER)}"
     except BaseException as error:  # the training is worth more than its report

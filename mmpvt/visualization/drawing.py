@@ -8,6 +8,7 @@ moves to where it covers no other, and has its class's colour. Both show non-Lat
 
 from __future__ import annotations
 
+import bisect
 import colorsys
 from collections.abc import Sequence
 
@@ -66,11 +67,12 @@ def draw_sample(
         canvas = draw_map(canvas, labels, classes, palette)
     if f"{part}_label" in sample:
         label = int(sample.get(f"{part}_label"))
-        text = class_name(classes, label)
+        score = ""
         if not truth and "pred_score" in sample:
-            text += f" {float(sample.pred_score[label]):.2f}"
+            score = f" {float(sample.pred_score[label]):.2f}"
         canvas = np.ascontiguousarray(canvas)
-        draw_label(canvas, text, (0, 0), palette[label % len(palette)])
+        colour = palette[label % len(palette)]
+        draw_label(canvas, class_name(classes, label), (0, 0), colour, ending=score)
     instances = sample.get(f"{part}_instances")
     if instances is not None and "bboxes" in instances:  # of a test without annotations it isn't
         instances = instances.cpu()
@@ -150,13 +152,13 @@ def draw_instances(
         by_score = instances.scores.argsort(descending=True).tolist()
     for i in by_score:
         label = int(instances.labels[i])
-        text = class_name(classes, label)
+        name, ending, place = class_name(classes, label), "", corners[i][:2]
         if "scores" in instances:
-            text += f" {float(instances.scores[i]):.2f}"
+            ending += f" {float(instances.scores[i]):.2f}"
         if "track_ids" in instances and instances.track_ids[i] >= 0:
-            text += f" #{int(instances.track_ids[i])}"
+            ending += f" #{int(instances.track_ids[i])}"
         colour = palette[label % len(palette)]
-        draw_label(canvas, text, corners[i][:2], colour, taken=taken, scale=texts)
+        draw_label(canvas, name, place, colour, taken=taken, scale=texts, ending=ending)
     return canvas
 
 
@@ -195,8 +197,11 @@ def draw_label(
     centred: bool = False,
     taken: list[tuple[int, ...]] | None = None,
     scale: float | None = None,
+    ending: str = "",
 ) -> None:
     """Draws a text on its class's colour, within the picture and off other labels.
+
+    One that is wider than the picture is cut, but not its ending.
 
     Args:
         canvas (np.ndarray): RGB, uint8; changed.
@@ -207,14 +212,23 @@ def draw_label(
         taken (list | None): left, top, right and bottom of the labels drawn so far; this one's
             are added. Default: there are none.
         scale (float | None): the text's size. Default: that of the canvas.
+        ending (str): a score, say, drawn after the text. Default: none.
     """
     text = printable(text)  # OpenCV crashes on a lone surrogate
     scale = text_scale(canvas) if scale is None else scale
-    (width, _), _ = cv2.getTextSize(text, FONT, FONT_SCALE * scale, 1)
-    scale *= min(1, canvas.shape[1] / (width + 6 * scale))  # a long name leaves its score in sight
     weight, margin = max(1, round(scale)), round(3 * scale)
-    (width, height), below = cv2.getTextSize(text, FONT, FONT_SCALE * scale, weight)
-    width, height = width + 2 * margin, height + below + margin + 1
+
+    def size(kept: int) -> tuple[str, int, int, int]:
+        """A text of so many characters, its width and height, and how far it is below the line."""
+        shown = (text if kept == len(text) else text[:kept] + "…" * bool(kept)) + ending
+        (width, height), below = cv2.getTextSize(shown, FONT, FONT_SCALE * scale, weight)
+        return shown, width + 2 * margin, height + below + margin + 1, below
+
+    kept = len(text)
+    if size(kept)[1] > canvas.shape[1]:
+        widths = range(kept)  # found by halves, as a name may have thousands of characters
+        kept = max(0, bisect.bisect(widths, canvas.shape[1], key=lambda n: size(n)[1]) - 1)
+    text, width, height, below = size(kept)
     x, y = place
     if centred:
         x, y = x - width // 2, y + height // 2

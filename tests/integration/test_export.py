@@ -56,7 +56,7 @@ def exported(sure: Path, tiny_config: Path, tmp_path_factory, run_tool) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     ended = run_tool("export.py", tiny_config, sure, "--out", path, "--shape", 64, 64)
     assert ended.code == 0, ended.out + ended.err
-    assert re.search(r"0 of [1-9]\d* detections over 0\.05 are missing;", ended.out)
+    assert re.search(r"\b0 of [1-9]\d* detections over 0\.05 are missing;", ended.out)
     return path
 
 

@@ -439,19 +439,26 @@ def test_long_names(tmp_path: Path):
     assert seen[0] != seen[1]
 
 
-def test_names_of_other_scripts(tmp_path: Path):
-    """A font of the machine has them; the number stands for a name that none has."""
-    tool = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))
-    missing = tool["find_font"]("cat", 20).getmask(tool["MISSING"])
-    font = tool["find_font"]("Был", 20)
-    if font is None:
-        pytest.skip("this machine has no font of Cyrillic letters")
-    assert bytes(font.getmask("Б")) != bytes(missing)
-    facts = dict(classes=["\U00012000", "b"], category_ids=[1, 2])
+def test_names_that_no_font_has(tmp_path: Path):
+    """Their numbers stand for them, which is said once."""
+    facts = dict(classes=["\U00012000", "\U00012001"], category_ids=[11, 12])
     model = save(tmp_path / "m.onnx", **facts)
     ended = run_onnx(model, photo(tmp_path / "a.png"), "--out", tmp_path / "out")
     assert ended.code == 0
-    assert ended.err.count("pictures show the number, 0") == 1
+    assert ended.err.count("pictures show the numbers") == 1
+
+
+def test_fonts_of_names():
+    """A few letters that are missing don't make it a number; the machine's fonts are taken."""
+    tool = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))
+    for name in ("cat", "", "caf\U00012000"):
+        assert tool["font_file"](name) == "", name
+    assert tool["font_file"]("\U00012000s") is None
+    cyrillic = tool["font_file"]("Был")
+    if cyrillic is None:
+        pytest.skip("this machine has no font of Cyrillic letters")
+    font = tool["load_font"](cyrillic, 20)
+    assert bytes(font.getmask("Б")) != bytes(font.getmask(tool["MISSING"]))
 
 
 @pytest.mark.parametrize("files", [8, pytest.param(200, marks=pytest.mark.full)])

@@ -138,9 +138,18 @@ def test_unknown_kind():
         ("mmdet::ms_rcnn/ms-rcnn_r50_fpn_1x_coco.py", "mask_iou_head"),
         ("mmseg::ocrnet/ocrnet_hr18_4xb2-40k_cityscapes-512x1024.py", "decode_head"),
         ("mmdet::guided_anchoring/ga-retinanet_r50-caffe_fpn_1x_coco.py", "bbox_head"),
+        ("mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py", "semantic_head"),
+        ("mmdet::queryinst/queryinst_r50_fpn_1x_coco.py", "mask_head"),
     ],
 )
 def test_parts_that_cannot_be_counted(config: str, part: str):
     """They are named, rather than counted as nothing."""
-    with pytest.raises(ConfigError, match=f"({part}) can't be counted"):
+    with pytest.raises(ConfigError, match=f"({part}) (can't be counted|doesn't run on)"):
         parts_of(config, shape=(128, 128))
+
+
+def test_a_size_that_a_part_does_not_take():
+    with pytest.raises(
+        ConfigError, match=r"neck doesn't run on an image of this size \(.* --shape"
+    ):
+        parts_of("mmdet::yolo/yolov3_d53_8xb8-ms-608-273e_coco.py", shape=(100, 100))

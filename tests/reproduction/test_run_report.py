@@ -21,7 +21,7 @@ def test_a_training_is_worth_more_than_its_report(
     said = run_report.report_on_training(config)
     assert said == (
         f"the training is complete, in {tmp_path}, but without a report: "
-        f"the training saved no checkpoint in {tmp_path}"
+        f"there is no checkpoint of the training in {tmp_path}"
     )
 
     def end(error: BaseException) -> None:

@@ -77,12 +77,19 @@ def test_labels_stay_within_the_picture():
         assert (canvas.max(axis=2) == 255).sum() > 500
 
 
-@pytest.mark.parametrize("width", [480, 3])
-def test_long_names_leave_their_scores_in_sight(width: int):
-    canvas = np.full((480, width, 3), 128, np.uint8)
-    taken: list[tuple[int, ...]] = []
-    draw_label(canvas, "w" * 90 + " 0.95", (100, 200), (255, 255, 255), taken=taken)
-    assert taken[0][2] <= max(width, 8)
+@pytest.mark.parametrize(("height", "width"), [(480, 480), (1080, 1920), (480, 90)])
+@pytest.mark.parametrize("name", ["w" * 90, "i" * 3000])
+def test_long_names_leave_their_scores_in_sight(name: str, height: int, width: int):
+    canvases, taken = [], []
+    for ending in (" 0.95", " 0.11"):
+        canvases.append(np.full((height, width, 3), 128, np.uint8))
+        place = (100, 200)
+        draw_label(canvases[-1], name, place, (255, 255, 255), taken=taken, ending=ending)
+        assert taken.pop()[2] <= width
+    differing = (canvases[0] != canvases[1]).any(axis=(0, 2)).nonzero()[0]
+    assert differing.max() - differing.min() < 60 * max(1, height / 480)  # the score's digits
+    canvas = np.full((480, 3, 3), 128, np.uint8)
+    draw_label(canvas, name, (0, 200), (255, 255, 255), ending=" 0.95")  # nothing fits
 
 
 def test_labels_keep_off_each_other():

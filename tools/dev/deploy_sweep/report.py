@@ -70,4 +70,5 @@ def _cell(found: dict) -> str:
     if found["unit"] == "pixels":
         return f"{missing} differ"
     mask = f", masks {found['mask']:.2%}" if found["mask"] else ""
-    return f"{missing} missing; {found['box']:.4f} px, {found['score']:.1e}{mask}"
+    added = f", {found['added']} added" if found.get("added") else ""
+    return f"{missing} missing{added}; {found['box']:.4f} px, {found['score']:.1e}{mask}"
