@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_page_options(args: argparse.Namespace) -> None:
-    """Raises a ConfigError where ``--pictures`` or ``--logs`` can't be."""
+    """Raises a ConfigError where ``--pictures`` or ``--logs`` has a value that can't be used."""
     if args.pictures < 0:
         raise ConfigError(f"{args.pictures} is not at least 0", setting="pictures")
     if args.logs and not args.logs.is_dir():

@@ -17,7 +17,7 @@ from mmpvt.utils.text import few
 
 CLASSIFYING = {"bbox_head", "mask_head", "decode_head", "auxiliary_head"}
 TEXT = {"language_model", "text_encoder"}  # parts of models that compare images with text
-NAMED = 3  # classes that differ, in a sentence
+MOST_NAMED = 3  # classes that differ, in a sentence
 log = logging.getLogger("mmpvt")
 
 
@@ -283,8 +283,8 @@ def class_differences(stored: Sequence[str], classes: Sequence[str]) -> str:
         f"class {label} is {_quoted(one)} in the checkpoint and {_quoted(other)} in the data set"
         for label, one, other in iter_differing(stored, classes)
     ]
-    more = [f"{len(differing) - NAMED} more"] if len(differing) > NAMED else []
-    return ", ".join(differing[:NAMED] + more)
+    more = [f"{len(differing) - MOST_NAMED} more"] if len(differing) > MOST_NAMED else []
+    return ", ".join(differing[:MOST_NAMED] + more)
 
 
 def _quoted(name: str | None) -> str:

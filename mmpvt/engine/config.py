@@ -172,8 +172,6 @@ def _check_kinds(config: Config) -> None:
             f"custom_hooks is {str(hooks)[:60]!r}: it takes a list of dicts with a type each",
             hint="write custom_hooks=[dict(type=…)]",
         )
-    for part in iter_dicts(config.model):
-        _check_init_cfg(part.get("init_cfg"))
     for split, dataset in split_datasets(config):
         prefix = dataset.get("data_prefix")
         scope = str(dataset.get("type")).rpartition(".")[0] or config.get("default_scope")
@@ -185,17 +183,26 @@ def _check_kinds(config: Config) -> None:
             )
 
 
-def _check_init_cfg(init_cfg: object) -> None:
-    """Raises a ConfigError if a part of a model has initial weights that MMEngine can't take."""
-    for one in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
-        settings = one if isinstance(one, dict) else {}
-        kind = settings.get("type")
-        lacks_file = kind == "Pretrained" and not settings.get("checkpoint")
-        if one and (not kind or lacks_file):
+def check_initial_weights(config: Config) -> None:
+    """Checks what the parts of a model that is trained start from.
+
+    Raises:
+        ConfigError: an ``init_cfg`` is no dict, or names no checkpoint.
+    """
+    for part in iter_dicts(config.model):
+        init_cfg = part.get("init_cfg")
+        for one in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
+            if one and not isinstance(one, dict):
+                problem = "it takes a dict of a type and its arguments"
+            elif (
+                one and one.get("type", "Pretrained") == "Pretrained" and not one.get("checkpoint")
+            ):
+                problem = "it names no checkpoint"
+            else:
+                continue
             raise ConfigError(
-                f"a part of the model has init_cfg={str(init_cfg)[:60]!r}: it takes a dict of a "
-                "type and its arguments",
-                hint="write init_cfg=dict(type='Pretrained', checkpoint=FILE)",
+                f"a part of the model has init_cfg={str(init_cfg)[:60]!r}: {problem}",
+                hint="write init_cfg=dict(type='Pretrained', checkpoint=FILE), or None",
             )
 
 
@@ -317,7 +324,7 @@ def set_pretrained(config: Config, source: str) -> None:
     """
     if source != "none" and not _exists(source):
         raise CheckpointError(f"no such file: {source}", setting="pretrained", where=source)
-    for backbone in _backbones_for(config, "pretrained"):
+    for backbone in _backbones(config, "pretrained"):
         backbone.pop("pretrained", None)
         weights = dict(type="Pretrained", checkpoint=source)
         backbone["init_cfg"] = None if source == "none" else weights
@@ -354,9 +361,16 @@ def set_resume(config: Config, checkpoint: str) -> None:
 
 def leave_backbones_to_checkpoint(config: Config) -> None:
     """Has no backbone load weights of its own, which a whole model's checkpoint replaces."""
-    for backbone in _backbones(config):
-        backbone.pop("pretrained", None)
-        backbone["init_cfg"] = None
+    for part in iter_dicts(config.model):
+        named = (part.get(key) for key in ("backbone", "backbone_cfg"))
+        backbones = [backbone for backbone in named if isinstance(backbone, dict)]
+        for owner in (part, *backbones) if backbones else ():
+            if isinstance(owner.get("pretrained"), bool):  # timm's, whose default is to download
+                owner["pretrained"] = False
+            else:
+                owner.pop("pretrained", None)
+        for backbone in backbones:
+            backbone["init_cfg"] = None
 
 
 def set_checkpoint(config: Config, checkpoint: str) -> None:
@@ -453,7 +467,7 @@ def freeze_stages(config: Config, number: int) -> None:
     """
     from mmpvt.datasets.pipelines import find_class  # imports MMDetection, which a swap needn't
 
-    backbones = _backbones_for(config, "freeze")
+    backbones = _backbones(config, "freeze")
     if number < 0:
         raise ConfigError(f"{number} is no number of stages", setting="freeze")
     with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmdet"):
@@ -522,13 +536,8 @@ def set_hook(config: Config, **hook) -> None:
     config.custom_hooks = hooks
 
 
-def _backbones(config: Config) -> list[dict]:
-    backbones = (d.get("backbone") for d in iter_dicts(config.model))
-    return [backbone for backbone in backbones if isinstance(backbone, dict)]
-
-
-def _backbones_for(config: Config, setting: str) -> list[dict]:
-    backbones = _backbones(config)
+def _backbones(config: Config, setting: str) -> list[dict]:
+    backbones = [d["backbone"] for d in iter_dicts(config.model) if "backbone" in d]
     if not backbones:
         raise ConfigError("the config's model has no backbone", setting=setting)
     return backbones

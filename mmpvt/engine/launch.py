@@ -220,8 +220,9 @@ def failure_of(error: RuntimeError) -> LaunchError | None:
     if not is_distributed():
         if not isinstance(error, getattr(torch.distributed, "DistError", ())):
             return None
+        reason = (said or type(error).__name__).splitlines()[0].rstrip(". ")
         return LaunchError(
-            f"the processes of this run didn't meet: {said.splitlines()[0].rstrip('. ')}",
+            f"the processes of this run didn't meet: {reason}",
             hint="start all of them, with a MASTER_ADDR that each reaches and a MASTER_PORT that "
             "no other run has",
         )

@@ -12,19 +12,20 @@ from typing import Any
 
 import torch
 from mmdet.models.dense_heads import MaskFormerHead
-from mmdet.models.roi_heads.mask_heads import MaskPointHead
+from mmdet.models.roi_heads.mask_heads import FusedSemanticHead, MaskPointHead
 from mmengine.runner.amp import autocast
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.decode_heads.knet_head import KernelUpdateHead
 from torch import Tensor, nn
 
 from mmpvt.engine.hooks.divergence import OptimWrapper
+from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import LaunchError
 from mmpvt.registry import OPTIM_WRAPPERS
 
 LAST_LAYERS = ("conv_seg", "fc_seg", "mask_norm")  # of MMSegmentation's heads
 DECODING = ("predict_by_feat", "_get_predictions")  # methods of MMDetection's heads, mmpretrain's
-OTHER_HEADS = (KernelUpdateHead, MaskFormerHead, MaskPointHead)
+OTHER_HEADS = (FusedSemanticHead, KernelUpdateHead, MaskFormerHead, MaskPointHead)
 # names of PyTorch's for instructions on bfloat16: x86's, Arm's
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
 
@@ -41,10 +42,11 @@ def check_amp(device: str, dtype: str) -> None:
         raise LaunchError("float16 is for GPUs", setting="amp", instead=("amp", "bfloat16"))
     # older versions of PyTorch don't say
     instructions: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    if instructions and not any(map(instructions.get, BFLOAT16_INSTRUCTIONS)):
+    lacks = instructions and not any(map(instructions.get, BFLOAT16_INSTRUCTIONS))
+    if lacks and is_first_process():
         print(
-            "warning: this processor has no instructions for bfloat16, which takes longer than "
-            "float32 then",
+            "warning: this processor has no instructions for bfloat16, so it is slower than "
+            "float32 here",
             file=sys.stderr,
         )
 
@@ -90,6 +92,10 @@ def _to_float32_hook(_: nn.Module, __: tuple, output: Any) -> Any:
 def _to_float32(x: Any) -> Any:
     if isinstance(x, Tensor):
         return x.float() if x.is_floating_point() else x
+    if isinstance(x, dict):
+        return {key: _to_float32(value) for key, value in x.items()}
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        return type(x)(*map(_to_float32, x))
     if isinstance(x, list | tuple):
         return type(x)(map(_to_float32, x))
     return x

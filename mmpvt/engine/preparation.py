@@ -17,6 +17,7 @@ from mmpvt.datasets.pipelines import loading_step
 from mmpvt.datasets.samplers import kill_workers
 from mmpvt.engine.checks import check_data, check_pixels, keep_inside
 from mmpvt.engine.config import (
+    check_initial_weights,
     check_trains,
     freeze_stages,
     make_work_dir,
@@ -204,6 +205,7 @@ def prepare_training(
             processes=process_count(options.launcher),
         )
     _set_options(config, options)
+    check_initial_weights(config)
 
     # Checks, then the first that is written
     splits = ("train",) if config.get("val_cfg") is None else ("train", "val")
@@ -365,7 +367,7 @@ def _without_name_in_work_dir(config: Config) -> Config:
 
 def _set_amp(config: Config, dtype: str) -> None:
     """Trains in mixed precision; for float16, whose range is small, the loss is scaled."""
-    device = "cuda" if torch.cuda.is_available() else get_device()
+    device = get_device()
     if device not in ("cpu", "cuda"):
         raise LaunchError(
             f"mixed precision is for CUDA GPUs and CPUs, and PyTorch's device here is {device!r}",

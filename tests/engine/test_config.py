@@ -11,6 +11,7 @@ from mmengine.config import Config, ConfigDict
 
 from helpers import ROOT
 from mmpvt.engine.config import (
+    check_initial_weights,
     load_config,
     make_work_dir,
     set_checkpoint,
@@ -67,8 +68,6 @@ def test_options_written_wrong(option: str, value: object, sentence: str):
             "train_dataloader = dict(dataset=dict(type='CocoDataset', data_prefix='images/'))",
             r"train_dataloader's data set has data_prefix='images/': .*data_prefix=dict\(img=…\)",
         ),
-        ("model['init_cfg'] = 'b0.pth'", r"has init_cfg='b0.pth': .*\(type='Pretrained', checkp"),
-        ("model['backbone'] = dict(init_cfg=dict(type='Pretrained'))", "has init_cfg=.*FILE"),
     ],
 )
 def test_lists_and_dicts_of_another_kind(line: str, said: str, tmp_path: Path):
@@ -240,14 +239,37 @@ def test_pretrained(config: Config, tmp_path: Path):
         set_pretrained(Config(dict(model=dict(type="A"))), "none")
 
 
+@pytest.mark.parametrize(
+    ("init_cfg", "said"),
+    [
+        ("b0.pth", "has init_cfg='b0.pth': it takes a dict"),
+        (dict(type="Pretrained"), "it names no checkpoint: write .*checkpoint=FILE"),
+        ([dict(type="Normal"), dict(type="Pretrained", checkpoint="")], "it names no checkpoint"),
+        ([dict(type="Normal", layer="Linear")], None),
+        (dict(checkpoint="swin.pth"), None),  # as MMDetection's Swin reads it
+        (None, None),
+    ],
+)
+def test_initial_weights(init_cfg: object, said: str | None, config: Config):
+    config.model.backbone.init_cfg = init_cfg
+    if said is None:
+        check_initial_weights(config)
+        return
+    with pytest.raises(ConfigError, match=said):
+        check_initial_weights(config)
+
+
 def test_a_resumed_backbone_loads_nothing(config: Config, tmp_path: Path):
     """Also within another model."""
     config.model = ConfigDict(type="Teacher", detector=config.model)
+    config.model.detector.pretrained = "open-mmlab://resnet50_v1c"  # as MMSegmentation has it
     config.model.detector.backbone.pretrained = "a.pth"
+    config.model.other = dict(backbone_cfg=dict(type="TIMMBackbone", pretrained=True))
     (tmp_path / "epoch_1.pth").touch()
     set_resume(config, str(tmp_path / "epoch_1.pth"))
     assert config.model.detector.backbone.init_cfg is None
-    assert "pretrained" not in config.model.detector.backbone
+    assert not {"pretrained"} & {*config.model.detector, *config.model.detector.backbone}
+    assert config.model.other.backbone_cfg.pretrained is False  # whose default is True
 
 
 def test_missing_files(config: Config, tmp_path: Path):

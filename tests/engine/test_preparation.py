@@ -40,12 +40,14 @@ def options(shapes: Path, tmp_path: Path) -> dict:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose PyTorch says that it has one."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(preparation, "get_device", lambda: "cuda")  # MMEngine's, of its import
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # which MMEngine's logger looks up
 
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(preparation, "get_device", lambda: "cpu")
 
 
 def load(name: str = DETECTOR, **changes) -> Config:
@@ -240,7 +242,7 @@ def test_bfloat16_on_a_cpu(options: dict, monkeypatch: pytest.MonkeyPatch, capsy
     config.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16", loss_scale=1.0)
     again = prepare_training(config, TrainOptions(**options))
     assert again.optim_wrapper == prepared.optim_wrapper
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "bf16": False})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "bf16": False}, False)
     capsys.readouterr()
     prepare_training(load(), TrainOptions(**options, amp="bfloat16"))
     assert "warning: this processor has no instructions for bfloat16" in capsys.readouterr().err

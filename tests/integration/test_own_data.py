@@ -75,7 +75,7 @@ def test_equal_data_trains_alike_in_every_format(
 def test_images_that_the_filter_leaves_out_are_no_iterations(
     tiny_config: Path, tmp_path: Path, call_tool
 ):
-    """What is said is what the run does; it ends before that, by a mistake."""
+    """It is said before the run, which a mistake ends here."""
     (tmp_path / "mine").mkdir()
     yolo(tmp_path / "mine")
     rule = "train_dataloader = dict(dataset=dict(filter_cfg=dict(filter_empty_gt=True)))"
@@ -84,8 +84,9 @@ def test_images_that_the_filter_leaves_out_are_no_iterations(
     args = ("--data", tmp_path / "mine", "--epochs", 1, "--loggers", "nosuch")
     args = (*args, "--work-dir", tmp_path / "run", "--cfg-options", "optim_wrapper.optimizer.lr=1")
     said = call_tool("train.py", config, *args).out
-    assert "by the config's filter_cfg: 3 of 19 training images, without objects" in said
-    assert "1 epoch of 8 iterations; set last: optim_wrapper.optimizer.lr=1" in said
+    skipped = "3 of 19 training images, without objects (--keep-empty keeps those)\n"
+    assert f"by the config's filter_cfg: {skipped}" in said
+    assert "1 epoch of 8 iterations; then, by --cfg-options: optim_wrapper.optimizer.lr=1" in said
     said = call_tool("train.py", config, *args, "--keep-empty").out
     assert "filter_cfg" not in said and "1 epoch of 10 iterations" in said
 

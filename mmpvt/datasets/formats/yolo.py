@@ -136,8 +136,9 @@ def _names(content: dict, config: Path, given: Sequence[str] | None) -> list[str
 
 def _class_file(reading: Reading) -> list[str]:
     """Names of a file of classes, a line each, or those that the user gave."""
-    found = [n for n in reading.files.of(".txt", ".names", ".labels")
-             if is_class_file(n)]  # fmt: skip
+    found = list(filter(is_class_file, reading.files.of(".txt", ".names", ".labels")))
+    # beside classes.txt, Labels.txt may be those of Labels.jpg
+    found = [name for name in found if PurePosixPath(name).name in CLASS_FILES] or found
     lists = {tuple(reading.read_names(reading.root / name)) for name in found}
     if len(lists) > 1:
         raise DatasetError(f"{few(found)} name different classes", hint="keep one of them")

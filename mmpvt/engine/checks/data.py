@@ -17,7 +17,7 @@ from mmseg.datasets import BaseSegDataset
 
 from mmpvt.datasets import coco, voc
 from mmpvt.datasets.listed_files import ALLOW_OUTSIDE, check_inside, check_present, read_list
-from mmpvt.datasets.pipelines import are_known, find_class, transform_name
+from mmpvt.datasets.pipelines import KNOWN, are_known, find_class, transform_name
 from mmpvt.engine.checks import channels, classes, classification, label_maps
 from mmpvt.engine.checks.classes import AnnotatedClasses
 from mmpvt.engine.class_names import iter_differing, log
@@ -135,8 +135,8 @@ def check_arguments(config: Config, split: str) -> None:
         indices = part.get("indices")
         if indices is not None and not _chooses_images(indices):
             raise ConfigError(
-                f"the {split}_dataloader's data set has indices={str(indices)[:60]}, which leave "
-                "no image",
+                f"the {split}_dataloader's data set has indices={str(indices)[:60]}, which choose "
+                "no images",
                 hint="give a number of images, or a list of their places from 0",
             )
     for part in iter_dicts(config.get(f"{split}_dataloader")):
@@ -155,34 +155,41 @@ def check_arguments(config: Config, split: str) -> None:
 
 def _chooses_images(indices: object) -> bool:
     """Whether MMEngine can take a data set's ``indices``: the first or last so many, or a list."""
-    if isinstance(indices, list | tuple):
-        return bool(indices) and all(isinstance(place, int) for place in indices)
+    if isinstance(indices, Sequence) and not isinstance(indices, str):
+        return len(indices) > 0 and all(isinstance(place, int) for place in indices)
     return isinstance(indices, int) and indices != 0
 
 
 def _check_pipelines(config: Config, split: str) -> None:
     """Raises a ConfigError if a pipeline has no transform that loads images, loads what is learned,
-    or packs the model's inputs; unless it has transforms of others, which may do anything."""
+    or packs the model's inputs; unless transforms or the data set are a user's own."""
     loader = config.get(f"{split}_dataloader") or {}
     scope = config.get("default_scope") or "mmengine"
     for dataset, pipeline in _whole_pipelines(loader.get("dataset")):
         kind = dataset_kind(dataset, scope)
         if not isinstance(kind, type) or not issubclass(kind, BaseDetDataset | BaseSegDataset):
             continue
+        if kind.__module__.partition(".")[0] not in KNOWN:
+            continue
         steps = [step for step in iter_dicts(pipeline) if "type" in step]
         if not steps or not are_known(steps):  # without any, its class may have some
             continue
         names = " ".join(map(transform_name, steps))
-        packer = "PackSegInputs" if issubclass(kind, BaseSegDataset) else "PackDetInputs"
-        needed = {"LoadImageFromFile": r"Load\w*(Image|File|Data)", packer: "Pack"}
+        is_seg = issubclass(kind, BaseSegDataset)
+        package, packer = ("mmseg", "PackSegInputs") if is_seg else ("mmdet", "PackDetInputs")
+        needed = {
+            "mmcv.LoadImageFromFile": r"Load\w*(Image|File|Data)",
+            f"{package}.{packer}": "Pack",
+        }
         if split == "train":
-            needed["LoadAnnotations"] = r"Load\w*(Annotation|Biomedical)"
-        for name, pattern in needed.items():
+            needed[f"{package}.LoadAnnotations"] = r"Load\w*(Annotation|Biomedical)"
+        for transform, pattern in needed.items():
             if not re.search(pattern, names):
+                name = transform.partition(".")[2]
                 raise ConfigError(
                     f"the {split}_dataloader's pipeline has no {name}: it is "
                     f"{names.replace(' ', ', ')}",
-                    hint="add dict(type='" + name + "')",
+                    hint=f"add dict(type='{transform}')",
                 )
 
 

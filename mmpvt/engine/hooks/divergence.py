@@ -54,8 +54,8 @@ class DivergenceHook(Hook):
 
     The images, the iteration and the largest gradients are logged. The weights, and the last
     checkpoint, are good. In mixed precision an infinite gradient is left to the loss scaler, which
-    expects some. The config's optimizer wrapper has to be ``mmpvt.OptimWrapper`` or
-    ``mmpvt.AmpOptimWrapper``.
+    expects some. The config's optimizer wrapper has to be ``mmpvt.OptimWrapper``,
+    ``mmpvt.AmpOptimWrapper`` or ``mmpvt.Bfloat16OptimWrapper``.
 
     Args:
         on_nan (str): ``'stop'`` ends the run, ``'skip'`` skips the step; after 20 in a row the run

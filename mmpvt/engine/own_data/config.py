@@ -117,7 +117,9 @@ def use_own_data(
     said += model.set_num_classes(config, len(classes))
     said += set_schedule(config, images, repeats, epochs, processes)
     if cfg_options:
-        said.append("set last: " + few((f"{k}={v}" for k, v in cfg_options.items()), 9))
+        said.append(
+            "then, by --cfg-options: " + few((f"{k}={v}" for k, v in cfg_options.items()), 9)
+        )
     _say(["; ".join(said)])
     merge_options(config, cfg_options)
     return _written(config, undo)
@@ -165,16 +167,19 @@ def _use_objects(
 
 def _count_trained(config: Config, records: Sequence[ImageRecord]) -> int:
     """The number of images that an epoch goes through; says how many the config's filter skips."""
-    trained = len(data.trained_records(config, records))
+    rule = data.filter_rule(config)
+    least, is_filtered = rule.get("min_size", 0), rule.get("filter_empty_gt", False)
+    large = [record for record in records if min(record.width, record.height) >= least]
+    trained = sum(bool(record.instances) or not is_filtered for record in large)
     if 0 < trained < len(records):  # where none is left, the checks of the data say why
-        way = DatasetError.name_setting("keep_empty")
         skipped = f"{len(records) - trained:,} of {counted(len(records), 'training image')}"
-        _say(
-            [
-                f"skipped by the config's filter_cfg: {skipped}, without objects ({way} keeps "
-                "those) or too small"
-            ]
-        )
+        why = f"smaller than {least} pixels"
+        if trained < len(large):
+            way = DatasetError.name_setting("keep_empty")
+            why = f"without objects ({way} keeps those)" + f" or {why}" * (
+                len(large) < len(records)
+            )
+        _say([f"skipped by the config's filter_cfg: {skipped}, {why}"])
     return trained or len(records)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmpvt.datasets.formats.records import ImageRecord
 from mmpvt.engine.config_parts import SPLITS, iter_datasets, iter_dicts
 from mmpvt.errors import ConfigError
 
@@ -112,12 +111,9 @@ def keep_images_without_objects(config: Config) -> None:
         dataset["filter_cfg"] = dict(dataset.get("filter_cfg") or {}, filter_empty_gt=False)
 
 
-def trained_records(config: Config, records: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """Of a detector's training images, those that the config's filter leaves."""
-    rule = next(iter_datasets(config.train_dataloader.dataset)).get("filter_cfg") or {}
-    least, is_filtered = rule.get("min_size", 0), rule.get("filter_empty_gt", False)
-    large = [record for record in records if min(record.width, record.height) >= least]
-    return [record for record in large if record.instances or not is_filtered]
+def filter_rule(config: Config) -> dict:
+    """What a detector's data set for training leaves images out by."""
+    return next(iter_datasets(config.train_dataloader.dataset)).get("filter_cfg") or {}
 
 
 def coco_metric(config: Config, ann_file: str, has_masks: bool) -> ConfigDict:

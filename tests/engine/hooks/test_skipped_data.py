@@ -72,7 +72,12 @@ def test_what_was_read_is_not_read_again(kind: str, root: Path):
     config = detector(root)
     config.default_scope = "mmdet"
     config.train_dataloader.dataset.update(
-        type=kind, metainfo=METAINFO, data_prefix=dict(img="train2017/")
+        type=kind,
+        metainfo=METAINFO,
+        data_prefix=dict(img="train2017/"),
+        pipeline=[
+            dict(type=name) for name in ("LoadImageFromFile", "LoadAnnotations", "PackDetInputs")
+        ],
     )
     config.model = {}
     contents = check_data(config, ("train",))
