@@ -31,7 +31,11 @@ def detector(root: Path, with_mask: bool = True) -> Config:
         type="mmpvt.ShapesDataset",
         data_root=str(root),
         ann_file=ANNOTATIONS,
-        pipeline=[dict(type="LoadAnnotations", with_bbox=True, with_mask=with_mask)],
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="LoadAnnotations", with_bbox=True, with_mask=with_mask),
+            dict(type="PackDetInputs"),
+        ],
     )
     return Config(dict(work_dir=str(root / "work"), train_dataloader=dict(dataset=dataset)))
 
@@ -72,12 +76,7 @@ def test_what_was_read_is_not_read_again(kind: str, root: Path):
     config = detector(root)
     config.default_scope = "mmdet"
     config.train_dataloader.dataset.update(
-        type=kind,
-        metainfo=METAINFO,
-        data_prefix=dict(img="train2017/"),
-        pipeline=[
-            dict(type=name) for name in ("LoadImageFromFile", "LoadAnnotations", "PackDetInputs")
-        ],
+        type=kind, metainfo=METAINFO, data_prefix=dict(img="train2017/")
     )
     config.model = {}
     contents = check_data(config, ("train",))
