@@ -11,8 +11,8 @@ from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.errors import ConfigError
 
 SEVERAL_FILES = ("LoadMultiChannelImageFromFiles", "LoadMultipleRSImageFromFile")
-KNOWN = ("mmcv", "mmdet", "mmseg", "mmpretrain", "mmpvt")  # packages whose transforms are known:
-CHANGING = ("RGB2Gray", "ConcatCDInput")  # these alone change an image's channels
+KNOWN = ("mmcv", "mmdet", "mmseg", "mmpretrain", "mmpvt")  # packages
+CHANGING = ("RGB2Gray", "ConcatCDInput")  # their transforms that change an image's channels
 
 
 def transform_name(step: dict) -> str:
@@ -68,9 +68,13 @@ def keep_channels(steps: Sequence[dict]) -> bool:
 
 
 def are_known(steps: Sequence[dict]) -> bool:
-    """Whether transforms are all of the ecosystem."""
-    kinds = (find_class(TRANSFORMS, step["type"]) for step in steps)
-    return all(getattr(kind, "__module__", "").partition(".")[0] in KNOWN for kind in kinds)
+    """Whether transforms are all of the ecosystem's packages."""
+    return all(is_known(find_class(TRANSFORMS, step["type"])) for step in steps)
+
+
+def is_known(kind: type | None) -> bool:
+    """Whether a class is of one of the ecosystem's packages, and not a user's own."""
+    return getattr(kind, "__module__", "").partition(".")[0] in KNOWN
 
 
 def find_class(registry: Registry, kind: str | type) -> type | None:

@@ -191,19 +191,17 @@ def check_initial_weights(config: Config) -> None:
     """
     for part in iter_dicts(config.model):
         init_cfg = part.get("init_cfg")
-        for one in init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]:
-            if one and not isinstance(one, dict):
+        for one in filter(None, init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]):
+            problem = ""
+            if not isinstance(one, dict):
                 problem = "it takes a dict of a type and its arguments"
-            elif (
-                one and one.get("type", "Pretrained") == "Pretrained" and not one.get("checkpoint")
-            ):
+            elif one.get("type", "Pretrained") == "Pretrained" and not one.get("checkpoint"):
                 problem = "it names no checkpoint"
-            else:
-                continue
-            raise ConfigError(
-                f"a part of the model has init_cfg={str(init_cfg)[:60]!r}: {problem}",
-                hint="write init_cfg=dict(type='Pretrained', checkpoint=FILE), or None",
-            )
+            if problem:
+                raise ConfigError(
+                    f"a part of the model has init_cfg={str(init_cfg)[:60]!r}: {problem}",
+                    hint="write init_cfg=dict(type='Pretrained', checkpoint=FILE), or None",
+                )
 
 
 def merge_options(config: Config, cfg_options: dict | None) -> None:

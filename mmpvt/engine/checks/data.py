@@ -17,7 +17,7 @@ from mmseg.datasets import BaseSegDataset
 
 from mmpvt.datasets import coco, voc
 from mmpvt.datasets.listed_files import ALLOW_OUTSIDE, check_inside, check_present, read_list
-from mmpvt.datasets.pipelines import KNOWN, are_known, find_class, transform_name
+from mmpvt.datasets.pipelines import are_known, find_class, is_known, transform_name
 from mmpvt.engine.checks import channels, classes, classification, label_maps
 from mmpvt.engine.checks.classes import AnnotatedClasses
 from mmpvt.engine.class_names import iter_differing, log
@@ -167,9 +167,9 @@ def _check_pipelines(config: Config, split: str) -> None:
     scope = config.get("default_scope") or "mmengine"
     for dataset, pipeline in _whole_pipelines(loader.get("dataset")):
         kind = dataset_kind(dataset, scope)
-        if not isinstance(kind, type) or not issubclass(kind, BaseDetDataset | BaseSegDataset):
+        if not isinstance(kind, type) or not is_known(kind):
             continue
-        if kind.__module__.partition(".")[0] not in KNOWN:
+        if not issubclass(kind, BaseDetDataset | BaseSegDataset):
             continue
         steps = [step for step in iter_dicts(pipeline) if "type" in step]
         if not steps or not are_known(steps):  # without any, its class may have some

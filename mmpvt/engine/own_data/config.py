@@ -173,13 +173,10 @@ def _count_trained(config: Config, records: Sequence[ImageRecord]) -> int:
     trained = sum(bool(record.instances) or not is_filtered for record in large)
     if 0 < trained < len(records):  # where none is left, the checks of the data say why
         skipped = f"{len(records) - trained:,} of {counted(len(records), 'training image')}"
-        why = f"smaller than {least} pixels"
-        if trained < len(large):
-            way = DatasetError.name_setting("keep_empty")
-            why = f"without objects ({way} keeps those)" + f" or {why}" * (
-                len(large) < len(records)
-            )
-        _say([f"skipped by the config's filter_cfg: {skipped}, {why}"])
+        way = DatasetError.name_setting("keep_empty")
+        reasons = [f"without objects ({way} keeps those)"] * (trained < len(large))
+        reasons += [f"smaller than {least} pixels"] * (len(large) < len(records))
+        _say([f"skipped by the config's filter_cfg: {skipped}, {' or '.join(reasons)}"])
     return trained or len(records)
 
 
