@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from mmpvt.engine.class_names import is_classifier
 from mmpvt.engine.config_parts import iter_dicts
-from mmpvt.errors import ConfigError
+from mmpvt.errors import ConfigError, OutputError
 from mmpvt.registry import MODELS, TRANSFORMS
 
 OVERLAP = 0.2  # of a tile's side
@@ -149,6 +150,9 @@ def merge_tiles(
         dict[str, Any]: ``pred_instances`` in the image's pixels, highest score first, where masks
         are a list of RLE dicts; or ``pred_sem_seg``, whose data is uint8, or int32 where there are
         more than 256 classes.
+
+    Raises:
+        OutputError: there is no room for the temporary file.
     """
     iterator = iter(tiles)
     first = next(iterator)
@@ -369,7 +373,17 @@ def _array(file: Any, shape: tuple[int, ...]) -> np.ndarray:
     size = math.prod(shape) * 4
     if size <= ON_DISK:
         return np.zeros(shape, np.float32)
-    file.truncate(size)
+    try:
+        if hasattr(os, "posix_fallocate"):  # a disk that is full later would end the process
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+    except OSError as error:
+        raise OutputError(
+            f"logits of overlapping tiles take {size / 1e9:.1f} GB of temporary files, which "
+            f"{tempfile.gettempdir()} has no room for ({error.strerror})",
+            hint="set TMPDIR to a folder with more room",
+        ) from error
     return np.memmap(file, np.float32, "r+", shape=shape)
 
 

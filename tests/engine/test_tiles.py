@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from mmpvt.engine import tiles
 from mmpvt.engine.tiles import Box, Tiling, merge_instances, merge_tiles, tiling_of
-from mmpvt.errors import ConfigError
+from mmpvt.errors import ConfigError, OutputError
 
 
 @pytest.mark.parametrize("size, overlap", [(64, 0.2), (64, 0.0), (50, 0.6), (1, 0.5), (300, 0.2)])
@@ -171,3 +173,17 @@ def test_logits_are_averaged(size, overlap, classes: int, with_whole: bool, monk
     labels = merge_tiles(tiling, shape, iter(given), whole)["pred_sem_seg"].data
     assert labels.shape == (1, *shape) and labels.dtype == torch.uint8
     assert (labels[0] == expected).float().mean() > 0.999  # rounding decides between equal ones
+
+
+def test_no_room_for_the_temporary_file(monkeypatch):
+    """It is told before anything is written: a disk that is full later would end the process."""
+    monkeypatch.setattr(tiles, "ON_DISK", 100)
+    tiling, shape = Tiling(16, 0.25), (45, 37)
+    parts = [(box, segmented(torch.rand(3, 16, 16), (16, 16))) for box in tiling.boxes(*shape)]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"has no room for .*set TMPDIR"):
+            merge_tiles(tiling, shape, iter(parts))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -255,13 +255,12 @@ def _data_root(config: Config, dataset: OpenedDataset) -> str:
 def _written(config: Config, undo: ExitStack) -> Config:
     """Writes the config to the work directory; it takes that file's name."""
     file = Path(config.work_dir) / f"{Path(config.filename or 'config').stem}.py"
+    text = config.pretty_text
     if is_first_process():
         with writing_to(file.parent):
             put_back(file, undo)
-            atomic_write(file, config.pretty_text.encode())
-    return Config(
-        config.to_dict(), config.pretty_text, str(file), env_variables=config.env_variables
-    )
+            atomic_write(file, text.encode())
+    return Config(config.to_dict(), text, str(file), env_variables=config.env_variables)
 
 
 def _say(sentences: Sequence[str]) -> None:
