@@ -44,6 +44,7 @@ UNPACKED = ".mmpvt-unpacked"  # in an archive's folder: which archive it was
 MOST_LOOKED_AT = 100  # files of a kind, to recognise a format
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 OTHER_IMAGES = (".heic", ".heif", ".avif", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".nef", ".dcm")
+OTHER_ANNOTATIONS = (".json", ".jsonl", ".csv", ".xml")
 MAX_YAML = 2**24  # bytes of a data.yaml
 
 _JSON_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])  # whose values aren't parsed
@@ -318,10 +319,13 @@ def _choose(
         hint = next((f"{found[0]} {what}" for found, what in hints if found), None)
         raise DatasetError(f"there are no images in {given}", where=given, hint=hint)
     if not found:
+        others = files.of(*OTHER_ANNOTATIONS)
+        hint = f"export COCO or YOLO from the tool that wrote {others[0]}" if others else None
         raise DatasetError(
             f"the {len(files.images):,} images in {given} have no annotations in a known format: "
             "COCO, Pascal VOC, YOLO, LabelMe, CVAT for images 1.1 or label maps",
             where=given,
+            hint=hint,
         )
     fit = list(found)
     if len(fit) > 1 and task is not None:

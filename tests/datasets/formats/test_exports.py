@@ -583,6 +583,13 @@ def test_what_is_there_instead_of_images(name: str, said: str, root: Path):
         open_dataset(root)
 
 
+@pytest.mark.parametrize("name", ["via.json", "train/metadata.jsonl", "labels.csv", "a.xml"])
+def test_annotations_of_another_format(name: str, root: Path):
+    write(root, {"a.jpg": "", name: "<other/>" if name == "a.xml" else "[]"})
+    with pytest.raises(DatasetError, match=rf"export COCO or YOLO from the tool .* {name}$"):
+        open_dataset(root)
+
+
 def test_what_is_hidden_or_linked(root: Path):
     write(root, {"images/a.jpg": "", "labels/a.txt": BOX, "classes.txt": "cat",
                  ".DS_Store": b"\0", "images/._a.jpg": b"\0\5\x16\7", "images/Thumbs.db": b"\0",
