@@ -9,6 +9,8 @@ import itertools
 import math
 import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ from mmengine.registry import MODELS, DefaultScope, Registry
 from mmengine.runner import Runner
 from mmengine.utils import get_object_from_string
 
+import mmpvt
 from mmpvt.checkpoint.hub import WEIGHTS_FILE
 from mmpvt.checkpoint.saving import newest_checkpoint
 from mmpvt.compat import fix_package_lookup
@@ -42,7 +45,32 @@ RENAMED = ("_memorise", "_overfit")  # in the names of configs, which may be giv
 # arguments that count epochs (iterations with by_epoch=False): of schedules, of hooks
 SCHEDULED = {"begin", "end", "milestones", "T_max", "step_size", "periods"}
 SWITCHED = {"switch_epoch", "num_last_epochs", "begin_epoch"}
+# folders of code that isn't a user's
+LIBRARIES = (
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    str(Path(mmpvt.__file__).parent),
+)
 RENAMED_HOOKS = {"mmpvt.LeftOutHook": "mmpvt.SkippedDataHook"}  # in configs of earlier runs
+
+
+def _unreadable(path: str, error: BaseException) -> ConfigError:
+    """Says what is wrong with a config, and in which line of the user's files."""
+    while isinstance(error, ImportError) and isinstance(error.__context__, ImportError):
+        error = error.__context__  # MMEngine's own doesn't say why
+    lines = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(("<", *LIBRARIES))
+    ]
+    line = f" ({lines[-1].filename}, line {lines[-1].lineno})" if lines else ""
+    hint = None
+    if isinstance(error, ModuleNotFoundError):
+        hint = "install it, or set PYTHONPATH to the folder that holds it"
+    return ConfigError(
+        f"{path} can't be read as a config: {type(error).__name__}: {error}{line}",
+        where=path,
+        hint=hint,
+    )
 
 
 def read_config(path: str) -> Config:
@@ -72,9 +100,7 @@ def read_config(path: str) -> Config:
     except Exception as error:
         if "mmpretrain" in str(error):
             check_classification(path)
-        raise ConfigError(
-            f"{path} can't be read as a config: {type(error).__name__}: {error}", where=path
-        ) from error
+        raise _unreadable(path, error) from error
     if config.get("default_scope") == "mmpretrain":
         check_classification(path)
     if not isinstance(config.get("model"), dict):

@@ -170,6 +170,24 @@ def test_config_that_is_none(tmp_path: Path, call_tool):
     assert "holds no model" in call_tool("train.py", path).one_sentence()
 
 
+def test_faults_in_the_users_code(tmp_path: Path, call_tool, monkeypatch):
+    """The line is named, and of a module what it lacks."""
+    config, module = tmp_path / "config.py", tmp_path / "my_transforms.py"
+    config.write_text("a = 1\nmodel = dict(type=RetinaNet)")
+    sentence = call_tool("train.py", config).one_sentence()
+    assert f"NameError: name 'RetinaNet' is not defined ({config}, line 2)" in sentence
+    config.write_text("custom_imports = dict(imports=['my_transforms'])\nmodel = dict()")
+    sentence = call_tool("train.py", config).one_sentence()
+    assert "No module named 'my_transforms': install it, or set PYTHONPATH" in sentence
+    monkeypatch.syspath_prepend(tmp_path)
+    module.write_text("import json\nimport pandaz")
+    sentence = call_tool("train.py", config).one_sentence()
+    assert f"No module named 'pandaz' ({module}, line 2): install it" in sentence
+    module.write_text("x = [][0]")
+    sentence = call_tool("train.py", config).one_sentence()
+    assert f"IndexError: list index out of range ({module}, line 1)" in sentence
+
+
 def test_unknown_arch(tmp_path: Path, shapes: Path, tiny_config: Path, call_tool):
     args = (tiny_config, "--data-root", shapes, "--work-dir", tmp_path)
     ended = call_tool("train.py", *args, "--cfg-options", "model.backbone.arch=b9")
