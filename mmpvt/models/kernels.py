@@ -154,6 +154,8 @@ class PatchConv(nn.Conv2d):
 def to_autocast(x: Tensor) -> Tensor:
     """``x`` in the data type that autocast computes in, for operations that would each cast it."""
     kind = x.device.type
+    if torch.compiler.is_compiling():  # which casts once anyway; PyTorch 2.4 can't compile this
+        return x
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return x.to(torch.get_autocast_dtype(kind))
     return x
@@ -373,7 +375,8 @@ class _Divided(torch.autograd.Function):
         is_autocast = torch.is_autocast_enabled("cpu")  # which each thread says for itself
 
         def hidden(part: Tensor, *rest: slice) -> Tensor:
-            with torch.autocast("cpu", x.dtype, is_autocast):
+            # PyTorch 2.4 takes what is cached here, without gradients, in the backward pass, too
+            with torch.autocast("cpu", x.dtype, is_autocast, cache_enabled=False):
                 return function(part, *rest)
 
         ctx.product, ctx.hidden, ctx.pieces = product, hidden, pieces

@@ -176,7 +176,8 @@ def test_a_reader_that_ends(command: list[str], tmp_path: Path):
         timeout=120,
     )
     os.close(writer)
-    assert done.returncode == 141 and not done.stderr
+    assert done.returncode == 141
+    assert "Error" not in done.stderr  # older versions of PyTorch warn there
 
 
 def test_without_a_standard_output(monkeypatch: pytest.MonkeyPatch):

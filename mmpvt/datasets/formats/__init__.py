@@ -319,13 +319,12 @@ def _choose(
         hint = next((f"{found[0]} {what}" for found, what in hints if found), None)
         raise DatasetError(f"there are no images in {given}", where=given, hint=hint)
     if not found:
-        others = files.of(*OTHER_ANNOTATIONS)
-        hint = f"export COCO or YOLO from the tool that wrote {others[0]}" if others else None
+        unknown = files.of(*OTHER_ANNOTATIONS)
         raise DatasetError(
             f"the {len(files.images):,} images in {given} have no annotations in a known format: "
             "COCO, Pascal VOC, YOLO, LabelMe, CVAT for images 1.1 or label maps",
             where=given,
-            hint=hint,
+            hint=f"export COCO or YOLO from the tool that wrote {unknown[0]}" if unknown else None,
         )
     fit = list(found)
     if len(fit) > 1 and task is not None:
