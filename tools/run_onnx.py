@@ -43,6 +43,10 @@ USER_ERROR, INTERRUPTED = 2, 130  # exit codes
 LISTING = ".mmpvt-files"  # lists the files that were written to a folder: a line of JSON each
 MAX_NAME = 255 - len(".jpg")  # bytes
 MAX_LABEL_LENGTH = 60  # characters of a class's name over its box
+# where a text moves if its place is taken: right and down, in its own widths and heights
+SHIFTS = np.array(
+    [(0, 0), (0, 1), (1, 0), (0, -1), (1, 1), (0, 2), (0, -2), (-1, 0), (-1, 1), (0, 3), (2, 0)]
+)
 # of Linux, Windows and macOS, tried in turn for letters that Pillow's own font lacks
 FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc")
 FONTS += ("arial.ttf", "msyh.ttc", "meiryo.ttc", "malgun.ttf", "Arial Unicode.ttf", "PingFang.ttc")
@@ -1108,21 +1112,39 @@ def draw(model: Model, image: np.ndarray, found: dict[str, np.ndarray]) -> Image
     picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture)
     size = max(12, min(picture.size) // 32)
-    worst_first = range(len(found["scores"]) - 1, -1, -1)
-    for i in worst_first:
-        label = int(found["labels"][i])
-        # Pillow's integers overflow far beyond the image
-        box = found["boxes"][i].clip(-size, max(picture.size) + size).tolist()
-        colour = model.colour(label)
-        pen.rectangle(box, outline=colour, width=max(2, size // 8))
+    # Pillow's integers overflow far beyond the image
+    boxes = found["boxes"].clip(-size, max(picture.size) + size).tolist()
+    labels = found["labels"].tolist()
+    for box, label in zip(boxes[::-1], labels[::-1], strict=True):  # the best on top
+        pen.rectangle(box, outline=model.colour(label), width=max(2, size // 8))
+    taken = np.zeros((len(boxes), 4), np.int64)  # by texts
+    for i, (box, label) in enumerate(zip(boxes, labels, strict=True)):
         text, font = caption(model, label, f"{found['scores'][i]:.2f}", size, picture.width - 4)
-        _, _, right, bottom = pen.textbbox((0, 0), text, font)
-        x = max(0, min(box[0], picture.width - right - 4))
-        y = box[1] - bottom - 4 if box[1] > bottom + 4 else box[1]
-        pen.rectangle((x, y, x + right + 4, y + bottom + 4), fill=colour)
+        sides = np.ceil(pen.textbbox((0, 0), text, font)[2:]).astype(np.int64) + 4
+        start = free_place(np.rint(box[:2]).astype(np.int64), sides, picture.size, taken[:i])
+        taken[i] = *start, *(start + sides)
+        colour = model.colour(label)
+        pen.rectangle((*start.tolist(), *(start + sides - 1).tolist()), fill=colour)
         ink = "black" if np.dot(colour, (0.299, 0.587, 0.114)) > 128 else "white"
-        pen.text((x + 2, y + 2), text, ink, font)
+        pen.text(tuple((start + 2).tolist()), text, ink, font)
     return picture
+
+
+def free_place(
+    corner: np.ndarray, sides: np.ndarray, size: tuple[int, int], taken: np.ndarray
+) -> np.ndarray:
+    """(2,), left and top of a text: over its box, or where it covers the least of other texts.
+
+    Args:
+        corner (ndarray): (2,), left and top of the box.
+        sides (ndarray): (2,), the text's width and height.
+        size (tuple[int, int]): the picture's.
+        taken (ndarray): (N, 4), left, top, right and bottom of the other texts.
+    """
+    places = (corner - (0, sides[1]) + SHIFTS * sides).clip(0, np.maximum(0, size - sides))
+    ends = np.minimum(places[:, None] + sides, taken[:, 2:])
+    shared = (ends - np.maximum(places[:, None], taken[:, :2])).clip(0).prod(2).sum(1)
+    return places[shared.argmin()]
 
 
 def caption(
@@ -1140,7 +1162,7 @@ def caption(
         size (int): of the font.
         room (int): pixels that there are for the text.
     """
-    name = printable(model.name(label))
+    name = printable(model.name(label)[: MAX_LABEL_LENGTH + 1])  # one more, to see that it is cut
     file = font_file(name)
     if file is None:
         say_that_fonts_lack()

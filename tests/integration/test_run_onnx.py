@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from helpers import ROOT, Ended
 from mmpvt.utils.constants import IMAGE_SUFFIXES
@@ -446,6 +446,27 @@ def test_names_that_no_font_has(tmp_path: Path):
     ended = run_onnx(model, photo(tmp_path / "a.png"), "--out", tmp_path / "out")
     assert ended.code == 0
     assert ended.err.count("pictures show the numbers") == 1
+
+
+def test_labels_cover_no_others(tmp_path: Path):
+    """The best is over its box; others move aside, within the picture."""
+    count = 8
+    outputs = dict(
+        boxes=np.array([[90 + i, 80 + i, 150, 120] for i in range(count)], np.float32),
+        scores=np.linspace(0.9, 0.5, count, dtype=np.float32),
+        labels=np.zeros(count, np.int64),
+    )
+    path = save(tmp_path / "m.onnx", outputs)
+    tool = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))
+    with mock.patch.object(ImageDraw.ImageDraw, "rectangle") as rectangle:
+        tool["draw"](tool["Model"](path), np.zeros((200, 240, 3), np.uint8), outputs)
+    labels = [call.args[0] for call in rectangle.call_args_list if "fill" in call.kwargs]
+    assert len(labels) == count and labels[0][0] == 90 and labels[0][3] == 79
+    seen = np.zeros((200, 240), int)
+    for left, top, right, bottom in labels:
+        assert left >= 0 and top >= 0 and right < 240 and bottom < 200
+        seen[top : bottom + 1, left : right + 1] += 1
+    assert seen.max() == 1
 
 
 def test_fonts_of_names():
