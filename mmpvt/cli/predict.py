@@ -202,6 +202,8 @@ def _predict_video(args: argparse.Namespace, out: Path) -> None:
         counts.append(f"{summary.tracks} tracks")
     if summary.damaged:
         counts.append(f"{summary.damaged} damaged packets skipped")
+    if summary.missing:
+        counts.append(f"{summary.missing:.1f} s less than the file says that it has")
     if summary.dropped:
         counts.append(f"{summary.dropped} frames dropped while the model was busy")
     print(printable(f"{', '.join(counts)}: see {summary.video or summary.lines}"))

@@ -51,6 +51,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # where a result can't be writ
 RATE = 25.0  # frames a second, where a stream doesn't say
 FRAGMENTS = dict(movflags="frag_keyframe+delay_moov+default_base_moof", flush_packets="1")
 SECONDS = 2.0  # of a fragment
+WHOLE = 0.9  # share of its length: one that ends before may be truncated
 AHEAD = 2  # frames of a file that are decoded while the model runs
 
 
@@ -84,6 +85,8 @@ class VideoSummary:
     frames: int = 0
     dropped: int = 0  # frames of a live source that came while the model was busy
     damaged: int = 0  # packets that can't be decoded
+    seconds: float = 0.0  # from the first frame to the last one's end
+    missing: float = 0.0  # seconds that a file says it has beyond these
     instances: int | None = None  # over the score; None for label maps
     tracks: int | None = None
     video: Path | None = None
@@ -123,7 +126,8 @@ def predict_video(
     av = import_av()
     folder = Outputs(out)
     folder.check_folder()
-    name = fitting(Path(source).stem if Path(source).suffix.lower() in SUFFIXES else "stream")
+    stem = Path(source).stem if Path(source).suffix.lower() in SUFFIXES else "stream"
+    name = fitting(stem, suffix=f".jsonl{PART}")
     files = {"lines": f"{name}.jsonl", "video": f"{name}.mp4"}
     folder.check(*files.values(), "categories.json")
     tracker = None
@@ -143,11 +147,13 @@ def predict_video(
         sound = writer is not None and writer.sound is not None
         items = _frames(av, source, container, stream, options, sound, summary)
         reader = closing.enter_context(_Reader(items, _is_live(source)))
+        seconds = _seconds(container, options)
         try:
             with (
                 parts["lines"].open("wb") as lines,
                 progress(
-                    f"predicting on {name}", _count(stream, container, rate, options)
+                    f"predicting on {name}",
+                    max(1, round(seconds * rate)) if seconds else stream.frames or None,
                 ) as advance,
             ):
                 for item in reader:
@@ -165,6 +171,8 @@ def predict_video(
                     advance(summary.frames)
             if writer:
                 writer.close()
+            if seconds and summary.seconds < WHOLE * seconds:
+                summary.missing = seconds - summary.seconds
         except (OSError, av.error.FFmpegError) as error:  # of which not all are the former
             if isinstance(error, av.error.FFmpegError) and error.errno not in FULL:
                 stalled = isinstance(error, av.error.ExitError)  # PyAV's timeout, mostly
@@ -234,6 +242,10 @@ def _open(av: Any, source: str, how: VideoOptions, closing: ExitStack) -> tuple[
         if limits and monotonic() - began >= how.timeout:  # which FFmpeg reports by several errors
             said = f"{source} gives no answer in {how.timeout:g} s"
         raise BadFileError(said, where=source) from error
+    if container.format.name.endswith("_pipe"):  # FFmpeg's name for one image's format
+        raise BadFileError(
+            f"{source} is an image, not a video", where=source, hint="download it, then name it"
+        )
     if not container.streams.video:
         raise BadFileError(f"{source} holds no video, but sound or data alone", where=source)
     stream = container.streams.video[0]
@@ -249,12 +261,11 @@ def _open(av: Any, source: str, how: VideoOptions, closing: ExitStack) -> tuple[
     return container, stream
 
 
-def _count(stream: Any, container: Any, rate: float, options: VideoOptions) -> int | None:
-    """Frames to come, as far as that is known."""
+def _seconds(container: Any, options: VideoOptions) -> float | None:
+    """What there is to predict on, where the container says so."""
     if not container.duration:
-        return stream.frames or None
-    seconds = container.duration / 1e6
-    return max(1, round(min(seconds, options.seconds or seconds) * rate))
+        return None
+    return min(container.duration / 1e6, options.seconds or float("inf"))
 
 
 @dataclass(frozen=True)
@@ -290,6 +301,8 @@ def _frames(
             time = number / float(stream.average_rate or RATE) if frame.time is None else frame.time
             first = time if first is None else first
             time, number = time - first, number + 1
+            length = frame.duration * frame.time_base if frame.duration else 1 / RATE
+            summary.seconds = time + float(length)
             if options.seconds and time >= options.seconds:
                 return
             if shape is not None and (frame.height, frame.width) != shape:

@@ -344,14 +344,15 @@ def is_result(path: Path, listings: dict[Path, Listing | None]) -> bool:
     return False
 
 
-def fitting(stem: str, end: str = "") -> str:
+def fitting(stem: str, end: str = "", suffix: str = ".jpg") -> str:
     """A file's name without its suffix, cut to what file systems take.
 
     Args:
         stem (str): the name; where it is cut, a sum tells it from others that begin alike.
         end (str): what follows, such as a number. Default: nothing.
+        suffix (str): the longest that the name gets. Default: ``'.jpg'``.
     """
-    longest = LONGEST_NAME - len(".jpg")
+    longest = LONGEST_NAME - len(suffix)
     if len(os.fsencode(stem + end)) <= longest:
         return stem + end
     end = f"~{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}{end}"

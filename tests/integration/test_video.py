@@ -254,6 +254,37 @@ def test_videos_that_cannot_be_used(tmp_path: Path, tiny_config, trained, call_t
     assert "--track is for a video" in ended.one_sentence()
 
 
+def test_a_truncated_file(tmp_path: Path, tiny_config, trained, call_tool):
+    """What is there is predicted on, what is missing is said; whatever the length of its name."""
+    intact = write_video(tmp_path / "intact.mkv", sound=False)
+    content = intact.read_bytes()
+    cut = tmp_path / f"{'x' * 251}.mkv"
+    cut.write_bytes(content[: len(content) * 2 // 3])
+    model = (tiny_config, trained / "epoch_2.pth")
+    ended = call_tool("predict.py", *model, cut, "--out", tmp_path / "out")
+    assert ended.code == 0 and "s less than the file says that it has" in ended.out, ended
+    (found,) = (tmp_path / "out").glob("xxx*.mp4")
+    assert len(read_video(found)[0]) == len(read_lines(found.with_suffix(".jsonl")))
+    for options in (VideoOptions(), VideoOptions(seconds=0.5), VideoOptions(fps=1.5)):
+        assert not predict_video(Oracle(), str(intact), tmp_path / "other", options).missing
+
+
+def test_the_url_of_an_image(tmp_path: Path):
+    """It is no video of one frame."""
+    _, image = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + image.tobytes())
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/photo.jpg"
+        with pytest.raises(mmpvt.UserError, match="is an image, not a video: download it"):
+            predict_video(Oracle(), url, tmp_path / "out", VideoOptions())
+
+
 def test_a_video_of_changing_size(tmp_path: Path):
     """Ends it; what was before is a video."""
     halves = [
