@@ -908,7 +908,10 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
             tags = image.tag_v2 if image.format == "TIFF" else {}
             if max(tags.get(BITS, (1,))) > 16:
                 raise UserError("it holds numbers of 32 bits, and the model takes bytes")
+            is_printers = image.mode == "CMYK" and image.format == "JPEG"
             image = ImageOps.exif_transpose(image)
+            if is_printers:
+                image = Image.fromarray(from_cmyk(np.array(image)))
             if image.mode == "RGBA" and tags.get(EXTRA_SAMPLES) in ((1,), (2,)) and channels != 4:
                 # OpenCV has colours multiplied by the alpha, and Pillow divides by it
                 image = Image.merge("RGB", image.convert("RGBa").split()[:3])
@@ -922,6 +925,16 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
 
 def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # no waiting for a pipe's writer
+
+
+def from_cmyk(inks: np.ndarray) -> np.ndarray:
+    """A JPEG file's inks, uint8, (height, width, 4), as RGB: OpenCV's bytes, not Pillow's.
+
+    Source: OpenCV's ``icvCvt_CMYK2BGR_8u_C4C3R``, ``modules/imgcodecs/src/utils.cpp``.
+    """
+    light = 255 - inks.astype(np.int32)
+    black = light[..., 3:]
+    return (black - ((255 - light[..., :3]) * black >> 8)).astype(np.uint8)
 
 
 def with_channels(image: Image.Image, channels: int) -> np.ndarray:

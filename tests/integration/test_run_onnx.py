@@ -223,6 +223,14 @@ def test_integers_of_32_bits(detector: Path, tmp_path: Path):
     assert "holds numbers of 32 bits" in ended.err and ended.code == 2
 
 
+def test_a_jpeg_file_of_inks(tmp_path: Path):
+    """OpenCV's bytes, not Pillow's."""
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 4), np.uint8)
+    Image.fromarray(image, "CMYK").save(tmp_path / "a.jpg")
+    read = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))["read_image"](tmp_path / "a.jpg")
+    assert np.array_equal(read, cv2.imread(str(tmp_path / "a.jpg"))[..., ::-1])
+
+
 def test_alpha_of_a_tiff_file(tmp_path: Path):
     """Its colours are those that OpenCV gives, which has multiplied them by it."""
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 4), np.uint8)
