@@ -92,13 +92,14 @@ def serve(
         threading.Thread(target=run, name="server", daemon=True).start()
         try:
             service.start(load())
-            print(f"ready: {as_url(host, port)} (Ctrl-C stops it)", flush=True)
-            if not is_loopback(host):
-                print(
-                    "whoever reaches this machine can use the model: there is no authentication",
-                    flush=True,
-                )
             try:
+                print(f"ready: {as_url(host, port)} (Ctrl-C stops it)", flush=True)
+                if not is_loopback(host):
+                    print(
+                        "whoever reaches this machine can use the model: there is no "
+                        "authentication",
+                        flush=True,
+                    )
                 _wait(ended)
                 raise RuntimeError("the server's thread ended by itself")
             except Interrupted:
