@@ -135,6 +135,8 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
                 heads = ["frames" if head == "box" else head for head in table]
                 made = trials.run_clip(predictor, path, float(value))
                 picture, rows, about = None, made.rows, _about(made.times)
+                if made.missing:
+                    gr.Warning(f"{made.missing:.1f} s less than the file says that it has")
             else:
                 trial = trials.run(predictor, path) if path else None
                 picture, rows, about = show(trial, value)

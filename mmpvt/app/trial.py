@@ -59,11 +59,13 @@ class Clip:
         rows: of each class the highest score and in how many frames it is; of a segmenter, its
             percentage of all pixels.
         times: seconds that all of it took, and a frame.
+        missing: seconds that the file says it has and hasn't.
     """
 
     path: Path
     rows: list[list]
     times: dict[str, float]
+    missing: float
 
 
 def run(predictor: Predictor, path: str) -> Trial:
@@ -101,7 +103,7 @@ def run_clip(predictor: Predictor, path: str, score: float) -> Clip:
     lines = [json.loads(line) for line in summary.lines.read_text().splitlines()]
     seconds = time.perf_counter() - start
     times = dict(clip=seconds, frame=seconds / summary.frames)
-    return Clip(summary.video, _clip_rows(predictor, lines, score), times)
+    return Clip(summary.video, _clip_rows(predictor, lines, score), times, summary.missing)
 
 
 def _clip_rows(predictor: Predictor, lines: list[dict], score: float) -> list[list]:

@@ -544,7 +544,7 @@ class _Writer:
 
     def copy(self, packet: Any) -> None:
         """Adds a packet of sound as it is; what is before the first picture is left out."""
-        if packet.dts is None:
+        if packet.dts is None or packet.is_corrupt:  # players stop at one that is cut off
             return
         if self.size is None:
             self.early.append(packet)

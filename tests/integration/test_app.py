@@ -449,7 +449,7 @@ def test_a_clip(page, app: tuple, tmp_path: Path, shapes: Path):
     """The browser plays it; another file gets a sentence, an image the picture again."""
     av = pytest.importorskip("av")
     process, _, folder = app
-    with av.open(str(tmp_path / "clip.mp4"), "w") as file:
+    with av.open(str(tmp_path / "clip.mp4"), "w", options=dict(movflags="faststart")) as file:
         stream = file.add_stream("libx264", rate=10)
         stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
         pictures = sorted((shapes / "val2017").iterdir())
@@ -468,6 +468,13 @@ def test_a_clip(page, app: tuple, tmp_path: Path, shapes: Path):
     assert page.locator("#found th:has-text('frames')").count()
     assert not page.is_visible("#result img") and "clip" in page.inner_text("#times")
     wait_until(page, lambda: page.evaluate("document.querySelector('#clip video').currentTime") > 0)
+    page.locator("#file button[aria-label=Clear], #file button[title=Clear]").first.click()
+    page.wait_for_selector(INPUT, state="attached")
+    content = (tmp_path / "clip.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 2 // 3])
+    page.set_input_files(INPUT, tmp_path / "cut.mp4")
+    page.wait_for_selector("text=s less than the file says that it has")
+    page.wait_for_selector("#clip video", state="visible")
     page.locator("#file button[aria-label=Clear], #file button[title=Clear]").first.click()
     page.wait_for_selector(INPUT, state="attached")
     (tmp_path / "text.mp4").write_text("no video")

@@ -35,9 +35,10 @@ def write_video(
     sizes: tuple = ((64, 96),),
     codec: str = "mpeg4",
     heard_as: str = "aac",
+    **options: str,
 ) -> Path:
     """Two squares that move; as many frames of each size as of the others."""
-    with av.open(str(path), "w") as file:
+    with av.open(str(path), "w", options=options) as file:
         stream = file.add_stream(codec, rate=RATE)
         stream.height, stream.width = sizes[0]
         stream.pix_fmt = "yuv420p"
@@ -267,6 +268,18 @@ def test_a_truncated_file(tmp_path: Path, tiny_config, trained, call_tool):
     assert len(read_video(found)[0]) == len(read_lines(found.with_suffix(".jsonl")))
     for options in (VideoOptions(), VideoOptions(seconds=0.5), VideoOptions(fps=1.5)):
         assert not predict_video(Oracle(), str(intact), tmp_path / "other", options).missing
+
+
+def test_truncated_sound(tmp_path: Path):
+    """Its last packet isn't copied: players stop at it."""
+    path = write_video(tmp_path / "a.mp4", movflags="faststart")
+    with av.open(str(path)) as file:
+        packets = [packet for packet in file.demux(audio=0) if packet.size]
+    last = packets[len(packets) // 2]
+    path.write_bytes(path.read_bytes()[: last.pos + last.size // 2])
+    summary = predict_video(Oracle(), str(path), tmp_path / "out", VideoOptions())
+    assert 0.5 < summary.missing < 1.5
+    assert 0.5 < read_video(summary.video)[2] < 1.5
 
 
 def test_the_url_of_an_image(tmp_path: Path):
