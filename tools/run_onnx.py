@@ -298,6 +298,9 @@ class Model:
         if shape[-1] is None:
             raise self._damaged("its image has no fixed number of channels")
         self.channels: int = shape[-1]
+        self.bits: int | None = self._value(meta, "bits")  # of a channel, at most; None for any
+        if self.bits not in (None, 8):
+            raise self._damaged("its metadata has other bits than 8")
         self.classes: list[str] = self._listed(meta, "classes", "names", _is_text)
         self.category_ids: list[int] = self._listed(meta, "category_ids", "integers", _is_id)
         self.palette: list[list[int]] = self._listed(meta, "palette", "colours", _is_colour)
@@ -887,11 +890,12 @@ def is_listed(path: Path, name: str, known: dict[str, set[str]]) -> bool:
         return False
 
 
-def read_image(path: Path, channels: int = 3) -> np.ndarray:
+def read_image(path: Path, channels: int = 3, bits: int | None = None) -> np.ndarray:
     """uint8, (height, width, channels), RGB, rotated as its EXIF tag says.
 
     Raises:
-        UserError: the file can't be read as an image, or has other channels.
+        UserError: the file can't be read as an image, or has other channels, or more than 8 bits of
+            each where ``bits`` is 8.
     """
     try:
         status = path.stat()
@@ -908,6 +912,8 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
             tags = image.tag_v2 if image.format == "TIFF" else {}
             if max(tags.get(BITS, (1,))) > 16:
                 raise UserError("it holds numbers of 32 bits, and the model takes bytes")
+            if bits == 8 and has_more_bits(image):
+                raise UserError("it has more than 8 bits a channel, and the model takes bytes")
             is_printers = image.mode == "CMYK" and image.format == "JPEG"
             image = ImageOps.exif_transpose(image)
             if is_printers:
@@ -925,6 +931,13 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
 
 def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # no waiting for a pipe's writer
+
+
+def has_more_bits(image: Image.Image) -> bool:
+    """Whether a file has more than 8 bits a channel; Pillow's mode says so of grey ones alone."""
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    is_deep_png = any(";16B" in str(tile[3]) for tile in image.tile)
+    return image.mode.startswith("I") or is_deep_png or max(tags.get(BITS, (1,))) > 8
 
 
 def from_cmyk(inks: np.ndarray) -> np.ndarray:
@@ -1284,7 +1297,7 @@ def run(args: argparse.Namespace) -> None:
             images: dict[int, np.ndarray] = {}
             for place in places:
                 with _skipping(paths[place]):
-                    images[place] = read_image(paths[place], model.channels)
+                    images[place] = read_image(paths[place], model.channels, model.bits)
             start = time.perf_counter()
             found = run_batch(model, paths, images)
             seconds += time.perf_counter() - start

@@ -71,6 +71,7 @@ class ImageFormat:
     channels: int | None = 3  # None for those that the file has
     is_bgr: bool = True  # blue first; otherwise in the file's order
     is_float: bool = False  # converted to float32 before it is resized
+    keeps_bits: bool = False  # where a file has more than 8; else OpenCV takes the upper 8
 
 
 def read_image_format(config: Config) -> ImageFormat:
@@ -94,7 +95,7 @@ def read_image_format(config: Config) -> ImageFormat:
     kind = step.get("color_type", "color").removesuffix("_ignore_orientation")
     is_bgr = step.get("imdecode_backend") != "tifffile"
     channels = {"color": 3, "grayscale": 1}.get(kind) if is_bgr else None
-    return ImageFormat(channels, is_bgr, bool(step.get("to_float32")))
+    return ImageFormat(channels, is_bgr, bool(step.get("to_float32")), channels is None)
 
 
 def read_resizing(config: Config, shape: Sequence[int] | None = None) -> list[ResizingStep]:

@@ -24,6 +24,7 @@ from mmpvt.deploy.preprocessing import (
     PreprocessingGraph,
     Resize,
     ResizeToMultiple,
+    read_image_format,
     read_resizing,
 )
 from mmpvt.errors import ExportError
@@ -143,6 +144,19 @@ def test_fitted_into_one_size(height: int, width: int, load: Callable[..., Run])
     ) / data_preprocessor.std
     assert_equal(inside, wanted.numpy())
     assert found["x"].sum() == pytest.approx(inside.sum(), rel=1e-3)
+
+
+def test_files_of_more_bits():
+    """OpenCV takes the upper 8 where it converts colours; a pipeline that doesn't keeps all."""
+    for how, keeps in (
+        (dict(), False),
+        (dict(color_type="grayscale"), False),
+        (dict(color_type="unchanged"), True),
+        (dict(imdecode_backend="tifffile"), True),
+    ):
+        step = dict(type="LoadImageFromFile", **how)
+        config = Config(dict(test_dataloader=dict(dataset=dict(pipeline=[step]))))
+        assert read_image_format(config).keeps_bits == keeps
 
 
 @pytest.mark.parametrize(

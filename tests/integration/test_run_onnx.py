@@ -231,6 +231,21 @@ def test_a_jpeg_file_of_inks(tmp_path: Path):
     assert np.array_equal(read, cv2.imread(str(tmp_path / "a.jpg"))[..., ::-1])
 
 
+def test_more_bits_than_the_model_takes(tmp_path: Path):
+    """A model whose images are loaded unchanged isn't given the upper 8 bits; others are."""
+    photo(tmp_path / "photos" / "bytes.png")
+    deep = np.full((30, 40, 3), 40_000, np.uint16)
+    for name in ("rgb.png", "rgb.tif"):
+        cv2.imwrite(str(tmp_path / "photos" / name), deep)
+    cv2.imwrite(str(tmp_path / "photos" / "grey.png"), deep[..., 0])
+    model = save(tmp_path / "a.onnx", bits=8)
+    ended = run_onnx(model, tmp_path / "photos", "--out", tmp_path / "a")
+    assert ended.code == 0 and "1 images" in ended.out
+    assert ended.err.count("more than 8 bits a channel, and the model takes bytes") == 3
+    ended = run_onnx(save(tmp_path / "b.onnx"), tmp_path / "photos", "--out", tmp_path / "b")
+    assert "4 images" in ended.out or "rgb.tif" in ended.err, ended
+
+
 def test_alpha_of_a_tiff_file(tmp_path: Path):
     """Its colours are those that OpenCV gives, which has multiplied them by it."""
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 4), np.uint8)
