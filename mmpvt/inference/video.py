@@ -51,7 +51,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # where a result can't be writ
 RATE = 25.0  # frames a second, where a stream doesn't say
 FRAGMENTS = dict(movflags="frag_keyframe+delay_moov+default_base_moof", flush_packets="1")
 SECONDS = 2.0  # of a fragment
-WHOLE = 0.9  # share of its length: one that ends before may be truncated
+COMPLETE = 0.9  # share of its length: a video that ends before may be truncated
 AHEAD = 2  # frames of a file that are decoded while the model runs
 
 
@@ -147,7 +147,7 @@ def predict_video(
         sound = writer is not None and writer.sound is not None
         items = _frames(av, source, container, stream, options, sound, summary)
         reader = closing.enter_context(_Reader(items, _is_live(source)))
-        seconds = _seconds(container, options)
+        seconds = _seconds(container, stream, options)
         try:
             with (
                 parts["lines"].open("wb") as lines,
@@ -171,7 +171,7 @@ def predict_video(
                     advance(summary.frames)
             if writer:
                 writer.close()
-            if seconds and summary.seconds < WHOLE * seconds:
+            if seconds and summary.seconds < COMPLETE * seconds:
                 summary.missing = seconds - summary.seconds
         except (OSError, av.error.FFmpegError) as error:  # of which not all are the former
             if isinstance(error, av.error.FFmpegError) and error.errno not in FULL:
@@ -261,11 +261,15 @@ def _open(av: Any, source: str, how: VideoOptions, closing: ExitStack) -> tuple[
     return container, stream
 
 
-def _seconds(container: Any, options: VideoOptions) -> float | None:
-    """What there is to predict on, where the container says so."""
-    if not container.duration:
+def _seconds(container: Any, stream: Any, options: VideoOptions) -> float | None:
+    """What there is to predict on, where the file says so; its sound may be longer."""
+    if stream.duration:
+        seconds = float(stream.duration * stream.time_base)
+    elif container.duration:
+        seconds = container.duration / 1e6
+    else:
         return None
-    return min(container.duration / 1e6, options.seconds or float("inf"))
+    return min(seconds, options.seconds or seconds)
 
 
 @dataclass(frozen=True)

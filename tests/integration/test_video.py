@@ -35,9 +35,11 @@ def write_video(
     sizes: tuple = ((64, 96),),
     codec: str = "mpeg4",
     heard_as: str = "aac",
+    pictures: int = FRAMES,
     **options: str,
 ) -> Path:
-    """Two squares that move; as many frames of each size as of the others."""
+    """Two squares that move; as many frames of each size as of the others. The sound is as long as
+    ``FRAMES``."""
     with av.open(str(path), "w", options=options) as file:
         stream = file.add_stream(codec, rate=RATE)
         stream.height, stream.width = sizes[0]
@@ -48,8 +50,9 @@ def write_video(
             image = np.full((*size, 3), 40, np.uint8)
             image[10:30, 2 * i : 2 * i + 20] = (200, 50, 50)
             image[36:56, 70 - 2 * i : 90 - 2 * i] = (50, 200, 50)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
-                file.mux(packet)
+            if i < pictures:
+                for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
+                    file.mux(packet)
             if heard:
                 wave = np.sin(np.arange(1600) / 20)[None].astype(np.float32)
                 if heard_as != "aac":
@@ -268,6 +271,8 @@ def test_a_truncated_file(tmp_path: Path, tiny_config, trained, call_tool):
     assert len(read_video(found)[0]) == len(read_lines(found.with_suffix(".jsonl")))
     for options in (VideoOptions(), VideoOptions(seconds=0.5), VideoOptions(fps=1.5)):
         assert not predict_video(Oracle(), str(intact), tmp_path / "other", options).missing
+    longer = write_video(tmp_path / "longer.mp4", pictures=FRAMES // 2)  # is its sound
+    assert not predict_video(Oracle(), str(longer), tmp_path / "other", VideoOptions()).missing
 
 
 def test_truncated_sound(tmp_path: Path):
