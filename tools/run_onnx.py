@@ -1014,7 +1014,8 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         raise UserError(f"no images in {named}")
     images = [path for path in found if not is_result(path, listings)]
     if len(images) < len(found):
-        say(f"skipped: {len(found) - len(images)} images that are results of a run")
+        results = len(found) - len(images)
+        say(f"skipped, as results of a run: {results} image{'s' * (results > 1)}")
     if not images:
         raise UserError(f"no images in {named} but results of a run")
     return images
@@ -1314,12 +1315,11 @@ def run(args: argparse.Namespace) -> None:
             with _writing(out.folder / "predictions.json"):
                 out.write("predictions.json", json.dumps(results).encode())
     if not done:
-        raise UserError(f"none of the {len(paths)} images can be used")
+        raise UserError(f"of {len(paths)} image{'s' * (len(paths) > 1)} none can be used")
     skipped = f", {len(paths) - done} skipped" if done < len(paths) else ""
-    say(
-        f"{done} images in {args.out}{skipped}, {seconds / done:.3f} s an image in the model",
-        sys.stdout,
-    )
+    number = f"{done} image{'s' * (done > 1)}"
+    speed = f"{seconds / done:.3f} s an image in the model"
+    say(f"{number} in {args.out}{skipped}, {speed}", sys.stdout)
 
 
 def batch_size(model: Model, wanted: int | None) -> int:

@@ -20,7 +20,7 @@ from mmpvt.engine.cli import (
 from mmpvt.engine.config_parts import SPLITS
 from mmpvt.utils.outputs import Outputs
 from mmpvt.utils.processors import usable_processors
-from mmpvt.utils.text import printable, to_json
+from mmpvt.utils.text import counted, printable, to_json
 
 PICTURE, LISTING = "data.png", "data.json"
 
@@ -83,5 +83,5 @@ def run(args: argparse.Namespace) -> int:
         listing = out.write(LISTING, to_json(found, indent=1))
         number = sum(len(said) for one in reports for said in one.errors.values())
         print(printable(f"summary: {picture}; all that was found: {listing}"))
-        print(f"{number:,} error{'s' * (number > 1)}" if number else "all is well")
+        print(counted(number, "error") if number else "all is well")
     return FAILURE if number else 0

@@ -82,9 +82,9 @@ def run(args: argparse.Namespace) -> None:
                 keep_empty=args.keep_empty,
                 on_bad_data=args.on_bad_data,
             )
-            print(printable(opened.describe()))
             if args.val_fraction or args.test_fraction:
                 opened = opened.split(args.val_fraction or 0.0, args.seed, args.test_fraction)
-                print(printable(opened.notes[-1]))
+            for sentence in (opened.describe(), *opened.notes):
+                print(printable(sentence))
             out = opened.write(args.out, args.to)
         print(printable(f"{out}: {args.to}"))

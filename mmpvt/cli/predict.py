@@ -24,7 +24,7 @@ from mmpvt.engine.cli import (
 )
 from mmpvt.errors import UserError
 from mmpvt.utils.constants import MAX_PIXELS, OPENCV_LIMIT, SCORE
-from mmpvt.utils.text import printable
+from mmpvt.utils.text import counted, printable
 
 if TYPE_CHECKING:
     from mmpvt.engine.launch import Share
@@ -121,14 +121,14 @@ def run(args: argparse.Namespace) -> int | None:
         summary = predict_folder(predictor, sources, out, options)
         nothing = not summary.images and not summary.resumed
         if summary.predicted == 0 or (nothing and share.count == 1):
-            raise UserError(f"none of the {len(sources)} images can be used")
-        counts = [f"{summary.images} images", f"{len(summary.skipped)} skipped"]
+            raise UserError(f"of {counted(len(sources), 'image')} none can be used")
+        counts = [counted(summary.images, "image"), f"{len(summary.skipped):,} skipped"]
         if summary.instances is not None:
-            counts.insert(1, f"{summary.instances} instances over {args.score}")
+            counts.insert(1, f"{counted(summary.instances, 'instance')} over {args.score}")
         if summary.resumed:
             counts.append(f"{summary.resumed} done before")
         if others:
-            counts.append(f"{len(others)} other files ignored ({others[0].name} …)")
+            counts.append(f"{counted(len(others), 'other file')} ignored ({others[0].name} …)")
         said = printable(f"{', '.join(counts)}: see {out}")
         if share.count == 1:
             print(said)
@@ -145,7 +145,7 @@ def run(args: argparse.Namespace) -> int | None:
             left = f"{summary.awaited} of {len(sources)} images are left"
             print(f"{left} to processes that have yet to begin")
         if summary.predicted is not None:
-            print(printable(f"all processes: {summary.predicted} images: see {out}"))
+            print(printable(f"all processes: {counted(summary.predicted, 'image')}: see {out}"))
         return None
 
 
@@ -195,15 +195,15 @@ def _predict_video(args: argparse.Namespace, out: Path) -> None:
         args.score, args.fps, args.track, not args.no_pictures, args.timeout, args.seconds
     )
     summary = predict_video(predictor, args.images[0], out, options)
-    counts = [f"{summary.frames} frames"]
+    counts = [counted(summary.frames, "frame")]
     if summary.instances is not None:
-        counts.append(f"{summary.instances} instances over {args.score}")
+        counts.append(f"{counted(summary.instances, 'instance')} over {args.score}")
     if summary.tracks is not None:
-        counts.append(f"{summary.tracks} tracks")
+        counts.append(counted(summary.tracks, "track"))
     if summary.damaged:
-        counts.append(f"{summary.damaged} damaged packets skipped")
+        counts.append(f"{counted(summary.damaged, 'damaged packet')} skipped")
     if summary.missing:
         counts.append(f"{summary.missing:.1f} s less than the file says that it has")
     if summary.dropped:
-        counts.append(f"{summary.dropped} frames dropped while the model was busy")
+        counts.append(f"{counted(summary.dropped, 'frame')} dropped while the model was busy")
     print(printable(f"{', '.join(counts)}: see {summary.video or summary.lines}"))

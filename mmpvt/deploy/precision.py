@@ -24,6 +24,7 @@ from onnxruntime import quantization
 
 from mmpvt.deploy.openvino_files import set_metadata, to_openvino
 from mmpvt.errors import SetupError
+from mmpvt.utils.text import counted
 
 if TYPE_CHECKING:
     import openvino
@@ -182,7 +183,7 @@ def to_openvino_int8(
     """
     nncf = load_nncf()
     original = to_openvino(model)
-    report(f"calibrating on {len(images)} images")
+    report(f"calibrating on {counted(len(images), 'image')}")
     outside = [f"{re.escape(start)}.*" for start in (*FLOAT32_NODES, *SENSITIVE)]
     with redirect_stdout(io.StringIO()):  # bars of progress
         quantised = nncf.quantize(

@@ -19,7 +19,7 @@ from mmpvt.errors import ConfigError, DatasetError
 from mmpvt.evaluation.coco_eval import CategorywiseCOCOeval
 from mmpvt.evaluation.detection_arrays import DetectionArrays, RLEArray
 from mmpvt.registry import METRICS
-from mmpvt.utils.text import printable
+from mmpvt.utils.text import counted, printable
 
 STATS = (  # as pycocotools' summary lists them
     *("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"),
@@ -150,8 +150,9 @@ class CocoMetric(MMDetCocoMetric):
         unknown = set(image_ids) - self._coco_api.imgs.keys()
         if unknown:
             raise DatasetError(
-                f"{len(unknown)} images were tested that the annotations don't hold, such as "
-                f"{next(iter(unknown))}: the data set and the evaluator read different files"
+                f"{counted(len(unknown), 'image was', 'images were')} tested that the annotations "
+                f"don't hold, such as {next(iter(unknown))}: the data set and the evaluator read "
+                "different files"
             )
         iou_type = "bbox" if is_proposal else metric
         detections = DetectionArrays.collect(predictions, with_masks=iou_type == "segm")

@@ -37,7 +37,7 @@ from mmpvt.utils.constants import MAX_PIXELS, SCORE
 from mmpvt.utils.files import check_regular
 from mmpvt.utils.outputs import Outputs, fitting, is_result
 from mmpvt.utils.progress import progress
-from mmpvt.utils.text import encodable, printable, to_json
+from mmpvt.utils.text import counted, encodable, printable, to_json
 
 SUFFIXES = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 SUFFIXES |= {".3gp", ".ogv", ".mts", ".m2ts"}
@@ -582,5 +582,5 @@ def _broken(source: str, error: Any, frames: int, timeout: float | None) -> User
     said = f"{source} is broken: {error.strerror}"
     if STREAM.match(source) and timeout is not None:
         said = f"{source} gives no frame for {timeout:g} s"
-    kept = f": {frames} frames are predicted on and kept" if frames else ""
+    kept = f": {counted(frames, 'frame is', 'frames are')} predicted on and kept" if frames else ""
     return BadFileError(printable(said + kept), where=source)

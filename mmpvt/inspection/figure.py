@@ -18,7 +18,7 @@ from mmengine.structures import InstanceData
 
 from mmpvt.engine.checks.channels import evenly_spaced
 from mmpvt.inspection.report import DatasetReport, Example
-from mmpvt.utils.text import printable
+from mmpvt.utils.text import counted, printable
 from mmpvt.visualization.drawing import colours, draw_instances, draw_map, viewable
 
 WIDTH, DPI = 24, 100  # inches, dots an inch
@@ -54,7 +54,7 @@ def draw(reports: Sequence[DatasetReport]) -> bytes:
         draw_sizes(figure.add_subplot(right[row]), reports)
     for place, (report, examples) in enumerate(zip(reports, shown, strict=True), start=1):
         _draw_sheet(figure, grid[place], report, examples)
-    total = "   ".join(f"{report.name}: {report.images:,} images" for report in reports)
+    total = "   ".join(f"{report.name}: {counted(report.images, 'image')}" for report in reports)
     figure.suptitle(total, fontsize=18, fontweight="bold")
     file = io.BytesIO()
     figure.savefig(file, format="png")

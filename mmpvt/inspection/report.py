@@ -13,7 +13,7 @@ import numpy as np
 from mmpvt.engine.checks.channels import LostBits
 from mmpvt.engine.dataset_config import DatasetConfig
 from mmpvt.inspection.files import FileInfo, SampleFiles, SampleLoader
-from mmpvt.utils.text import printable
+from mmpvt.utils.text import counted, printable
 
 NAMED = 3  # of each kind; the rest is in a file
 WIDTH = 110  # characters of a line
@@ -94,7 +94,7 @@ def _lines(report: DatasetReport) -> Iterator[str]:
     yield f"{report.name}: {report.place}"
     usable = len(report.shapes)
     yield (
-        f"  {report.images:,} images, {usable:,} of them can be used"
+        f"  {counted(report.images, 'image')}, {usable:,} of them can be used"
         + (
             f", {report.empty:,} without {'a label' if report.segments else 'an object'}"
             if report.empty
@@ -119,8 +119,9 @@ def _lines(report: DatasetReport) -> Iterator[str]:
     elif len(report.sizes):
         small, large = (np.mean(report.sizes < side) for side in (32, 96))
         yield (
-            f"  {len(report.sizes):,} objects of {present} of {len(report.classes)} classes, "
-            f"{len(report.sizes) / max(1, report.images):.1f} an image; most of {_top(report)}"
+            f"  {counted(len(report.sizes), 'object')} of {present} of {len(report.classes)} "
+            f"classes, {len(report.sizes) / max(1, report.images):.1f} an image; most of "
+            f"{_top(report)}"
         )
         yield (
             f"  {small:.0%} small (below 32 x 32 pixels), {large - small:.0%} medium, "
@@ -135,7 +136,7 @@ def _lines(report: DatasetReport) -> Iterator[str]:
 
 def _kinds(word: str, kinds: Mapping[str, list[str]]) -> Iterator[str]:
     for kind, said in kinds.items():
-        yield f"  {word}: {len(said):,} {kind}"
+        yield f"  {word}: {kind}: {len(said):,}"
         if len(said) == 1:  # all that there is to say, with what to do
             yield from textwrap.wrap(said[0], WIDTH, initial_indent="    ", **WRAPPING)
             continue

@@ -203,7 +203,7 @@ def test_what_cannot_be_used_is_noted(shapes: Path, options: dict, tmp_path: Pat
     file.write_text(json.dumps(content))
     prepared = prepare_training(load(), TrainOptions(**{**options, "data_root": str(root)}))
     (note,) = hooks(prepared)["SkippedData"]["notes"]
-    assert "0 images and 1 annotations of" in note
+    assert "0 images and 1 annotation of" in note
     assert Path(prepared.train_dataloader.dataset.ann_file).parent == tmp_path / "work/annotations"
     assert prepared.val_dataloader.dataset.ann_file == load().val_dataloader.dataset.ann_file
 

@@ -243,7 +243,7 @@ def test_mistakes(synthetic, tmp_path: Path):
     with pytest.raises(UserError, match=r"'mAP_90' is none of mAP, mAP_50"):
         score(CocoMetric, truth, results, tmp_path, metric_items=["mAP_90"])
     results[0]["img_id"] = 77
-    with pytest.raises(UserError, match="1 images were tested that the annotations don't hold"):
+    with pytest.raises(UserError, match="1 image was tested that the annotations don't hold"):
         score(CocoMetric, truth, results, tmp_path)
 
 

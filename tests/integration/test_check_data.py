@@ -37,7 +37,7 @@ def test_harm(
     args = ("--data-root", root, "--out", tmp_path, "--workers", 2)
     ended = call_tool("check_data.py", config, *args)
     assert ended.code == 1, ended.out + ended.err
-    assert "error: 1 images that can't be read" in ended.out
+    assert "error: images that can't be read: 1" in ended.out
     assert ended.out.rstrip().endswith("1 error")
     assert f"{image} can't be read as an image" in (tmp_path / "data.json").read_text()
 

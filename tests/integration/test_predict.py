@@ -213,7 +213,7 @@ def test_names_and_folders(photos: Path, tiny_config: Path, trained: Path, call_
     for _ in range(2):  # a second run replaces the first one's results, and doesn't read them
         ended = call_tool("predict.py", *args, "--out", photos / "results")
         assert ended.code == 0, ended.err
-        assert "6 images" in ended.out and "1 other files ignored (notes.txt" in ended.out
+        assert "6 images" in ended.out and "1 other file ignored (notes.txt" in ended.out
         pictures = sorted((photos / "results" / "pictures").rglob("*.jpg"))
         names = [path.relative_to(photos / "results" / "pictures").as_posix() for path in pictures]
         expected = ["a/x.jpg", "b/X.jpg", "b/deep/y.jpg", "b/x_jpg.jpg", "x.jpg", "x_png.jpg"]
@@ -383,7 +383,7 @@ def test_only_the_same_run_is_resumed(
     (out / "run.json").write_text(json.dumps(settings))
     ended = call_tool(*args, "--resume")
     assert ended.code == 0, ended.err
-    assert "1 images" in ended.out and "6 done before" in ended.out
+    assert "1 image," in ended.out and "6 done before" in ended.out
 
 
 def test_full_disk_keeps_what_was_done(
@@ -445,7 +445,7 @@ def text_files(folder: Path) -> tuple[list, str]:
 
 def only_broken(folder: Path) -> tuple[list, str]:
     (folder / "a.jpg").write_text("no image")
-    return [folder / "a.jpg"], "none of the 1 images can be used"
+    return [folder / "a.jpg"], "of 1 image none can be used"
 
 
 @pytest.mark.parametrize("harm", [no_images, empty_folder, text_files, only_broken])

@@ -213,11 +213,11 @@ def test_careless(arguments: tuple, photos: Path, tmp_path: Path, call_tool, mon
     said = call_tool(*args, photos / "a12.png", *rest, "slurm").one_sentence()
     assert "the processes of this run were given different images" in said
     ended = call_tool(*args, photos / "a11.png", photos / "a12.png", *rest, "slurm")
-    assert ended.code == 0 and "all processes: 1 images" in ended.out
+    assert ended.code == 0 and "all processes: 1 image:" in ended.out
     for name, value in slurm(0, 1).items():
         monkeypatch.setenv(name, value)
     ended = call_tool(*args, photos / "a11.png", *rest, "slurm")
-    assert "none of the 1 images can be used" in ended.one_sentence()
+    assert "of 1 image none can be used" in ended.one_sentence()
 
 
 def has(out: Path, index: int, count: int, left: Collection[Path] = ()) -> bool:

@@ -100,7 +100,7 @@ class TestPredict:
             (out / name).write_bytes(kept)
         (out / "pictures" / "a.jpg").write_bytes(PRECIOUS)
         ended = predict(out)
-        assert ended.code == 0 and "1 images" in ended.out and "1 skipped" in ended.out
+        assert ended.code == 0 and "1 image," in ended.out and "1 skipped" in ended.out
         assert "pictures/a.jpg is not of an earlier run" in ended.err
         assert (out / "pictures" / "a.jpg").read_bytes() == PRECIOUS
 
@@ -130,7 +130,7 @@ class TestPredict:
         precious.write_bytes(PRECIOUS)
         (out / "pictures" / "a.jpg").unlink()
         link(precious, out / "pictures" / "a.jpg")
-        assert "1 images" in call_tool("predict.py", *args).out
+        assert "1 image," in call_tool("predict.py", *args).out
         (out / "predictions.json").rename(out / "kept")
         link(precious, out / "predictions.json")
         assert "predictions.json is not of" in call_tool("predict.py", *args).one_sentence()
@@ -139,7 +139,7 @@ class TestPredict:
         (photos.parent / "album").mkdir()
         (out / "pictures").symlink_to(photos.parent / "album")
         ended = call_tool("predict.py", *args)
-        assert "none of the 2 images can be used" in ended.one_sentence()
+        assert "of 2 images none can be used" in ended.one_sentence()
         assert "pictures is a link, which isn't followed" in ended.err
         assert not contents(photos.parent / "album")
         assert precious.read_bytes() == PRECIOUS

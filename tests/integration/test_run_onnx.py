@@ -82,7 +82,7 @@ def test_a_second_run_replaces_the_first_ones_results_only(detector: Path, tmp_p
     for score in (0, 0.7):
         ended = run_onnx(detector, photos, "--out", out, "--score", score)
         assert ended.code == 0 and "2 images" in ended.out, ended.err
-    assert "skipped: 2 images that are results of a run" in ended.err
+    assert "skipped, as results of a run: 2 images" in ended.err
     assert len(json.loads((out / "predictions.json").read_text())) == 2
 
     photo(photos / "c.jpg")
@@ -152,7 +152,7 @@ def test_results_are_no_images(detector: Path, tmp_path: Path):
         assert "but results of a run" in ended.one_sentence()
     photo(out / "new.jpg")  # what is put beside them is
     ended = run_onnx(detector, out, "--out", tmp_path / "other")
-    assert ended.code == 0 and "1 images" in ended.out
+    assert ended.code == 0 and "1 image in" in ended.out
 
 
 # --- one odd file doesn't end the run
@@ -199,7 +199,7 @@ def test_odd_files_are_skipped_or_used(detector: Path, tmp_path: Path):
     ids = [record["image_id"] for record in json.loads((out / "predictions.json").read_text())]
     assert len(set(ids)) == len(used) + 1
     again = run_onnx(detector, folder / "pipe.jpg", "--out", out)
-    assert "none of the 1 images can be used" in again.one_sentence()
+    assert "of 1 image none can be used" in again.one_sentence()
 
 
 def test_folders_are_searched_as_predict_does(detector: Path, tmp_path: Path):
@@ -385,7 +385,7 @@ def test_bad_outputs(harm: str, tmp_path: Path, call_tool: Callable):
     photo(tmp_path / "a.png")
     ended = call_tool("run_onnx.py", model, tmp_path / "a.png", "--out", tmp_path / "out")
     assert reason in ended.err
-    assert "none of the 1 images can be used" in ended.one_sentence()
+    assert "of 1 image none can be used" in ended.one_sentence()
     assert not contents(tmp_path / "out" / "pictures")
 
 
@@ -394,7 +394,7 @@ def test_what_affects_one_image_skips_it_alone(tmp_path: Path):
     photo(tmp_path / "photos" / "fits.png")
     photo(tmp_path / "photos" / "other.png", (50, 50))
     ended = run_onnx(model, tmp_path / "photos", "--out", tmp_path / "out")
-    assert ended.code == 0 and "1 images" in ended.out
+    assert ended.code == 0 and "1 image in" in ended.out
     assert "other.png: the model's output masks has shape (2, 30, 40), not (2, 50, 50)" in ended.err
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 2
 

@@ -11,7 +11,6 @@ and opencv-python-headless (which replaces opencv-python's files), and finds COC
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections import Counter
 from collections.abc import Sequence, Set
@@ -26,7 +25,15 @@ from mmpvt.datasets.formats.folders import read_folders
 from mmpvt.datasets.formats.labelme import read_labelme
 from mmpvt.datasets.formats.masks import Pairs, find_pairs, read_masks
 from mmpvt.datasets.formats.opened import OpenedDataset, distinct_colours
-from mmpvt.datasets.formats.reading import VIDEOS, Content, Files, Reading, read_json, stem
+from mmpvt.datasets.formats.reading import (
+    VIDEOS,
+    Content,
+    Files,
+    Reading,
+    composed,
+    read_json,
+    stem,
+)
 from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance, unique_records
 from mmpvt.datasets.formats.voc import read_voc
 from mmpvt.datasets.formats.writing import LabelMaps
@@ -35,7 +42,7 @@ from mmpvt.errors import ConfigError, DatasetError, OutputError
 from mmpvt.utils.atomic import atomic_write
 from mmpvt.utils.constants import FORMATS
 from mmpvt.utils.files import MAX_ANNOTATIONS, check_regular, parse_json
-from mmpvt.utils.text import few
+from mmpvt.utils.text import counted, few
 
 __all__ = ["FORMATS", "ImageRecord", "Instance", "LabelMaps", "OpenedDataset", "open_dataset"]
 
@@ -48,8 +55,6 @@ OTHER_ANNOTATIONS = (".json", ".jsonl", ".csv", ".xml")
 MAX_YAML = 2**24  # bytes of a data.yaml
 
 _JSON_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])  # whose values aren't parsed
-
-log = logging.getLogger("mmpvt")
 
 
 def open_dataset(
@@ -117,9 +122,6 @@ def open_dataset(
         raise DatasetError(f"{given} can't be read: {error}", where=given) from error
     opened = _opened(reading, kind, content)
     _check_task(opened, task)
-    log.info(opened.describe())
-    for note in opened.notes:
-        log.warning("%s: %s", given, note)
     return opened
 
 
@@ -290,11 +292,11 @@ def _xml_kind(path: Path) -> str | None:
 
 
 def _has_yolo_labels(files: Files) -> bool:
-    stems = {PurePosixPath(image).stem for image in files.images}
+    stems = {composed(PurePosixPath(image).stem) for image in files.images}
     texts = [
         name
         for name in files.of(".txt")
-        if PurePosixPath(name).stem in stems and not is_class_file(name)
+        if composed(PurePosixPath(name).stem) in stems and not is_class_file(name)
     ]
     looked_at = texts[:MOST_LOOKED_AT]
     return bool(looked_at) and any(holds_labels(files.root / name) for name in looked_at)
@@ -321,8 +323,8 @@ def _choose(
     if not found:
         unknown = files.of(*OTHER_ANNOTATIONS)
         raise DatasetError(
-            f"the {len(files.images):,} images in {given} have no annotations in a known format: "
-            "COCO, Pascal VOC, YOLO, LabelMe, CVAT for images 1.1 or label maps",
+            f"{given} has {counted(len(files.images), 'image')}, and no annotations in a known "
+            "format: COCO, Pascal VOC, YOLO, LabelMe, CVAT for images 1.1 or label maps",
             where=given,
             hint=f"export COCO or YOLO from the tool that wrote {unknown[0]}" if unknown else None,
         )
@@ -377,7 +379,8 @@ def _opened(reading: Reading, kind: str, content: Content) -> OpenedDataset:
         raise DatasetError(f"no image in {reading.source} can be used", where=reading.source)
     if ALL in splits and len(splits) > 1:
         left = splits.pop(ALL)
-        reading.notes.append(f"{len(left):,} images are of no split and aren't used")
+        unused = counted(len(left), "image is", "images are")
+        reading.notes.append(f"{unused} of no split and unused")
     twice = [name for name, number in Counter(content.classes).items() if number > 1 or not name]
     if twice:
         raise DatasetError(
@@ -422,7 +425,8 @@ def _drop_copies(reading: Reading, splits: dict[str, list[ImageRecord]]) -> None
                 first = first or reading.name_of(record.path)
             record.instances = kept
     if gone:
-        reading.notes.append(f"{gone:,} objects are annotated twice; one is taken (first: {first})")
+        twice = counted(gone, "object is", "objects are")
+        reading.notes.append(f"{twice} annotated twice; one is taken (first: {first})")
 
 
 def _take_classes(
@@ -457,7 +461,7 @@ def _take_classes(
         for one in record.instances:
             one.label = labels[one.label]
     if gone:
-        reading.notes.append(f"{gone:,} objects of other classes are skipped")
+        reading.notes.append(f"skipped: {counted(gone, 'object')} of other classes")
     return wanted
 
 

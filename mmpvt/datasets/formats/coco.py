@@ -19,7 +19,7 @@ from mmpvt.datasets.formats.reading import (
 )
 from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord, Instance
 from mmpvt.errors import DatasetError
-from mmpvt.utils.text import few
+from mmpvt.utils.text import counted, few
 
 
 def read_coco(reading: Reading, names: list[str]) -> Content:
@@ -56,7 +56,7 @@ def read_coco(reading: Reading, names: list[str]) -> Content:
         name, content = contents[split]
         if len(order) > 1 and not content["annotations"]:
             reading.notes.append(
-                f"{name} has no annotations: its {len(content['images']):,} images aren't used"
+                f"{name} has no annotations: unused, {counted(len(content['images']), 'image')}"
             )
             continue
         splits[split] = _read(reading, name, split, content, labels, used_images)

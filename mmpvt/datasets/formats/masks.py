@@ -18,6 +18,7 @@ from mmpvt.datasets.formats.reading import (
     Content,
     Files,
     Reading,
+    composed,
     split_of_path,
     stem,
     with_progress,
@@ -27,7 +28,7 @@ from mmpvt.datasets.formats.voc import image_sets
 from mmpvt.errors import DatasetError
 from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.utils.processors import usable_processors
-from mmpvt.utils.text import few
+from mmpvt.utils.text import counted, few
 
 _MAP_FOLDER = re.compile(
     r"(.*?)[_-]?(?:label_?(?:map|id)?s?|masks?|annot(?:ation)?s?|ann_dir|gt|ground_?truth|"
@@ -58,7 +59,7 @@ def find_pairs(files: Files) -> Pairs:
     Raises:
         DatasetError: two images, or two label maps, have one name.
     """
-    present = set(files.images)
+    present = set(map(composed, files.images))
     images: dict[str, list[str]] = defaultdict(list)
     maps: dict[str, list[str]] = defaultdict(list)
     for name in files.images:
@@ -75,10 +76,10 @@ def find_pairs(files: Files) -> Pairs:
         last = path.stem
         if match := _MAP_STEM.fullmatch(last):
             if not is_map and path.suffix.lower() == ".png":
-                is_map = any(f"{stem(name)[: -len(last)]}{match[1]}{s}" in present
+                is_map = any(composed(f"{stem(name)[: -len(last)]}{match[1]}{s}") in present
                              for s in (".jpg", ".jpeg", ".png"))  # fmt: skip
             last = match[1] if is_map else last
-        (maps if is_map else images)["/".join((*folders, last))].append(name)
+        (maps if is_map else images)[composed("/".join((*folders, last)))].append(name)
     if not maps:
         return Pairs([], [same[0] for same in images.values()], [], [])
     for kind, found in (("images", images), ("label maps", maps)):
@@ -109,7 +110,8 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
         found = found._replace(no_map=[])
     if reading.keep_empty and found.no_map:
         raise DatasetError(
-            f"{len(found.no_map):,} images have no label map (the first: {found.no_map[0]}), and "
+            f"{counted(len(found.no_map), 'image has', 'images have')} no label map (the first: "
+            f"{found.no_map[0]}), and "
             "images without one can't be trained on",
             instead=("on_bad_data", "skip"),
         )
@@ -117,7 +119,7 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
     lossy = [m for _, m in found.pairs if os.path.splitext(m)[1].lower() not in _LOSSLESS]  # noqa: PTH122
     if lossy:
         raise DatasetError(
-            f"{len(lossy):,} label maps are JPEG or WebP files (the first: {lossy[0]}), whose "
+            f"{counted(len(lossy), 'label map')} in JPEG or WebP (the first: {lossy[0]}), whose "
             "values are no longer those that were drawn",
             hint="export them as PNG",
         )

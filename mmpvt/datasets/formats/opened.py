@@ -222,7 +222,8 @@ class OpenedDataset:
         if bare and self.has_masks:
             for one in bare:
                 one.polygons = [corners(one.box)]
-            self.notes.append(f"{len(bare):,} objects have no outline: it is that of their box")
+            those = counted(len(bare), "object has", "objects have")
+            self.notes.append(f"{those} no outline: it is that of the box")
 
     def note_copies(self) -> None:
         """Notes images of other splits that are in the training split, too."""
@@ -233,10 +234,14 @@ class OpenedDataset:
             within = os.path.relpath(record.path, self.image_root)
             original = os.path.relpath(first.path, self.image_root)
             example = within if within == original else f"{within} of {original}"
+            where = " and ".join(split for split in self.splits if split != "train")
+            said = counted(
+                len(copies),
+                f"image of {where} is a copy of a training image",
+                f"images of {where} are copies of training images",
+            )
             self.notes.append(
-                f"{len(copies):,} images of {' and '.join(s for s in self.splits if s != 'train')} "
-                f"are copies of training images, or made from the same (the first: {example}): "
-                "scores on them say too much"
+                f"{said}, or made from the same (the first: {example}): scores on them say too much"
             )
 
     def note_classes(self) -> None:

@@ -25,7 +25,7 @@ from mmpvt.errors import DatasetError, UserError
 from mmpvt.utils.constants import IMAGE_SUFFIXES
 from mmpvt.utils.files import MAX_ANNOTATIONS, check_regular, read_bytes
 from mmpvt.utils.progress import progress
-from mmpvt.utils.text import few
+from mmpvt.utils.text import counted, few
 
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
 MAX_TEXT = 2**30  # bytes of an XML, YAML or text file
@@ -72,6 +72,11 @@ def split_of_list(name: str) -> str | None:
 def stem(path: str) -> str:
     """A relative path without its suffix."""
     return os.path.splitext(path)[0]  # noqa: PTH122  a string in, a string out
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form, in which those that macOS decomposes equal others'."""
+    return unicodedata.normalize("NFC", name)
 
 
 def with_progress(items: Sequence[Item], what: str) -> Iterator[Item]:
@@ -239,7 +244,7 @@ def _names(file: str, folder: str) -> bool:
 
 def _folded(name: str) -> str:
     """A name without what file systems and web tools change in it."""
-    return unicodedata.normalize("NFC", unquote(name, errors="surrogateescape")).casefold()
+    return composed(unquote(name, errors="surrogateescape")).casefold()
 
 
 @dataclass
@@ -315,7 +320,7 @@ class Reading:
         """
         number = len(self._problems)
         if number:
-            what = f"{number:,} error{'s' * (number > 1)} in {self.source}"
+            what = f"{counted(number, 'error')} in {self.source}"
             found = "; ".join(self._problems[:3]) + " …" * (number > 3)
             if not self.skip:
                 raise DatasetError(
@@ -326,7 +331,7 @@ class Reading:
                 )
             self.notes.append(f"{what}, skipped: {found}")
         for what, many in self._counts.items():
-            self.notes.append(f"{many:,} {what} (the first: {self._firsts[what]})")
+            self.notes.append(f"{what}: {many:,} (the first: {self._firsts[what]})")
 
     def read_text(self, path: Path) -> str:
         """A text file's content, in UTF-8.
@@ -391,7 +396,8 @@ class Reading:
         others = [name for name in self.files.images if name not in used]
         if others:
             self.notes.append(
-                f"{len(others):,} images are {what} and aren't used (the first: {others[0]})"
+                f"{counted(len(others), 'image is', 'images are')} {what} and unused (the first: "
+                f"{others[0]})"
             )
 
     def lacking(self, names: Sequence[str], total: int) -> bool:

@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element
 from mmpvt.datasets.formats.reading import (
     Content,
     Reading,
+    composed,
     outline_box,
     parse_xml,
     split_of_list,
@@ -90,7 +91,7 @@ def read_voc(reading: Reading, names: list[str], first: int | None = None) -> Co
 
 def _key(name: str) -> str:
     """An annotation file's name as the lists of its data set's folder have it."""
-    return re.sub(r"(^|/)Annotations/", r"\1", stem(name))
+    return composed(re.sub(r"(^|/)Annotations/", r"\1", stem(name)))
 
 
 def _images(reading: Reading, names: list[str]) -> dict[str, str]:
@@ -98,12 +99,12 @@ def _images(reading: Reading, names: list[str]) -> dict[str, str]:
     by_stem: dict[str, list[str]] = defaultdict(list)
     by_last: dict[str, list[str]] = defaultdict(list)
     for image in reading.files.images:
-        by_stem[stem(image)].append(image)
+        by_stem[composed(stem(image))].append(image)
         if not _MAPS.search(image):
-            by_last[PurePosixPath(image).stem].append(image)
+            by_last[composed(PurePosixPath(image).stem)].append(image)
     pairs: dict[str, str] = {}
     for name in names:
-        at = stem(name)
+        at = composed(stem(name))
         places = [at, *(_FOLDER.sub(rf"\1{folder}/", at) for folder in _IMAGE_FOLDERS)]
         found = next((by_stem[place] for place in places if place in by_stem), [])
         if not found:
@@ -156,7 +157,7 @@ def image_sets(
             for line in reading.read_text(reading.root / name).splitlines():
                 if not line.strip():
                     continue
-                key = _listed_image(line.strip(), folder, known)
+                key = _listed_image(composed(line.strip()), composed(folder), known)
                 if key is None:
                     reading.problem(name, f"{line.strip()} has no {what}")
                 elif split not in splits[key]:

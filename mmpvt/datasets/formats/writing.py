@@ -206,8 +206,8 @@ def _own_maps(opened: OpenedDataset) -> tuple[Path, str, str] | None:
     if not opened.is_semantic or opened.label_values is not None:
         return None
     records = [record for same in opened.splits.values() for record in same]
-    maps = [record.label_map for record in records]
-    root = Path(os.path.commonpath({os.path.abspath(m.parent) for m in maps if m}))  # noqa: PTH100
+    maps = [Path(os.path.abspath(r.label_map)) if r.label_map else None for r in records]  # noqa: PTH100
+    root = Path(os.path.commonpath({m.parent for m in maps if m}))
     first_image, first_map = opened.name_of(records[0]), os.path.relpath(maps[0] or "", root)
     suffix = first_image[len(stem(first_image)) :]
     map_suffix = first_map.replace(os.sep, "/").removeprefix(stem(first_image))

@@ -6,7 +6,7 @@ import os
 import re
 import reprlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -16,6 +16,7 @@ from mmpvt.datasets.formats.reading import (
     Content,
     Files,
     Reading,
+    composed,
     outline_box,
     split_of_path,
     with_progress,
@@ -24,7 +25,7 @@ from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.errors import DatasetError
 from mmpvt.utils.constants import IMAGE_SUFFIXES
 from mmpvt.utils.files import check_regular, leaves_folder
-from mmpvt.utils.text import few
+from mmpvt.utils.text import counted, few
 
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
 _KEYS = dict(train="train", val="val", valid="val", validation="val", test="test")
@@ -81,12 +82,13 @@ def read_yolo(reading: Reading, config: Path | None) -> Content:
         for name in reading.files.images:
             images[split_of_path(name)].append(reading.root / name)
     _check_stems(images)
+    texts = {composed(str(p)): p for p in (reading.root / n for n in reading.files.of(".txt"))}
     splits: dict[str, list[ImageRecord]] = {}
     for split, paths in images.items():
-        labels = [(path, _label_file(path)) for path in paths]
+        labels = [(path, _label_file(path, texts)) for path in paths]
         missing = [str(path) for path, label in labels if label is None]
         if len(missing) == len(paths) and len(images) > 1 and not reading.keep_empty:
-            reading.notes.append(f"{split}: {len(paths):,} images without labels aren't used")
+            reading.notes.append(f"{split}: unused, {counted(len(paths), 'image')} without labels")
             continue
         take = reading.lacking(missing, len(paths))
         splits[split] = []
@@ -224,29 +226,32 @@ def _check_stems(images: dict[str, list[Path]]) -> None:
     """Refuses two images that one label file would be of."""
     seen: dict[str, Path] = {}
     for path in (path for paths in images.values() for path in paths):
-        key = os.path.splitext(path)[0]  # noqa: PTH122
+        key = composed(os.path.splitext(path)[0])  # noqa: PTH122
         if seen.setdefault(key, path) != path:
             raise DatasetError(f"{seen[key]} and {path} would share one label file", where=path)
 
 
-def _label_file(image: Path) -> Path | None:
+def _label_file(image: Path, texts: Mapping[str, Path]) -> Path | None:
     """An image's labels: in ``labels/`` for ``images/``, beside it, or in ``labels/`` beside its
     folder."""
     text = os.path.splitext(image)[0]  # noqa: PTH122
     places = [text, *(str(image.parent.parent / name / image.stem) for name in _LABEL_FOLDERS)]
     if match := _IMAGE_FOLDER.fullmatch(text):
         places = [*(f"{match[1]}{name}{match[2]}" for name in _LABEL_FOLDERS), *places]
-    files = (place + end for place in places for end in (".txt", ".TXT"))
-    return next((Path(file) for file in files if os.path.exists(file)), None)  # noqa: PTH110
+    files = [place + end for place in places for end in (".txt", ".TXT")]
+    if found := next((file for file in files if os.path.exists(file)), None):  # noqa: PTH110
+        return Path(found)
+    return next((texts[name] for name in map(composed, files) if name in texts), None)
 
 
 def _check_images(reading: Reading) -> None:
     """Label files of no image, in folders of labels."""
-    known = {PurePosixPath(name).stem for name in reading.files.images}
+    known = {composed(PurePosixPath(name).stem) for name in reading.files.images}
     for name in reading.files.of(".txt"):
         path = PurePosixPath(name)
         folders = [part.lower() for part in path.parts[:-1]]
-        if "labels" in folders and path.stem not in known and not is_class_file(name):
+        is_known = composed(path.stem) in known
+        if "labels" in folders and not is_known and not is_class_file(name):
             reading.problem(name, "there is no image of its name")
 
 
@@ -295,7 +300,7 @@ def _add(
 ) -> None:
     width, height = record.width, record.height
     if any(not 0 <= value <= 1 for value in places):
-        reading.count("objects have coordinates a little beyond their images: clipped", where)
+        reading.count("objects have coordinates a little beyond their images, clipped", where)
         places = [min(max(value, 0.0), 1.0) for value in places]
     if len(places) > 4:
         sides = [width, height] * (len(places) // 2)

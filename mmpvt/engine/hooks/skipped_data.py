@@ -22,7 +22,7 @@ from mmpvt.engine.dataset_config import iter_dataset_configs
 from mmpvt.errors import DatasetError
 from mmpvt.registry import HOOKS
 from mmpvt.utils.atomic import atomic_write
-from mmpvt.utils.text import few, printable
+from mmpvt.utils.text import counted, few, printable
 
 NAMED = 3  # of each file, in the log; the rest is in a file
 
@@ -73,8 +73,8 @@ def skip_unusable_annotations(
         masks = [finding.id for finding in findings if finding.problem == UNKNOWN_MASK]
         if masks and on_bad_data != "skip":
             raise DatasetError(
-                f"{len(masks)} annotations in {file} (id {few(masks)}) have a segmentation that is "
-                "neither polygons nor run-length encoded",
+                f"the segmentation of {counted(len(masks), 'annotation')} in {file} (id "
+                f"{few(masks)}) is neither polygons nor run-length encoded",
                 where=file,
                 hint="fix or remove them",
                 instead=("on_bad_data", "skip"),
@@ -111,10 +111,11 @@ def _write(copy: Path, file: Path, content: dict, findings: list[Finding]) -> st
     atomic_write(copy, json.dumps(content).encode())
     atomic_write(listing, json.dumps([f._asdict() for f in findings], indent=1).encode())
     counts = " and ".join(
-        f"{sum(f.kind == kind for f in lost)} {kind}s" for kind in ("image", "annotation")
+        counted(sum(f.kind == kind for f in lost), kind) for kind in ("image", "annotation")
     )
     return (
-        f"{counts} of {file} are skipped, {len(findings) - len(lost)} annotations fixed: {first}"
+        f"{counts} of {file} are skipped, "
+        f"{counted(len(findings) - len(lost), 'annotation')} fixed: {first}"
         f"{' …' if len(findings) > NAMED else ''} (all of them: {listing})"
     )
 
@@ -176,7 +177,9 @@ class SkippedDataHook(Hook):
         if mode == "train":
             everywhere = {name for part in all_gather_object(self.trained) for name in part}
             if everywhere:
-                runner.logger.warning(f"skipped in training so far: {len(everywhere)} images")
+                runner.logger.warning(
+                    f"skipped in training so far: {counted(len(everywhere), 'image')}"
+                )
             return
         for note in self.notes:
             runner.logger.warning(printable(note))

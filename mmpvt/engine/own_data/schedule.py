@@ -153,7 +153,7 @@ def _scale_lr(config: Config, ratio: float) -> str:
     adaptive = "SGD" not in optimizer["type"]
     factor = math.sqrt(ratio) if adaptive else ratio
     old, optimizer["lr"] = optimizer["lr"], float(f"{optimizer['lr'] * factor:.3g}")
-    rule = "square root of the batch's" if adaptive else "as the batch"
+    rule = "the square root of the batch" if adaptive else "the batch"
     return f"learning rate {optimizer['lr']:g}" + (
-        f" ({old:g} by the {rule})" if ratio != 1 else ""
+        f" ({old:g}, scaled with {rule})" if ratio != 1 else ""
     )

@@ -51,14 +51,16 @@ def with_mask(root: Path, mask: object) -> int:
 @pytest.mark.parametrize("mask", ["a mask", None, [1.0, 2.0, 3.0]])
 def test_masks_of_no_known_format(mask: object, root: Path):
     named = with_mask(root, mask)
-    with pytest.raises(UserError, match=rf"1 annotations in .*\(id {named}\) have a segmentation"):
+    with pytest.raises(
+        UserError, match=rf"the segmentation of 1 annotation in .*\(id {named}\) is"
+    ):
         skip_unusable_annotations(detector(root), ("train",), "stop")
     boxes = detector(root, with_mask=False)
     skip_unusable_annotations(boxes, ("train",), "stop")
     assert boxes.train_dataloader.dataset.ann_file == ANNOTATIONS
     config = detector(root)
     (note,) = skip_unusable_annotations(config, ("train",), "skip")
-    assert "0 images and 1 annotations of" in note and ".skipped.json" in note
+    assert "0 images and 1 annotation of" in note and ".skipped.json" in note
     kept = json.loads(Path(config.train_dataloader.dataset.ann_file).read_text())["annotations"]
     assert named not in [annotation["id"] for annotation in kept] and kept
 
