@@ -11,7 +11,7 @@ from pathlib import Path
 from mmdet.datasets import BaseDetDataset, LVISV05Dataset, XMLDataset
 from mmdet.datasets.samplers import MultiSourceSampler
 from mmengine.config import Config
-from mmengine.dataset import InfiniteSampler
+from mmengine.dataset import BaseDataset, InfiniteSampler
 from mmengine.registry import DATA_SAMPLERS, DefaultScope, init_default_scope
 from mmseg.datasets import BaseSegDataset
 
@@ -24,6 +24,7 @@ from mmpvt.engine.class_names import iter_differing, log
 from mmpvt.engine.config_parts import dataset_kind, iter_dicts, split_datasets
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import ConfigError, DatasetError
+from mmpvt.utils.text import counted, few
 
 LOADERS = ("mmpvt.LoadImageFromFile", "mmpvt.LoadSegAnnotations")
 
@@ -60,6 +61,7 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
             if key not in checked:
                 checked[key] = _check_dataset(dataset, contents)
                 classes.check_class_counts(dataset.classes, config.model)
+            _check_places(split, dataset)
             if (one := checked[key]) is not None:
                 annotated.append(one)
         notes |= dict.fromkeys(classes.check_classes(split, annotated))
@@ -160,10 +162,34 @@ def _chooses_images(indices: object) -> bool:
     return isinstance(indices, int) and indices != 0
 
 
+def _check_places(split: str, dataset: DatasetConfig) -> None:
+    """Raises a ConfigError if a list of ``indices`` goes beyond the images that the data set has
+    once its filter is done, which reading it tells."""
+    places = dataset.fields.get("indices")
+    if not isinstance(places, Sequence) or not isinstance(dataset.kind, type):
+        return
+    if issubclass(dataset.kind, BaseDataset):
+        left = {k: v for k, v in dataset.fields.items() if k not in ("type", "indices", "pipeline")}
+        number = len(dataset.kind(**left))
+        beyond = [place for place in places if not -number <= place < number]
+        if beyond:
+            raise ConfigError(
+                f"the {split}_dataloader's data set has indices with {few(beyond)}, and "
+                f"{counted(number, 'image')}",
+                hint="places count from 0; images that filter_cfg skips have none",
+            )
+
+
 def _check_pipelines(config: Config, split: str) -> None:
-    """Raises a ConfigError if a pipeline has no transform that loads images, loads what is learned,
-    or packs the model's inputs; unless transforms or the data set are a user's own."""
+    """Raises a ConfigError if a pipeline has no transform that loads images, loads what is learned
+    or scored, or packs the model's inputs; unless transforms or the data set are a user's own."""
     loader = config.get(f"{split}_dataloader") or {}
+    evaluators = [
+        str(part.get("type")).rpartition(".")[2]
+        for part in iter_dicts(config.get(f"{split}_evaluator"))
+        if not part.get("format_only")
+    ]
+    is_learned = split == "train" or bool({*evaluators} & {"IoUMetric", "VOCMetric"})
     scope = config.get("default_scope") or "mmengine"
     for dataset, pipeline in _whole_pipelines(loader.get("dataset")):
         kind = dataset_kind(dataset, scope)
@@ -172,7 +198,8 @@ def _check_pipelines(config: Config, split: str) -> None:
         if not issubclass(kind, BaseDetDataset | BaseSegDataset):
             continue
         steps = [step for step in iter_dicts(pipeline) if "type" in step]
-        if not steps or not are_known(steps):  # without any, its class may have some
+        is_given = steps or "pipeline" in dataset  # where it isn't, its class may have one
+        if not is_given or not are_known(steps):
             continue
         names = " ".join(map(transform_name, steps))
         is_seg = issubclass(kind, BaseSegDataset)
@@ -181,14 +208,14 @@ def _check_pipelines(config: Config, split: str) -> None:
             "mmcv.LoadImageFromFile": r"Load\w*(Image|File|Data)",
             f"{package}.{packer}": "Pack",
         }
-        if split == "train":
+        if is_learned:
             needed[f"{package}.LoadAnnotations"] = r"Load\w*(Annotation|Biomedical)"
         for transform, pattern in needed.items():
             if not re.search(pattern, names):
                 name = transform.partition(".")[2]
                 raise ConfigError(
                     f"the {split}_dataloader's pipeline has no {name}: it is "
-                    f"{names.replace(' ', ', ')}",
+                    f"{names.replace(' ', ', ') or 'empty'}",
                     hint=f"add dict(type='{transform}')",
                 )
 

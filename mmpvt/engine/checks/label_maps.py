@@ -21,8 +21,10 @@ from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import BadFileError, ConfigError, DatasetError, UserError
 from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.utils.files import read_bytes
+from mmpvt.utils.text import counted, few
 
-MAX_MAPS = 500  # label maps that are read, at most, where they seem to hold a single class
+MAX_MAPS = 500  # label maps that are read, at most, where they seem to lack classes
+MANY_CLASSES = 32  # of more, as ADE20K's 150, some may be in none of MAX_MAPS label maps
 MAP_LOADERS = ("LoadAnnotations", "LoadSegAnnotations")
 BACKGROUND = ("background", "bg", "_background_", "unlabeled", "unlabelled")
 
@@ -112,7 +114,7 @@ def _reduces_zero(dataset: DatasetConfig) -> bool | None:
 
 
 class MapProblem(NamedTuple):
-    """Why at most one class can be learned from label maps."""
+    """Why one class at most, or not every class, can be learned from label maps."""
 
     sentence: str
     is_error: bool  # whether the files need another way of reading them
@@ -121,14 +123,15 @@ class MapProblem(NamedTuple):
 def check_label_maps(dataset: DatasetConfig, is_trained: bool) -> None:
     """Raises a DatasetError if a segmentation data set's label maps hold nothing to train on.
 
-    Prints a warning where those to train on hold a single class.
+    Prints a warning where those to train on hold a single class, or none has one of the classes.
     """
     if not dataset.is_segmentation:
         return
     files = dataset.segmentation_files()
     places = evenly_spaced(len(files.stems), MAX_MAPS)
     maps = [path for i in places if (path := files.label_map(files.stems[i]))]
-    problem = label_map_problem(maps, dataset)
+    complete = len(files.stems) <= MAX_MAPS or len(dataset.classes) <= MANY_CLASSES
+    problem = label_map_problem(maps, dataset, each_class=is_trained and complete)
     if problem and problem.is_error:
         raise DatasetError(problem.sentence)
     if problem and is_trained:
@@ -158,10 +161,13 @@ def label_map_loader(dataset: DatasetConfig, num_classes: int | None = None) -> 
     return LoadSegAnnotations(num_classes=num_classes, **options)
 
 
-def label_map_problem(paths: Sequence[str], dataset: DatasetConfig) -> MapProblem | None:
+def label_map_problem(
+    paths: Sequence[str], dataset: DatasetConfig, each_class: bool = False
+) -> MapProblem | None:
     """What is wrong with label maps, if at most one class can be learned from them.
 
-    Reads them until two classes are found.
+    Reads them until two classes are found, or with ``each_class`` all of the data set's, those that
+    are not being a problem, too.
 
     Raises:
         BadFileError: all that can be read hold colours.
@@ -169,6 +175,7 @@ def label_map_problem(paths: Sequence[str], dataset: DatasetConfig) -> MapProble
     loader, fields = label_map_loader(dataset), label_map_fields(dataset)
     stored: set[int] = set()
     labels: set[int] = set()
+    wanted = set(range(len(dataset.classes))) if each_class else set()
     first, unusable = "", None
     for path in paths:
         results = dict(seg_map_path=path, img_path="", seg_fields=[], **fields)
@@ -183,7 +190,7 @@ def label_map_problem(paths: Sequence[str], dataset: DatasetConfig) -> MapProble
             continue
         except (OSError, ValueError, AttributeError, AssertionError):
             continue  # a broken file is the run's matter
-        if len(labels - {IGNORE_LABEL}) > 1:
+        if len(labels - {IGNORE_LABEL}) > 1 and wanted <= labels:
             return None
         first = first or path
         if raw.ndim == 2:
@@ -195,6 +202,14 @@ def label_map_problem(paths: Sequence[str], dataset: DatasetConfig) -> MapProble
     place = f"the label maps in {Path(first).parent}"
     found = " and ".join(map(str, sorted(stored)))
     labels -= {IGNORE_LABEL}
+    if len(labels) > 1:
+        lacking = [f"{label} ({dataset.classes[label]})" for label in sorted(wanted - labels)]
+        ignored = ", and 255, which they hold, is ignored" * (IGNORE_LABEL in stored)
+        return MapProblem(
+            f"of {counted(len(paths), 'label map')} in {Path(first).parent} none holds "
+            f"{few(lacking)}, which can't be learned{ignored}",
+            is_error=False,
+        )
     is_reduced = fields["reduce_zero_label"]
     if loader.values is None and stored == {0, IGNORE_LABEL}:
         return MapProblem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -117,6 +118,43 @@ def test_pipelines_that_lack_a_transform(without: str, wraps: bool, said: str, r
         check_data(lacking, ("train",))
     lacking.train_dataloader.dataset.pipeline.append(dict(type="NobodysTransform"))
     check_data(lacking, ("train",))
+
+
+def test_an_empty_pipeline(root: Path):
+    with pytest.raises(ConfigError, match="no LoadImageFromFile: it is empty"):
+        check_data(config(root, pipeline=[]), ("train",))
+
+
+def test_scores_need_the_truth(root: Path):
+    """A segmenter's metric reads it from what the pipeline loads."""
+    names = ("LoadImageFromFile", "PackSegInputs")
+    tested = config(root, pipeline=[dict(type=name) for name in names])
+    tested.test_dataloader = tested.pop("train_dataloader")
+    tested.test_evaluator = dict(type="IoUMetric", format_only=True)
+    check_data(tested, ("test",))
+    tested.test_evaluator = [dict(type="mmseg.IoUMetric")]
+    with pytest.raises(ConfigError, match="the test_dataloader's pipeline has no LoadAnnotations"):
+        check_data(tested, ("test",))
+
+
+def test_indices_beyond_the_data(root: Path):
+    with pytest.raises(ConfigError, match=r"train_dataloader.* has indices with 2, and 2 images:"):
+        check_data(config(root, indices=[0, -2, 2]), ("train",))
+    check_data(config(root, indices=[0, -2]), ("train",))
+
+
+def test_indices_beyond_what_the_filter_leaves(root: Path):
+    content = json.loads((root / ANNOTATIONS).read_text())
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] == 1]
+    (root / ANNOTATIONS).write_text(json.dumps(content))
+    dataset = dict(type="mmpvt.ShapesDataset", data_root=str(root), ann_file=ANNOTATIONS)
+    dataset.update(data_prefix=dict(img="train2017/"), indices=[0, 1])
+    loader = dict(dataset=dataset)
+    check_data(Config(dict(default_scope="mmdet", model={}, train_dataloader=loader)), ("train",))
+    dataset["filter_cfg"] = dict(filter_empty_gt=True)
+    tried = Config(dict(default_scope="mmdet", model={}, train_dataloader=loader))
+    with pytest.raises(ConfigError, match=r"has indices with 1, and 1 image: .* filter_cfg skips"):
+        check_data(tried, ("train",))
 
 
 @pytest.mark.parametrize("indices", [0, [], ["a"], "all"])

@@ -290,6 +290,23 @@ def test_background_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "nothing but label 0 (a)" in found.errors[ONLY][0]
 
 
+def test_a_class_that_no_label_map_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Training warns of it; what is tested may lack classes."""
+    labels = OBJECTS.copy()
+    labels[:4] = 255
+    config = segmenter(tmp_path, labels, ("a", "b", "c"))
+    checked(config)
+    said = capsys.readouterr().err
+    assert re.search(
+        r"warning: of 3 label maps in .*maps none holds 2 \(c\), which can't be learned, and 255, "
+        "which they hold, is ignored",
+        said,
+    )
+    config.val_dataloader = config.pop("train_dataloader")
+    check_pixels(config, ("val",))
+    assert not capsys.readouterr().err
+
+
 def test_a_map_with_two_classes_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     config = segmenter(tmp_path, OBJECTS * 255)
     cv2.imwrite(str(tmp_path / "maps" / "2.png"), OBJECTS)
