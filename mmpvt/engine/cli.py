@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, TypeVar
@@ -41,7 +41,36 @@ _BUILD_ERROR = re.compile(
     r".* is not in the .* registry|[\w.]+\.__init__\(\) (got an unexpected|missing \d+ required).*"
 )
 
+_DICT = re.compile(r"(^|[\[(,])\s*(dict\(|\{)")  # at the start of a value or element
+
 Options = TypeVar("Options", bound="RunOptions")
+
+
+class _Settings(DictAction):
+    """Reads settings as MMEngine does; one that can't be read is named, where MMEngine ends in an
+    error of its own or takes a dict for a string."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],  # type: ignore[override]  # of nargs="+"
+        option_string: str | None = None,
+    ) -> None:
+        for setting in values:
+            key, _, value = setting.partition("=")
+            if not key or "=" not in setting:
+                raise argparse.ArgumentError(self, f"{setting!r} is no KEY=VALUE")
+            if _DICT.search(value):
+                raise argparse.ArgumentError(
+                    self, f"{setting!r} holds a dict: set its keys one by one, {key}.KEY=VALUE"
+                )
+            try:
+                super().__call__(parser, namespace, [setting], option_string)
+            except (AssertionError, RecursionError) as error:
+                raise argparse.ArgumentError(
+                    self, f"the brackets in {setting!r} aren't those of a list [A,B] or tuple (A,B)"
+                ) from error
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +98,7 @@ def add_cfg_options(
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=_Settings,
         metavar="KEY=VALUE",
         help=f"settings to override, such as {example}",
     )

@@ -153,6 +153,23 @@ def test_option_that_leaves_nothing_to_do(
     assert sentence in ended.one_sentence()
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("train_cfg", "'train_cfg' is no KEY=VALUE"),
+        ("a=[1,2", "the brackets in 'a=[1,2' aren't those of a list [A,B] or tuple (A,B)"),
+        ("a=f(1,2)", "the brackets in 'a=f(1,2)' aren't those"),
+        ("a=[dict(type='X', b=1)]", "holds a dict: set its keys one by one, a.KEY=VALUE"),
+        ("a={'b': 1}", "holds a dict"),
+    ],
+)
+def test_option_that_is_no_setting(option: str, said: str, tiny_config: Path, call_tool):
+    ended = call_tool("train.py", tiny_config, "--cfg-options", "b=1", option)
+    assert ended.code == 2 and "Traceback" not in ended.err
+    assert "error: argument --cfg-options: " in ended.err.splitlines()[-1]
+    assert said in ended.err.splitlines()[-1]
+
+
 def test_config_that_does_not_exist(call_tool):
     ended = call_tool("train.py", "configs/retinanet_pvt_small_fpn_1x_coco.py")
     sentence = ended.one_sentence()
