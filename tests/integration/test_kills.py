@@ -189,14 +189,18 @@ def test_full_disk(small_disk: Path, arguments, start_tool):
     assert "Traceback" not in process.text
 
 
-def test_disk_that_stays_full(tmp_path: Path, arguments, start_tool):
+@pytest.mark.parametrize("before", [0, 3])
+def test_disk_that_stays_full(before: int, tmp_path: Path, arguments, start_tool):
     """Where nobody may mount: a limit to what the process can write to a file."""
     process = start_tool("train.py", *arguments(6))
-    process.wait_for(lambda: saved(process) >= 3)
+    process.wait_for(lambda: saved(process) >= before)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
     assert process.wait() == 2, process.text
     last = process.text.rstrip().splitlines()[-1]
     assert last.startswith("error: the run is over, but its last checkpoint could not be written")
     assert "File too large" in last and "Traceback" not in process.text
     newest = newest_checkpoint(tmp_path / "work")
-    assert newest and iteration(newest) >= 2
+    if before:
+        assert newest and iteration(newest) >= 2
+    how = f"resume from {newest.name}" if newest else "train again"
+    assert last.endswith(f"make room, then {how}") and bool(newest) == bool(before)

@@ -15,7 +15,12 @@ from mmengine.runner import Runner
 
 from mmpvt.checkpoint.fitting import fill_partly, fit_to_model
 from mmpvt.checkpoint.resume_check import KEPT, VALIDATED, changed_schedules, check_resumable
-from mmpvt.checkpoint.saving import INTERRUPTED, POINTER, atomic_backend_args
+from mmpvt.checkpoint.saving import (
+    INTERRUPTED,
+    POINTER,
+    atomic_backend_args,
+    newest_checkpoint,
+)
 from mmpvt.engine.class_names import (
     class_differences,
     compare_with_checkpoint,
@@ -93,11 +98,12 @@ class CheckpointHook(MMEngineCheckpointHook):
         if getattr(runner.train_loop, "stop_training", False):
             self._save_validated(runner)
         if self._failure:
+            older = newest_checkpoint(self.out_dir)
             raise OutputError(
                 f"the run is over, but its last checkpoint could not be written to {self.out_dir} "
                 f"({self._failure.strerror})",
                 where=self.out_dir,
-                hint="make room, then resume from the one before",
+                hint=f"make room, then {f'resume from {older.name}' if older else 'train again'}",
             )
         super().after_train(runner)
 
