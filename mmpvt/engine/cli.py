@@ -54,7 +54,7 @@ class _Settings(DictAction):
         self,
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
-        values: Sequence[str],  # type: ignore[override]  # of nargs="+"
+        values: Sequence[str],
         option_string: str | None = None,
     ) -> None:
         for setting in values:

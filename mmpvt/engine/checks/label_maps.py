@@ -204,7 +204,8 @@ def label_map_problem(
     labels -= {IGNORE_LABEL}
     if len(labels) > 1:
         lacking = [f"{label} ({dataset.classes[label]})" for label in sorted(wanted - labels)]
-        ignored = ", and 255, which they hold, is ignored" * (IGNORE_LABEL in stored)
+        ignored = ", and 255, which they hold, is ignored (docs/data.md: how to read it as one)"
+        ignored *= IGNORE_LABEL in stored
         return MapProblem(
             f"of {counted(len(paths), 'label map')} in {Path(first).parent} none holds "
             f"{few(lacking)}, which can't be learned{ignored}",
