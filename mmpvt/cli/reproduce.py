@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmpvt.cli.report import check_page_options
 from mmpvt.engine.choices import LAUNCHERS
-from mmpvt.engine.cli import FAILURE, user_errors
+from mmpvt.engine.cli import FAILURE, setting, user_errors
 from mmpvt.errors import Interrupted
 from mmpvt.utils.signals import handle
 from mmpvt.utils.text import printable
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
+        type=setting,
         default=[],
         metavar="KEY=VALUE",
         help="settings to override in all configs, such as test_dataloader.num_workers=8",

@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, TypeVar
@@ -46,31 +46,25 @@ _DICT = re.compile(r"(^|[\[(,])\s*(dict\(|\{)")  # at the start of a value or el
 Options = TypeVar("Options", bound="RunOptions")
 
 
-class _Settings(DictAction):
-    """Reads settings as MMEngine does; one that can't be read is named, where MMEngine ends in an
-    error of its own or takes a dict for a string."""
+def setting(text: str) -> str:
+    """A value of ``--cfg-options``, as it was; MMEngine's parser ends in errors of its own where it
+    can't read one, and takes a dict for a string.
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Sequence[str],
-        option_string: str | None = None,
-    ) -> None:
-        for setting in values:
-            key, _, value = setting.partition("=")
-            if not key or "=" not in setting:
-                raise argparse.ArgumentError(self, f"{setting!r} is no KEY=VALUE")
-            if _DICT.search(value):
-                raise argparse.ArgumentError(
-                    self, f"{setting!r} holds a dict: set its keys one by one, {key}.KEY=VALUE"
-                )
-            try:
-                super().__call__(parser, namespace, [setting], option_string)
-            except (AssertionError, RecursionError) as error:
-                raise argparse.ArgumentError(
-                    self, f"the brackets in {setting!r} aren't those of a list [A,B] or tuple (A,B)"
-                ) from error
+    Raises:
+        ArgumentTypeError: it can't be read.
+    """
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
+    if _DICT.search(value):
+        what = f"{text!r} holds a dict: set its keys one by one, {key}.KEY=VALUE"
+        raise argparse.ArgumentTypeError(what)
+    try:
+        DictAction._parse_iterable(value)
+    except (AssertionError, RecursionError) as error:
+        what = f"the brackets in {text!r} aren't those of a list [A,B] or tuple (A,B)"
+        raise argparse.ArgumentTypeError(what) from error
+    return text
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +92,8 @@ def add_cfg_options(
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=_Settings,
+        type=setting,
+        action=DictAction,
         metavar="KEY=VALUE",
         help=f"settings to override, such as {example}",
     )

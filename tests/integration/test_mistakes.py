@@ -164,10 +164,14 @@ def test_option_that_leaves_nothing_to_do(
     ],
 )
 def test_option_that_is_no_setting(option: str, said: str, tiny_config: Path, call_tool):
-    ended = call_tool("train.py", tiny_config, "--cfg-options", "b=1", option)
-    assert ended.code == 2 and "Traceback" not in ended.err
-    assert "error: argument --cfg-options: " in ended.err.splitlines()[-1]
-    assert said in ended.err.splitlines()[-1]
+    for args in (
+        ("train.py", tiny_config),
+        ("reproduce.py", "--checkpoints", tiny_config.parent, "--out", tiny_config.parent / "out"),
+    ):
+        ended = call_tool(*args, "--cfg-options", "b=1", option)
+        assert ended.code == 2 and "Traceback" not in ended.err
+        assert "error: argument --cfg-options: " in ended.err.splitlines()[-1]
+        assert said in ended.err.splitlines()[-1]
 
 
 def test_config_that_does_not_exist(call_tool):
