@@ -82,9 +82,10 @@ def run(args: argparse.Namespace) -> None:
                 keep_empty=args.keep_empty,
                 on_bad_data=args.on_bad_data,
             )
+            logged = len(opened.notes)
             if args.val_fraction or args.test_fraction:
                 opened = opened.split(args.val_fraction or 0.0, args.seed, args.test_fraction)
-            for sentence in (opened.describe(), *opened.notes):
+            for sentence in (opened.describe(), *opened.notes[logged:]):
                 print(printable(sentence))
             out = opened.write(args.out, args.to)
         print(printable(f"{out}: {args.to}"))

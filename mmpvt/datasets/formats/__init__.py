@@ -11,6 +11,7 @@ and opencv-python-headless (which replaces opencv-python's files), and finds COC
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence, Set
@@ -55,6 +56,8 @@ OTHER_ANNOTATIONS = (".json", ".jsonl", ".csv", ".xml")
 MAX_YAML = 2**24  # bytes of a data.yaml
 
 _JSON_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])  # whose values aren't parsed
+
+log = logging.getLogger("mmpvt")
 
 
 def open_dataset(
@@ -122,6 +125,9 @@ def open_dataset(
         raise DatasetError(f"{given} can't be read: {error}", where=given) from error
     opened = _opened(reading, kind, content)
     _check_task(opened, task)
+    log.info(opened.describe())
+    for note in opened.notes:
+        log.warning("%s: %s", given, note)
     return opened
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from mmpvt.utils.atomic import atomic_write, make_folder, put_back
 from mmpvt.utils.text import counted, few, printable
 
 FOLDER = "data"  # in the work directory, of what is written for a run
+log = logging.getLogger("mmpvt")
 
 
 @dataclass(kw_only=True)
@@ -77,7 +79,9 @@ def use_own_data(
         ConfigError: the model can't be trained on such data.
         DatasetError: the data can't be used.
     """
-    undo = undo if is_first_process() else ExitStack()  # others find what the first one wrote
+    if not is_first_process():
+        undo = ExitStack()  # it finds what the first one wrote
+        log.setLevel(logging.ERROR)  # which says the rest
     scope = config.get("default_scope")
     model.check_supported(config)
     check_trains(config)
@@ -96,7 +100,7 @@ def use_own_data(
         on_bad_data=on_bad_data,
     )
     dataset = opened.split(val_fraction=options.val_fraction, seed=options.split_seed)
-    _say([dataset.describe(), *dataset.notes])
+    _say([dataset.describe(), *dataset.notes[len(opened.notes) :]])  # the others are logged
     if not dataset.splits.get("val"):
         raise DatasetError(
             f"{dataset.path} has no images to validate on",
