@@ -91,19 +91,22 @@ def test_images_that_the_filter_leaves_out_are_no_iterations(
     assert "filter_cfg" not in said and "1 epoch of 10 iterations" in said
 
 
-def test_notes_are_given_once(tiny_config: Path, tmp_path: Path, call_tool):
-    """The run is ended by a mistake after them."""
+def test_notes_are_given_once(tiny_config: Path, tmp_path: Path, call_tool, caplog):
+    """The training is ended by a mistake after them."""
     yolo(tmp_path / "mine")
     with (tmp_path / "mine" / "labels" / "img_00.txt").open("a") as file:
         file.write("0 0.5 0.5 1.0005 1\n")
-    args = ("--data", tmp_path / "mine", "--work-dir", tmp_path / "run", "--loggers", "nosuch")
-    ended = call_tool("train.py", tiny_config, *args)
     said = "objects have coordinates a little beyond their images, clipped: 1 (the first: "
-    assert (ended.out + ended.err).count(said) == 1
-    source, out = tmp_path / "mine", tmp_path / "coco"
-    ended = call_tool("convert_dataset.py", source, out, "--to", "coco", "--val-fraction", 0.2)
-    assert (ended.out + ended.err).count(said) == 1
-    assert ended.out.count("split with seed 0 into train 19, val 5") == 1
+    to_train = ("--data", tmp_path / "mine", "--work-dir", tmp_path / "run", "--loggers", "nosuch")
+    to_convert = (tmp_path / "coco", "--to", "coco", "--val-fraction", 0.2)
+    for line in (
+        ("train.py", tiny_config, *to_train),
+        ("convert_dataset.py", tmp_path / "mine", *to_convert),
+    ):
+        caplog.clear()
+        ended = call_tool(*line)
+        assert (ended.out + ended.err + caplog.text).count(said) == 1
+        assert ended.out.count("split with seed 0 into train 19, val 5") == 1
 
 
 def test_label_maps_train_a_segmenter(
