@@ -188,7 +188,7 @@ def _fetch(url: str) -> Path:
                 raise DownloadError(
                     failed.what if is_one else f"on {machine}: {failed.what}",
                     where=url,
-                    hint="download it elsewhere",
+                    hint="download it elsewhere and name the file",
                     instead=("pretrained", "FILE or none"),
                 )
     return target

@@ -29,6 +29,8 @@ from mmpvt.errors import BadFileError, ConfigError, DownloadError, UserError
 from mmpvt.utils.constants import MAX_PIXELS
 from mmpvt.utils.files import MAX_BYTES, check_regular
 
+_DTYPES = ("uint8", "uint16", "int16", "float32", "float64")  # that cv2.resize takes
+
 
 def load_model(config: Config, checkpoint: str | os.PathLike) -> nn.Module:
     """The config's model with a checkpoint's weights, on the CPU, in evaluation mode.
@@ -146,6 +148,44 @@ class TestPipeline:
             raise BadFileError(f"{name} is too large: {len(content) / 2**30:.1f} GiB", where=name)
         _check_size(io.BytesIO(content), name, self.max_pixels)
         return _read(name, self.reader, dict(img_path=name, img_bytes=content))
+
+    def check_given(self, image: np.ndarray) -> np.ndarray:
+        """The array itself, if :meth:`load` could have given it.
+
+        Args:
+            image (np.ndarray): of a caller: (height, width, channels) or (height, width).
+
+        Raises:
+            UserError: it is no image, has values of another type, NaN or infinite ones, its
+                channels first, or values from 0 to 1 where files are loaded from 0 to 255.
+        """
+        check_array(image)
+        if image.dtype.name not in _DTYPES:
+            raise UserError(f"an image's values are uint8 or float32, say, not {image.dtype}")
+        if image.ndim == 3 and len(image) <= 4 < image.shape[2]:
+            raise UserError(
+                f"the image's shape, {image.shape}, is (channels, height, width): give (height, "
+                "width, channels), BGR"
+            )
+        if image.dtype.kind == "f":
+            if not np.isfinite(image).all():
+                raise UserError("the image has NaN or infinite values")
+            is_unit = image.min() >= 0 and image.max() <= 1 and bool((image % 1).any())
+            if is_unit and self._loads_bytes:
+                raise UserError(
+                    "the image's values are from 0 to 1, and the model takes them from 0 to 255: "
+                    "multiply them by 255"
+                )
+        return image
+
+    @property
+    def _loads_bytes(self) -> bool:
+        """Whether the loader gives values from 0 to 255 of every file."""
+        return (
+            isinstance(self.reader, LoadImageFromFile)
+            and self.reader.max_value is None
+            and self.reader.color_type != "unchanged"
+        )
 
     def prepare(self, image: np.ndarray, path: str = "") -> dict:
         """The input of the model's data preprocessor.

@@ -240,9 +240,11 @@ def _prepare(
         return _as_picture(inputs[0]), inputs, tuple(inputs.shape[2:]), None
     config = getattr(model, "cfg", None)
     pipeline = TestPipeline(config) if config is not None else None
-    if not isinstance(image, np.ndarray):
+    if isinstance(image, (str, os.PathLike)):
         image = pipeline.load(image) if pipeline else read_image(image)
-    shown = viewable(check_array(image))
+    else:
+        image = pipeline.check_given(image) if pipeline else check_array(image)
+    shown = viewable(image)
     if pipeline:
         data = pipeline.prepare(image)
     else:

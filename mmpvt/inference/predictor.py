@@ -22,7 +22,7 @@ from mmseg.structures import SegDataSample
 from mmpvt.engine.class_names import is_classifier, read_class_lists
 from mmpvt.engine.config import read_config, take_channels
 from mmpvt.engine.mixed_precision import check_amp, decode_in_float32
-from mmpvt.engine.pipeline import TestPipeline, check_array, load_model
+from mmpvt.engine.pipeline import TestPipeline, load_model
 from mmpvt.engine.start_from import find_checkpoint
 from mmpvt.engine.tiles import (
     Box,
@@ -65,7 +65,7 @@ class Predictor:
             config's.
 
     Attributes:
-        model (BaseModel): MMDetection's or MMSegmentation's.
+        model (BaseModel): MMDetection's, MMSegmentation's or mmpretrain's.
         config (Config): that it was built from.
         checkpoint (str): the file or URL of its weights.
         amp (str | None): the type of mixed precision that the option or the config names.
@@ -160,16 +160,16 @@ class Predictor:
             mmpretrain's, with ``pred_label`` and ``pred_score``, on the CPU.
 
         Raises:
-            UserError: an image can't be read.
+            UserError: an image can't be read, or an array is no image as :meth:`load` gives it.
         """
-        if isinstance(image, Sequence) and not isinstance(image, str):
+        if isinstance(image, Sequence) and not isinstance(image, (str, bytes)):
             return [self(one) for one in image]
         if self.tiling:
             return self.predict_in_tiles(image)[1]
-        if isinstance(image, np.ndarray):
-            prepared = self.pipeline.prepare(image)
-        else:
+        if isinstance(image, (str, os.PathLike)):
             prepared = self.pipeline.prepare(self.load(image), str(image))
+        else:
+            prepared = self.pipeline.prepare(self.pipeline.check_given(image))
         return self.predict([prepared])[0]
 
     @torch.no_grad()
@@ -218,10 +218,10 @@ class Predictor:
         if self.tiling is None:
             raise ConfigError("the predictor was built without tiles", setting="tiles")
         opened: AbstractContextManager[Windows]
-        if isinstance(image, np.ndarray):
-            path, opened = "", nullcontext(ArrayWindows(check_array(image)))
-        else:
+        if isinstance(image, (str, os.PathLike)):
             path, opened = str(image), open_windows(image, self.pipeline)
+        else:
+            path, opened = "", nullcontext(ArrayWindows(self.pipeline.check_given(image)))
         with opened as windows:
             shape = windows.shape
             if not self.tiling.cuts(*shape):

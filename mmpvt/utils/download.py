@@ -78,7 +78,7 @@ def download(
     suffix = f".{platform.node()}-{os.getpid()}.part" if shared else ".part"
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = _Download(url, target.with_name(target.name + suffix), size, sha1)
+        part = _Download(url, target.with_name(target.name + suffix), size, sha1, target.name)
     try:
         part.run(policy or RetryPolicy(), verify)
         with _writing(target):
@@ -98,9 +98,10 @@ class _TransientError(Exception):
 
 
 class _Download:
-    """A partial file, and the validator of the file that it is the beginning of."""
+    """A partial file, and the validator of the file ``name`` that it is the beginning of."""
 
-    def __init__(self, url: str, path: Path, size: int | None, sha1: str | None) -> None:
+    def __init__(self, url: str, path: Path, size: int | None, sha1: str | None, name: str) -> None:
+        self.name = name
         self.url, self.path, self.expected_size, self.expected_sha1 = url, path, size, sha1
         self.validator_path = path.with_name(f"{path.name}.etag")
         self.resumed = self.size > 0  # put together from several responses
@@ -131,7 +132,7 @@ class _Download:
                     reason = f"{error}; {len(retry.history) + 1} times in a row"
                     raise self._error(reason, KEPT if self.size else "try again later") from error
                 pause = retry.get_backoff_time() if error.wait is None else error.wait
-                print(f"{self.path.stem}: {error}; retrying in {pause:.3g} s", file=sys.stderr)
+                print(f"{self.name}: {error}; retrying in {pause:.3g} s", file=sys.stderr)
                 time.sleep(pause)
 
     def _error(self, reason: object, hint: str | None = None) -> DownloadError:

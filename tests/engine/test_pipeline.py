@@ -97,6 +97,27 @@ def test_arrays_that_are_no_images():
         pipeline.prepare(np.zeros((0, 8, 3), np.uint8))
 
 
+def test_arrays_that_no_file_would_give():
+    """Each would give wrong predictions without a word."""
+    config = Config.fromfile(ROOT / "configs" / "retinanet_pvt_v2_b0_fpn_shapes.py")
+    pipeline = TestPipeline(config)
+    image = np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8)
+    for right in (image, image[..., 0], image.astype(np.float32), np.zeros((8, 9, 3))):
+        assert pipeline.check_given(right) is right
+    for wrong, said in (
+        (image / 255, "from 0 to 1"),
+        (image.transpose(2, 0, 1), r"\(3, 8, 9\), is \(channels, height, width\)"),
+        (image * np.nan, "NaN or infinite"),
+        (image.astype(np.int64), "not int64"),
+        (image > 3, "not bool"),
+    ):
+        with pytest.raises(UserError, match=said):
+            pipeline.check_given(wrong)
+    loader = config.test_dataloader.dataset.pipeline[0]
+    loader.update(type="mmpvt.LoadImageFromFile", max_value=4095)
+    assert TestPipeline(config).check_given(image / 255).max() <= 1  # a dark one
+
+
 def test_configs_that_cannot_predict():
     with pytest.raises(UserError, match="no test_dataloader"):
         TestPipeline(Config(dict(model=dict())))

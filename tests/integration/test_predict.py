@@ -28,7 +28,7 @@ from corpus import IMAGES, SIZED, UNREADABLE, picture, png
 from helpers import ROOT, save_untrained
 from mmpvt.datasets.shapes import PALETTE
 from mmpvt.engine.config import read_config
-from mmpvt.errors import OutputError
+from mmpvt.errors import OutputError, UserError
 from mmpvt.inference.folders import FolderOptions, predict_folder
 from mmpvt.inference.sources import find_sources
 from mmpvt.utils.outputs import Outputs
@@ -277,6 +277,12 @@ def test_images_that_the_model_refuses(tmp_path: Path, untrained_segmenter, caps
     pipeline = config.test_dataloader.dataset.pipeline
     pipeline[:] = [step for step in pipeline if not step["type"].startswith("Resize")]
     predictor = mmpvt.Predictor(config, untrained_segmenter[1], "cpu")
+    for wrong, said in (
+        (np.random.default_rng(0).random((64, 64, 3)), "from 0 to 1"),
+        (b"a", "bytes"),
+    ):
+        with pytest.raises(UserError, match=said):
+            predictor(wrong)
     for name, side in (("a", 16), ("b", 16), ("c", 64)):
         (tmp_path / f"{name}.png").write_bytes(png(np.full((side, side, 3), 200, np.uint8)))
     out = tmp_path / "out"

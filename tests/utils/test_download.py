@@ -102,7 +102,7 @@ def test_another_process_resumes(server: Server, url: str, tmp_path: Path):
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
-def test_shared_target(server: Server, url: str, tmp_path: Path):
+def test_shared_target(server: Server, url: str, tmp_path: Path, capsys):
     """Nothing of another process's partial file is taken, and none is left."""
     (tmp_path / "a.bin.part").write_bytes(b"another's")
     server.faults = [faults.cut]
@@ -113,6 +113,7 @@ def test_shared_target(server: Server, url: str, tmp_path: Path):
     server.always = faults.cut
     refused(url, tmp_path, replace(POLICY, retries=0), shared=True)
     assert names(tmp_path) == ["a.bin.part"]
+    assert capsys.readouterr().err.startswith("a.bin: ")  # not the partial file's name
 
 
 def test_server_without_ranges(server: Server, url: str, tmp_path: Path):

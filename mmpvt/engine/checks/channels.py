@@ -151,9 +151,10 @@ def channel_mismatch(channels: int, config: Config, trained: bool = False) -> st
                 reached = built(blank)["inputs"].shape[1]
             except (AssertionError, RuntimeError, IndexError, TypeError):
                 values = len(preprocessor.get("mean") or ())
+                hint = "" if trained else ": give one a channel, or a single one for all"
                 return (
                     f"{images}, and the model's data_preprocessor has mean and std of {values} "
-                    "values: give one a channel, or a single one for all"
+                    f"values{hint}"
                 )
         backbone = part.get("backbone") or {}
         taken = backbone.get("in_channels")
