@@ -13,6 +13,7 @@ from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 
+import mmpvt.setup  # noqa: F401  before MMDetection is imported
 from dev import swap_sweep
 from mmpvt.engine.cli import user_errors
 

@@ -1,4 +1,4 @@
-"""Shows a detector or segmenter on a page on this machine, to be tried on images.
+"""Shows a detector, segmenter or classifier on a page on this machine.
 
 mmpvt app retinanet_pvt_s_fpn_1x_coco CHECKPOINT
 """

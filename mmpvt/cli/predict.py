@@ -1,4 +1,4 @@
-"""Predicts on images with a detector's or segmenter's checkpoint.
+"""Predicts on images with a detector, segmenter or classifier.
 
 mmpvt predict retinanet_pvt_s_fpn_1x_coco published photos/ --out results/
 """

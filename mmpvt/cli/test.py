@@ -1,4 +1,4 @@
-"""Evaluates a detector's or segmenter's checkpoint.
+"""Evaluates a detector's, segmenter's or classifier's checkpoint.
 
 mmpvt test retinanet_pvt_s_fpn_1x_coco CHECKPOINT --data-root data/coco
 """

@@ -1,4 +1,4 @@
-"""Trains a detector or segmenter.
+"""Trains a detector, segmenter or classifier.
 
 mmpvt train retinanet_pvt_s_fpn_1x_coco --data-root data/coco
 """
@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start-from",
         metavar="{FILE,URL,published}",
-        help="checkpoint of a whole model to start from, of the same or other classes; published: "
-        "MMDetection's for this config",
+        help="checkpoint of a whole model to start from, of the same or other classes, or "
+        "published (docs/own_data.md)",
     )
     parser.add_argument(
         "--resume",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mmpvt.engine.preparation import RunOptions
 
 CONFIG = "config's name (mmpvt list) or file, or mmdet::… / mmseg::… for an installed one"
-CHECKPOINT = "checkpoint file or URL, hf://OWNER/NAME, or published: MMDetection's for this config"
+CHECKPOINT = "checkpoint file or URL, hf://OWNER/NAME, or published (docs/python.md)"
 DEVICE = "cpu, cuda, cuda:1 … (default: a GPU where there is one)"
 AMP = "mixed precision of this type (on a CPU: bfloat16); accuracy: docs/performance.md"
 HOST = "address to listen at; 0.0.0.0 lets others in (default: %(default)s, this machine)"

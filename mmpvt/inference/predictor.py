@@ -50,7 +50,7 @@ class Predictor:
     Args:
         config (str | PathLike | Config): of an experiment; ``mmdet::…`` and ``mmseg::…`` too.
         checkpoint (str | PathLike): file or URL, of any layout that tests take, ``hf://…``, or
-            ``'published'``: MMDetection's for this config's architecture.
+            ``'published'``: MMDetection's, or a classifier's, for this config's architecture.
         device (str | None): ``'cpu'``, ``'cuda'``, ``'cuda:1'``. Default: a GPU where there is one.
         max_pixels (int): an image of more is refused, but for files that are read in tiles.
             Default: 179 million.

@@ -6,6 +6,8 @@ only the others run in `make test`. docs/swap_coverage.md holds what came of all
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from dev.swap_sweep import ConfigTrial, Record, Records, ShippedConfig, batches
 from dev.swap_sweep.checks import Problem
 from dev.swap_sweep.config_trial import run_config
 from dev.swap_sweep.shipped_configs import is_counted
-from helpers import ROOT, SWAP_FAMILIES
+from helpers import ROOT, SWAP_FAMILIES, environment
 from mmpvt.engine.config import read_config
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of many models
@@ -31,6 +33,13 @@ ONLY_HERE = {
         *("maskformer", "masktrack_rcnn", "panoptic_fpn", "qdtrack", "rpn", "soft_teacher"),
     )
 }
+
+
+def test_the_command_starts_in_a_process_of_its_own():
+    """Where PyPI's torchvision doesn't fit this PyTorch, the environment is set up first."""
+    command = [sys.executable, str(ROOT / "tools" / "sweep_swap.py"), "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120)
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.fixture(scope="module")
