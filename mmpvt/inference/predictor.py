@@ -164,6 +164,7 @@ class Predictor:
         """
         if isinstance(image, Sequence) and not isinstance(image, (str, bytes)):
             return [self(one) for one in image]
+        image = cast("str | os.PathLike | np.ndarray", image)  # check_given refuses others
         if self.tiling:
             return self.predict_in_tiles(image)[1]
         if isinstance(image, (str, os.PathLike)):

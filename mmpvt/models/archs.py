@@ -21,15 +21,28 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class Arch:
-    """The sizes of a variant; each tuple holds one number a stage."""
+    """The sizes of a variant; each tuple holds one number a stage.
 
-    embed_dims: tuple[int, ...] = (64, 128, 320, 512)  # channels of a token, and of the map
-    depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks
-    num_heads: tuple[int, ...] = (1, 2, 5, 8)  # of attention
-    mlp_ratios: tuple[int, ...] = (8, 8, 4, 4)  # hidden channels, as a multiple of embed_dims
-    # spatial reduction of the map that keys and values are computed from, per side
+    Args:
+        embed_dims (tuple[int, ...]): channels of a token, and of the map.
+        depths (tuple[int, ...]): blocks.
+        num_heads (tuple[int, ...]): of attention.
+        mlp_ratios (tuple[int, ...]): hidden channels, as a multiple of ``embed_dims``.
+        sr_ratios (tuple[int, ...]): spatial reduction, per side, of the map that keys and values
+            are computed from.
+        linear (bool): keys and values are computed from a 7x7 pooled map (v2 only, linear SRA).
+
+    Raises:
+        ConfigError: a tuple hasn't a positive int for each stage, or ``embed_dims`` can't be
+            divided into ``num_heads``.
+    """
+
+    embed_dims: tuple[int, ...] = (64, 128, 320, 512)
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    num_heads: tuple[int, ...] = (1, 2, 5, 8)
+    mlp_ratios: tuple[int, ...] = (8, 8, 4, 4)
     sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
-    linear: bool = False  # they are computed from a 7x7 pooled map (v2 only, "linear SRA")
+    linear: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
