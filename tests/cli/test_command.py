@@ -18,7 +18,7 @@ from helpers import ROOT, environment
 from mmpvt import cli
 from mmpvt.datasets.download.catalog import FILES, detector_of
 from mmpvt.engine.choices import AMP_DTYPES
-from mmpvt.engine.cli import add_cfg_options, user_errors
+from mmpvt.engine.cli import user_errors
 from mmpvt.engine.config import load_config, read_config
 from mmpvt.engine.zoo import config_folder, read_zoo
 from mmpvt.errors import ConfigError
@@ -273,15 +273,3 @@ def test_completion(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert offered("tr") == ["train"]
     assert offered("train", "--amp", "''") == list(AMP_DTYPES)
     assert f"{NAME}_640" in offered("train", "retinanet_pvt_s")
-
-
-@pytest.mark.parametrize("wrong", ["model.neck", "a=[1,2"])
-def test_settings_that_are_not_key_and_value(wrong: str, capsys):
-    parser = argparse.ArgumentParser()
-    add_cfg_options(parser)
-    right = parser.parse_args(["--cfg-options", "a.b=1", "c=(2,3)", "--cfg-options", "d=x"])
-    assert right.cfg_options == {"a.b": 1, "c": (2, 3), "d": "x"}
-    with pytest.raises(SystemExit) as ended:
-        parser.parse_args(["--cfg-options", "b=2", wrong])
-    assert ended.value.code == 2
-    assert f"--cfg-options: {wrong} is not KEY=VALUE" in capsys.readouterr().err
