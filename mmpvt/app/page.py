@@ -136,7 +136,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
                 made = trials.run_clip(predictor, path, float(value))
                 picture, rows, about = None, made.rows, _about(made.times)
                 if made.missing:
-                    gr.Warning(f"{made.missing:.1f} s less than the file says that it has")
+                    gr.Warning(f"the video is {made.missing:.1f} s shorter than its file says.")
             else:
                 trial = trials.run(predictor, path) if path else None
                 picture, rows, about = show(trial, value)

@@ -203,7 +203,7 @@ def _predict_video(args: argparse.Namespace, out: Path) -> None:
     if summary.damaged:
         counts.append(f"{counted(summary.damaged, 'damaged packet')} skipped")
     if summary.missing:
-        counts.append(f"{summary.missing:.1f} s less than the file says that it has")
+        counts.append(f"{summary.missing:.1f} s shorter than the file says")
     if summary.dropped:
         counts.append(f"{counted(summary.dropped, 'frame')} dropped while the model was busy")
     print(printable(f"{', '.join(counts)}: see {summary.video or summary.lines}"))

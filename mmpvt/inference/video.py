@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import importlib
 import importlib.util
+import itertools
 import re
 import sys
 from collections import deque
@@ -47,6 +48,7 @@ CAMERA = re.compile(r"(/dev/video)?(\d{1,2})")
 FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,m4v,h264,hevc"
 ENCODERS = ("libx264", "libopenh264", "mpeg4")  # the first that FFmpeg has
 MOST_BYTES = 2**40  # of a file
+DURATION = re.compile(r"(\d{1,4}):(\d\d):(\d\d\.?\d*)")  # Matroska's tag of a stream
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # where a result can't be written
 RATE = 25.0  # frames a second, where a stream doesn't say
 FRAGMENTS = dict(movflags="frag_keyframe+delay_moov+default_base_moof", flush_packets="1")
@@ -242,10 +244,6 @@ def _open(av: Any, source: str, how: VideoOptions, closing: ExitStack) -> tuple[
         if limits and monotonic() - began >= how.timeout:  # which FFmpeg reports by several errors
             said = f"{source} gives no answer in {how.timeout:g} s"
         raise BadFileError(said, where=source) from error
-    if container.format.name.endswith("_pipe"):  # FFmpeg's name for one image's format
-        raise BadFileError(
-            f"{source} is an image, not a video", where=source, hint="download it, then name it"
-        )
     if not container.streams.video:
         raise BadFileError(f"{source} holds no video, but sound or data alone", where=source)
     stream = container.streams.video[0]
@@ -263,10 +261,14 @@ def _open(av: Any, source: str, how: VideoOptions, closing: ExitStack) -> tuple[
 
 def _seconds(container: Any, stream: Any, options: VideoOptions) -> float | None:
     """What there is to predict on, where the file says so; its sound may be longer."""
+    tag = DURATION.fullmatch(stream.metadata.get("DURATION", ""))
     if stream.duration:
         seconds = float(stream.duration * stream.time_base)
-    elif container.duration:
-        seconds = container.duration / 1e6
+    elif tag or container.duration:  # which count from 0, not from the first frame
+        hours, minutes, rest = tag.groups() if tag else (0, 0, container.duration / 1e6)
+        seconds = 3600 * int(hours) + 60 * int(minutes) + float(rest)
+        start = float((stream.start_time or 0) * stream.time_base)
+        seconds -= start if start < seconds else 0
     else:
         return None
     return min(seconds, options.seconds or seconds)
@@ -292,7 +294,18 @@ def _frames(
     """Frames, and in between the packets of the first sound, where that is wanted."""
     wanted = [stream, container.streams.audio[0]] if sound else [stream]
     shape, first, due, number = None, None, 0.0, 0
-    for packet in container.demux(*wanted):
+    frame_length = 1 / float(stream.average_rate or RATE)
+    packets = container.demux(*wanted)
+    if container.format.name.endswith(("_pipe", "image2")):  # FFmpeg's for images, and MJPEG
+        begin = [packet for packet in itertools.islice(packets, 2) if packet.size]
+        if len(begin) < 2:
+            raise BadFileError(
+                f"{source} is an image, not a video",
+                where=source,
+                hint="download it and name the file",
+            )
+        packets = itertools.chain(begin, packets)
+    for packet in packets:
         if packet.stream.type == "audio":
             yield packet
             continue
@@ -302,11 +315,11 @@ def _frames(
             summary.damaged += 1
             continue
         for frame in decoded:
-            time = number / float(stream.average_rate or RATE) if frame.time is None else frame.time
+            time = number * frame_length if frame.time is None else frame.time
             first = time if first is None else first
             time, number = time - first, number + 1
-            length = frame.duration * frame.time_base if frame.duration else 1 / RATE
-            summary.seconds = time + float(length)
+            length = float(frame.duration * frame.time_base) if frame.duration else frame_length
+            summary.seconds = time + length
             if options.seconds and time >= options.seconds:
                 return
             if shape is not None and (frame.height, frame.width) != shape:

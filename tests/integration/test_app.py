@@ -473,7 +473,7 @@ def test_a_clip(page, app: tuple, tmp_path: Path, shapes: Path):
     content = (tmp_path / "clip.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 2 // 3])
     page.set_input_files(INPUT, tmp_path / "cut.mp4")
-    page.wait_for_selector("text=s less than the file says that it has")
+    page.wait_for_selector("text=s shorter than its file says")
     page.wait_for_selector("#clip video", state="visible")
     page.locator("#file button[aria-label=Clear], #file button[title=Clear]").first.click()
     page.wait_for_selector(INPUT, state="attached")

@@ -266,13 +266,29 @@ def test_a_truncated_file(tmp_path: Path, tiny_config, trained, call_tool):
     cut.write_bytes(content[: len(content) * 2 // 3])
     model = (tiny_config, trained / "epoch_2.pth")
     ended = call_tool("predict.py", *model, cut, "--out", tmp_path / "out")
-    assert ended.code == 0 and "s less than the file says that it has" in ended.out, ended
+    assert ended.code == 0 and "s shorter than the file says" in ended.out, ended
     (found,) = (tmp_path / "out").glob("xxx*.mp4")
     assert len(read_video(found)[0]) == len(read_lines(found.with_suffix(".jsonl")))
     for options in (VideoOptions(), VideoOptions(seconds=0.5), VideoOptions(fps=1.5)):
         assert not predict_video(Oracle(), str(intact), tmp_path / "other", options).missing
-    longer = write_video(tmp_path / "longer.mp4", pictures=FRAMES // 2)  # is its sound
-    assert not predict_video(Oracle(), str(longer), tmp_path / "other", VideoOptions()).missing
+
+
+def test_intact_files_lack_nothing(tmp_path: Path):
+    """Whatever the length of their sound, the time of their first frame, and their frame rate."""
+    for name in ("longer.mp4", "longer.mkv"):  # is the sound
+        path = write_video(tmp_path / name, pictures=FRAMES // 2)
+        assert not predict_video(Oracle(), str(path), tmp_path / "out", VideoOptions()).missing
+    for name, rate, first in (("late.mkv", 10, 1000), ("slow.ts", 1, 0)):
+        path = tmp_path / name
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream("mpeg4", rate=rate)
+            stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+            for i in range(4):
+                frame = av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8))
+                frame.pts, frame.time_base = first + i, Fraction(1, rate)
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode())
+        assert not predict_video(Oracle(), str(path), tmp_path / "out", VideoOptions()).missing
 
 
 def test_truncated_sound(tmp_path: Path):
@@ -288,19 +304,29 @@ def test_truncated_sound(tmp_path: Path):
 
 
 def test_the_url_of_an_image(tmp_path: Path):
-    """It is no video of one frame."""
-    _, image = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))
+    """It is no video of one frame; JPEG after JPEG, as cameras send them, is one."""
+    small, large = (
+        cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (side, side, 3)))[
+            1
+        ].tobytes()
+        for side in (64, 320)
+    )
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
-            with server.accept()[0] as connection:
-                connection.recv(4096)
-                connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + image.tobytes())
+            for content in (small, large, 3 * large):
+                head = f"HTTP/1.0 200 OK\r\nContent-Length: {len(content)}\r\n\r\n"
+                with server.accept()[0] as connection:
+                    connection.recv(4096)
+                    connection.sendall(head.encode() + content)
 
         threading.Thread(target=serve, daemon=True).start()
-        url = f"http://127.0.0.1:{server.getsockname()[1]}/photo.jpg"
-        with pytest.raises(mmpvt.UserError, match="is an image, not a video: download it"):
-            predict_video(Oracle(), url, tmp_path / "out", VideoOptions())
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        for name in ("small.jpg", "large.jpg"):
+            with pytest.raises(mmpvt.UserError, match="is an image, not a video: download it"):
+                predict_video(Oracle(), f"{url}/{name}", tmp_path / "out", VideoOptions())
+        made = predict_video(Oracle(), f"{url}/camera", tmp_path / "out", VideoOptions())
+        assert made.frames == 3
 
 
 def test_a_video_of_changing_size(tmp_path: Path):
