@@ -38,6 +38,7 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 # no other of Pillow's formats: opening a PostScript file, say, runs Ghostscript on it
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 BITS, EXTRA_SAMPLES = 258, 338  # TIFF's tags: bits of a sample; what the alpha is
+JPEG2000_SIZE = b"\xff\x4f\xff\x51"  # begins its codestream, within the file's first megabyte
 MASK_OPACITY = 0.5
 USER_ERROR, INTERRUPTED = 2, 130  # exit codes
 LISTING = ".mmpvt-files"  # lists the files that were written to a folder: a line of JSON each
@@ -935,9 +936,18 @@ def _open_nonblocking(path: str, flags: int) -> int:
 
 def has_more_bits(image: Image.Image) -> bool:
     """Whether a file has more than 8 bits a channel; Pillow's mode says so of grey ones alone."""
-    tags = image.tag_v2 if image.format == "TIFF" else {}
-    is_deep_png = any(";16B" in str(tile[3]) for tile in image.tile)
-    return image.mode.startswith("I") or is_deep_png or max(tags.get(BITS, (1,))) > 8
+    if image.mode.startswith("I"):
+        return True
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(BITS, (1,))) > 8
+    decoding = image.tile[0][3] if image.tile else None
+    if image.format == "PPM":  # (mode, largest value)
+        return isinstance(decoding, tuple) and decoding[-1] > 255
+    if image.format == "JPEG2000":
+        image.fp.seek(0)
+        _, found, size = image.fp.read(1 << 20).partition(JPEG2000_SIZE)
+        return bool(found) and size[38] & 127 > 7  # bits of the first channel, less one
+    return ";16B" in str(decoding)  # of PNG
 
 
 def from_cmyk(inks: np.ndarray) -> np.ndarray:
@@ -1144,16 +1154,21 @@ def draw(model: Model, image: np.ndarray, found: dict[str, np.ndarray]) -> Image
     labels = found["labels"].tolist()
     for box, label in zip(boxes[::-1], labels[::-1], strict=True):  # the best on top
         pen.rectangle(box, outline=model.colour(label), width=max(2, size // 8))
-    taken = np.zeros((len(boxes), 4), np.int64)  # by texts
-    for i, (box, label) in enumerate(zip(boxes, labels, strict=True)):
+    taken = np.zeros((len(boxes), 4), np.int64)  # left, top, right and bottom of texts
+    captions = []
+    for i, (box, label) in enumerate(zip(boxes, labels, strict=True)):  # the best has the choice
         text, font = caption(model, label, f"{found['scores'][i]:.2f}", size, picture.width - 4)
         sides = np.ceil(pen.textbbox((0, 0), text, font)[2:]).astype(np.int64) + 4
         start = free_place(np.rint(box[:2]).astype(np.int64), sides, picture.size, taken[:i])
         taken[i] = *start, *(start + sides)
+        captions.append((text, font))
+    for (left, top, right, bottom), label, (text, font) in zip(
+        taken[::-1].tolist(), labels[::-1], captions[::-1], strict=True
+    ):
         colour = model.colour(label)
-        pen.rectangle((*start.tolist(), *(start + sides - 1).tolist()), fill=colour)
+        pen.rectangle((left, top, right - 1, bottom - 1), fill=colour)
         ink = "black" if np.dot(colour, (0.299, 0.587, 0.114)) > 128 else "white"
-        pen.text(tuple((start + 2).tolist()), text, ink, font)
+        pen.text((left + 2, top + 2), text, ink, font)
     return picture
 
 
@@ -1169,9 +1184,10 @@ def free_place(
         taken (ndarray): (N, 4), left, top, right and bottom of the other texts.
     """
     places = (corner - (0, sides[1]) + SHIFTS * sides).clip(0, np.maximum(0, size - sides))
-    ends = np.minimum(places[:, None] + sides, taken[:, 2:])
-    shared = (ends - np.maximum(places[:, None], taken[:, :2])).clip(0).prod(2).sum(1)
-    return places[shared.argmin()]
+    ends, (left, top, right, bottom) = places + sides, taken.T
+    width = np.minimum(ends[:, :1], right) - np.maximum(places[:, :1], left)
+    height = np.minimum(ends[:, 1:], bottom) - np.maximum(places[:, 1:], top)
+    return places[(width.clip(0) * height.clip(0)).sum(1).argmin()]
 
 
 def caption(
