@@ -31,6 +31,17 @@ export async function decode(file) {
 }
 
 /**
+ * Whether a file is a PNG image of 16 bits a channel, of which a browser gives the upper 8.
+ *
+ * @param {Blob} file
+ * @returns {Promise<boolean>}
+ */
+export async function hasMoreBits(file) {
+  const header = new Uint8Array(await file.slice(0, 25).arrayBuffer());
+  return String.fromCharCode(...header.subarray(1, 4)) === "PNG" && header[24] > 8;
+}
+
+/**
  * An image's pixels: (height, width, channels), RGB.
  *
  * @param {ImageBitmap} bitmap

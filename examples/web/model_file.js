@@ -99,7 +99,8 @@ export function readMetadata(bytes) {
  *
  * @param {Uint8Array} bytes the file.
  * @returns {{task: string, outputs: string[], classes: string[], palette: number[][],
- *   facts: Object<string, string>}}
+ *   takesBytes: boolean, facts: Object<string, string>}} takesBytes: images of more than 8 bits a
+ *   channel are refused, as the model was trained on all of them.
  * @throws {UserError} it isn't a file of mmpvt's export, or one that this page doesn't run.
  */
 export function describeModel(bytes) {
@@ -122,6 +123,7 @@ export function describeModel(bytes) {
     outputs: OUTPUTS[task],
     classes: classes.map(shown),
     palette,
+    takesBytes: metadata.has("bits"),
     facts: {
       Task: task,
       Model: `${fact("model")} on ${fact("backbone")}`,

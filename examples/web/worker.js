@@ -1,5 +1,5 @@
 // Runs models apart from the page, which stays responsive.
-import { decode, pixelsOf } from "./image.js";
+import { decode, hasMoreBits, pixelsOf } from "./image.js";
 import { UserError, describeModel } from "./model_file.js";
 
 const MAX_FILE = 2 ** 31; // bytes: protobuf takes no larger message
@@ -9,6 +9,7 @@ const WASM = new URL("ort/ort-wasm-simd-threaded", import.meta.url).href;
 let runtime = null; // onnxruntime-web
 let model = null;
 let bitmap = null;
+let isDeep = false; // whether the image's file has more than 8 bits a channel
 
 const JOBS = { load, decode: decodeImage, run };
 
@@ -116,6 +117,7 @@ async function decodeImage({ file }) {
   bitmap?.close();
   bitmap = null;
   bitmap = await decode(file);
+  isDeep = await hasMoreBits(file);
   const copy = await createImageBitmap(bitmap);
   return [copy, [copy]];
 }
@@ -123,6 +125,9 @@ async function decodeImage({ file }) {
 /** The loaded model's results on the decoded image. */
 async function run() {
   const { width, height } = bitmap;
+  if (model.takesBytes && isDeep) {
+    throw new UserError("it has more than 8 bits a channel, and the model takes bytes");
+  }
   report("Running the model");
   const started = performance.now();
   let outputs;

@@ -298,6 +298,11 @@ def test_files_that_are_no_models_or_images(page, tmp_path: Path):
         assert choose(page, image=tmp_path / name) == f"{name}: it can't be decoded as an image."
         assert not page.locator("#canvas").is_visible()  # the one before would be taken for it
     assert not choose(page, image=image)
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((30, 40, 3), 40_000, np.uint16))
+    assert not choose(page, image=tmp_path / "deep.png")
+    said = "deep.png: it has more than 8 bits a channel, and the model takes bytes."
+    assert choose(page, save(several, bits=8)) == said
+    assert not choose(page, image=image)
     assert len(rows(page)) == 2
 
 
