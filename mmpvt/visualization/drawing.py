@@ -234,7 +234,7 @@ def draw_label(
         x, y = x - width // 2, y + height // 2
     taken = [] if taken is None else taken
     candidates = [_inside(canvas, x + i * width, y + j * height, width, height) for i, j in SHIFTS]
-    left, top, right, bottom = box = min(candidates, key=lambda box: _overlap(box, taken))
+    left, top, right, bottom = box = candidates[_overlaps(candidates, taken).argmin()]
     taken.append(box)
     cv2.rectangle(canvas, (left, top), (right, bottom), colour, cv2.FILLED)
     ink = (0, 0, 0) if np.dot(colour, (0.299, 0.587, 0.114)) > 140 else (255, 255, 255)
@@ -254,13 +254,13 @@ def _inside(canvas: np.ndarray, x: int, y: int, width: int, height: int) -> tupl
     return x, y - height, x + width, y
 
 
-def _overlap(box: tuple[int, ...], others: Sequence[tuple[int, ...]]) -> int:
-    """Pixels that a box shares with others."""
-    sides = (
-        (min(box[2], o[2]) - max(box[0], o[0]), min(box[3], o[3]) - max(box[1], o[1]))
-        for o in others
-    )
-    return sum(max(0, width) * max(0, height) for width, height in sides)
+def _overlaps(boxes: Sequence[tuple[int, ...]], others: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """(len(boxes),), pixels that each shares with the others."""
+    left, top, right, bottom = np.array(boxes).T[..., None]
+    theirs = np.array(others, int).reshape(-1, 4).T
+    width = np.minimum(right, theirs[2]) - np.maximum(left, theirs[0])
+    height = np.minimum(bottom, theirs[3]) - np.maximum(top, theirs[1])
+    return (width.clip(0) * height.clip(0)).sum(1)
 
 
 def colours(palette: object, count: int) -> list[tuple[int, ...]]:
