@@ -915,9 +915,9 @@ def read_image(path: Path, channels: int = 3, bits: int | None = None) -> np.nda
                 raise UserError("it holds numbers of 32 bits, and the model takes bytes")
             if bits == 8 and has_more_bits(image):
                 raise UserError("it has more than 8 bits a channel, and the model takes bytes")
-            is_printers = image.mode == "CMYK" and image.format == "JPEG"
+            is_cmyk_jpeg = image.mode == "CMYK" and image.format == "JPEG"
             image = ImageOps.exif_transpose(image)
-            if is_printers:
+            if is_cmyk_jpeg:
                 image = Image.fromarray(from_cmyk(np.array(image)))
             if image.mode == "RGBA" and tags.get(EXTRA_SAMPLES) in ((1,), (2,)) and channels != 4:
                 # OpenCV has colours multiplied by the alpha, and Pillow divides by it

@@ -474,7 +474,7 @@ def describe(plan: Plan, core: Core, nms: Mapping[str, object] | None) -> dict[s
         "category_ids": [category["id"] for category in coco_categories(classes)],
         "palette": [list(map(int, colour)) for colour in meta.get("palette") or ()],
         "image": f"uint8, {shape}, {plan.channels}), {order}",
-        # what has more isn't the model's: PyTorch would have had all of its bits
+        # PyTorch's model gets all bits of a file that has more, which this one can't
         **({"bits": 8} if plan.image_format.keeps_bits else {}),
         "input_size": plan.input_shape or DYNAMIC,
         "divisor": plan.divisor,

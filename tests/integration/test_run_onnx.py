@@ -223,7 +223,7 @@ def test_integers_of_32_bits(detector: Path, tmp_path: Path):
     assert "holds numbers of 32 bits" in ended.err and ended.code == 2
 
 
-def test_a_jpeg_file_of_inks(tmp_path: Path):
+def test_a_jpeg_file_in_cmyk(tmp_path: Path):
     """OpenCV's bytes, not Pillow's."""
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 4), np.uint8)
     Image.fromarray(image, "CMYK").save(tmp_path / "a.jpg")
