@@ -41,7 +41,8 @@ _BUILD_ERROR = re.compile(
     r".* is not in the .* registry|[\w.]+\.__init__\(\) (got an unexpected|missing \d+ required).*"
 )
 
-_DICT = re.compile(r"(^|[\[(,])\s*(dict\(|\{)")  # at the start of a value or element
+# a value or element that is one; not a name such as {:06d}.png
+_DICT = re.compile(r"(^|[\[(,])\s*(dict\(|\{[^{}]*(\{.*\})?[^{}]*\}\s*([\]),]|$))")
 
 Options = TypeVar("Options", bound="RunOptions")
 
@@ -62,7 +63,10 @@ def setting(text: str) -> str:
     try:
         DictAction._parse_iterable(value)
     except (AssertionError, RecursionError) as error:
-        what = f"the brackets in {text!r} aren't those of a list [A,B] or tuple (A,B)"
+        what = (
+            f"the brackets in {text!r} aren't those of a list [A,B] or tuple (A,B), or one in "
+            "another, as [(A,B),(C,D)]"
+        )
         raise argparse.ArgumentTypeError(what) from error
     return text
 

@@ -46,9 +46,12 @@ RENAMED = ("_memorise", "_overfit")  # in the names of configs, which may be giv
 SCHEDULED = {"begin", "end", "milestones", "T_max", "step_size", "periods"}
 SWITCHED = {"switch_epoch", "num_last_epochs", "begin_epoch"}
 # folders of code that isn't a user's
-LIBRARIES = (
-    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
-    str(Path(mmpvt.__file__).parent),
+LIBRARIES = tuple(
+    str(folder) + os.sep
+    for folder in (
+        *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+        Path(mmpvt.__file__).parent,
+    )
 )
 RENAMED_HOOKS = {"mmpvt.LeftOutHook": "mmpvt.SkippedDataHook"}  # in configs of earlier runs
 
@@ -56,7 +59,9 @@ RENAMED_HOOKS = {"mmpvt.LeftOutHook": "mmpvt.SkippedDataHook"}  # in configs of 
 def _unreadable(path: str, error: BaseException) -> ConfigError:
     """Says what is wrong with a config, and in which line of the user's files."""
     while isinstance(error, ImportError) and isinstance(error.__context__, ImportError):
-        error = error.__context__  # MMEngine's own doesn't say why
+        if error.name is not None:
+            break
+        error = error.__context__  # MMEngine's own has no name and doesn't say why
     lines = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -95,6 +100,9 @@ def read_config(path: str) -> Config:
         with ExitStack() as undo:
             fix_package_lookup(undo)  # for bases of ``mmdet::``
             config = Config.fromfile(file)
+        is_experiment = isinstance(config.get("model"), dict)
+        if is_experiment:
+            name_types(config)
     except UserError:
         raise
     except Exception as error:
@@ -103,11 +111,10 @@ def read_config(path: str) -> Config:
         raise _unreadable(path, error) from error
     if config.get("default_scope") == "mmpretrain":
         check_classification(path)
-    if not isinstance(config.get("model"), dict):
+    if not is_experiment:
         raise ConfigError(
             f"{path} holds no model", where=path, hint="give an experiment's config, not a part"
         )
-    name_types(config)
     return config
 
 

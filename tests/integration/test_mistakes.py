@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmpvt.engine.cli import setting
+
 
 @pytest.fixture
 def broken(tmp_path: Path, shapes: Path) -> Path:
@@ -153,6 +155,12 @@ def test_option_that_leaves_nothing_to_do(
     assert sentence in ended.one_sentence()
 
 
+def test_option_in_braces():
+    """A name with a place to fill in is no dict."""
+    for text in ("a={:06d}.png", "a=[{}.png,x_{}]", "a={img_id}_{}.png"):
+        assert setting(text) == text
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [
@@ -160,7 +168,7 @@ def test_option_that_leaves_nothing_to_do(
         ("a=[1,2", "the brackets in 'a=[1,2' aren't those of a list [A,B] or tuple (A,B)"),
         ("a=f(1,2)", "the brackets in 'a=f(1,2)' aren't those"),
         ("a=[dict(type='X', b=1)]", "holds a dict: set its keys one by one, a.KEY=VALUE"),
-        ("a={'b': 1}", "holds a dict"),
+        ("a={'b': {'c': 1}, 'd': 2}", "holds a dict"),
     ],
 )
 def test_option_that_is_no_setting(option: str, said: str, tiny_config: Path, call_tool):
@@ -204,9 +212,16 @@ def test_faults_in_the_users_code(tmp_path: Path, call_tool, monkeypatch):
     module.write_text("import json\nimport pandaz")
     sentence = call_tool("train.py", config).one_sentence()
     assert f"No module named 'pandaz' ({module}, line 2): install it" in sentence
+    module.write_text("try:\n    import pandaz\nexcept ImportError:\n    import polarz")
+    sentence = call_tool("train.py", config).one_sentence()
+    assert f"No module named 'polarz' ({module}, line 4)" in sentence
     module.write_text("x = [][0]")
     sentence = call_tool("train.py", config).one_sentence()
     assert f"IndexError: list index out of range ({module}, line 1)" in sentence
+    config.write_text("from my_transforms import Cut\nmodel = dict(neck=dict(type=Cut))")
+    module.write_text("")
+    sentence = call_tool("train.py", config).one_sentence()
+    assert f"Failed to import Cut from my_transforms in {config}, line 1" in sentence
 
 
 def test_unknown_arch(tmp_path: Path, shapes: Path, tiny_config: Path, call_tool):
