@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mmdet.datasets import BaseDetDataset, LVISV05Dataset, XMLDataset
 from mmdet.datasets.samplers import MultiSourceSampler
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, InfiniteSampler
-from mmengine.registry import DATA_SAMPLERS, DefaultScope, init_default_scope
+from mmengine.registry import DATA_SAMPLERS, DATASETS, DefaultScope, init_default_scope
 from mmseg.datasets import BaseSegDataset
 
 from mmpvt.datasets import coco, voc
@@ -99,14 +100,18 @@ def check_pixels(
     """
     label_maps.check_heads(config)
     checked = set()
+    datasets = list(iter_dataset_configs(config, splits))
+    of_split = Counter(split for split, _ in datasets)
     with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmengine"):
-        for split, dataset in iter_dataset_configs(config, splits):
+        for split, dataset in datasets:
             dataset.allow_outside = True  # as check_data has said
             key = dataset.key("pipeline")
             if dataset.is_local and key not in checked:
                 checked.add(key)
                 channels.check_images(config, dataset, contents or {})
-                label_maps.check_label_maps(dataset, is_trained=split == "train")
+                label_maps.check_label_maps(
+                    dataset, is_trained=split == "train", is_alone=of_split[split] == 1
+                )
 
 
 def check_arguments(config: Config, split: str) -> None:
@@ -169,8 +174,10 @@ def _check_places(split: str, dataset: DatasetConfig) -> None:
     if not isinstance(places, Sequence) or not isinstance(dataset.kind, type):
         return
     if issubclass(dataset.kind, BaseDataset):
-        left = {k: v for k, v in dataset.fields.items() if k not in ("type", "indices", "pipeline")}
-        number = len(dataset.kind(**left))
+        whole = {**dataset.fields, "type": dataset.kind, "indices": None}
+        if "pipeline" in whole:
+            whole["pipeline"] = []
+        number = len(DATASETS.build(whole))
         beyond = [place for place in places if not -number <= place < number]
         if beyond:
             raise ConfigError(
@@ -184,12 +191,12 @@ def _check_pipelines(config: Config, split: str) -> None:
     """Raises a ConfigError if a pipeline has no transform that loads images, loads what is learned
     or scored, or packs the model's inputs; unless transforms or the data set are a user's own."""
     loader = config.get(f"{split}_dataloader") or {}
-    evaluators = [
-        str(part.get("type")).rpartition(".")[2]
+    evaluators = {
+        transform_name(part)
         for part in iter_dicts(config.get(f"{split}_evaluator"))
-        if not part.get("format_only")
-    ]
-    is_learned = split == "train" or bool({*evaluators} & {"IoUMetric", "VOCMetric"})
+        if "type" in part and not part.get("format_only")
+    }
+    needs_truth = split == "train" or bool(evaluators & {"IoUMetric", "VOCMetric"})
     scope = config.get("default_scope") or "mmengine"
     for dataset, pipeline in _whole_pipelines(loader.get("dataset")):
         kind = dataset_kind(dataset, scope)
@@ -208,7 +215,7 @@ def _check_pipelines(config: Config, split: str) -> None:
             "mmcv.LoadImageFromFile": r"Load\w*(Image|File|Data)",
             f"{package}.{packer}": "Pack",
         }
-        if is_learned:
+        if needs_truth:
             needed[f"{package}.LoadAnnotations"] = r"Load\w*(Annotation|Biomedical)"
         for transform, pattern in needed.items():
             if not re.search(pattern, names):

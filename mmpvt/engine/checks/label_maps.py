@@ -12,6 +12,7 @@ import mmcv
 import numpy as np
 from mmengine.config import Config
 
+from mmpvt.datasets.formats.reading import with_progress
 from mmpvt.datasets.loading import FileProblem, LoadSegAnnotations
 from mmpvt.datasets.pipelines import transform_name
 from mmpvt.engine.checks.channels import evenly_spaced
@@ -24,7 +25,7 @@ from mmpvt.utils.files import read_bytes
 from mmpvt.utils.text import counted, few
 
 MAX_MAPS = 500  # label maps that are read, at most, where they seem to lack classes
-MANY_CLASSES = 32  # of more, as ADE20K's 150, some may be in none of MAX_MAPS label maps
+MANY_CLASSES = 32  # of more, as ADE20K's 150, some may be in none of MAX_MAPS label maps of many
 MAP_LOADERS = ("LoadAnnotations", "LoadSegAnnotations")
 BACKGROUND = ("background", "bg", "_background_", "unlabeled", "unlabelled")
 
@@ -120,18 +121,20 @@ class MapProblem(NamedTuple):
     is_error: bool  # whether the files need another way of reading them
 
 
-def check_label_maps(dataset: DatasetConfig, is_trained: bool) -> None:
+def check_label_maps(dataset: DatasetConfig, is_trained: bool, is_alone: bool) -> None:
     """Raises a DatasetError if a segmentation data set's label maps hold nothing to train on.
 
-    Prints a warning where those to train on hold a single class, or none has one of the classes.
+    Prints a warning where those to train on hold a single class, or none has one of the classes,
+    which those of a data set that it is joined with (``is_alone=False``) may have.
     """
     if not dataset.is_segmentation:
         return
     files = dataset.segmentation_files()
     places = evenly_spaced(len(files.stems), MAX_MAPS)
     maps = [path for i in places if (path := files.label_map(files.stems[i]))]
-    complete = len(files.stems) <= MAX_MAPS or len(dataset.classes) <= MANY_CLASSES
-    problem = label_map_problem(maps, dataset, each_class=is_trained and complete)
+    is_telling = len(files.stems) <= MAX_MAPS or len(dataset.classes) <= MANY_CLASSES
+    each_class = is_trained and is_alone and is_telling
+    problem = label_map_problem(maps, dataset, each_class)
     if problem and problem.is_error:
         raise DatasetError(problem.sentence)
     if problem and is_trained:
@@ -166,8 +169,8 @@ def label_map_problem(
 ) -> MapProblem | None:
     """What is wrong with label maps, if at most one class can be learned from them.
 
-    Reads them until two classes are found, or with ``each_class`` all of the data set's, those that
-    are not being a problem, too.
+    Reads them until two classes are found. With ``each_class`` it reads them until all are, and a
+    class that none holds is a problem, too.
 
     Raises:
         BadFileError: all that can be read hold colours.
@@ -177,7 +180,7 @@ def label_map_problem(
     labels: set[int] = set()
     wanted = set(range(len(dataset.classes))) if each_class else set()
     first, unusable = "", None
-    for path in paths:
+    for path in with_progress(paths, "reading label maps"):
         results = dict(seg_map_path=path, img_path="", seg_fields=[], **fields)
         try:
             raw = mmcv.imfrombytes(
@@ -204,11 +207,11 @@ def label_map_problem(
     labels -= {IGNORE_LABEL}
     if len(labels) > 1:
         lacking = [f"{label} ({dataset.classes[label]})" for label in sorted(wanted - labels)]
-        ignored = ", and 255, which they hold, is ignored (docs/data.md: how to read it as one)"
+        ignored = "; 255, which some hold, is ignored (docs/data.md: how to read it as a class)"
         ignored *= IGNORE_LABEL in stored
         return MapProblem(
-            f"of {counted(len(paths), 'label map')} in {Path(first).parent} none holds "
-            f"{few(lacking)}, which can't be learned{ignored}",
+            f"of {counted(len(paths), 'label map')} read in {Path(first).parent} none holds "
+            f"{few(lacking)}: a class that none holds can't be learned{ignored}",
             is_error=False,
         )
     is_reduced = fields["reduce_zero_label"]

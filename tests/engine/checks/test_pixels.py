@@ -298,10 +298,17 @@ def test_a_class_that_no_label_map_holds(tmp_path: Path, capsys: pytest.CaptureF
     checked(config)
     said = capsys.readouterr().err
     assert re.search(
-        r"warning: of 3 label maps in .*maps none holds 2 \(c\), which can't be learned, and 255, "
-        "which they hold, is ignored",
+        r"warning: of 3 label maps read in .*maps none holds 2 \(c\): .*; 255, which some hold, ",
         said,
     )
+    loader = config.train_dataloader
+    other = dict(loader.dataset, ann_file="listed.txt")  # another, which may hold it
+    (tmp_path / "listed.txt").write_text("0\n1\n")
+    joined = dict(type="ConcatDataset", datasets=[loader.dataset, other])
+    config.train_dataloader = dict(dataset=joined)
+    checked(config)
+    assert not capsys.readouterr().err
+    config.train_dataloader = loader
     config.val_dataloader = config.pop("train_dataloader")
     check_pixels(config, ("val",))
     assert not capsys.readouterr().err
