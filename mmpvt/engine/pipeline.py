@@ -185,6 +185,7 @@ class TestPipeline:
             isinstance(self.reader, LoadImageFromFile)
             and self.reader.max_value is None
             and self.reader.color_type != "unchanged"
+            and self.reader.imdecode_backend != "tifffile"  # whatever the color_type
         )
 
     def prepare(self, image: np.ndarray, path: str = "") -> dict:

@@ -114,6 +114,8 @@ def test_arrays_that_no_file_would_give():
         with pytest.raises(UserError, match=said):
             pipeline.check_given(wrong)
     loader = config.test_dataloader.dataset.pipeline[0]
+    pipeline.reader.imdecode_backend = "tifffile"  # which reads floats as they are
+    assert pipeline.check_given(image / 255).max() <= 1
     loader.update(type="mmpvt.LoadImageFromFile", max_value=4095)
     assert TestPipeline(config).check_given(image / 255).max() <= 1  # a dark one
 
