@@ -55,9 +55,8 @@ def read_coco(reading: Reading, names: list[str]) -> Content:
     for split in order:
         name, content = contents[split]
         if len(order) > 1 and not content["annotations"]:
-            reading.notes.append(
-                f"{name} has no annotations: unused, {counted(len(content['images']), 'image')}"
-            )
+            images = counted(len(content["images"]), "image is", "images are")
+            reading.notes.append(f"{name} has no annotations: {images} unused")
             continue
         splits[split] = _read(reading, name, split, content, labels, used_images)
     reading.note_unused(used_images, "in no annotation file")

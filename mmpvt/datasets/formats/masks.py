@@ -111,16 +111,15 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
     if reading.keep_empty and found.no_map:
         raise DatasetError(
             f"{counted(len(found.no_map), 'image has', 'images have')} no label map (the first: "
-            f"{found.no_map[0]}), and "
-            "images without one can't be trained on",
+            f"{found.no_map[0]}), and images without one can't be trained on",
             instead=("on_bad_data", "skip"),
         )
     reading.lacking(found.no_map, len(found.no_map) + len(found.pairs))
     lossy = [m for _, m in found.pairs if os.path.splitext(m)[1].lower() not in _LOSSLESS]  # noqa: PTH122
     if lossy:
         raise DatasetError(
-            f"{counted(len(lossy), 'label map')} in JPEG or WebP (the first: {lossy[0]}), whose "
-            "values are no longer those that were drawn",
+            f"{counted(len(lossy), 'label map is', 'label maps are')} in JPEG or WebP (the first: "
+            f"{lossy[0]}), which doesn't keep the values that were drawn",
             hint="export them as PNG",
         )
     names: Sequence[str]

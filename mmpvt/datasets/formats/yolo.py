@@ -88,7 +88,8 @@ def read_yolo(reading: Reading, config: Path | None) -> Content:
         labels = [(path, _label_file(path, texts)) for path in paths]
         missing = [str(path) for path, label in labels if label is None]
         if len(missing) == len(paths) and len(images) > 1 and not reading.keep_empty:
-            reading.notes.append(f"{split}: unused, {counted(len(paths), 'image')} without labels")
+            bare = counted(len(paths), "image without labels is", "images without labels are")
+            reading.notes.append(f"{split}: {bare} unused")
             continue
         take = reading.lacking(missing, len(paths))
         splits[split] = []
