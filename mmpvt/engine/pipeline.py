@@ -29,6 +29,7 @@ from mmpvt.errors import BadFileError, ConfigError, DownloadError, UserError
 from mmpvt.utils.constants import MAX_PIXELS
 from mmpvt.utils.files import MAX_BYTES, check_regular
 
+_NORMALISED = 8  # standard deviations from the mean, which no pixel is above
 _DTYPES = ("uint8", "uint16", "int16", "float32", "float64")  # that cv2.resize takes
 
 
@@ -156,8 +157,9 @@ class TestPipeline:
             image (np.ndarray): of a caller: (height, width, channels) or (height, width).
 
         Raises:
-            UserError: it is no image, has values of another type, NaN or infinite ones, its
-                channels first, or values from 0 to 1 where files are loaded from 0 to 255.
+            UserError: it is no image, has values of another type, NaN or infinite ones, or its
+                channels first; or values from 0 to 1, normalised ones or those of more than 8 bits
+                where files are loaded from 0 to 255.
         """
         check_array(image)
         if image.dtype.name not in _DTYPES:
@@ -167,14 +169,16 @@ class TestPipeline:
                 f"the image's shape, {image.shape}, is (channels, height, width): give (height, "
                 "width, channels), BGR"
             )
-        if image.dtype.kind == "f":
-            if not np.isfinite(image).all():
-                raise UserError("the image has NaN or infinite values")
-            is_unit = image.min() >= 0 and image.max() <= 1 and bool((image % 1).any())
-            if is_unit and self._loads_bytes:
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            raise UserError("the image has NaN or infinite values")
+        if image.dtype != np.uint8 and self._loads_bytes:
+            low, high = image.min(), image.max()
+            is_small = high <= (1 if low >= 0 else _NORMALISED) and bool((image % 1).any())
+            if is_small or high > 2 * 255:  # interpolation may exceed 255
+                found = " to ".join(f"{round(float(value), 2):g}" for value in (low, high))
                 raise UserError(
-                    "the image's values are from 0 to 1, and the model takes them from 0 to 255: "
-                    "multiply them by 255"
+                    f"the image's values are from {found}, and the model takes them from 0 to 255",
+                    hint="give them as a file of 8 bits has them",
                 )
         return image
 

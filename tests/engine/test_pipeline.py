@@ -102,10 +102,13 @@ def test_arrays_that_no_file_would_give():
     config = Config.fromfile(ROOT / "configs" / "retinanet_pvt_v2_b0_fpn_shapes.py")
     pipeline = TestPipeline(config)
     image = np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8)
-    for right in (image, image[..., 0], image.astype(np.float32), np.zeros((8, 9, 3))):
+    floats = image.astype(np.float32)
+    for right in (image, image[..., 0], floats, floats * 1.1 - 9.5, np.zeros((8, 9, 3))):
         assert pipeline.check_given(right) is right
     for wrong, said in (
-        (image / 255, "from 0 to 1"),
+        (image / 255, "from 0 to 1, .* from 0 to 255"),
+        ((floats - 120) / 58, r"from -2\.\d+ to 2"),
+        (image.astype(np.uint16) * 16, "from 0 to 4080, "),
         (image.transpose(2, 0, 1), r"\(3, 8, 9\), is \(channels, height, width\)"),
         (image * np.nan, "NaN or infinite"),
         (image.astype(np.int64), "not int64"),
