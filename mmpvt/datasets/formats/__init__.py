@@ -26,15 +26,7 @@ from mmpvt.datasets.formats.folders import read_folders
 from mmpvt.datasets.formats.labelme import read_labelme
 from mmpvt.datasets.formats.masks import Pairs, find_pairs, read_masks
 from mmpvt.datasets.formats.opened import OpenedDataset, distinct_colours
-from mmpvt.datasets.formats.reading import (
-    VIDEOS,
-    Content,
-    Files,
-    Reading,
-    composed,
-    read_json,
-    stem,
-)
+from mmpvt.datasets.formats.reading import VIDEOS, Content, Files, Reading, read_json, stem
 from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance, unique_records
 from mmpvt.datasets.formats.voc import read_voc
 from mmpvt.datasets.formats.writing import LabelMaps
@@ -298,11 +290,11 @@ def _xml_kind(path: Path) -> str | None:
 
 
 def _has_yolo_labels(files: Files) -> bool:
-    stems = {composed(PurePosixPath(image).stem) for image in files.images}
+    stems = {files.composed(PurePosixPath(image).stem) for image in files.images}
     texts = [
         name
         for name in files.of(".txt")
-        if composed(PurePosixPath(name).stem) in stems and not is_class_file(name)
+        if files.composed(PurePosixPath(name).stem) in stems and not is_class_file(name)
     ]
     looked_at = texts[:MOST_LOOKED_AT]
     return bool(looked_at) and any(holds_labels(files.root / name) for name in looked_at)

@@ -18,7 +18,6 @@ from mmpvt.datasets.formats.reading import (
     Content,
     Files,
     Reading,
-    composed,
     split_of_path,
     stem,
     with_progress,
@@ -59,6 +58,7 @@ def find_pairs(files: Files) -> Pairs:
     Raises:
         DatasetError: two images, or two label maps, have one name.
     """
+    composed = files.composed
     present = set(map(composed, files.images))
     images: dict[str, list[str]] = defaultdict(list)
     maps: dict[str, list[str]] = defaultdict(list)

@@ -74,11 +74,6 @@ def stem(path: str) -> str:
     return os.path.splitext(path)[0]  # noqa: PTH122  a string in, a string out
 
 
-def composed(name: str) -> str:
-    """A name in Unicode's composed form, in which those that macOS decomposes equal others'."""
-    return unicodedata.normalize("NFC", name)
-
-
 def with_progress(items: Sequence[Item], what: str) -> Iterator[Item]:
     """The items, with a progress bar once they take long."""
     began, advance = time.monotonic(), None
@@ -160,6 +155,16 @@ class Files:
     def images(self) -> list[str]:
         """The image files, sorted."""
         return self.of(*IMAGE_SUFFIXES)
+
+    def composed(self, name: str) -> str:
+        """A name in Unicode's composed form, in which those that macOS decomposes equal others';
+        as it is where two images' names differ by their form alone."""
+        return name if self._differ_by_form else _composed(name)
+
+    @cached_property
+    def _differ_by_form(self) -> bool:
+        stems = set(map(stem, self.images))
+        return len(set(map(_composed, stems))) < len(stems)
 
     @cached_property
     def _images_by_name(self) -> dict[str, list[str]]:
@@ -244,7 +249,11 @@ def _names(file: str, folder: str) -> bool:
 
 def _folded(name: str) -> str:
     """A name without what file systems and web tools change in it."""
-    return composed(unquote(name, errors="surrogateescape")).casefold()
+    return _composed(unquote(name, errors="surrogateescape")).casefold()
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 @dataclass

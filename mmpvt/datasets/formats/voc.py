@@ -11,7 +11,6 @@ from xml.etree.ElementTree import Element
 from mmpvt.datasets.formats.reading import (
     Content,
     Reading,
-    composed,
     outline_box,
     parse_xml,
     split_of_list,
@@ -45,7 +44,7 @@ def read_voc(reading: Reading, names: list[str], first: int | None = None) -> Co
         first (int | None): 1 or 0. Default: None, by the data.
     """
     pairs = _images(reading, names)
-    lists = image_sets(reading, "Main", {_key(name) for name in names}, "annotation file")
+    lists = image_sets(reading, "Main", {_key(reading, name) for name in names}, "annotation file")
     used = set(pairs.values())
     others = [i for i in reading.files.images if i not in used and not _MAPS.search(i)]
     if lists and others:
@@ -77,7 +76,7 @@ def read_voc(reading: Reading, names: list[str], first: int | None = None) -> Co
     for name, record, element in read:
         for place, one in enumerate(element.iterfind("object"), 1):
             _add(reading, record, one, f"{name}, object {place}", labels, first)
-        key = _key(name)
+        key = _key(reading, name)
         for split in lists.get(key, ()) if lists else (split_of_path(name),):
             splits[split].append(record)
         if lists and key not in lists:
@@ -89,15 +88,16 @@ def read_voc(reading: Reading, names: list[str], first: int | None = None) -> Co
     return Content(classes, dict(splits), colours, remark=remark)
 
 
-def _key(name: str) -> str:
+def _key(reading: Reading, name: str) -> str:
     """An annotation file's name as the lists of its data set's folder have it."""
-    return composed(re.sub(r"(^|/)Annotations/", r"\1", stem(name)))
+    return reading.files.composed(re.sub(r"(^|/)Annotations/", r"\1", stem(name)))
 
 
 def _images(reading: Reading, names: list[str]) -> dict[str, str]:
     """The image of each annotation file."""
     by_stem: dict[str, list[str]] = defaultdict(list)
     by_last: dict[str, list[str]] = defaultdict(list)
+    composed = reading.files.composed
     for image in reading.files.images:
         by_stem[composed(stem(image))].append(image)
         if not _MAPS.search(image):
@@ -148,6 +148,7 @@ def image_sets(
         if (match := _IMAGE_SETS.fullmatch(name)) and (split := split_of_list(match[3])):
             lists.setdefault(match[1], {}).setdefault(match[2] or kind, {})[split] = name
     splits: dict[str, list[str]] = defaultdict(list)
+    composed = reading.files.composed
     for folder, kinds in lists.items():
         files = kinds.get(kind) or next(iter(kinds.values()))
         if "train" in files and "val" in files:

@@ -16,7 +16,6 @@ from mmpvt.datasets.formats.reading import (
     Content,
     Files,
     Reading,
-    composed,
     outline_box,
     split_of_path,
     with_progress,
@@ -81,11 +80,12 @@ def read_yolo(reading: Reading, config: Path | None) -> Content:
         images = defaultdict(list)
         for name in reading.files.images:
             images[split_of_path(name)].append(reading.root / name)
-    _check_stems(images)
+    _check_stems(reading, images)
+    composed = reading.files.composed
     texts = {composed(str(p)): p for p in (reading.root / n for n in reading.files.of(".txt"))}
     splits: dict[str, list[ImageRecord]] = {}
     for split, paths in images.items():
-        labels = [(path, _label_file(path, texts)) for path in paths]
+        labels = [(path, _label_file(reading, path, texts)) for path in paths]
         missing = [str(path) for path, label in labels if label is None]
         if len(missing) == len(paths) and len(images) > 1 and not reading.keep_empty:
             bare = counted(len(paths), "image without labels is", "images without labels are")
@@ -223,16 +223,16 @@ def _image_list(reading: Reading, file: Path, bases: list[Path]) -> list[Path]:
     return found
 
 
-def _check_stems(images: dict[str, list[Path]]) -> None:
+def _check_stems(reading: Reading, images: dict[str, list[Path]]) -> None:
     """Refuses two images that one label file would be of."""
     seen: dict[str, Path] = {}
     for path in (path for paths in images.values() for path in paths):
-        key = composed(os.path.splitext(path)[0])  # noqa: PTH122
+        key = reading.files.composed(os.path.splitext(path)[0])  # noqa: PTH122
         if seen.setdefault(key, path) != path:
             raise DatasetError(f"{seen[key]} and {path} would share one label file", where=path)
 
 
-def _label_file(image: Path, texts: Mapping[str, Path]) -> Path | None:
+def _label_file(reading: Reading, image: Path, texts: Mapping[str, Path]) -> Path | None:
     """An image's labels: in ``labels/`` for ``images/``, beside it, or in ``labels/`` beside its
     folder."""
     text = os.path.splitext(image)[0]  # noqa: PTH122
@@ -242,11 +242,13 @@ def _label_file(image: Path, texts: Mapping[str, Path]) -> Path | None:
     files = [place + end for place in places for end in (".txt", ".TXT")]
     if found := next((file for file in files if os.path.exists(file)), None):  # noqa: PTH110
         return Path(found)
-    return next((texts[name] for name in map(composed, files) if name in texts), None)
+    names = map(reading.files.composed, files)
+    return next((texts[name] for name in names if name in texts), None)
 
 
 def _check_images(reading: Reading) -> None:
     """Label files of no image, in folders of labels."""
+    composed = reading.files.composed
     known = {composed(PurePosixPath(name).stem) for name in reading.files.images}
     for name in reading.files.of(".txt"):
         path = PurePosixPath(name)

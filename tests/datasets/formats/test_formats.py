@@ -61,6 +61,21 @@ def test_names_in_another_unicode_form(make: Callable, forms: tuple[str, str], r
     assert sum(len(r.instances or r.labels[1:]) for r in opened.splits["all"]) > 30
 
 
+@pytest.mark.parametrize("make", [*FORMATS.values(), masks])
+def test_two_names_that_differ_in_form_alone(make: Callable, root: Path):
+    make(root)
+    two = {
+        f"img_{i:02}": unicodedata.normalize(form, "\xfc") for i, form in enumerate(["NFC", "NFD"])
+    }
+    for old, new in two.items():
+        for path in sorted(root.rglob(f"{old}*")):
+            path.rename(path.with_name(path.name.replace(old, new)))
+        for path in (*root.rglob("*.json"), *root.rglob("*.xml"), *root.rglob("*.txt")):
+            path.write_text(path.read_text().replace(old, new))
+    opened = open_dataset(root)
+    assert len(opened.splits["all"]) == len(DATA) and not opened.notes
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_equal_data_gives_equal_bytes(kind: str, root: Path, tmp_path: Path):
     FORMATS[kind](root)
