@@ -1331,7 +1331,7 @@ def run(args: argparse.Namespace) -> None:
             with _writing(out.folder / "predictions.json"):
                 out.write("predictions.json", json.dumps(results).encode())
     if not done:
-        raise UserError(f"of {len(paths)} image{'s' * (len(paths) > 1)} none can be used")
+        raise UserError(f"no image can be used, of {len(paths):,}")
     skipped = f", {len(paths) - done} skipped" if done < len(paths) else ""
     number = f"{done} image{'s' * (done > 1)}"
     speed = f"{seconds / done:.3f} s an image in the model"

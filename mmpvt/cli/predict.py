@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int | None:
         summary = predict_folder(predictor, sources, out, options)
         nothing = not summary.images and not summary.resumed
         if summary.predicted == 0 or (nothing and share.count == 1):
-            raise UserError(f"of {counted(len(sources), 'image')} none can be used")
+            raise UserError(f"no image can be used, of {len(sources):,}")
         counts = [counted(summary.images, "image"), f"{len(summary.skipped):,} skipped"]
         if summary.instances is not None:
             counts.insert(1, f"{counted(summary.instances, 'instance')} over {args.score}")

@@ -451,7 +451,7 @@ def text_files(folder: Path) -> tuple[list, str]:
 
 def only_broken(folder: Path) -> tuple[list, str]:
     (folder / "a.jpg").write_text("no image")
-    return [folder / "a.jpg"], "of 1 image none can be used"
+    return [folder / "a.jpg"], "no image can be used, of 1"
 
 
 @pytest.mark.parametrize("harm", [no_images, empty_folder, text_files, only_broken])

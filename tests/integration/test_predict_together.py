@@ -217,7 +217,7 @@ def test_careless(arguments: tuple, photos: Path, tmp_path: Path, call_tool, mon
     for name, value in slurm(0, 1).items():
         monkeypatch.setenv(name, value)
     ended = call_tool(*args, photos / "a11.png", *rest, "slurm")
-    assert "of 1 image none can be used" in ended.one_sentence()
+    assert "no image can be used, of 1" in ended.one_sentence()
 
 
 def has(out: Path, index: int, count: int, left: Collection[Path] = ()) -> bool:

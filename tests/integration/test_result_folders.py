@@ -139,7 +139,7 @@ class TestPredict:
         (photos.parent / "album").mkdir()
         (out / "pictures").symlink_to(photos.parent / "album")
         ended = call_tool("predict.py", *args)
-        assert "of 2 images none can be used" in ended.one_sentence()
+        assert "no image can be used, of 2" in ended.one_sentence()
         assert "pictures is a link, which isn't followed" in ended.err
         assert not contents(photos.parent / "album")
         assert precious.read_bytes() == PRECIOUS

@@ -199,7 +199,7 @@ def test_odd_files_are_skipped_or_used(detector: Path, tmp_path: Path):
     ids = [record["image_id"] for record in json.loads((out / "predictions.json").read_text())]
     assert len(set(ids)) == len(used) + 1
     again = run_onnx(detector, folder / "pipe.jpg", "--out", out)
-    assert "of 1 image none can be used" in again.one_sentence()
+    assert "no image can be used, of 1" in again.one_sentence()
 
 
 def test_folders_are_searched_as_predict_does(detector: Path, tmp_path: Path):
@@ -386,7 +386,7 @@ def test_bad_outputs(harm: str, tmp_path: Path, call_tool: Callable):
     photo(tmp_path / "a.png")
     ended = call_tool("run_onnx.py", model, tmp_path / "a.png", "--out", tmp_path / "out")
     assert reason in ended.err
-    assert "of 1 image none can be used" in ended.one_sentence()
+    assert "no image can be used, of 1" in ended.one_sentence()
     assert not contents(tmp_path / "out" / "pictures")
 
 

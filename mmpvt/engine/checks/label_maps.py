@@ -207,8 +207,9 @@ def label_map_problem(
     labels -= {IGNORE_LABEL}
     if len(labels) > 1:
         lacking = [f"{label} ({dataset.classes[label]})" for label in sorted(wanted - labels)]
-        ignored = "; 255, which some hold, is ignored (docs/data.md: how to read it as a class)"
-        ignored *= IGNORE_LABEL in stored
+        ignored = ""
+        if IGNORE_LABEL in stored:
+            ignored = "; 255, which some hold, is ignored (docs/data.md: how to read it as a class)"
         return MapProblem(
             f"of {counted(len(paths), 'label map')} read in {Path(first).parent} none holds "
             f"{few(lacking)}: a class that none holds can't be learned{ignored}",
