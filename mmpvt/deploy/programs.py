@@ -18,7 +18,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from torch import Tensor
-from torch._higher_order_ops.while_loop import while_loop
+from torch._higher_order_ops.while_loop import while_loop_op
 from torch.export import ExportedProgram
 
 from mmpvt.deploy.decoding import RoIFeatures, pick
@@ -190,16 +190,20 @@ def _batched_nms(
     later = overlaps.float().triu(1)
     is_valid = scores > 0
 
-    def changes(kept: Tensor, last: Tensor) -> Tensor:
-        return (kept != last).any()
-
-    def refine(kept: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        suppressed = (kept.float()[:, None] @ later)[:, 0] > 0
-        return is_valid & ~suppressed, kept.clone()
-
-    kept, _ = while_loop(changes, refine, (is_valid.clone(), ~is_valid))
+    # the operator itself: what compiles it for ``while_loop`` can't be exported by PyTorch 2.8
+    start = (is_valid.clone(), ~is_valid)
+    kept, _ = while_loop_op(_changes, _refine, start, (later, is_valid))  # type: ignore[arg-type]
     scores, index = _topk(torch.where(kept, scores, -1.0), count)
     return pick(boxes, index), scores, groups.gather(1, index)
+
+
+def _changes(kept: Tensor, last: Tensor, later: Tensor, is_valid: Tensor) -> Tensor:
+    return (kept != last).any()
+
+
+def _refine(kept: Tensor, last: Tensor, later: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor]:
+    suppressed = (kept.float()[:, None] @ later)[:, 0] > 0
+    return is_valid & ~suppressed, kept.clone()
 
 
 def _roi_align(

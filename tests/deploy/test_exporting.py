@@ -86,6 +86,7 @@ def test_a_kind_of_one_size_only(exported: Callable):
     assert verify(str(made.path), made.model, made.config, picture(120, 160)).is_small
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 9), reason="PyTorch 2.8 exports no such pooling at all")
 def test_sizes_that_cannot_be_followed():
     """What PyTorch's exporter takes for the example's size is an error, not a file for one size."""
     model, config = build("retinanet", "v1")
