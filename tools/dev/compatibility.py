@@ -61,7 +61,7 @@ INTRODUCTION = f"""\
 Each row is a session of `noxfile.py`: an environment of its own in which a chain of commands ran
 from the wheel, in a folder without the checkout: draw the shapes data set, train, resume, test,
 predict, swap a backbone, train the swapped config, export to ONNX, run the exported file. Then the
-part of the suite ran that versions can break, 1,800 tests in six minutes of one core: what isn't
+part of the suite ran that versions can break, 2,100 tests in seven minutes of one core: what isn't
 marked `full` in these folders of `tests/`: {", ".join(SUITE)}. Not in it are the integration tests,
 the cost and training of each config, the fuzzing and the pages in a browser: `make test`, which
 every change passes, runs them with the versions of `requirements/tested.txt`. With PyTorch before
