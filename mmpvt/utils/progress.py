@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 from rich.console import Console
 from rich.filesize import decimal as size
@@ -23,6 +24,9 @@ from rich.progress import (
 from mmpvt.utils.text import printable
 
 PAUSE = 15.0  # seconds between a log's lines
+PROGRESS_AFTER = 2.0  # seconds without a word
+
+Item = TypeVar("Item")
 
 
 @contextmanager
@@ -50,6 +54,18 @@ def progress(
     with Progress(name, BarColumn(), *unit, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task(what, total=total, completed=done)
         yield lambda now: bar.update(task, completed=now)
+
+
+def with_progress(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """The items, with a progress bar once they take long."""
+    began, advance = time.monotonic(), None
+    with ExitStack() as stack:
+        for done, item in enumerate(items):
+            yield item
+            if advance is None and time.monotonic() - began > PROGRESS_AFTER:
+                advance = stack.enter_context(progress(what, len(items), done=done))
+            if advance is not None:
+                advance(done + 1)
 
 
 def _lines(

@@ -15,10 +15,10 @@ from mmpvt.datasets.formats.reading import (
     read_json,
     split_of,
     split_of_path,
-    with_progress,
 )
 from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord, Instance
 from mmpvt.errors import DatasetError
+from mmpvt.utils.progress import with_progress
 from mmpvt.utils.text import counted, few
 
 

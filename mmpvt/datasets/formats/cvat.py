@@ -15,11 +15,11 @@ from mmpvt.datasets.formats.reading import (
     parse_xml,
     split_of,
     split_of_path,
-    with_progress,
 )
 from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord, Instance
 from mmpvt.errors import DatasetError
 from mmpvt.utils.files import MAX_ANNOTATIONS, read_bytes
+from mmpvt.utils.progress import with_progress
 
 _SHAPES = ("box", "polygon", "mask", "ellipse")
 _SKIPPED = ("points", "polyline", "cuboid", "skeleton", "tag")

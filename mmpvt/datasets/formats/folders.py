@@ -6,10 +6,11 @@ import os
 from collections import defaultdict
 from pathlib import PurePosixPath
 
-from mmpvt.datasets.formats.reading import Content, Reading, split_of, with_progress
+from mmpvt.datasets.formats.reading import Content, Reading, split_of
 from mmpvt.datasets.formats.records import ALL, ImageRecord
 from mmpvt.errors import DatasetError
 from mmpvt.utils.constants import IMAGE_SUFFIXES
+from mmpvt.utils.progress import with_progress
 from mmpvt.utils.text import few
 
 

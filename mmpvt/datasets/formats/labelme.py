@@ -24,10 +24,10 @@ from mmpvt.datasets.formats.reading import (
     read_json,
     split_of_path,
     stem,
-    with_progress,
 )
 from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.errors import UserError
+from mmpvt.utils.progress import with_progress
 
 _SKIPPED = ("point", "points", "line", "linestrip")
 CIRCLE = 64  # corners of the polygon that a circle becomes: off by 0.12% of the radius

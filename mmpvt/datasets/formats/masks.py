@@ -20,13 +20,13 @@ from mmpvt.datasets.formats.reading import (
     Reading,
     split_of_path,
     stem,
-    with_progress,
 )
 from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord
 from mmpvt.datasets.formats.voc import image_sets
 from mmpvt.errors import DatasetError
 from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.utils.processors import usable_processors
+from mmpvt.utils.progress import with_progress
 from mmpvt.utils.text import counted, few
 
 _MAP_FOLDER = re.compile(

@@ -6,15 +6,12 @@ import codecs
 import os
 import re
 import struct
-import time
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence, Set
-from contextlib import ExitStack
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -24,12 +21,10 @@ from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord, Instance
 from mmpvt.errors import DatasetError, UserError
 from mmpvt.utils.constants import IMAGE_SUFFIXES
 from mmpvt.utils.files import MAX_ANNOTATIONS, check_regular, read_bytes
-from mmpvt.utils.progress import progress
 from mmpvt.utils.text import counted, few
 
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
 MAX_TEXT = 2**30  # bytes of an XML, YAML or text file
-PROGRESS_AFTER = 2.0  # seconds
 TOLERANCE = 1e-3  # of an image's side, which relative coordinates may be off by
 _TURNED = (5, 6, 7, 8)  # EXIF's orientations that swap width and height
 _SPLIT = re.compile(
@@ -46,7 +41,6 @@ _SPLITS = dict(
     testing="test",
 )
 _UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
-Item = TypeVar("Item")
 
 
 def split_of(name: str) -> str | None:
@@ -72,18 +66,6 @@ def split_of_list(name: str) -> str | None:
 def stem(path: str) -> str:
     """A relative path without its suffix."""
     return os.path.splitext(path)[0]  # noqa: PTH122  a string in, a string out
-
-
-def with_progress(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """The items, with a progress bar once they take long."""
-    began, advance = time.monotonic(), None
-    with ExitStack() as stack:
-        for done, item in enumerate(items):
-            yield item
-            if advance is None and time.monotonic() - began > PROGRESS_AFTER:
-                advance = stack.enter_context(progress(what, len(items), done=done))
-            if advance is not None:
-                advance(done + 1)
 
 
 def read_json(path: Path) -> bytes:

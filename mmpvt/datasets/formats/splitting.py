@@ -8,9 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpvt.datasets.formats.reading import stem, with_progress
+from mmpvt.datasets.formats.reading import stem
 from mmpvt.datasets.formats.records import ImageRecord
 from mmpvt.utils.files import file_sha256
+from mmpvt.utils.progress import with_progress
 
 # What augmentation and file managers add to a name: Roboflow's hash, "flip", "copy". Not "(1)":
 # Windows and browsers number different images so.

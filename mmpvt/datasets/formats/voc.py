@@ -16,11 +16,11 @@ from mmpvt.datasets.formats.reading import (
     split_of_list,
     split_of_path,
     stem,
-    with_progress,
 )
 from mmpvt.datasets.formats.records import Colour, ImageRecord, Instance
 from mmpvt.errors import UserError
 from mmpvt.utils.files import read_bytes
+from mmpvt.utils.progress import with_progress
 
 _LABEL_MAP = re.compile(r"([^#].*):(?:(\d+),(\d+),(\d+))?:[^:]*:[^:]*")  # name:r,g,b:parts:actions
 _FOLDER = re.compile(r"(^|/)(?:[Aa]nnotations|xmls?|labels)/")

@@ -23,12 +23,13 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from mmpvt.datasets.formats.masks import map_values
-from mmpvt.datasets.formats.reading import image_size, orientation, stem, with_progress
+from mmpvt.datasets.formats.reading import image_size, orientation, stem
 from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance, unique_records
 from mmpvt.errors import ConfigError, DatasetError, OutputError
 from mmpvt.utils.atomic import PART
 from mmpvt.utils.constants import IGNORE_LABEL, WRITTEN_FORMATS
 from mmpvt.utils.outputs import Outputs
+from mmpvt.utils.progress import with_progress
 from mmpvt.utils.text import encodable, to_json
 
 if TYPE_CHECKING:

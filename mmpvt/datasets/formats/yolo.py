@@ -18,12 +18,12 @@ from mmpvt.datasets.formats.reading import (
     Reading,
     outline_box,
     split_of_path,
-    with_progress,
 )
 from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.errors import DatasetError
 from mmpvt.utils.constants import IMAGE_SUFFIXES
 from mmpvt.utils.files import check_regular, leaves_folder
+from mmpvt.utils.progress import with_progress
 from mmpvt.utils.text import counted, few
 
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")

@@ -12,7 +12,6 @@ import mmcv
 import numpy as np
 from mmengine.config import Config
 
-from mmpvt.datasets.formats.reading import with_progress
 from mmpvt.datasets.loading import FileProblem, LoadSegAnnotations
 from mmpvt.datasets.pipelines import transform_name
 from mmpvt.engine.checks.channels import evenly_spaced
@@ -22,6 +21,7 @@ from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import BadFileError, ConfigError, DatasetError, UserError
 from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.utils.files import read_bytes
+from mmpvt.utils.progress import with_progress
 from mmpvt.utils.text import counted, few
 
 MAX_MAPS = 500  # label maps that are read, at most, where they seem to lack classes

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from annotated import HEIGHT, WIDTH, coco_content, image
-from mmpvt.datasets.formats import OpenedDataset, open_dataset, reading
+from mmpvt.datasets.formats import OpenedDataset, open_dataset
 from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.errors import DatasetError
 from mmpvt.inference.sources import find_sources
@@ -664,7 +664,7 @@ def test_progress_is_shown_where_it_takes_long(root: Path, monkeypatch, capsys):
     write(root, {**{f"images/{name}.jpg": "" for name in "abc"}, "x.json": json.dumps(content)})
     open_dataset(root)
     assert not capsys.readouterr().err
-    monkeypatch.setattr(reading, "PROGRESS_AFTER", 0.0)
+    monkeypatch.setattr(progress, "PROGRESS_AFTER", 0.0)
     monkeypatch.setattr(progress, "PAUSE", 0.0)
     open_dataset(root)
     assert "reading images of x.json: 3 of 3" in capsys.readouterr().err
