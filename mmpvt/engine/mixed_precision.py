@@ -6,7 +6,7 @@ In bfloat16, whose numbers have eight binary digits, a box's side of 300 pixels 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mmpvt.engine.hooks.divergence import OptimWrapper
 from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import LaunchError
+from mmpvt.models.kernels import cpu_instructions
 from mmpvt.registry import OPTIM_WRAPPERS
 
 LAST_LAYERS = ("conv_seg", "fc_seg", "mask_norm")  # of MMSegmentation's heads
@@ -40,8 +41,7 @@ def check_amp(device: str, dtype: str) -> None:
         return
     if dtype == "float16":
         raise LaunchError("float16 is for GPUs", setting="amp", instead=("amp", "bfloat16"))
-    # older versions of PyTorch don't say
-    instructions: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    instructions = cpu_instructions()
     lacks = instructions and not any(map(instructions.get, BFLOAT16_INSTRUCTIONS))
     if lacks and is_first_process():
         print(

@@ -1,16 +1,20 @@
 """Which code runs linear layers, attention and feed-forwards: the one place that chooses.
 
-============  ================================  ======================  ============================
-operation     float32 on a CPU with oneDNN      bfloat16 there          everything else
-============  ================================  ======================  ============================
-linear layer  1x1 convolution (of small maps,   ``F.linear``            ``F.linear``
+============  =======================  ===================  ====================  ================
+operation     float32 on a CPU         bfloat16 there       either, on a CPU      everything else
+              without AMX                                   with AMX
+============  =======================  ===================  ====================  ================
+linear layer  1x1 convolution (of      ``F.linear``         ``F.linear``          ``F.linear``
+              small maps,
               ``F.linear``)
-attention     two 1x1 convolutions a head, in   two linear layers a     ``F.scaled_dot_product_
-              chunks of rows (small maps: as    head, in chunks of      attention``
-              on the right)                     rows (likewise)
-feed-forward  chunks of tokens, or tiles of     likewise                the whole map at once
-              rows
-============  ================================  ======================  ============================
+attention     two 1x1 convolutions a   two linear layers a  PyTorch's, but for    PyTorch's
+              head, in chunks of rows  head, in chunks of   bfloat16's backward
+              (small maps: PyTorch's)  rows (likewise)      pass
+feed-forward  chunks of tokens, or     likewise             likewise, where maps  the whole map at
+              tiles of rows                                 are large             once
+============  =======================  ===================  ====================  ================
+
+PyTorch's attention is ``F.scaled_dot_product_attention``.
 
 Why: on an x86 CPU, PyTorch computes float32 matrix products with MKL and convolutions with oneDNN.
 On an AMD EPYC with AVX-512 (PyTorch 2.13.0) oneDNN reaches 400 GFLOP/s and MKL 210. A 1x1
@@ -20,21 +24,26 @@ quarter of the plain formula's time, and 0.38 to 0.44 on a Zen 4, on which both 
 (docs/performance.md; ``tools/benchmark.py`` measures it).
 In bfloat16 oneDNN's linear layers take two thirds of the time of PyTorch's attention kernel.
 
+AMX (x86's instructions for tiles of a matrix) comes with processors that MKL is written for: there
+its products are as fast as oneDNN's, their gradients faster, and PyTorch's attention, which calls
+them a tile at a time, takes 0.6 to 0.95 of the time of chunks. Its backward pass in bfloat16 is the
+slower one, at up to 1.9 times.
+
 Patches side by side pass a linear layer on any CPU, whatever the data type, where the map has fewer
 numbers than the weight (:class:`PatchConv`); others are PyTorch's convolution.
 
 The chunks go to threads, one thread a chunk (``parallel.py``), where there are at least two for
 each. ``describe`` says which column runs, and so does ``mmpvt env``.
 
-The switches: ``mmpvt.models.kernels.USE_ONEDNN = False`` takes the last column everywhere. Where
-MKL is as fast as oneDNN, that is 0.8 to 0.9 times as long, with more memory.
+The switches: ``mmpvt.models.kernels.USE_ONEDNN``, False where there is AMX, chooses between the
+first two columns and the third.
 ``mmpvt.models.parallel.USE_THREADS = False`` has each chunk run on all threads.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -45,8 +54,15 @@ from torch.utils.checkpoint import checkpoint
 
 from mmpvt.models.parallel import for_each
 
-USE_ONEDNN = True
+
+def cpu_instructions() -> Mapping[str, object]:
+    """Which instructions the processor has, by PyTorch's names; of older versions, nothing."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
+
+
+USE_ONEDNN = not cpu_instructions().get("amx_tile")
 CHUNK_BYTES = 6 << 20  # of a chunk's widest tensor: of 2 to 12 MB measured, 4 to 8 are the fastest
+WHOLE_BYTES = 20 << 20  # of hidden channels, with AMX: below, the whole map at once is faster
 SMALL_BYTES = 512 << 10  # of a head's scores: below, PyTorch's attention is the faster one
 ONEDNN_NUMBERS = 20480  # PyTorch gives oneDNN convolutions of more than these (``use_mkldnn``)
 CONV_NUMBERS = 250_000  # of what a product takes or gives: below, MKL is the faster one
@@ -59,13 +75,13 @@ def uses_onednn(x: Tensor) -> bool:
     Not in autocast, whose data types oneDNN's linear layers take, nor in a graph that is exported
     or compiled, which shall not depend on the machine that made it.
     """
+    return USE_ONEDNN and x.dtype == torch.float32 and _may_be_divided(x)
+
+
+def _may_be_divided(x: Tensor) -> bool:
     is_float32 = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return is_float32 and _is_for_onednn(x)
-
-
-def _is_for_onednn(x: Tensor) -> bool:
     return (
-        USE_ONEDNN
+        (is_float32 or x.dtype == torch.bfloat16)
         and x.device.type == "cpu"
         and not _is_tracing()  # before what torch.compile can't trace
         and torch.backends.mkldnn.is_available()
@@ -78,7 +94,7 @@ def product_for(x: Tensor) -> Callable[..., Tensor] | None:
     ``x``; None where they aren't divided."""
     if uses_onednn(x):
         return linear_as_conv
-    return F.linear if x.dtype == torch.bfloat16 and _is_for_onednn(x) else None
+    return F.linear if _may_be_divided(x) else None
 
 
 def describe(dtype: torch.dtype, device: str = "cpu") -> str:
@@ -91,6 +107,8 @@ def describe(dtype: torch.dtype, device: str = "cpu") -> str:
     product = product_for(torch.empty(0, dtype=dtype, device=device))
     if product is None:
         return "PyTorch's attention"
+    if not USE_ONEDNN:
+        return "PyTorch's attention and linear layers in chunks"
     return "oneDNN's convolutions" if product is linear_as_conv else "oneDNN's linear layers"
 
 
@@ -129,7 +147,9 @@ class PatchConv(nn.Conv2d):
 
     On a CPU a map of fewer numbers than the weight passes a linear layer. For a channels-last map
     PyTorch copies a convolution's weight to that order, each time, and that takes longer than the
-    products of such a map.
+    products of such a map. So do maps of few channels in bfloat16: with AMX, oneDNN's convolution
+    of PyTorch 2.13 gives wrong numbers there (16 channels in patches of 4, 8 in patches of 8;
+    pytorch/pytorch#169688).
 
     Args:
         in_channels, out_channels (int): channels.
@@ -142,13 +162,21 @@ class PatchConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) to (batch, out_channels, height / patch_size, width /
         patch_size), rounded down."""
-        # a graph for any size shall not depend on a size: traced before the sizes are compared
-        if _is_tracing() or x.device.type != "cpu" or x.numel() >= self.weight.numel():
-            return super().forward(x)
         side = self.stride[0]
+        # a graph for any size shall not depend on a size: traced before the sizes are compared
+        if x.device.type != "cpu" or not (
+            self._is_wrong_as_convolution(x)
+            or (not _is_tracing() and x.numel() < self.weight.numel())
+        ):
+            return super().forward(x)
         height, width = (size - size % side for size in x.shape[2:])
         patches = F.pixel_unshuffle(x[:, :, :height, :width], side).permute(0, 2, 3, 1)
         return F.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+    def _is_wrong_as_convolution(self, x: Tensor) -> bool:
+        is_rounded = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+        # 32 numbers of bfloat16 are a row of AMX's tiles; wrong were rows of patches of two or more
+        return is_rounded and self.in_channels < 32 and self.in_channels * self.stride[0] >= 64
 
 
 def to_autocast(x: Tensor) -> Tensor:
@@ -212,11 +240,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
     """
     score_bytes = q.shape[2] * k.shape[2] * q.element_size()
     product = product_for(q)
-    if product is None or score_bytes < SMALL_BYTES:
+    fused = not (USE_ONEDNN or drop)  # PyTorch's kernel, which holds all scores where some drop
+    needs_backward = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
+    only_fused = fused and not (needs_backward and q.dtype == torch.bfloat16)
+    if product is None or score_bytes < SMALL_BYTES or only_fused:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=drop).transpose(1, 2)
 
     scaled = k * k.shape[-1] ** -0.5
-    return _Attention.apply(product, drop, q.contiguous(), scaled.contiguous(), v.mT.contiguous())
+    values = v.mT.contiguous()
+    return _Attention.apply(product, drop, fused, q.contiguous(), scaled.contiguous(), values)
 
 
 class _Attention(torch.autograd.Function):
@@ -229,15 +261,25 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, product: Callable[..., Tensor], drop: float, q: Tensor, k: Tensor, values: Tensor
+        ctx,
+        product: Callable[..., Tensor],
+        drop: float,
+        fused: bool,
+        q: Tensor,
+        k: Tensor,
+        values: Tensor,
     ) -> Tensor:
         """(batch, queries, heads, dims) of (batch, heads, queries, dims), scaled
-        (batch, heads, keys, dims) and (batch, heads, dims, keys)."""
+        (batch, heads, keys, dims) and (batch, heads, dims, keys); by PyTorch's kernel if
+        ``fused``."""
         rows = _slices(q.shape[2], _chunk_length(k.shape[2], q))
         pieces = list(itertools.product(range(q.shape[0]), range(q.shape[1]), rows))
         ctx.options = product, drop, pieces
         ctx.random_state = torch.get_rng_state() if drop else None
         ctx.save_for_backward(q, k, values)
+        if fused:
+            found = F.scaled_dot_product_attention(q, k, values.mT.contiguous(), scale=1.0)
+            return found.transpose(1, 2)
         out = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format)
         by_head = out.transpose(1, 2)
 
@@ -276,7 +318,7 @@ class _Attention(torch.autograd.Function):
             if drop:
                 torch.set_rng_state(ctx.random_state)
             for_each(differentiate, pieces, collect, draws=drop > 0)
-        return None, None, of_queries, of_keys.to(q.dtype), of_values.to(q.dtype)
+        return None, None, None, of_queries, of_keys.to(q.dtype), of_values.to(q.dtype)
 
 
 def _weights(product: Callable[..., Tensor], q: Tensor, k: Tensor, drop: float) -> Tensor:
@@ -297,7 +339,18 @@ def _weight_gradient(product: Callable[..., Tensor], gradient: Tensor, x: Tensor
 
 def fits_chunk(x: Tensor, width: int) -> bool:
     """Whether tokens like (..., channels) ``x`` of ``width`` channels need not be divided."""
-    return x.numel() // x.shape[-1] <= _chunk_length(width, x)
+    return _bytes(x, width) <= CHUNK_BYTES
+
+
+def is_divided(x: Tensor, width: int) -> bool:
+    """Whether chunks of tokens like (..., channels) ``x`` of ``width`` channels are faster than
+    the whole map."""
+    most = CHUNK_BYTES if USE_ONEDNN else WHOLE_BYTES
+    return product_for(x) is not None and _bytes(x, width) > most
+
+
+def _bytes(x: Tensor, width: int) -> int:
+    return x.numel() // x.shape[-1] * width * x.element_size()
 
 
 def chunked(

@@ -25,6 +25,7 @@ from mmpvt.models.kernels import (
     chunked,
     fits_chunk,
     gelu_linear,
+    is_divided,
     maybe_checkpoint,
     product_for,
     row_tiled,
@@ -175,12 +176,12 @@ class FeedForward(nn.Module):
         # not called as a module in what follows, which an adapter in its place or a hook would miss
         is_plain = type(self.fc2) is Linear and not (drops or stores or _has_hooks(self.fc2))
         x = to_autocast(x)
-        if is_plain and product_for(x) is not None:
-            if fits_chunk(x, self.fc1.out_features):
-                return self.output(self.hidden(x))
-            if self._may_be_divided():
-                own = [p for name, p in self.named_parameters() if not name.startswith("fc2.")]
-                return self.tiled(self.activated, x, own, self.fc2.weight, self.fc2.bias)
+        width = self.fc1.out_features
+        if is_plain and product_for(x) is not None and fits_chunk(x, width):
+            return self.output(self.hidden(x))
+        if is_plain and is_divided(x, width) and self._may_be_divided():
+            own = [p for name, p in self.named_parameters() if not name.startswith("fc2.")]
+            return self.tiled(self.activated, x, own, self.fc2.weight, self.fc2.bias)
         hidden = self.hidden(x)
         if is_plain:
             return gelu_linear(hidden, self.fc2.weight, self.fc2.bias)

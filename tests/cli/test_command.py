@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.registry import MODELS
 from torch.utils.data import DataLoader
 
@@ -22,6 +23,7 @@ from mmpvt.engine.cli import user_errors
 from mmpvt.engine.config import load_config, read_config
 from mmpvt.engine.zoo import config_folder, read_zoo
 from mmpvt.errors import ConfigError
+from mmpvt.models import kernels
 from mmpvt.models.archs import VARIANTS
 from mmpvt.utils.constants import DOWNLOADS
 
@@ -239,7 +241,8 @@ def test_env(capsys: pytest.CaptureFixture):
     assert "mmcv-lite" in said["mmcv"] or "mmcv " in said["mmcv"]
     assert "roi_align" in said["operators"] or "mmcv's compiled" in said["operators"]
     assert said["devices"].strip().startswith("cpu")
-    assert "float32 by oneDNN's convolutions, bfloat16 by oneDNN's" in said["products"]
+    for dtype in (torch.float32, torch.bfloat16):
+        assert f"{str(dtype)[6:]} by {kernels.describe(dtype)}" in said["products"]
 
 
 def test_a_broken_stack():

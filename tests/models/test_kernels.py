@@ -8,24 +8,28 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import relative
-from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2, kernels
+from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2, kernels, layers
 from mmpvt.models.layers import ConvFeedForward, FeedForward
 from small_models import ARCH
 
 CLOSE = 1e-5
+AMX = "PyTorch's attention and linear layers in chunks"
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[("oneDNN", 1), ("oneDNN", 2), ("AMX", 2)], ids=lambda p: f"{p[0]}-{p[1]}")
 def small_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    """Chunks of a few tokens, so that small tensors are divided as large ones are; on one thread,
-    and on two."""
+    """Chunks of a few tokens, so that small tensors are divided as large ones are; of each column
+    of the table, on one thread and on two."""
+    column, threads = request.param
+    monkeypatch.setattr(kernels, "USE_ONEDNN", column == "oneDNN")
     monkeypatch.setattr(kernels, "CHUNK_BYTES", 4000)
+    monkeypatch.setattr(kernels, "WHOLE_BYTES", 4000)
     monkeypatch.setattr(kernels, "SMALL_BYTES", 0)
     monkeypatch.setattr(kernels, "MIN_ROWS", 1)
     monkeypatch.setattr(kernels, "ONEDNN_NUMBERS", 0)
     monkeypatch.setattr(kernels, "CONV_NUMBERS", 0)
     before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
+    torch.set_num_threads(threads)
     yield
     torch.set_num_threads(before)
 
@@ -36,7 +40,9 @@ def plain(monkeypatch: pytest.MonkeyPatch):
 
     def run(function, *args):
         with monkeypatch.context() as patch:
-            patch.setattr(kernels, "USE_ONEDNN", False)
+            patch.setattr(kernels, "product_for", lambda x: None)
+            patch.setattr(layers, "product_for", lambda x: None)
+            patch.setattr(kernels, "uses_onednn", lambda x: False)
             return function(*args)
 
     return run
@@ -79,11 +85,29 @@ def test_patches_of_a_small_map(dtype: torch.dtype, size: tuple[int, int]):
     with Largest() as operators:
         found = with_gradients(layer, maps)
     assert not any("conv" in name for name in operators.names)
-    plain = torch.nn.Conv2d(16, 24, 4, stride=4).to(dtype)
+    plain = torch.nn.Conv2d(16, 24, 4, stride=4)  # in float32: see test_patches_in_bfloat16
     plain.load_state_dict(layer.state_dict())
-    for mine, other in zip(found, with_gradients(plain, maps), strict=True):
+    exact = maps.detach().float().requires_grad_()
+    for mine, other in zip(found, with_gradients(plain, exact), strict=True):
         assert mine.shape == other.shape
-        assert relative(mine.float(), other.float()) < (CLOSE if dtype == torch.float32 else 2e-2)
+        assert relative(mine.float(), other) < (CLOSE if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("channels", "side"), [(3, 4), (16, 4), (24, 4), (8, 8), (32, 8), (64, 2)])
+def test_patches_in_bfloat16(channels: int, side: int, autocast: bool):
+    """Of few channels, too, of which a processor with AMX makes a wrong convolution."""
+    torch.manual_seed(0)
+    layer, maps = kernels.PatchConv(channels, 64, side), random(2, channels, 128, 128)
+    assert maps.numel() >= layer.weight.numel()
+    expected = F.conv2d(maps, layer.weight, layer.bias, side)
+    (gradient,) = torch.autograd.grad(expected.square().sum(), maps)
+    mine = maps.detach().to(torch.float32 if autocast else torch.bfloat16).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = (layer if autocast else layer.bfloat16())(mine)
+    (of_mine,) = torch.autograd.grad(found.square().sum(), mine)
+    assert relative(found.float(), expected) < 1e-2
+    assert relative(of_mine.float(), gradient) < 1e-2
 
 
 @pytest.mark.parametrize("heads", [1, 3])
@@ -100,7 +124,8 @@ def test_attention_in_bfloat16(small_chunks, monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     inputs = [torch.randn(2, 3, n, 8).requires_grad_() for n in (3001, 130, 130)]
     expected = with_gradients(kernels.attention, *inputs)
-    monkeypatch.delattr(F, "scaled_dot_product_attention")
+    if kernels.USE_ONEDNN:
+        monkeypatch.delattr(F, "scaled_dot_product_attention")
     halves = [x.detach().bfloat16().requires_grad_() for x in inputs]
     for mine, other in zip(with_gradients(kernels.attention, *halves), expected, strict=True):
         assert mine.dtype == torch.bfloat16 and mine.shape == other.shape
@@ -251,6 +276,8 @@ def test_backbones_choose_checkpointing_in_the_feed_forward():
 
 
 def test_which_code_runs(monkeypatch: pytest.MonkeyPatch):
+    assert kernels.USE_ONEDNN != bool(kernels.cpu_instructions().get("amx_tile"))
+    monkeypatch.setattr(kernels, "USE_ONEDNN", True)
     x = torch.rand(4)
     assert kernels.uses_onednn(x)
     assert kernels.describe(torch.float32) == "oneDNN's convolutions"
@@ -265,7 +292,8 @@ def test_which_code_runs(monkeypatch: pytest.MonkeyPatch):
         assert not kernels.uses_onednn(x)
     monkeypatch.setattr(kernels, "USE_ONEDNN", False)
     assert not kernels.uses_onednn(x)
-    assert kernels.describe(torch.bfloat16) == "PyTorch's attention"
+    assert kernels.describe(torch.float32) == kernels.describe(torch.bfloat16) == AMX
+    assert kernels.describe(torch.float64) == "PyTorch's attention"
 
 
 @pytest.mark.parametrize("with_cp", [False, True])
@@ -304,16 +332,22 @@ class Largest(TorchDispatchMode):
         return out
 
 
+@pytest.mark.parametrize("use_onednn", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_scores_are_never_held_at_once(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+def test_scores_are_never_held_at_once(
+    dtype: torch.dtype, use_onednn: bool, monkeypatch: pytest.MonkeyPatch
+):
     """Forward or backward, in chunks or in PyTorch's fused kernel."""
+    monkeypatch.setattr(kernels, "USE_ONEDNN", use_onednn)
     monkeypatch.setattr(kernels, "CHUNK_BYTES", 64 << 10)
     q, k, v = (torch.randn(1, 2, n, 16, dtype=dtype).requires_grad_() for n in (4096, 128, 128))
     with Largest() as largest:
         kernels.attention(q, k, v).sum().backward()
     assert largest.numel <= 2 * 4096 * 16, largest.names  # the output, not 2 * 4096 * 128 scores
     fused = any("flash_attention" in name for name in largest.names)
-    assert fused == (dtype == torch.float64), largest.names
+    assert fused == (dtype == torch.float64 or not use_onednn), largest.names
+    chunks = "_softmax" in largest.names
+    assert chunks == (dtype == torch.bfloat16 or (dtype == torch.float32 and use_onednn))
 
 
 def test_exported_patches_are_of_any_number():
