@@ -7,9 +7,9 @@ operation     float32 on a CPU         bfloat16 there       either, on a CPU    
 linear layer  1x1 convolution (of      ``F.linear``         ``F.linear``          ``F.linear``
               small maps,
               ``F.linear``)
-attention     two 1x1 convolutions a   two linear layers a  PyTorch's, but for    PyTorch's
-              head, in chunks of rows  head, in chunks of   bfloat16's backward
-              (small maps: PyTorch's)  rows (likewise)      pass
+attention     two 1x1 convolutions a   two linear layers a  PyTorch's; backward,  PyTorch's
+              head, in chunks of rows  head, in chunks of   some in chunks
+              (small maps: PyTorch's)  rows (likewise)
 feed-forward  chunks of tokens, or     likewise             likewise, where maps  the whole map at
               tiles of rows                                 are large             once
 ============  =======================  ===================  ====================  ================
@@ -26,8 +26,9 @@ In bfloat16 oneDNN's linear layers take two thirds of the time of PyTorch's atte
 
 AMX (x86's instructions for tiles of a matrix) comes with processors that MKL is written for: there
 its products are as fast as oneDNN's, their gradients faster, and PyTorch's attention, which calls
-them a tile at a time, takes 0.6 to 0.95 of the time of chunks. Its backward pass in bfloat16 is the
-slower one, at up to 1.9 times.
+them a tile at a time, takes 0.6 to 0.95 of the time of chunks. Its backward pass is the slower one
+in bfloat16, at up to 1.9 times, and where there are fewer heads than threads, which it would leave
+idle: there chunks are taken.
 
 Patches side by side pass a linear layer on any CPU, whatever the data type, where the map has fewer
 numbers than the weight (:class:`PatchConv`); others are PyTorch's convolution.
@@ -241,14 +242,19 @@ def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
     score_bytes = q.shape[2] * k.shape[2] * q.element_size()
     product = product_for(q)
     fused = not (USE_ONEDNN or drop)  # PyTorch's kernel, which holds all scores where some drop
-    needs_backward = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
-    only_fused = fused and not (needs_backward and q.dtype == torch.bfloat16)
-    if product is None or score_bytes < SMALL_BYTES or only_fused:
+    is_whole = product is None or score_bytes < SMALL_BYTES
+    if is_whole or (fused and not _needs_own_backward(q, k)):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=drop).transpose(1, 2)
 
     scaled = k * k.shape[-1] ** -0.5
     values = v.mT.contiguous()
     return _Attention.apply(product, drop, fused, q.contiguous(), scaled.contiguous(), values)
+
+
+def _needs_own_backward(q: Tensor, k: Tensor) -> bool:
+    """PyTorch's has a thread for each image's head, and is slow in bfloat16."""
+    is_slow = q.dtype == torch.bfloat16 or len(q) * q.shape[1] < torch.get_num_threads()
+    return is_slow and torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
 
 
 class _Attention(torch.autograd.Function):

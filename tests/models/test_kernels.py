@@ -110,10 +110,11 @@ def test_patches_in_bfloat16(channels: int, side: int, autocast: bool):
     assert relative(of_mine.float(), gradient) < 1e-2
 
 
+@pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize("heads", [1, 3])
-def test_attention(heads: int, small_chunks, plain):
+def test_attention(heads: int, images: int, small_chunks, plain):
     torch.manual_seed(0)
-    q, k, v = random(2, heads, 101, 8), random(2, heads, 13, 8), random(2, heads, 13, 8)
+    q, k, v = (random(images, heads, length, 8) for length in (101, 13, 13))
     assert_equal(kernels.attention, q, k, v, plain=plain)
     expected = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
     assert relative(kernels.attention(q, k, v), expected) < CLOSE
@@ -276,7 +277,8 @@ def test_backbones_choose_checkpointing_in_the_feed_forward():
 
 
 def test_which_code_runs(monkeypatch: pytest.MonkeyPatch):
-    assert kernels.USE_ONEDNN != bool(kernels.cpu_instructions().get("amx_tile"))
+    has_amx = bool(kernels.cpu_instructions().get("amx_tile"))
+    assert has_amx != kernels.USE_ONEDNN
     monkeypatch.setattr(kernels, "USE_ONEDNN", True)
     x = torch.rand(4)
     assert kernels.uses_onednn(x)
@@ -340,10 +342,11 @@ def test_scores_are_never_held_at_once(
     """Forward or backward, in chunks or in PyTorch's fused kernel."""
     monkeypatch.setattr(kernels, "USE_ONEDNN", use_onednn)
     monkeypatch.setattr(kernels, "CHUNK_BYTES", 64 << 10)
-    q, k, v = (torch.randn(1, 2, n, 16, dtype=dtype).requires_grad_() for n in (4096, 128, 128))
+    heads = torch.get_num_threads()  # of fewer, the backward pass is in chunks
+    q, k, v = (torch.randn(1, heads, n, 16, dtype=dtype).requires_grad_() for n in (4096, 128, 128))
     with Largest() as largest:
         kernels.attention(q, k, v).sum().backward()
-    assert largest.numel <= 2 * 4096 * 16, largest.names  # the output, not 2 * 4096 * 128 scores
+    assert largest.numel <= heads * 4096 * 16, largest.names  # the output, not the scores
     fused = any("flash_attention" in name for name in largest.names)
     assert fused == (dtype == torch.float64 or not use_onednn), largest.names
     chunks = "_softmax" in largest.names
