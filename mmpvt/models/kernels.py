@@ -7,9 +7,9 @@ operation     float32 on a CPU         bfloat16 there       either, on a CPU    
 linear layer  1x1 convolution (of      ``F.linear``         ``F.linear``          ``F.linear``
               small maps,
               ``F.linear``)
-attention     two 1x1 convolutions a   two linear layers a  PyTorch's; backward,  PyTorch's
-              head, in chunks of rows  head, in chunks of   some in chunks
-              (small maps: PyTorch's)  rows (likewise)
+attention     two 1x1 convolutions a   two linear layers a  PyTorch's (chunks of  PyTorch's
+              head, in chunks of rows  head, in chunks of   rows: dropout, some
+              (small maps: PyTorch's)  rows (likewise)      backward passes)
 feed-forward  chunks of tokens, or     likewise             likewise, where maps  the whole map at
               tiles of rows                                 are large             once
 ============  =======================  ===================  ====================  ================
@@ -57,11 +57,11 @@ from mmpvt.models.parallel import for_each
 
 
 def cpu_instructions() -> Mapping[str, object]:
-    """Which instructions the processor has, by PyTorch's names; of older versions, nothing."""
+    """Which instructions the processor has, by PyTorch's names; older versions don't say."""
     return getattr(torch.cpu, "get_capabilities", dict)()
 
 
-USE_ONEDNN = not cpu_instructions().get("amx_tile")
+USE_ONEDNN = not (cpu_instructions().get("amx_tile") and torch.backends.mkl.is_available())
 CHUNK_BYTES = 6 << 20  # of a chunk's widest tensor: of 2 to 12 MB measured, 4 to 8 are the fastest
 WHOLE_BYTES = 20 << 20  # of hidden channels, with AMX: below, the whole map at once is faster
 SMALL_BYTES = 512 << 10  # of a head's scores: below, PyTorch's attention is the faster one
@@ -73,8 +73,8 @@ MIN_ROWS = 4  # of a tile, as its neighbouring rows are computed twice
 def uses_onednn(x: Tensor) -> bool:
     """Whether operations on ``x`` run as oneDNN convolutions (the table above, first column).
 
-    Not in autocast, whose data types oneDNN's linear layers take, nor in a graph that is exported
-    or compiled, which shall not depend on the machine that made it.
+    Not where ``USE_ONEDNN`` is off, nor in autocast, whose data types oneDNN's linear layers take,
+    nor in a graph that is exported or compiled, which shall not depend on the machine that made it.
     """
     return USE_ONEDNN and x.dtype == torch.float32 and _may_be_divided(x)
 
@@ -92,7 +92,7 @@ def _may_be_divided(x: Tensor) -> bool:
 
 def product_for(x: Tensor) -> Callable[..., Tensor] | None:
     """What multiplies (length, channels) and (out_channels, channels) in chunks of tokens like
-    ``x``; None where they aren't divided."""
+    ``x``; None where none are divided."""
     if uses_onednn(x):
         return linear_as_conv
     return F.linear if _may_be_divided(x) else None
@@ -109,7 +109,7 @@ def describe(dtype: torch.dtype, device: str = "cpu") -> str:
     if product is None:
         return "PyTorch's attention"
     if not USE_ONEDNN:
-        return "PyTorch's attention and linear layers in chunks"
+        return "PyTorch's attention, large feed-forwards in chunks"
     return "oneDNN's convolutions" if product is linear_as_conv else "oneDNN's linear layers"
 
 
@@ -148,9 +148,8 @@ class PatchConv(nn.Conv2d):
 
     On a CPU a map of fewer numbers than the weight passes a linear layer. For a channels-last map
     PyTorch copies a convolution's weight to that order, each time, and that takes longer than the
-    products of such a map. So do maps of few channels in bfloat16: with AMX, oneDNN's convolution
-    of PyTorch 2.13 gives wrong numbers there (16 channels in patches of 4, 8 in patches of 8;
-    pytorch/pytorch#169688).
+    products of such a map. So do maps of few channels in bfloat16, on any CPU: with AMX, oneDNN's
+    convolution of PyTorch 2.13 gives wrong numbers there (16 channels in patches of 4, 8 in 8).
 
     Args:
         in_channels, out_channels (int): channels.
@@ -164,20 +163,22 @@ class PatchConv(nn.Conv2d):
         """(batch, in_channels, height, width) to (batch, out_channels, height / patch_size, width /
         patch_size), rounded down."""
         side = self.stride[0]
-        # a graph for any size shall not depend on a size: traced before the sizes are compared
-        if x.device.type != "cpu" or not (
-            self._is_wrong_as_convolution(x)
-            or (not _is_tracing() and x.numel() < self.weight.numel())
-        ):
+        if self._is_wrong_as_convolution(x):  # in a graph for any size, too
+            patches = x.unfold(2, side, side).unfold(3, side, side)
+            patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3)
+        # such a graph shall not depend on a size: traced before the sizes are compared
+        elif _is_tracing() or x.device.type != "cpu" or x.numel() >= self.weight.numel():
             return super().forward(x)
-        height, width = (size - size % side for size in x.shape[2:])
-        patches = F.pixel_unshuffle(x[:, :, :height, :width], side).permute(0, 2, 3, 1)
+        else:
+            height, width = (size - size % side for size in x.shape[2:])
+            patches = F.pixel_unshuffle(x[:, :, :height, :width], side).permute(0, 2, 3, 1)
         return F.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
     def _is_wrong_as_convolution(self, x: Tensor) -> bool:
         is_rounded = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
         # 32 numbers of bfloat16 are a row of AMX's tiles; wrong were rows of patches of two or more
-        return is_rounded and self.in_channels < 32 and self.in_channels * self.stride[0] >= 64
+        is_few = self.in_channels < 32 and self.in_channels * self.stride[0] >= 64
+        return x.device.type == "cpu" and is_rounded and is_few
 
 
 def to_autocast(x: Tensor) -> Tensor:
@@ -248,7 +249,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
 
     scaled = k * k.shape[-1] ** -0.5
     values = v.mT.contiguous()
-    return _Attention.apply(product, drop, fused, q.contiguous(), scaled.contiguous(), values)
+    inputs = q.contiguous(), scaled.contiguous(), values
+    return _Attention.apply(product, drop, fused, *inputs).transpose(1, 2)
 
 
 def _needs_own_backward(q: Tensor, k: Tensor) -> bool:
@@ -275,23 +277,21 @@ class _Attention(torch.autograd.Function):
         k: Tensor,
         values: Tensor,
     ) -> Tensor:
-        """(batch, queries, heads, dims) of (batch, heads, queries, dims), scaled
+        """(batch, heads, queries, dims) of (batch, heads, queries, dims), scaled
         (batch, heads, keys, dims) and (batch, heads, dims, keys); by PyTorch's kernel if
-        ``fused``."""
+        ``fused``. In memory queries come before heads."""
         rows = _slices(q.shape[2], _chunk_length(k.shape[2], q))
         pieces = list(itertools.product(range(q.shape[0]), range(q.shape[1]), rows))
         ctx.options = product, drop, pieces
         ctx.random_state = torch.get_rng_state() if drop else None
         ctx.save_for_backward(q, k, values)
         if fused:
-            found = F.scaled_dot_product_attention(q, k, values.mT.contiguous(), scale=1.0)
-            return found.transpose(1, 2)
-        out = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format)
-        by_head = out.transpose(1, 2)
+            return F.scaled_dot_product_attention(q, k, values.mT.contiguous(), scale=1.0)
+        out = torch.empty_permuted(q.shape, (0, 2, 1, 3), dtype=q.dtype, device=q.device)
 
         def attend(piece: tuple[int, int, slice]) -> None:
             weights = _weights(product, q[piece], k[piece[:2]], drop)
-            by_head[piece] = product(weights, values[piece[:2]])
+            out[piece] = product(weights, values[piece[:2]])
 
         for_each(attend, pieces, draws=drop > 0)
         return out
@@ -301,7 +301,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         product, drop, pieces = ctx.options
         q, k, values = ctx.saved_tensors
-        by_head, back = gradient.transpose(1, 2), values.mT.contiguous()
+        back = values.mT.contiguous()
         of_queries = torch.empty_like(q)
         # of many chunks: in bfloat16 their sums would lose the last ones
         of_keys, of_values = (torch.zeros_like(x, dtype=torch.float32) for x in (k, values))
@@ -310,7 +310,7 @@ class _Attention(torch.autograd.Function):
             with torch.enable_grad():
                 queries, keys = (x.detach().requires_grad_() for x in (q[piece], k[piece[:2]]))
                 weights = _weights(product, queries, keys, drop)
-            chunk = by_head[piece].contiguous()
+            chunk = gradient[piece].contiguous()
             of_values = _weight_gradient(product, chunk, weights.detach())
             of_weights = product(chunk, back[piece[:2]])
             of_queries[piece], of_keys = torch.autograd.grad(weights, (queries, keys), of_weights)

@@ -140,9 +140,9 @@ class FeedForward(nn.Module):
         embed_dims (int): channels of a token.
         hidden_dims (int): channels between the layers.
         drop (float): dropout after each layer. Default: 0.
-        with_cp (bool): activation checkpointing: what comes after the hidden channels (on a CPU,
-            and they as well) is computed again in the backward pass instead of stored. The results
-            are the same, but for rounding. Default: True.
+        with_cp (bool): activation checkpointing: what comes after the hidden channels (of large
+            maps on a CPU, they as well) is computed again in the backward pass instead of stored.
+            The results are the same, but for rounding. Default: True.
     """
 
     # how tokens are divided where that is faster

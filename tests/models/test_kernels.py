@@ -13,7 +13,7 @@ from mmpvt.models.layers import ConvFeedForward, FeedForward
 from small_models import ARCH
 
 CLOSE = 1e-5
-AMX = "PyTorch's attention and linear layers in chunks"
+AMX = "PyTorch's attention, large feed-forwards in chunks"
 
 
 @pytest.fixture(params=[("oneDNN", 1), ("oneDNN", 2), ("AMX", 2)], ids=lambda p: f"{p[0]}-{p[1]}")
@@ -117,7 +117,14 @@ def test_attention(heads: int, images: int, small_chunks, plain):
     q, k, v = (random(images, heads, length, 8) for length in (101, 13, 13))
     assert_equal(kernels.attention, q, k, v, plain=plain)
     expected = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    assert relative(kernels.attention(q, k, v), expected) < CLOSE
+    found = kernels.attention(q, k, v)
+    assert relative(found, expected) < CLOSE
+    in_chunks = "_Attention" in type(found.grad_fn.next_functions[0][0]).__name__
+    assert in_chunks == (kernels.USE_ONEDNN or heads * images < torch.get_num_threads())
+    found[0].mul_(2)  # in place, as a hook may
+    assert relative(found[0], 2 * expected[0]) < CLOSE
+    alone = kernels.attention(q.detach(), k.detach(), v)
+    assert relative(*(torch.autograd.grad(out.sum(), v)[0] for out in (alone, expected))) < CLOSE
 
 
 def test_attention_in_bfloat16(small_chunks, monkeypatch: pytest.MonkeyPatch):
@@ -235,6 +242,7 @@ def test_checkpointing_in_the_feed_forward(
 ):
     """It changes what is stored, and nothing else."""
     monkeypatch.setattr(kernels, "USE_ONEDNN", use_onednn)
+    monkeypatch.setattr(kernels, "WHOLE_BYTES", 1 << 20)  # not divided, but for oneDNN
     torch.manual_seed(0)
     mlp, x = kind(8, 32), random(2, 11, 7, 8)
     assert mlp.with_cp
@@ -277,8 +285,6 @@ def test_backbones_choose_checkpointing_in_the_feed_forward():
 
 
 def test_which_code_runs(monkeypatch: pytest.MonkeyPatch):
-    has_amx = bool(kernels.cpu_instructions().get("amx_tile"))
-    assert has_amx != kernels.USE_ONEDNN
     monkeypatch.setattr(kernels, "USE_ONEDNN", True)
     x = torch.rand(4)
     assert kernels.uses_onednn(x)
@@ -342,7 +348,7 @@ def test_scores_are_never_held_at_once(
     """Forward or backward, in chunks or in PyTorch's fused kernel."""
     monkeypatch.setattr(kernels, "USE_ONEDNN", use_onednn)
     monkeypatch.setattr(kernels, "CHUNK_BYTES", 64 << 10)
-    heads = torch.get_num_threads()  # of fewer, the backward pass is in chunks
+    heads = max(2, torch.get_num_threads())  # of fewer, the backward pass is in chunks
     q, k, v = (torch.randn(1, heads, n, 16, dtype=dtype).requires_grad_() for n in (4096, 128, 128))
     with Largest() as largest:
         kernels.attention(q, k, v).sum().backward()
@@ -361,6 +367,14 @@ def test_exported_patches_are_of_any_number():
     many = torch.randn(64, 16, 8, 8)
     assert many.numel() > layer.weight.numel()
     assert torch.equal(program.module()(many), layer(many))
+
+
+def test_exported_patches_in_bfloat16_are_of_any_size():
+    layer = kernels.PatchConv(16, 24, 4).bfloat16()
+    maps, larger = (torch.randn(1, 16, *size).bfloat16() for size in ((32, 40), (63, 49)))
+    sizes = {axis: torch.export.Dim(f"size{axis}", min=8) for axis in (2, 3)}
+    program = torch.export.export(layer, (maps,), dynamic_shapes=(sizes,))
+    assert relative(program.module()(larger).float(), layer(larger).float()) < 1e-2
 
 
 def test_exported_graphs_hold_pytorchs_operators():
