@@ -248,8 +248,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=drop).transpose(1, 2)
 
     scaled = k * k.shape[-1] ** -0.5
-    values = v.mT.contiguous()
-    inputs = q.contiguous(), scaled.contiguous(), values
+    inputs = (x.contiguous() for x in (q, scaled, v.mT))
     return _Attention.apply(product, drop, fused, *inputs).transpose(1, 2)
 
 
