@@ -109,7 +109,7 @@ def describe(dtype: torch.dtype, device: str = "cpu") -> str:
     if product is None:
         return "PyTorch's attention"
     if not USE_ONEDNN:
-        return "PyTorch's attention, large feed-forwards in chunks"
+        return "PyTorch's attention and linear layers"
     return "oneDNN's convolutions" if product is linear_as_conv else "oneDNN's linear layers"
 
 
@@ -243,8 +243,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, drop: float = 0.0) -> Tensor:
     score_bytes = q.shape[2] * k.shape[2] * q.element_size()
     product = product_for(q)
     fused = not (USE_ONEDNN or drop)  # PyTorch's kernel, which holds all scores where some drop
-    is_whole = product is None or score_bytes < SMALL_BYTES
-    if is_whole or (fused and not _needs_own_backward(q, k)):
+    undivided = product is None or score_bytes < SMALL_BYTES
+    if undivided or (fused and not _needs_own_backward(q, k)):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=drop).transpose(1, 2)
 
     scaled = k * k.shape[-1] ** -0.5

@@ -13,7 +13,7 @@ from mmpvt.models.layers import ConvFeedForward, FeedForward
 from small_models import ARCH
 
 CLOSE = 1e-5
-AMX = "PyTorch's attention, large feed-forwards in chunks"
+AMX = "PyTorch's attention and linear layers"
 
 
 @pytest.fixture(params=[("oneDNN", 1), ("oneDNN", 2), ("AMX", 2)], ids=lambda p: f"{p[0]}-{p[1]}")
