@@ -349,9 +349,8 @@ def fits_chunk(x: Tensor, width: int) -> bool:
 
 def is_divided(x: Tensor, width: int) -> bool:
     """Whether chunks of tokens like (..., channels) ``x`` of ``width`` channels are faster than
-    the whole map."""
-    most = CHUNK_BYTES if USE_ONEDNN else WHOLE_BYTES
-    return product_for(x) is not None and _bytes(x, width) > most
+    the whole map, where it doesn't fit one."""
+    return USE_ONEDNN or _bytes(x, width) > WHOLE_BYTES
 
 
 def _bytes(x: Tensor, width: int) -> int:

@@ -176,12 +176,13 @@ class FeedForward(nn.Module):
         # not called as a module in what follows, which an adapter in its place or a hook would miss
         is_plain = type(self.fc2) is Linear and not (drops or stores or _has_hooks(self.fc2))
         x = to_autocast(x)
-        width = self.fc1.out_features
-        if is_plain and product_for(x) is not None and fits_chunk(x, width):
-            return self.output(self.hidden(x))
-        if is_plain and is_divided(x, width) and self._may_be_divided():
-            own = [p for name, p in self.named_parameters() if not name.startswith("fc2.")]
-            return self.tiled(self.activated, x, own, self.fc2.weight, self.fc2.bias)
+        if is_plain and product_for(x) is not None:
+            width = self.fc2.in_features  # what stands in fc1's place may not say its own
+            if fits_chunk(x, width):
+                return self.output(self.hidden(x))
+            if is_divided(x, width) and self._may_be_divided():
+                own = [p for name, p in self.named_parameters() if not name.startswith("fc2.")]
+                return self.tiled(self.activated, x, own, self.fc2.weight, self.fc2.bias)
         hidden = self.hidden(x)
         if is_plain:
             return gelu_linear(hidden, self.fc2.weight, self.fc2.bias)

@@ -207,7 +207,6 @@ def test_a_layer_in_place_of_another_is_used(name: str, autocast: bool, small_ch
         def __init__(self, layer: torch.nn.Linear) -> None:
             super().__init__()
             self.layer, self.weight, self.bias = layer, layer.weight, layer.bias
-            self.out_features = layer.out_features
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             seen.append(x.shape[:-1])
