@@ -82,7 +82,7 @@ class Tiling:
         return max(height, width) > self.size
 
     def boxes(self, height: int, width: int) -> list[Box]:
-        """The tiles of an image, row by row; the last ones end where the image does."""
+        """The tiles of an image, row by row, evenly spread from edge to edge."""
         tops, lefts = (self._starts(length) for length in (height, width))
         return [
             Box(left, top, min(left + self.size, width), min(top + self.size, height))
@@ -92,8 +92,10 @@ class Tiling:
 
     def _starts(self, length: int) -> list[int]:
         step = max(1, round(self.size * (1 - self.overlap)))
-        count = max(1, math.ceil((length - self.size) / step) + 1)
-        return [min(i * step, max(0, length - self.size)) for i in range(count)]
+        last = max(0, length - self.size)
+        steps = math.ceil(last / step)
+        # Even steps: logits of the widest overlap of two rows wait in memory (_average_logits).
+        return [last * i // max(1, steps) for i in range(steps + 1)]
 
 
 def tiling_of(tiles: int | None, overlap: float | None, also_whole: bool) -> Tiling | None:

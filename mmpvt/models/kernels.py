@@ -84,7 +84,7 @@ def _may_be_divided(x: Tensor) -> bool:
     return (
         (is_float32 or x.dtype == torch.bfloat16)
         and x.device.type == "cpu"
-        and not _is_tracing()  # before what torch.compile can't trace
+        and not is_tracing()  # before what torch.compile can't trace
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
     )
@@ -167,7 +167,7 @@ class PatchConv(nn.Conv2d):
             patches = x.unfold(2, side, side).unfold(3, side, side)
             patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3)
         # such a graph shall not depend on a size: traced before the sizes are compared
-        elif _is_tracing() or x.device.type != "cpu" or x.numel() >= self.weight.numel():
+        elif is_tracing() or x.device.type != "cpu" or x.numel() >= self.weight.numel():
             return super().forward(x)
         else:
             height, width = (size - size % side for size in x.shape[2:])
@@ -191,16 +191,18 @@ def to_autocast(x: Tensor) -> Tensor:
     return x
 
 
-def gelu_linear(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def gelu_linear(hidden: Tensor, weight: Tensor, bias: Tensor, overwrite: bool = False) -> Tensor:
     """``F.linear(F.gelu(hidden), weight, bias)`` that stores ``hidden`` alone for the backward
-    pass, which computes GELU again.
+    pass, which computes GELU again. Where no gradients are recorded it may ``overwrite``
+    ``hidden``, which halves the memory.
 
     ``torch.utils.checkpoint`` stores as little, but its Python code takes as long as a small
     model's kernels on a GPU (docs/performance.md).
     """
-    if torch.is_grad_enabled() and not _is_tracing():
+    if torch.is_grad_enabled() and not is_tracing():
         return _GeluLinear.apply(hidden, weight, bias)
-    return F.linear(F.gelu(hidden), weight, bias)
+    gelu = torch.ops.aten.gelu_ if overwrite else F.gelu
+    return F.linear(gelu(hidden), weight, bias)
 
 
 class _GeluLinear(torch.autograd.Function):
@@ -495,7 +497,7 @@ def maybe_checkpoint(function: Callable[..., Tensor], *args: object, with_cp: bo
 
     Not while tracing: a compiler chooses by itself what to store.
     """
-    if with_cp and torch.is_grad_enabled() and not _is_tracing():
+    if with_cp and torch.is_grad_enabled() and not is_tracing():
         return checkpoint(function, *args, use_reentrant=False)
     return function(*args)
 
@@ -512,6 +514,7 @@ def _slices(total: int, most: int) -> list[slice]:
     return list(itertools.starmap(slice, itertools.pairwise(bounds)))
 
 
-def _is_tracing() -> bool:
+def is_tracing() -> bool:
+    """Whether a graph is being made, by a compiler or for export."""
     # torch.jit's __all__ lacks is_tracing
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from mmpvt.checkpoint.layouts import NORM_EPS
 from mmpvt.models.kernels import (
@@ -26,6 +27,7 @@ from mmpvt.models.kernels import (
     fits_chunk,
     gelu_linear,
     is_divided,
+    is_tracing,
     maybe_checkpoint,
     product_for,
     row_tiled,
@@ -180,17 +182,18 @@ class FeedForward(nn.Module):
             width = self.fc2.in_features  # what stands in fc1's place may not say its own
             if fits_chunk(x, width):
                 return self.output(self.hidden(x))
-            if is_divided(x, width) and self._may_be_divided():
+            if is_divided(x, width) and self._has_plain_layers():
                 own = [p for name, p in self.named_parameters() if not name.startswith("fc2.")]
                 return self.tiled(self.activated, x, own, self.fc2.weight, self.fc2.bias)
         hidden = self.hidden(x)
         if is_plain:
-            return gelu_linear(hidden, self.fc2.weight, self.fc2.bias)
+            may = not is_tracing() and self._has_plain_layers() and not _has_any_global_hook()
+            return gelu_linear(hidden, self.fc2.weight, self.fc2.bias, overwrite=may)
         return maybe_checkpoint(self.output, hidden, with_cp=self.with_cp)
 
-    def _may_be_divided(self) -> bool:
-        """Not where hooks would see some tokens in place of all, nor where an adapter replaces a
-        layer: it may draw random numbers, or keep count of its calls."""
+    def _has_plain_layers(self) -> bool:
+        """Not where hooks would see some tokens in place of all, or keep what is overwritten, nor
+        where an adapter replaces a layer: it may draw random numbers, or count its calls."""
         kinds = (FeedForward, ConvFeedForward, DepthwiseConv, Linear, nn.Conv2d, nn.Dropout)
         return all(type(m) in kinds and not _has_hooks(m) for m in self.modules()) and not any(
             parameter._backward_hooks for parameter in self.parameters()

@@ -32,6 +32,10 @@ def test_tiles_cover_the_image(size: int, overlap: float, shape: tuple[int, int]
         boxes
     )
     assert Tiling(size, overlap).cuts(*shape) == (len(boxes) > 1)
+    for starts in (sorted({box.top for box in boxes}), sorted({box.left for box in boxes})):
+        steps = np.diff(starts)
+        assert (steps <= max(1, round(size * (1 - overlap)))).all(), "less overlap than asked for"
+        assert not len(steps) or steps.max() - steps.min() <= 1, "unevenly spread"
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,50 @@ def test_hooks_see_whole_gradients_and_maps(autocast: bool, small_chunks):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("kind", [FeedForward, ConvFeedForward])
+def test_hidden_channels_are_overwritten(
+    kind: type[FeedForward], autocast: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Where nothing is recorded and nothing else may have them: neither hook nor adapter."""
+    monkeypatch.setattr(kernels, "CHUNK_BYTES", 0)
+    monkeypatch.setattr(kernels, "USE_ONEDNN", False)  # the whole map at once
+    torch.manual_seed(0)
+    mlp, x = kind(8, 32), torch.randn(2, 11, 7, 8)
+    last = mlp.fc1 if kind is FeedForward else mlp.dwconv
+    names, kept = [], []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            names.append(function.name())
+            return function(*args, **(kwargs or {}))
+
+    def run() -> torch.Tensor:
+        names.clear()
+        kept.clear()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast), Recorder():
+            return mlp(x)
+
+    def keep(module: torch.nn.Module, _, out: torch.Tensor) -> None:
+        if module is last:
+            kept.append((out, out.clone()))
+
+    expected = run()
+    assert "aten::gelu" in names and "aten::gelu_" not in names
+    with torch.no_grad():
+        assert torch.equal(run(), expected)
+        assert "aten::gelu_" in names and "aten::gelu" not in names
+        everywhere = torch.nn.modules.module.register_module_forward_hook
+        for register in (last.register_forward_hook, everywhere):
+            handle = register(keep)
+            assert torch.equal(run(), expected)
+            handle.remove()
+            ((out, before),) = kept
+            assert torch.equal(out, before)
+        mlp.fc1 = torch.nn.Sequential(mlp.fc1)
+        assert torch.equal(run(), expected) and "aten::gelu_" not in names
+
+
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("name", ["fc1", "fc2"])
 def test_a_layer_in_place_of_another_is_used(name: str, autocast: bool, small_chunks):
     """As adapters are, which keep the layer's weight as theirs; with all tokens at once, as they
