@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules.module import _global_forward_hooks
 
 from mmpvt.checkpoint.layouts import NORM_EPS
 from mmpvt.models.kernels import (
@@ -187,7 +187,7 @@ class FeedForward(nn.Module):
                 return self.tiled(self.activated, x, own, self.fc2.weight, self.fc2.bias)
         hidden = self.hidden(x)
         if is_plain:
-            may = not is_tracing() and self._has_plain_layers() and not _has_any_global_hook()
+            may = not is_tracing() and self._has_plain_layers() and not _global_forward_hooks
             return gelu_linear(hidden, self.fc2.weight, self.fc2.bias, overwrite=may)
         return maybe_checkpoint(self.output, hidden, with_cp=self.with_cp)
 
