@@ -412,6 +412,7 @@ def test_exported_patches_are_of_any_number():
     assert torch.equal(program.module()(many), layer(many))
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 6), reason="mmpvt exports from PyTorch 2.6 on")
 def test_exported_patches_in_bfloat16_are_of_any_size():
     layer = kernels.PatchConv(16, 24, 4).bfloat16()
     maps, larger = (torch.randn(1, 16, *size).bfloat16() for size in ((32, 40), (63, 49)))
