@@ -111,7 +111,7 @@ def test_label_maps_in_tiles(
     assert labels.shape == (192, 256) and len(np.unique(labels)) > 1
     predictor = mmpvt.Predictor(*untrained_segmenter, "cpu")
     corner = predictor(np.ascontiguousarray(predictor.load(mosaic)[:64, :64])).pred_sem_seg.data[0]
-    assert (labels[:51, :51] == corner[:51, :51].numpy()).mean() > 0.999  # what only it sees
+    assert (labels[:42, :48] == corner[:42, :48].numpy()).mean() > 0.999  # what only it sees
     tested = call_tool(
         *("test.py", *untrained_segmenter, "--data-root", shapes, "--tiles", 40),
         *("--work-dir", tmp_path / "work"),
