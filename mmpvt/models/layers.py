@@ -187,8 +187,9 @@ class FeedForward(nn.Module):
                 return self.tiled(self.activated, x, own, self.fc2.weight, self.fc2.bias)
         hidden = self.hidden(x)
         if is_plain:
-            may = not is_tracing() and self._has_plain_layers() and not _global_forward_hooks
-            return gelu_linear(hidden, self.fc2.weight, self.fc2.bias, overwrite=may)
+            needed = torch.is_grad_enabled() or is_tracing() or _global_forward_hooks
+            overwrite = not needed and self._has_plain_layers()
+            return gelu_linear(hidden, self.fc2.weight, self.fc2.bias, overwrite)
         return maybe_checkpoint(self.output, hidden, with_cp=self.with_cp)
 
     def _has_plain_layers(self) -> bool:
