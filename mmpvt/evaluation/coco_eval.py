@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -89,13 +90,14 @@ class CategorywiseCOCOeval(COCOeval):
 
     def _truth_by_category(self, images: dict, categories: dict) -> dict[int, list[dict]]:
         truth = defaultdict(list)
+        fresh = itertools.count(1)  # to the evaluators, a match with the id 0 or a string is none
         for image, index in images.items():
             for annotation in self.cocoGt.imgToAnns.get(image, ()):
                 category = categories.get(annotation["category_id"])
                 if category is None:
                     continue
-                copy = {key: annotation[key] for key in ("id", "bbox", "area")}
-                copy.update(image_id=index, category_id=category)
+                copy = {key: annotation[key] for key in ("bbox", "area")}
+                copy.update(id=next(fresh), image_id=index, category_id=category)
                 copy["iscrowd"] = int(annotation.get("iscrowd", 0))
                 if self.params.iouType == "segm":
                     copy["segmentation"] = self.cocoGt.annToRLE(annotation)
