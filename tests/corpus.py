@@ -227,6 +227,7 @@ ANNOTATIONS = [
     Input("no annotation id", without("annotations", "id"), None),
     Input("no area", without("annotations", "area"), None),
     Input("NaN area", first(area=NAN), None),
+    Input("area of 0", first(area=0), None),
     Input("no iscrowd", without("annotations", "iscrowd"), None),
     Input("crowd-only image", crowd_only, None),
     Input("same image id", same_image_id, "is the id of 2 images"),

@@ -51,7 +51,7 @@ _Image = defstruct(
 _Annotation = defstruct("_Annotation", [("image_id", Id), ("category_id", Id), ("bbox", Box)])
 # a name with lone surrogates, too: it is escaped
 _Category = defstruct("_Category", [("id", Id), ("name", Annotated[str, Meta(max_length=1000)])])
-_WithArea = defstruct("_WithArea", [("area", Number)])
+_WithArea = defstruct("_WithArea", [("area", Annotated[float, Meta(gt=0, le=MAX_NUMBER)])])
 _Polygons = defstruct("_Polygons", [("segmentation", list[Polygon])])
 _RunLengths = defstruct("_RunLengths", [("size", tuple[int, int]), ("counts", list[Run] | str)])
 Problem = tuple[str, str]  # a finding's problem and detail

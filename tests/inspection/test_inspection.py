@@ -23,6 +23,7 @@ NOTED = {
     "no annotation id": "has no id",
     "no area": "has no area",
     "NaN area": "has no area",
+    "area of 0": "has no area",
     "no iscrowd": "doesn't say iscrowd",
     "crowd-only image": "images with crowds only",
     "one good polygon": "has a polygon of less than three points",
