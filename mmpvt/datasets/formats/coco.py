@@ -177,7 +177,7 @@ def _read(
             if any(annotation.get("keypoints") or ()):
                 reading.count("objects have keypoints, which are skipped", f"{name}, {found}")
             if label is not None:
-                instance = _instance(reading, name, annotation, label, image)
+                instance = _instance(reading, name, annotation, label, record)
             if instance is not None:
                 record.instances.append(instance)
         records.append(record)
@@ -190,13 +190,13 @@ def _read(
 
 
 def _instance(
-    reading: Reading, name: str, annotation: dict, label: int, image: dict
+    reading: Reading, name: str, annotation: dict, label: int, record: ImageRecord
 ) -> Instance | None:
     box = tuple(map(float, annotation["bbox"]))
     mask: Any = annotation.get("segmentation")
     polygons = encoded = None
     if mask:
-        problem = mask_problem(mask, image["width"], image["height"])
+        problem = mask_problem(mask, record.width, record.height)
         if problem is not None:
             reason = ": ".join(filter(None, problem))
             reading.problem(name, f"annotation {annotation['id']} {reason}")

@@ -400,6 +400,13 @@ def test_coco_masks(root: Path):
     )
 
 
+def test_coco_mask_of_another_size_than_the_image(root: Path):
+    write(root, {"a.jpg": "", "a.json": coco(MASK)})
+    Image.open(root / "a.jpg").resize((2 * WIDTH, 2 * HEIGHT)).save(root / "a.jpg")
+    with pytest.raises(DatasetError, match="annotation 0 has a mask of another size"):
+        open_dataset(root)
+
+
 @pytest.mark.parametrize(
     ("categories", "used", "classes"),
     [
