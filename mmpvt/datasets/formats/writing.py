@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
-import cv2
 import numpy as np
 import yaml
 from PIL import Image
@@ -25,6 +24,7 @@ from pycocotools import mask as rle
 from mmpvt.datasets.formats.masks import map_values
 from mmpvt.datasets.formats.reading import image_size, orientation, stem
 from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance, unique_records
+from mmpvt.datasets.shapes import mask_to_polygons
 from mmpvt.errors import ConfigError, DatasetError, OutputError
 from mmpvt.utils.atomic import PART
 from mmpvt.utils.constants import IGNORE_LABEL, WRITTEN_FORMATS
@@ -411,7 +411,7 @@ def _write_yolo(opened: OpenedDataset, folder: Path, names: Names) -> None:
         for stored, name in pairs:
             record = _as_loaded(stored)
             lines = [_yolo_line(record, one) for one in record.instances if not one.ignored]
-            (labels / f"{stem(name)}.txt").write_text("".join(filter(None, lines)))
+            (labels / f"{stem(name)}.txt").write_text("".join(lines))
         content["train" if split == ALL else split] = f"images/{split}"
     content["names"] = list(opened.classes)
     (folder / "data.yaml").write_text(
@@ -422,12 +422,7 @@ def _write_yolo(opened: OpenedDataset, folder: Path, names: Names) -> None:
 def _yolo_line(record: ImageRecord, one: Instance) -> str:
     polygons = one.polygons
     if one.rle is not None:
-        found, _ = cv2.findContours(
-            decoded(one, record.height, record.width), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-        )
-        polygons = [c.astype(float).ravel().tolist() for c in found if len(c) > 2]
-        if not polygons:
-            return ""
+        polygons = mask_to_polygons(decoded(one, record.height, record.width))
     if polygons:
         # one outline an object: the parts, each closed, with seams of no width between them
         outline = list(polygons[0])

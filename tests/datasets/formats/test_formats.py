@@ -36,6 +36,7 @@ from annotated import (
 )
 from mmpvt.datasets.formats import open_dataset
 from mmpvt.datasets.formats.splitting import original_stem
+from mmpvt.datasets.formats.writing import decoded
 from mmpvt.errors import ConfigError, DatasetError, OutputError
 
 
@@ -209,6 +210,26 @@ def test_outlines_go_to_yolo_and_label_maps(root: Path, tmp_path: Path):
     painted = open_dataset(opened.write(tmp_path / "masks", "masks"))
     assert painted.classes == ("background", *CLASSES)
     assert painted.splits["all"][0].labels == (0, 1, 2, 3)
+
+
+def test_masks_go_to_yolo_pixel_by_pixel(root: Path, tmp_path: Path):
+    ring, column, pixel = (np.zeros((HEIGHT, WIDTH), np.uint8, order="F") for _ in range(3))
+    ring[10:20, 10:20], ring[13:17, 13:16] = 1, 0
+    column[20:40, 50] = pixel[30, 5] = pixel[32, 8] = 1
+    content = coco_content({"a": [(0, 10, 10, 10, 10), (1, 50, 20, 1, 20), (2, 5, 30, 4, 3)]})
+    for one, pixels in zip(content["annotations"], (ring, column, pixel), strict=True):
+        runs = rle.encode(pixels)
+        one["segmentation"] = dict(size=runs["size"], counts=runs["counts"].decode())
+    (root / "a.json").write_text(json.dumps(content))
+    image(root / "a.jpg")
+    opened = open_dataset(root)
+    (record,) = opened.splits["all"]
+    (again,) = open_dataset(opened.write(tmp_path / "yolo", "yolo")).splits["train"]
+    for one, other, pixels in zip(
+        record.instances, again.instances, (ring, column, pixel), strict=True
+    ):
+        assert other.box == one.box
+        np.testing.assert_array_equal(decoded(other, HEIGHT, WIDTH), pixels)
 
 
 def test_labelme_and_cvat_shapes(root: Path, tmp_path: Path):
