@@ -244,7 +244,7 @@ def _add(
     except ValueError:
         reading.problem(where, "it has no box of four numbers")
         return
-    x1, y1, x2, y2 = sides
+    (x1, x2), (y1, y2) = sorted(sides[::2]), sorted(sides[1::2])
     box = reading.clip_box(record, x1 - shift, y1 - shift, x2, y2, where)
     if box is None:
         return

@@ -164,6 +164,7 @@ def voc(*boxes: tuple, more: str = "") -> str:
     ("boxes", "format", "found", "said"),
     [
         ([(2, 3, 10, 12)], None, "1 2 9 10", "1 (as PASCAL VOC; none begins at 0 or 1)"),
+        ([(10, 12, 2, 3)], None, "1 2 9 10", "1 (as PASCAL VOC; none begins at 0 or 1)"),
         ([(1, 3, 10, 12)], None, "0 2 10 10", "1 (as PASCAL VOC; 1 begin at 1, 0 at 0)"),
         ([(0, 3, 10, 12)], None, "0 3 10 9", "0 (1 begin at 0, 0 at 1)"),
         ([(2.5, 3.5, 10.2, 12)], None, "2.5 3.5 7.7 8.5", "0 (they have fractions)"),
