@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 
 from mmpvt.datasets.coco import SHARED_ID, clean_annotations, image_files, read_annotations
+from mmpvt.datasets.formats.coco import OUTSIDE
 from mmpvt.datasets.listed_files import check_inside
 from mmpvt.engine.checks.classes import AnnotatedClasses
 from mmpvt.engine.dataset_config import DatasetConfig
@@ -14,7 +15,6 @@ from mmpvt.engine.hooks.skipped_data import uses_masks
 from mmpvt.inspection.files import SampleFiles, inspect_files
 from mmpvt.inspection.report import DatasetReport, Example
 
-OUTSIDE = 1.5  # pixels that a box may reach beyond its image: COCO's own are rounded
 LACKING = "classes of the config that the annotations lack"
 UNANNOTATED = "no annotation of a class"
 

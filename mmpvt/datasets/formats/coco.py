@@ -21,6 +21,9 @@ from mmpvt.errors import DatasetError
 from mmpvt.utils.progress import with_progress
 from mmpvt.utils.text import counted, few
 
+OUTSIDE = 1.5  # pixels that a box may reach beyond its image: COCO's own are rounded
+CORNERS = 0.2  # of the boxes; x, y, width and height reach out of images less often
+
 
 def read_coco(reading: Reading, names: list[str]) -> Content:
     """Reads annotation files, a split each.
@@ -100,12 +103,30 @@ def _content(reading: Reading, name: str) -> dict:
             reading.count(f"{finding.kind}s {finding.reason}", f"{name}, {finding.id}")
         else:
             reading.problem(name, str(finding))
+    _note_reaching(reading, name, content)
     boxes = [annotation["bbox"] for annotation in content["annotations"]]
     if boxes and all(max(box) <= 1 and box != list(map(round, box)) for box in boxes):
         raise DatasetError(
             f"the boxes of {file} are within 0 and 1, and COCO's are in pixels", where=file
         )
     return content
+
+
+def _note_reaching(reading: Reading, name: str, content: dict) -> None:
+    """Notes boxes that reach out of their images: many do where they are corners."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    reaching = []
+    for annotation in content["annotations"]:
+        (x, y, w, h), (width, height) = annotation["bbox"], sizes[annotation["image_id"]]
+        if max(-x, -y, x + w - width, y + h - height) > OUTSIDE:
+            reaching.append(annotation["id"])
+    if reaching:
+        boxes = counted(
+            len(reaching), "box reaches out of its image", "boxes reach out of their images"
+        )
+        is_often = len(reaching) > CORNERS * len(content["annotations"])
+        hint = ": COCO's are x, y, width and height, not corners" * is_often
+        reading.notes.append(f"{name}: {boxes} (the first: annotation {reaching[0]}){hint}")
 
 
 def _drop_namesakes(content: dict, name: str) -> None:

@@ -401,6 +401,16 @@ def test_coco_masks(root: Path):
     )
 
 
+def test_coco_boxes_that_are_corners(root: Path):
+    content = coco(dict(bbox=[30, 10, 60, 40]), dict(bbox=[40, 5, 64, 9]), dict(bbox=[1, 1, 9, 9]))
+    write(root, {"a.jpg": "", "a.json": content})
+    (note,) = open_dataset(root).notes
+    assert note == (
+        "a.json: 2 boxes reach out of their images (the first: annotation 0): COCO's are x, y, "
+        "width and height, not corners"
+    )
+
+
 def test_coco_mask_of_another_size_than_the_image(root: Path):
     write(root, {"a.jpg": "", "a.json": coco(MASK)})
     Image.open(root / "a.jpg").resize((2 * WIDTH, 2 * HEIGHT)).save(root / "a.jpg")
