@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence, Set
 from pathlib import Path, PurePosixPath
 
@@ -389,6 +389,7 @@ def _opened(reading: Reading, kind: str, content: Content) -> OpenedDataset:
     classes = _take_classes(reading, kind, content, splits)
     if not classes:
         raise DatasetError(f"no object in {reading.source} has a class", where=reading.source)
+    _note_alike(reading, classes)
     _drop_copies(reading, splits)
     colours = distinct_colours(len(classes))
     opened = OpenedDataset(
@@ -406,6 +407,17 @@ def _opened(reading: Reading, kind: str, content: Content) -> OpenedDataset:
     opened.note_copies()
     opened.note_classes()
     return opened
+
+
+def _note_alike(reading: Reading, classes: Sequence[str]) -> None:
+    """Notes classes whose names may be one, typed in several ways."""
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        by_name["".join(name.split()).casefold()].append(repr(name))
+    for same in by_name.values():
+        if len(same) > 1:
+            names = " and ".join(same)
+            reading.notes.append(f"{names} are classes of their own: they differ in case or spaces")
 
 
 def _drop_copies(reading: Reading, splits: dict[str, list[ImageRecord]]) -> None:

@@ -418,6 +418,16 @@ def test_coco_mask_of_another_size_than_the_image(root: Path):
         open_dataset(root)
 
 
+def test_classes_that_differ_in_case_or_spaces(root: Path):
+    categories = ((1, "zebra crossing", ""), (2, "Zebra  crossing ", ""), (3, "car", ""))
+    objects = (dict(category_id=i, bbox=[i, 2, 3, 4]) for i in (1, 2, 3))
+    write(root, {"a.jpg": "", "a.json": coco(*objects, categories=categories)})
+    assert open_dataset(root).notes == [
+        "'zebra crossing' and 'Zebra  crossing ' are classes of their own: they differ in case or "
+        "spaces"
+    ]
+
+
 @pytest.mark.parametrize(
     ("categories", "used", "classes"),
     [
