@@ -17,6 +17,7 @@ from mmpvt.datasets.formats.reading import (
     Files,
     Reading,
     outline_box,
+    split_of_list,
     split_of_path,
 )
 from mmpvt.datasets.formats.records import ImageRecord, Instance
@@ -65,7 +66,7 @@ def read_yolo(reading: Reading, config: Path | None) -> Content:
     Raises:
         DatasetError: classes have no names; a folder or list that ``data.yaml`` names is missing.
     """
-    keypoints = False
+    keypoints = by_list = False
     if config is not None:
         content = parse_yaml(reading.read_text(config))
         if content is None:
@@ -77,8 +78,9 @@ def read_yolo(reading: Reading, config: Path | None) -> Content:
             reading.notes.append("keypoints are skipped")
     else:
         classes = _class_file(reading)
-        images = defaultdict(list)
-        for name in reading.files.images:
+        images = _from_lists(reading)
+        by_list = bool(images)
+        for name in () if by_list else reading.files.images:
             images[split_of_path(name)].append(reading.root / name)
     _check_stems(reading, images)
     composed = reading.files.composed
@@ -104,7 +106,7 @@ def read_yolo(reading: Reading, config: Path | None) -> Content:
             splits[split].append(record)
     root = reading.root
     used = {Path(os.path.relpath(p, root)).as_posix() for paths in images.values() for p in paths}
-    reading.note_unused(used, "of no split of data.yaml")
+    reading.note_unused(used, "in no list" if by_list else "of no split of data.yaml")
     _check_images(reading)
     return Content(classes, splits)
 
@@ -185,6 +187,27 @@ def _from_yaml(reading: Reading, content: dict, config: Path) -> dict[str, list[
     if not images:
         raise DatasetError(f"{config} names no images: train is missing or empty", where=config)
     return images
+
+
+def _from_lists(reading: Reading) -> dict[str, list[Path]]:
+    """The images of Darknet's lists, ``train.txt`` and ``val.txt`` or ``test.txt``; none where one
+    of both is missing."""
+    lists: dict[str, list[Path]] = defaultdict(list)
+    for name in reading.files.of(".txt"):
+        split, file = split_of_list(PurePosixPath(name).stem), reading.root / name
+        if split and split in _KEYS.values() and _names_images(reading.read_text(file)):
+            lists[split].append(file)
+    images: dict[str, list[Path]] = defaultdict(list)
+    if "train" in lists and len(lists) > 1:
+        for split, files in lists.items():
+            found = [path for file in files for path in _image_list(reading, file, [reading.root])]
+            images[split] = list(dict.fromkeys(found))
+    return images
+
+
+def _names_images(text: str) -> bool:
+    lines = filter(None, map(str.strip, text.splitlines()))
+    return PurePosixPath(next(lines, "")).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _find(entry: str, bases: list[Path], here: Path) -> Path | None:

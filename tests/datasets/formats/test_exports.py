@@ -119,6 +119,17 @@ def test_yolo_of_cvat(root: Path):
     assert opened.classes == ("cat", "dog") and read(opened) == dict(train=[f"a.jpg; {READ}"])
 
 
+def test_lists_of_darknet(root: Path):
+    files = {f"data/obj/{n}.{end}": content for n in "abcd" for end, content in
+             (("jpg", ""), ("txt", BOX))}  # fmt: skip
+    lists = {"data/train.txt": "data/obj/a.jpg\r\ndata/obj/c.jpg\r\n",
+             "data/test.txt": "C:\\darknet\\data\\obj\\b.jpg\n"}  # fmt: skip
+    write(root, {"data/obj.names": "cat\n", **files, **lists})
+    opened = open_dataset(root)
+    assert read(opened) == dict(train=[f"a.jpg; {READ}", f"c.jpg; {READ}"], test=[f"b.jpg; {READ}"])
+    assert opened.notes == ["1 image is in no list and unused (the first: data/obj/d.jpg)"]
+
+
 @pytest.mark.parametrize(
     ("lines", "found"),
     [
