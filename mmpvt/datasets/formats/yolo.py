@@ -86,8 +86,10 @@ def read_yolo(reading: Reading, config: Path | None) -> Content:
     composed = reading.files.composed
     texts = {composed(str(p)): p for p in (reading.root / n for n in reading.files.of(".txt"))}
     splits: dict[str, list[ImageRecord]] = {}
+    owners: dict[Path, Path] = {}
     for split, paths in images.items():
         labels = [(path, _label_file(reading, path, texts)) for path in paths]
+        _check_owners(labels, owners)
         missing = [str(path) for path, label in labels if label is None]
         if len(missing) == len(paths) and len(images) > 1 and not reading.keep_empty:
             bare = counted(len(paths), "image without labels is", "images without labels are")
@@ -253,6 +255,15 @@ def _check_stems(reading: Reading, images: dict[str, list[Path]]) -> None:
         key = reading.files.composed(os.path.splitext(path)[0])  # noqa: PTH122
         if seen.setdefault(key, path) != path:
             raise DatasetError(f"{seen[key]} and {path} would share one label file", where=path)
+
+
+def _check_owners(labels: list[tuple[Path, Path | None]], owners: dict[Path, Path]) -> None:
+    """Refuses two images, of two folders beside the labels', that have one label file."""
+    for path, label in labels:
+        if label is not None and owners.setdefault(label, path) != path:
+            raise DatasetError(
+                f"{owners[label]} and {path} share the label file {label}", where=path
+            )
 
 
 def _label_file(reading: Reading, image: Path, texts: Mapping[str, Path]) -> Path | None:

@@ -119,6 +119,12 @@ def test_yolo_of_cvat(root: Path):
     assert opened.classes == ("cat", "dog") and read(opened) == dict(train=[f"a.jpg; {READ}"])
 
 
+def test_one_label_file_of_two_images(root: Path):
+    write(root, {"train/a.jpg": "", "valid/a.jpg": "", "labels/a.txt": BOX, "classes.txt": "cat"})
+    with pytest.raises(DatasetError, match=r"share the label file .*labels/a.txt"):
+        open_dataset(root)
+
+
 def test_lists_of_darknet(root: Path):
     files = {f"data/obj/{n}.{end}": content for n in "abcd" for end, content in
              (("jpg", ""), ("txt", BOX))}  # fmt: skip
