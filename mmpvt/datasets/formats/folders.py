@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from pathlib import PurePosixPath
 
@@ -12,6 +13,8 @@ from mmpvt.errors import DatasetError
 from mmpvt.utils.constants import IMAGE_SUFFIXES
 from mmpvt.utils.progress import with_progress
 from mmpvt.utils.text import few
+
+_SPLIT_NAME = re.compile(r"[a-z]+(?:[ _-](?:set|data|images))?")
 
 
 def read_folders(reading: Reading) -> Content:
@@ -80,8 +83,9 @@ def _place(name: str) -> tuple[str, str] | None:
 
 
 def _split(folder: str) -> str | None:
-    """The split that a folder is of by its whole name: a class may be called test_tube."""
-    return split_of(folder) if folder.isalpha() else None
+    """The split that a folder is of by its whole name, ``test`` or ``test_set``: a class may be
+    called test_tube."""
+    return split_of(folder) if _SPLIT_NAME.fullmatch(folder.lower()) else None
 
 
 def _empty_folders(reading: Reading) -> list[str]:

@@ -250,6 +250,21 @@ def test_an_empty_xml_is_not_an_image_without_objects(content: bytes, root: Path
     assert read(opened) == dict(all=["a.jpg; 0 1 2 9 10"])
 
 
+# --- folders
+
+
+@pytest.mark.parametrize("train, test", [("train", "test"), ("training_set", "test_set"),
+                                         ("Training Data", "Test Data")])  # fmt: skip
+def test_folders_of_splits(train: str, test: str, root: Path):
+    classes = ("cat", "test_tube")
+    write(root, {f"{split}/{name}/{split}.jpg": "" for split in (train, test) for name in classes})
+    opened = open_dataset(root, task="classification")
+    assert opened.classes == classes
+    assert {split: len(records) for split, records in opened.splits.items()} == dict(
+        train=2, test=2
+    )
+
+
 # --- LabelMe
 
 
