@@ -56,9 +56,10 @@ def read_cvat(reading: Reading, names: list[str]) -> Content:
     labels = {name: label for label, name in enumerate(classes)}
     used = set()
     for name, root in roots.items():
+        near = name.rpartition("/")[0]
         for image in with_progress(root.findall("image"), f"reading {name}"):
             file_name, subset = image.get("name", ""), split_of(image.get("subset", ""))
-            found = reading.files.find_image(file_name, split=subset)
+            found = reading.files.find_image(file_name, near, subset)
             if found is None:
                 reading.problem(name, f"the image {file_name!r} is missing")
                 continue

@@ -206,6 +206,8 @@ class Files:
             if near and f"{near}/{tail}" in found:
                 return f"{near}/{tail}"
             fit = [name for name in found if name == tail or name.endswith(f"/{tail}")]
+            if len(fit) > 1 and near:
+                fit = [name for name in fit if name.startswith(f"{near}/")] or fit
             if len(fit) > 1 and of:
                 fit = [n for n in fit if any(_names(of, f) for f in n.split("/")[:-1])] or fit
             if len(fit) > 1 and split is not None:

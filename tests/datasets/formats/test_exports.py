@@ -397,6 +397,13 @@ def test_cvat_that_can_not_be_read(text: str, sentence: str, root: Path):
         open_dataset(root)
 
 
+def test_cvat_tasks_whose_frames_have_the_same_names(root: Path):
+    for place in (1, 2):
+        box = f'<box label="cat" xtl="{place}" ytl="5" xbr="20" ybr="25"/>'
+        write(root, {f"{place}/images/a.jpg": "", f"{place}/annotations.xml": cvat(box)})
+    assert read(open_dataset(root)) == dict(all=["a.jpg; 1 1 5 19 20", "a.jpg; 1 2 5 18 20"])
+
+
 # --- COCO
 
 
