@@ -152,7 +152,7 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
             for one in lists.get(key, ()) if lists else own_splits:
                 records[one].append((record, set(held)))
             if lists and key not in lists:
-                reading.count("label maps are in no list of ImageSets and aren't used", name)
+                reading.count("label maps are in no list of images and aren't used", name)
     if are_colours:
         mapping = {colour: label for label, colour in enumerate(colours)}
         values = tuple(colours)

@@ -26,7 +26,9 @@ _LABEL_MAP = re.compile(r"([^#].*):(?:(\d+),(\d+),(\d+))?:[^:]*:[^:]*")  # name:
 _FOLDER = re.compile(r"(^|/)(?:[Aa]nnotations|xmls?|labels)/")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "img")
 _MAPS = re.compile(r"(^|/)Segmentation(Class|Object)/")
-_IMAGE_SETS = re.compile(r"((?:.*/)?)ImageSets/(?:(Main|Segmentation)/)?([^/]+)\.txt")
+_LISTS = re.compile(
+    r"((?:.*?/)??)(ImageSets/(?:(Main|Segmentation)/)?|splits/)?([^/]+)\.txt", re.DOTALL
+)
 _FRACTIONS = 0.5  # of the coordinates: pixels have none, places between them do
 
 
@@ -80,7 +82,7 @@ def read_voc(reading: Reading, names: list[str], first: int | None = None) -> Co
         for split in lists.get(key, ()) if lists else (split_of_path(name),):
             splits[split].append(record)
         if lists and key not in lists:
-            reading.count("annotated images are in no list of ImageSets and aren't used", name)
+            reading.count("annotated images are in no list of images and aren't used", name)
     for image in others if take else ():
         record = reading.record(reading.root / image)
         if record is not None:
@@ -136,7 +138,8 @@ def image_sets(
     Args:
         reading (Reading): the data set.
         kind (str): the folder of the lists, ``'Main'`` or ``'Segmentation'``. Lists in ImageSets
-            itself count, too, and those of the other kind where there are no others.
+            itself or in splits count, too, and those of the other kind where there are no others;
+            then lists beside the folders of images, of training and another split.
         known (Collection[str]): the annotated images, as ``VOC2012/2007_000027``.
         what (str): an image that a list names lacks if it isn't known.
 
@@ -144,11 +147,20 @@ def image_sets(
         dict[str, list[str]]: by image; empty where there are no lists.
     """
     lists: dict[str, dict[str, dict[str, str]]] = {}  # by folder, kind, split
+    beside: dict[str, dict[str, str]] = {}  # by folder, split
     for name in reading.files.of(".txt"):
-        if (match := _IMAGE_SETS.fullmatch(name)) and (split := split_of_list(match[3])):
-            lists.setdefault(match[1], {}).setdefault(match[2] or kind, {})[split] = name
-    splits: dict[str, list[str]] = defaultdict(list)
+        if (match := _LISTS.fullmatch(name)) and (split := split_of_list(match[4])):
+            if match[2]:
+                lists.setdefault(match[1], {}).setdefault(match[3] or kind, {})[split] = name
+            else:
+                beside.setdefault(match[1], {})[split] = name
     composed = reading.files.composed
+    if not lists:
+        for folder, files in beside.items():
+            is_above = any(key.startswith(composed(folder)) for key in known)
+            if is_above and "train" in files and len(files) > 1:
+                lists[folder] = {kind: files}
+    splits: dict[str, list[str]] = defaultdict(list)
     for folder, kinds in lists.items():
         files = kinds.get(kind) or next(iter(kinds.values()))
         if "train" in files and "val" in files:

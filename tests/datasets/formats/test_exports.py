@@ -208,6 +208,8 @@ NAMES = ("my a", "c,d", "e%20f", "ü")
         ({"Main/trainval2012": "my a\nc,d\nü\n", "Main/val2012": "e%20f\n"}, 3, 1),
         ({"Main/train": "my a\n", "Main/val": "c,d\nü\ne%20f\n", "Main/trainval": "my a\nc,d\n",
           "Segmentation/train": "ü\n"}, 1, 3),
+        ({"Main/train": "my a\n", "Main/val": "c,d\nü\ne%20f\n", "Action/train": "c,d 1 1\n",
+          "Action/val": "my a 1 1\n"}, 1, 3),
     ],
 )  # fmt: skip
 def test_image_sets(lists: dict[str, str], train: int, val: int, root: Path):
@@ -582,6 +584,12 @@ CSV = "Pixel Value, Class\n0, background\n1, cat\n"
           "JPEGImages/c.jpg": "", "ImageSets/Segmentation/Train.txt": "a\n",
           "ImageSets/Segmentation/val.txt": "/JPEGImages/b.jpg /SegmentationClass/b.png\n",
           "ImageSets/Main/train.txt": "b\n", "labelmap.txt": TABLE}, dict(train=1, val=1)),
+        ({"img_dir/a.jpg": "", "ann_dir/a.png": label_map(), "_classes.csv": CSV,
+          "img_dir/b.jpg": "", "ann_dir/b.png": label_map(), "splits/train.txt": "b\n",
+          "splits/val.txt": "a\n"}, dict(train=1, val=1)),  # MMSegmentation
+        ({"img/a.jpg": "", "gt/a.png": label_map(), "_classes.csv": CSV,
+          "img/b.jpg": "", "gt/b.png": label_map(), "train.txt": "img/b.jpg gt/b.png\n",
+          "val.txt": "img/a.jpg gt/a.png\n"}, dict(train=1, val=1)),  # PaddleSeg
         ({"images/a.jpg": "", "masks/a.png": label_map(colour=(9, 8, 7, 255)),
           "class_dict.csv": "name,r,g,b\nbackground,0,0,0\ncat,9,8,7\n"}, dict(all=1)),
     ],
