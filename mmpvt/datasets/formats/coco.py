@@ -100,7 +100,7 @@ def _content(reading: Reading, name: str) -> dict:
     content, findings = clean_annotations(content, masks=False)
     for finding in findings:
         if finding.fixed:
-            reading.count(f"{finding.kind}s {finding.reason}", f"{name}, {finding.id}")
+            reading.count(f"an {finding.kind} {finding.reason}", f"{name}, {finding.id}")
         else:
             reading.problem(name, str(finding))
     _note_reaching(reading, name, content)
