@@ -355,10 +355,10 @@ def set_pretrained(config: Config, source: str) -> None:
     """
     if source != "none" and not _exists(source):
         raise CheckpointError(f"no such file: {source}", setting="pretrained", where=source)
-    for backbone in _backbones(config, "pretrained"):
-        backbone.pop("pretrained", None)
-        weights = dict(type="Pretrained", checkpoint=source)
-        backbone["init_cfg"] = None if source == "none" else weights
+    backbones = _backbones(config, "pretrained")
+    leave_backbones_to_checkpoint(config)
+    for backbone in backbones if source != "none" else ():
+        backbone["init_cfg"] = dict(type="Pretrained", checkpoint=source)
 
 
 def set_resume(config: Config, checkpoint: str) -> None:
@@ -391,7 +391,7 @@ def set_resume(config: Config, checkpoint: str) -> None:
 
 
 def leave_backbones_to_checkpoint(config: Config) -> None:
-    """Has no backbone load weights of its own, which a whole model's checkpoint replaces."""
+    """Has no backbone load weights of its own, which others replace."""
     for part in iter_dicts(config.model):
         named = (part.get(key) for key in ("backbone", "backbone_cfg"))
         backbones = [backbone for backbone in named if isinstance(backbone, dict)]

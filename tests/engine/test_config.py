@@ -239,6 +239,16 @@ def test_pretrained(config: Config, tmp_path: Path):
         set_pretrained(Config(dict(model=dict(type="A"))), "none")
 
 
+@pytest.mark.parametrize("source", ["none", "https://a.b/r50.pth"])
+def test_pretrained_of_models_that_name_weights_themselves(source: str):
+    """As MMSegmentation's configs do: they would be loaded in its place, or beside it."""
+    config = load_config("mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py")
+    assert config.model.pretrained == "open-mmlab://resnet50_v1c"
+    set_pretrained(config, source)
+    given = None if source == "none" else dict(type="Pretrained", checkpoint=source)
+    assert "pretrained" not in config.model and config.model.backbone.init_cfg == given
+
+
 @pytest.mark.parametrize(
     ("init_cfg", "said"),
     [
