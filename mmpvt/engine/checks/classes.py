@@ -248,12 +248,22 @@ def check_evaluator(
             )
     _check_scored_classes(kind, file, annotated[0].classes, contents[file])
     extra = len(scored.keys() - tested.keys())
+    extra += sum(_skipped(d, contents) for _, d in iter_dataset_configs(config, [split]))
     if tested and extra:
         return [
             f"{name}.ann_file is {file}, and {extra} of its {len(scored)} images are not in the "
             "data set: their objects count as false negatives"
         ]
     return []
+
+
+def _skipped(dataset: DatasetConfig, contents: Mapping[Path, dict]) -> int:
+    """How many images of its file a data set's ``indices`` skip."""
+    number = len(files_by_id(contents.get(dataset.ann_file.absolute())))
+    indices = dataset.fields.get("indices")
+    if indices is None or not number:
+        return 0
+    return number - (min(abs(indices), number) if isinstance(indices, int) else len(set(indices)))
 
 
 def _image_ids(

@@ -324,6 +324,16 @@ def test_an_evaluator_of_more_images(root: Path, caplog: pytest.LogCaptureFixtur
     assert "1 of its 2 images are not in the data set" in caplog.text
 
 
+@pytest.mark.parametrize(("indices", "said"), [(1, True), ([-1], True), (5, False)])
+def test_an_evaluator_of_images_that_indices_skip(
+    indices: object, said: bool, root: Path, caplog: pytest.LogCaptureFixture
+):
+    config = experiment(val=coco(root, VAL, indices=indices))
+    config.val_evaluator = dict(type="CocoMetric", ann_file=str(root / VAL))
+    check_data(config, ("val",))
+    assert ("1 of its 2 images are not in the data set" in caplog.text) is said
+
+
 def test_an_evaluator_of_joined_files(root: Path):
     """Images of one id would be scored as one image."""
     two = dict(type="ConcatDataset", datasets=[coco(root, VAL), coco(root)])
