@@ -40,6 +40,7 @@ DET_PREPROCESSORS = ("DetDataPreprocessor", "mmdet.DetDataPreprocessor")
 PACKAGES = ("mmpvt", "mmdet", "mmseg", "mmpretrain")  # whose configs PACKAGE::PATH may name
 SUFFIXES = (".py", ".json", ".yaml", ".yml")
 TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper")  # what a config to train has
+TESTING = ("test_dataloader", "test_cfg", "test_evaluator")  # what one to test has
 WARM_UPS = ("LinearLR", "ConstantLR")
 RENAMED = ("_memorise", "_overfit")  # in the names of configs, which may be given as they were
 # arguments that count epochs (iterations with by_epoch=False): of schedules, of hooks
@@ -283,6 +284,21 @@ def check_trains(config: Config) -> None:
             f"the config has no {', '.join(missing)}, which training takes",
             hint="to go on with a saved model, name the config that it was trained by, and the "
             f"model's folder with {ConfigError.name_setting('start_from')}",
+        )
+
+
+def check_tests(config: Config) -> None:
+    """Checks that a config says how to test.
+
+    Raises:
+        ConfigError: it doesn't.
+    """
+    missing = [key for key in TESTING if config.get(key) is None]
+    if missing:
+        raise ConfigError(
+            f"the config has no {', '.join(missing)}, which testing takes",
+            hint="to test on the validation's data, write test_dataloader = val_dataloader, "
+            "test_cfg = dict() and test_evaluator = val_evaluator in it",
         )
 
 

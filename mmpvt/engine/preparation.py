@@ -18,6 +18,7 @@ from mmpvt.datasets.samplers import kill_workers
 from mmpvt.engine.checks import check_data, check_pixels, keep_inside
 from mmpvt.engine.config import (
     check_initial_weights,
+    check_tests,
     check_trains,
     freeze_stages,
     make_work_dir,
@@ -285,6 +286,7 @@ def prepare_test(config: Config, options: TestOptions) -> Config:
     Raises:
         UserError: the config, an option or the data can't be used.
     """
+    check_tests(config)
     # What the options ask for
     config = _with_common_options(config, options)
     tiling = tiling_of(options.tiles, options.overlap, options.also_whole)

@@ -310,6 +310,7 @@ def test_options_for_small_data(options: dict, shapes: Path):
         prepare_training(config, asked)
     assert not Path(options["work_dir"]).exists()
     asked.loggers = ["tensorboard"]
+    config.visualizer.vis_backends = (dict(type="LocalVisBackend"),)
     prepared = prepare_training(config, asked)
     assert prepared.train_cfg.max_epochs == 12
     assert prepared.model.backbone.frozen_stages == 2
@@ -433,6 +434,13 @@ def test_testing_a_segmenter(tested: dict, tmp_path: Path):
         config.pop("tta_model", None)
         with pytest.raises(error):
             prepare_test(config, preparation.TestOptions(**{**tested, **changes}))
+
+
+def test_a_config_that_says_nothing_of_tests(tested: dict):
+    config = load()
+    config.test_cfg = config.test_evaluator = None
+    with pytest.raises(ConfigError, match="has no test_cfg, test_evaluator, which testing takes"):
+        prepare_test(config, preparation.TestOptions(**tested))
 
 
 def test_testing_after_training(options: dict, tested: dict):
