@@ -119,6 +119,7 @@ def set_loggers(config: Config, names: Sequence[str]) -> None:
     backends = (config.get("visualizer") or {}).get("vis_backends")
     if backends is None:
         return
+    backends = list(backends)
     asked = dict.fromkeys(names)
     if importlib.util.find_spec("tensorboard") is not None:
         asked.setdefault("tensorboard")
@@ -129,6 +130,7 @@ def set_loggers(config: Config, names: Sequence[str]) -> None:
         elif all(backend["type"] != LOGGERS[name] for backend in backends):
             settings = _mlflow_settings(config) if name == "mlflow" else {}
             backends.append(ConfigDict(type=LOGGERS[name], **settings))
+    config.visualizer.vis_backends = backends
 
 
 def _check_wandb() -> None:
