@@ -261,8 +261,9 @@ def _build_error(error: Exception) -> str | None:
         return found[0]
     # of a class that refuses its arguments, itself or its base: not of what it builds in turn
     inits = frames[builders[-1] + 1 :]
-    made = [init.f_locals.get("self") for init in inits if init.f_code.co_name == "__init__"]
-    is_one = len(made) == len(inits) > 0 and all(one is made[0] for one in made)
+    made = [init.f_locals.get("self") for init in inits]
+    is_init = bool(inits) and inits[0].f_code.co_name == "__init__"
+    is_one = is_init and all(one is made[0] for one in made)
     if not is_one or made[0] is None or packages[-1] not in _PACKAGES:
         return None
     source = traceback.extract_tb(error.__traceback__)[-1].line

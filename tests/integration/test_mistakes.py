@@ -121,6 +121,11 @@ def test_unreadable_image(
         ("val_evaluator=None", "Runner: val_dataloader, val_cfg, and val_evaluator should be"),
         ("model.neck.num_outs=1", "FPN: assert num_outs "),
         ("optim_wrapper.optimizer.lr=high", "AdamW: '<=' not supported between instances"),
+        (
+            "optim_wrapper.paramwise_cfg.bias_decay_mult=0 "
+            "optim_wrapper.optimizer.weight_decay=None",
+            "DefaultOptimWrapperConstructor: base_wd should not be None",
+        ),
         ("val_evaluator.metric=mAP", "CocoMetric: metric should be one of 'bbox', 'segm',"),
     ],
 )
@@ -129,7 +134,7 @@ def test_option_that_no_class_takes(
 ):
     ended = call_tool(
         "train.py", tiny_config, "--data-root", shapes, "--work-dir", tmp_path / "work",
-        "--cfg-options", option,
+        "--cfg-options", *option.split(),
     )  # fmt: skip
     assert ended.one_sentence().startswith("error: the config can't be built: ")
     assert sentence in ended.one_sentence()
