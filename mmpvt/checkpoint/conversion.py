@@ -17,6 +17,7 @@ MAX_WRAPPERS = 4  # within each other; a hostile file's can go on for ever
 BACKBONE = "backbone."  # its place in a detector or segmenter
 EPS = "norm_eps"  # a scalar, where it isn't the published epsilon
 CLASSIFIER = r"(head|classifier|norm)\..*|cls_token"  # what dense prediction has no use for
+WRAPPING = re.compile(r"((module|_orig_mod)\.)*")  # in front of names: PyTorch's own wrappers
 HEAD = {f"head.{part}": f"head.fc.{part}" for part in ("weight", "bias")}  # ours, and mmpretrain's
 
 _Tensors = TypeVar("_Tensors", bound=Mapping)
@@ -31,12 +32,16 @@ def unwrap(checkpoint: _Tensors) -> _Tensors:
 
 
 def tensors_of(checkpoint: Mapping) -> dict[str, Tensor]:
-    """What a checkpoint holds of tensors, without DataParallel's prefix."""
+    """What a checkpoint holds of tensors, without the prefixes of DataParallel and compilation."""
     return {
-        str(name).removeprefix("module."): tensor
+        _bare(name): tensor
         for name, tensor in unwrap(checkpoint).items()
         if isinstance(tensor, Tensor)
     }
+
+
+def _bare(name: object) -> str:
+    return WRAPPING.sub("", str(name), count=1)
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -153,7 +158,7 @@ def upgrade(checkpoint: dict) -> None:
         checkpoint (dict): what a file holds, or a state dict; changed.
     """
     tensors = unwrap(checkpoint)
-    bare = {name: str(name).removeprefix("module.") for name in tensors}
+    bare = {name: _bare(name) for name in tensors}
     averages = {
         f"ema_{bare[name].replace('.', '_')}"
         for name, value in tensors.items()

@@ -48,6 +48,7 @@ WRAPPINGS = {
     "state_dict": lambda state: {"state_dict": state, "meta": {"epoch": 1}},
     "model": lambda state: {"model": state},
     "data parallel": lambda state: {f"module.{k}": v for k, v in state.items()},
+    "compiled": lambda state: {f"module._orig_mod.{k}": v for k, v in state.items()},
     "detector": lambda state: {
         "state_dict": {
             **{f"backbone.{k}": v for k, v in state.items()},
