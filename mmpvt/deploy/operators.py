@@ -235,7 +235,7 @@ def _(maps: Tensor, x, size, rows: Tensor, columns: Tensor, *options) -> Tensor:
 
 def _onnx_resize_to_image(maps, x, size, rows, columns, align_corners: bool):
     """Channels last: there onnxruntime resizes, and compares channels, six times as fast."""
-    mode = "align_corners" if align_corners else "pytorch_half_pixel"
+    mode = "align_corners" if align_corners else "half_pixel"
     maps = op.Transpose(maps, perm=[0, 2, 3, 1])
     padded = (op.Shape(x, start=2, end=3), op.Shape(x, start=3, end=4))
     maps = _onnx_resize(maps, *padded, mode)

@@ -53,6 +53,13 @@ def test_any_size(kind: str, version: str, exported: Callable):
         assert deviation.mask < 0.1, deviation  # a pixel of the smallest
 
 
+def test_an_image_of_one_column(exported: Callable):
+    """ONNX's ``pytorch_half_pixel`` resizes to a side of 1 as PyTorch doesn't."""
+    made = exported("fpn", "v2")
+    deviation = verify(str(made.path), made.model, made.config, picture(120, 1))
+    assert deviation.compared == 120 and not deviation.unmatched
+
+
 @pytest.mark.parametrize(
     ("kind", "version"),
     [
