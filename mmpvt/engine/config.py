@@ -434,11 +434,11 @@ def set_checkpoint(config: Config, checkpoint: str) -> None:
 
 
 def set_epochs(config: Config, epochs: int) -> None:
-    """Sets how many epochs a run takes, and moves what the config counts in epochs in proportion.
+    """Sets how many epochs a run takes, and moves the config's schedule in proportion.
 
-    That is the schedule's milestones and ends, changes of the validation's interval, and when hooks
-    such as ``PipelineSwitchHook`` act. A warm-up, which is counted in iterations, becomes shorter
-    with the run, but not longer.
+    That is its milestones and ends in epochs or iterations, changes of the validation's interval,
+    and when hooks such as ``PipelineSwitchHook`` act. A warm-up, which is counted in iterations,
+    becomes shorter with the run, but not longer.
 
     Args:
         config (Config): changed.
@@ -467,23 +467,27 @@ def set_length(config: Config, length: int) -> None:
     unit = "max_epochs" if "max_epochs" in loop else "max_iters"
     ratio, loop[unit] = length / loop[unit], length
 
-    def scaled(value: Any, ratio: float = ratio) -> Any:
+    def scaled(value: Any) -> Any:
         if isinstance(value, list | tuple):
-            return [scaled(one, ratio) for one in value]
+            return [scaled(one) for one in value]
         return max(1, round(value * ratio)) if isinstance(value, int) and value > 0 else value
 
-    for schedule in iter_dicts(config.get("param_scheduler")):
-        is_counted = unit == "max_iters" or schedule.get("by_epoch", True)
-        factor = ratio if is_counted else min(1, ratio)
-        changed = {key: scaled(schedule[key], factor) for key in SCHEDULED & schedule.keys()}
+    schedules = list(iter_dicts(config.get("param_scheduler")))
+    ends = [schedule.get("end", math.inf) for schedule in schedules]
+    for schedule in schedules:
+        changed = {key: scaled(schedule[key]) for key in SCHEDULED & schedule.keys()}
         if changed.get("end", math.inf) <= changed.get("begin", 0):
             changed["end"] = changed["begin"] + 1
         schedule.update(changed)
-    for schedule in iter_dicts(config.get("param_scheduler")):
+    for schedule, end in zip(schedules, ends, strict=True):
+        if schedule.get("type") not in WARM_UPS or "end" not in schedule:
+            continue
+        is_counted = unit == "max_iters" or schedule.get("by_epoch", True)
         # of a single iteration it never ends: MMEngine's first step has the start's factor
         least = schedule.get("begin", 0) + 2
-        if schedule.get("type") in WARM_UPS and schedule.get("end", least) < least:
-            end_warm_up(config, schedule, least)
+        end = max(least, schedule["end"] if is_counted else min(schedule["end"], end))
+        if end != schedule["end"]:
+            end_warm_up(config, schedule, end)
     for hook in iter_dicts(config.get("custom_hooks")):
         hook.update({key: scaled(hook[key]) for key in SWITCHED & hook.keys()})
     if "dynamic_intervals" in loop:

@@ -328,6 +328,17 @@ def test_epochs_move_the_schedule():
         set_epochs(load_config(str(ROOT / "configs" / "fpn_pvt_v2_b0_shapes.py")), 3)
 
 
+@pytest.mark.parametrize(("epochs", "warm_up", "end"), [(24, 500, 24000), (6, 250, 6000)])
+def test_epochs_move_schedules_of_iterations(epochs: int, warm_up: int, end: int):
+    """Else the learning rate is 0 for half of a run of twice the epochs."""
+    poly = dict(type="PolyLR", by_epoch=False, begin=500, end=12000)
+    linear = dict(type="LinearLR", by_epoch=False, begin=0, end=500, start_factor=0.1)
+    config = Config(dict(train_cfg=dict(max_epochs=12), param_scheduler=[linear, poly]))
+    set_epochs(config, epochs)
+    first, then = config.param_scheduler
+    assert (first.begin, first.end, then.begin, then.end) == (0, warm_up, warm_up, end)
+
+
 def test_hooks_are_added_once():
     """What the config says of a hook stays, unless it is given; older names are known."""
     config = Config(dict(custom_hooks=[dict(type="mmpvt.LeftOutHook", notes=["a"])]))
