@@ -161,6 +161,18 @@ def _describe(source: str, error: BaseException) -> CheckpointError:
     )
 
 
+def _is_verified(path: Path, verify: Callable[[Path], None] | None) -> bool:
+    """Whether a file is there, and not that of another URL which ends in the same name."""
+    if not path.is_file():
+        return False
+    try:
+        if verify:
+            verify(path)
+    except DownloadError:
+        return False
+    return True
+
+
 def _fetch(url: str) -> Path:
     """The file of PyTorch's hub folder, downloaded by each machine's first process."""
     # with requests: takes time to import
@@ -173,12 +185,16 @@ def _fetch(url: str) -> Path:
     place = (platform.node(), os.fspath(target))
     places = all_gather_object(place)
     is_first = places.index(place) == get_rank()  # of this machine's processes
+    is_there = False
     for downloads in (is_first, True):  # all, where machines of one name share no folder
         failure = None
-        if downloads and not target.is_file():
+        if downloads and not is_there:
+            is_there = _is_verified(target, verify)
+        if downloads and not is_there:
             print_log(f"downloading {url} to {target}", logger="current")
             try:
                 download(url, target, verify=verify, policy=RetryPolicy(retries=3), shared=True)
+                is_there = True
             except UserError as error:
                 failure = error
         failures = all_gather_object(failure)  # none waits for one that has failed

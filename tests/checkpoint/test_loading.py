@@ -203,4 +203,7 @@ def test_url_with_a_checksum(server: Server, tmp_path: Path, monkeypatch: pytest
         load_checkpoint(f"{server.url}/good.pth#sha256=01234567")
     assert not list((tmp_path / "hub" / "checkpoints").iterdir())
     assert load_checkpoint(f"{server.url}/good.pth#sha256={digest[:8]}")
-    assert [path.name for path in (tmp_path / "hub" / "checkpoints").iterdir()] == ["good.pth"]
+    (kept,) = (tmp_path / "hub" / "checkpoints").iterdir()
+    assert kept.name == "good.pth"
+    kept.write_bytes(b"another URL's file of this name")
+    assert load_checkpoint(f"{server.url}/good.pth#sha256={digest[:8]}")
