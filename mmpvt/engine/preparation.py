@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import copy
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -566,6 +567,14 @@ def _use_own_checkpoint_hooks(config: Config) -> None:
             hook.type = f"mmpvt.{hook.type}"
         if hook and hook.get("type") == "mmpvt.CheckpointHook":
             hook.setdefault("save_best", "main")
+            by_epoch = hook.get("by_epoch", True)
+            if by_epoch and config.train_cfg.type == "mmpvt.IterLoop" and is_first_process():
+                print(
+                    "warning: the checkpoint hook counts epochs, and the training iterations: it "
+                    "saves at the end alone, unless default_hooks.checkpoint has by_epoch=False "
+                    "and an interval of iterations",
+                    file=sys.stderr,
+                )
 
 
 def _ignore_signals_in_workers(config: Config) -> None:

@@ -300,6 +300,14 @@ def test_the_best_checkpoint_is_kept_unless_the_config_chooses(options: dict):
     )
 
 
+@pytest.mark.parametrize("by_epoch", [True, False])
+def test_a_checkpoint_hook_that_waits_for_an_epoch(by_epoch: bool, options: dict, capsys):
+    """MMEngine's loop of iterations is a single epoch."""
+    config = load(SEGMENTER, **{"default_hooks.checkpoint.by_epoch": by_epoch})
+    prepare_training(config, TrainOptions(**options))
+    assert ("it saves at the end alone" in capsys.readouterr().err) is by_epoch
+
+
 def test_options_for_small_data(options: dict, shapes: Path):
     config = load(**{"train_cfg.val_interval": 1})
     config.train_dataloader.dataset.filter_cfg = dict(filter_empty_gt=True)
