@@ -227,12 +227,11 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
                 saved = f"is saved in {interrupt.saved}: --resume resumes from there"
             said = f"{interrupt} after iteration {interrupt.iteration}, which {saved}"
         _leave(said, interrupt.code)
-    except (TypeError, KeyError, ValueError, AssertionError) as error:
-        mismatch = _build_error(error)
-        if mismatch is None:
+    except (TypeError, KeyError, ValueError, AssertionError, ImportError, RuntimeError) as error:
+        if mismatch := _build_error(error):
+            _leave(f"error: the config can't be built: {mismatch}", USER_ERROR)
+        if not isinstance(error, RuntimeError):
             raise
-        _leave(f"error: the config can't be built: {mismatch}", USER_ERROR)
-    except RuntimeError as error:
         from mmpvt.engine.launch import failure_of
 
         failure = failure_of(error)

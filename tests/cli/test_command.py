@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.registry import MODELS
+from mmcv.transforms import Resize
+from mmengine.registry import MODELS, TRANSFORMS
 from torch.utils.data import DataLoader
 
 from annotated import yolo
@@ -207,6 +208,23 @@ def test_errors_that_are_not_of_the_config(kind: str):
 
     with pytest.raises((KeyError, ValueError)):
         build()
+
+
+@pytest.mark.parametrize("kind", [ImportError, RuntimeError])
+def test_a_package_that_a_class_lacks(
+    kind: type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """As MMDetection's classes say it."""
+
+    def __init__(self: Resize, scale: tuple) -> None:
+        raise kind("albumentations is not installed")
+
+    monkeypatch.setitem(globals(), "__name__", "mmdet.datasets")
+    monkeypatch.setattr(Resize, "__init__", __init__)
+    with pytest.raises(SystemExit) as ended, user_errors():
+        TRANSFORMS.build(dict(type=Resize, scale=(1, 1)))
+    assert ended.value.code == 2
+    assert "can't be built: Resize: albumentations is not installed" in capsys.readouterr().err
 
 
 def test_other_pipes_that_break(monkeypatch: pytest.MonkeyPatch):
