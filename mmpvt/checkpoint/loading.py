@@ -10,6 +10,7 @@ knows four names and nothing else.
 from __future__ import annotations
 
 import collections
+import logging
 import os
 import pickle
 import platform
@@ -161,18 +162,6 @@ def _describe(source: str, error: BaseException) -> CheckpointError:
     )
 
 
-def _is_verified(path: Path, verify: Callable[[Path], None] | None) -> bool:
-    """Whether a file is there, and not that of another URL which ends in the same name."""
-    if not path.is_file():
-        return False
-    try:
-        if verify:
-            verify(path)
-    except DownloadError:
-        return False
-    return True
-
-
 def _fetch(url: str) -> Path:
     """The file of PyTorch's hub folder, downloaded by each machine's first process."""
     # with requests: takes time to import
@@ -185,16 +174,22 @@ def _fetch(url: str) -> Path:
     place = (platform.node(), os.fspath(target))
     places = all_gather_object(place)
     is_first = places.index(place) == get_rank()  # of this machine's processes
-    is_there = False
+    if is_first and verify and target.is_file():
+        try:
+            verify(target)
+        except DownloadError:
+            print_log(
+                f"{target} is another file than {url}, or a changed one, as its SHA-256 doesn't "
+                f"begin with {sha256}: to download that, delete it",
+                logger="current",
+                level=logging.WARNING,
+            )
     for downloads in (is_first, True):  # all, where machines of one name share no folder
         failure = None
-        if downloads and not is_there:
-            is_there = _is_verified(target, verify)
-        if downloads and not is_there:
+        if downloads and not target.is_file():
             print_log(f"downloading {url} to {target}", logger="current")
             try:
                 download(url, target, verify=verify, policy=RetryPolicy(retries=3), shared=True)
-                is_there = True
             except UserError as error:
                 failure = error
         failures = all_gather_object(failure)  # none waits for one that has failed
