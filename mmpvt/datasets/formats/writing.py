@@ -227,8 +227,10 @@ def _label_map(opened: OpenedDataset, record: ImageRecord) -> bytes:
     """A PNG of labels, in the classes' colours where a viewer shows it."""
     labels = _labels(opened, record) if opened.is_semantic else _painted(opened, record)
     image = Image.fromarray(labels)
-    palette = _map_classes(opened)[1]
-    image.putpalette([value for colour in palette[:256] for value in colour])
+    palette = np.zeros((256, 3), np.uint8)  # of fewer colours Pillow cuts the labels' upper bits
+    colours = _map_classes(opened)[1]
+    palette[: len(colours)] = colours
+    image.putpalette(palette.tobytes())
     data = io.BytesIO()
     image.save(data, "PNG")
     return data.getvalue()
