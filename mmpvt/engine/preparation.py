@@ -225,7 +225,7 @@ def prepare_training(
     notes = skip_unusable_annotations(config, splits, options.on_bad_data, contents)
     _name_broken_files(config)
     keep_inside(config)
-    _use_own_coco_metric(config)
+    _use_own_metrics(config)
 
     # Training
     adapt_amp(config)
@@ -310,7 +310,7 @@ def prepare_test(config: Config, options: TestOptions) -> Config:
 
     # Data
     notes = skip_unusable_annotations(config, ("test",), options.on_bad_data, contents)
-    _use_own_coco_metric(config)
+    _use_own_metrics(config)
     if options.tta:
         _set_tta(config)
     if tiling:
@@ -495,16 +495,18 @@ def _name_broken_files(config: Config) -> None:
                 d.update(type="mmpvt.LoadSegAnnotations", num_classes=head.get("num_classes"))
 
 
-def _use_own_coco_metric(config: Config) -> None:
-    """Takes the project's COCO metric for MMDetection's, of the same options and numbers.
+def _use_own_metrics(config: Config) -> None:
+    """Takes the project's metrics for MMDetection's and MMSegmentation's, of the same options.
 
     MMDetection's lists the APs of single classes in the order of their ids, under names in the
-    order of the data set's classes.
+    order of the data set's classes; MMSegmentation's can't count the pixels of large images.
     """
+    own = dict.fromkeys(("CocoMetric", "mmdet.CocoMetric"), "mmpvt.CocoMetric")
+    own |= dict.fromkeys(("IoUMetric", "mmseg.IoUMetric"), "mmpvt.IoUMetric")
     for split in ("val", "test"):
         for evaluator in iter_dicts(config.get(f"{split}_evaluator")):
-            if evaluator.get("type") in ("CocoMetric", "mmdet.CocoMetric"):
-                evaluator["type"] = "mmpvt.CocoMetric"
+            if evaluator.get("type") in own:
+                evaluator["type"] = own[evaluator["type"]]
 
 
 def adapt_amp(config: Config) -> None:

@@ -1,6 +1,7 @@
-"""Metrics: MMDetection's, at the full size of a data set."""
+"""Metrics: MMDetection's and MMSegmentation's, at the full size of a data set."""
 
 from mmpvt.evaluation.coco_metric import CocoMetric
 from mmpvt.evaluation.coco_results import DumpDetResults
+from mmpvt.evaluation.iou_metric import IoUMetric
 
-__all__ = ["CocoMetric", "DumpDetResults"]
+__all__ = ["CocoMetric", "DumpDetResults", "IoUMetric"]

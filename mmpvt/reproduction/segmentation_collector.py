@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
-from mmseg.evaluation import IoUMetric
 
 from mmpvt.evaluation.confusion import label_map_scores
+from mmpvt.evaluation.iou_metric import IoUMetric
 from mmpvt.reproduction.gallery_images import encode_label_map, thumbnail
 from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.visualization.drawing import colours

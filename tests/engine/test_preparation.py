@@ -121,6 +121,7 @@ def test_training_a_segmenter(options: dict):
     assert tuple(hooks(prepared)) == HOOKS
     assert hooks(prepared)["SkippedData"] == dict(notes=[], on_bad_data="skip")
     assert prepared.train_cfg.type == "mmpvt.IterLoop" and "by_epoch" not in prepared.train_cfg
+    assert prepared.val_evaluator.type == "mmpvt.IoUMetric"
     sampler = prepared.train_dataloader.batch_sampler
     assert sampler.endless and sampler.on_bad_data == "skip"
     for split in ("train", "val"):
