@@ -43,6 +43,12 @@ def split_datasets(config: Config, splits: Iterable[str] = SPLITS) -> Iterator[t
         yield from ((split, dataset) for dataset in iter_datasets(loader.get("dataset")))
 
 
+def iter_steps(config: Config) -> Iterator[dict]:
+    """Every dict within the data loaders, and within the hooks, which may switch a pipeline."""
+    yield from iter_dicts([config.get(f"{split}_dataloader") for split in SPLITS])
+    yield from iter_dicts(config.get("custom_hooks"))
+
+
 def dataset_kind(dataset: dict, scope: str) -> type[Any] | None:
     """The class that a data set's config names, in ``scope`` unless it says another, or None."""
     name = dataset["type"]

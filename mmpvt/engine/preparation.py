@@ -30,7 +30,7 @@ from mmpvt.engine.config import (
     set_pretrained,
     set_resume,
 )
-from mmpvt.engine.config_parts import SPLITS, iter_dicts, split_datasets
+from mmpvt.engine.config_parts import SPLITS, iter_dicts, iter_steps, split_datasets
 from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
 from mmpvt.engine.launch import is_first_process, prepare_launcher, process_count
 from mmpvt.engine.mixed_precision import check_amp
@@ -483,16 +483,15 @@ def _name_broken_files(config: Config) -> None:
     """Has every pipeline name the image or label map that can't be used."""
     heads = (d["decode_head"] for d in iter_dicts(config.model) if "decode_head" in d)
     head = next((head for head in heads if isinstance(head, dict)), {})
-    for split in SPLITS:
-        for d in iter_dicts(config.get(f"{split}_dataloader")):
-            if d.get("type") in IMAGE_LOADERS:
-                d["type"] = "mmpvt.LoadImageFromFile"
-                if d.get("color_type") == "unchanged":
-                    d["channels"] = (config.model.get("backbone") or {}).get("in_channels")
-            elif d.get("type") in ("mmpvt.LoadSegAnnotations", "mmseg.LoadAnnotations") or (
-                d.get("type") == "LoadAnnotations" and config.get("default_scope") == "mmseg"
-            ):
-                d.update(type="mmpvt.LoadSegAnnotations", num_classes=head.get("num_classes"))
+    for d in iter_steps(config):
+        if d.get("type") in IMAGE_LOADERS:
+            d["type"] = "mmpvt.LoadImageFromFile"
+            if d.get("color_type") == "unchanged":
+                d["channels"] = (config.model.get("backbone") or {}).get("in_channels")
+        elif d.get("type") in ("mmpvt.LoadSegAnnotations", "mmseg.LoadAnnotations") or (
+            d.get("type") == "LoadAnnotations" and config.get("default_scope") == "mmseg"
+        ):
+            d.update(type="mmpvt.LoadSegAnnotations", num_classes=head.get("num_classes"))
 
 
 def _use_own_metrics(config: Config) -> None:

@@ -132,6 +132,14 @@ def test_training_a_segmenter(options: dict):
     assert later.train_dataloader.batch_sampler.on_bad_data == "stop"
 
 
+def test_loaders_of_a_pipeline_that_a_hook_switches_to(options: dict):
+    config = load()
+    switch = dict(type="PipelineSwitchHook", switch_epoch=1)
+    config.custom_hooks = [dict(switch, switch_pipeline=[dict(type="LoadImageFromFile")])]
+    (step,) = prepare_training(config, TrainOptions(**options)).custom_hooks[0].switch_pipeline
+    assert step.type == "mmpvt.LoadImageFromFile"
+
+
 def test_loaders_named_with_their_scope(options: dict):
     config = load(SEGMENTER)
     image, labels, *_ = config.train_dataloader.dataset.pipeline

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmpvt.engine.config_parts import SPLITS, iter_datasets, iter_dicts
+from mmpvt.engine.config_parts import iter_datasets, iter_dicts, iter_steps
 from mmpvt.errors import ConfigError
 
 MASK_HEADS = ("mask_head", "panoptic_head")
@@ -80,17 +80,16 @@ def repeats(config: Config) -> int:
 
 def load_objects(config: Config, with_masks: bool) -> None:
     """Has all pipelines load a detector's boxes and, perhaps, masks, and no label maps."""
-    for split in SPLITS:
-        for part in iter_dicts(config.get(f"{split}_dataloader")):
-            if part.get("type") == "LoadPanopticAnnotations":
-                part.update(type="LoadAnnotations")
-            if part.get("type") == "LoadAnnotations":
-                masks = bool(part.get("with_mask")) and with_masks
-                part.update(with_bbox=True, with_mask=masks)
-                if masks:
-                    part.pop("poly2mask", None)  # its default reads masks that aren't polygons, too
-                part.pop("with_seg", None)
-                part.pop("backend_args", None)
+    for part in iter_steps(config):
+        if part.get("type") == "LoadPanopticAnnotations":
+            part.update(type="LoadAnnotations")
+        if part.get("type") == "LoadAnnotations":
+            masks = bool(part.get("with_mask")) and with_masks
+            part.update(with_bbox=True, with_mask=masks)
+            if masks:
+                part.pop("poly2mask", None)  # its default reads masks that aren't polygons, too
+            part.pop("with_seg", None)
+            part.pop("backend_args", None)
     for part in iter_dicts(config.model):
         if "pad_seg" in part:  # of a data preprocessor
             part["pad_seg"] = False
@@ -98,11 +97,10 @@ def load_objects(config: Config, with_masks: bool) -> None:
 
 def load_labels_as_they_are(config: Config) -> None:
     """Has all pipelines of a segmenter take label 0 for the first class."""
-    for split in SPLITS:
-        for part in iter_dicts(config.get(f"{split}_dataloader")):
-            if part.get("type") in ("LoadAnnotations", "mmpvt.LoadSegAnnotations"):
-                part.pop("reduce_zero_label", None)
-                part.pop("imdecode_backend", None)
+    for part in iter_steps(config):
+        if part.get("type") in ("LoadAnnotations", "mmpvt.LoadSegAnnotations"):
+            part.pop("reduce_zero_label", None)
+            part.pop("imdecode_backend", None)
 
 
 def keep_images_without_objects(config: Config) -> None:
