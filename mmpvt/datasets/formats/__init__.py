@@ -453,8 +453,7 @@ def _take_classes(
                 f"classes ({few(content.classes)})",
                 setting="classes",
             )
-        colours = [content.colours.get(name) for name in content.classes]
-        content.colours = {n: c for n, c in zip(wanted, colours, strict=True) if c}
+        _rename(content, wanted, splits)
         return wanted
     missing = [name for name in wanted if name not in content.classes]
     if missing:
@@ -473,6 +472,28 @@ def _take_classes(
     if gone:
         reading.notes.append(f"skipped: {counted(gone, 'object')} of other classes")
     return wanted
+
+
+def _rename(content: Content, wanted: Sequence[str], splits: dict[str, list[ImageRecord]]) -> None:
+    """Gives label maps' classes the user's names: to one that has such a name, wherever it is in
+    their table, and to others by their place."""
+    known = content.classes
+    places = [known.index(name) if name in known else i for i, name in enumerate(wanted)]
+    if len(set(places)) < len(places):
+        raise DatasetError(
+            f"{few(wanted, 8)}: some of these names are those of classes at other places of the "
+            f"label maps' {few(known, 8)}, so that it isn't clear which the others are",
+            setting="classes",
+            hint="name them in the table's order",
+        )
+    colours = [content.colours.get(known[place]) for place in places]
+    content.colours = {n: c for n, c in zip(wanted, colours, strict=True) if c}
+    if places == sorted(places):
+        return
+    stored = content.label_values or range(len(known))
+    content.label_values = tuple(stored[place] for place in places)
+    for record in unique_records(splits):
+        record.labels = tuple(sorted(places.index(label) for label in record.labels))
 
 
 def _check_task(opened: OpenedDataset, task: str | None) -> None:

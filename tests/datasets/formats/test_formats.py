@@ -683,6 +683,31 @@ def test_classes_choose(root: Path):
         open_dataset(root, classes=("ant", "ant"))
 
 
+@pytest.mark.parametrize("colours", [True, False])
+def test_classes_of_label_maps_in_another_order(colours: bool, root: Path, tmp_path: Path):
+    """A name of their table is that of its class, wherever it is named."""
+    masks(root)
+    if not colours:
+        (root / "labelmap.txt").unlink()
+        (root / "classes.txt").write_text("\n".join(("background", *CLASSES)))
+        for name, labels in label_maps().items():
+            Image.fromarray(labels).save(root / "masks" / f"{name}.png")
+    names = ("cow", "soil", "bee", "background")
+    with pytest.raises(DatasetError, match="it isn't clear which the others are"):
+        open_dataset(root, classes=("background", "bee", "cow", "dog"))
+    opened = open_dataset(root, classes=names)
+    made = opened.write_label_maps(tmp_path / "out")
+    order = np.array([3, 1, 2, 0])  # by label in the files
+    for record in opened.splits["all"]:
+        expected = order[label_maps()[record.path.stem]]
+        assert (
+            np.asarray(Image.open(made.seg_map_path / f"{record.path.name}.png")) == expected
+        ).all()
+        assert record.labels == tuple(np.unique(expected))
+    if colours:
+        assert opened.palette == [COLOURS[2], COLOURS[0], COLOURS[1], (0, 0, 0)]
+
+
 def test_xml_with_entities_is_refused(root: Path):
     voc(root)
     bomb = (
