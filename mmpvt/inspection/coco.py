@@ -61,7 +61,7 @@ def inspect_coco(dataset: DatasetConfig, splits: list[str], workers: int) -> Dat
         labels = np.array([labels_by_id[a["category_id"]] for a in known], int)
         boxes = np.array([a["bbox"] for a in known], float).reshape(-1, 4)
         report.counts += np.bincount(labels, minlength=len(classes))
-        sizes.append(np.sqrt(boxes[:, 2] * boxes[:, 3]))
+        sizes.append(np.sqrt([a["area"] for a in known]))
         report.empty += not known
         if info.shape and known:
             boxes[:, 2:] += boxes[:, :2]

@@ -108,7 +108,7 @@ def _draw_object_sizes(axes: Axes, reports: Sequence[DatasetReport]) -> None:
     axes.grid(alpha=0.3)
     what = "a class in an image: square root of its pixels"
     if not reports[0].segments:
-        what = "objects: square root of a box's area, pixels"
+        what = "objects: square root of the area, pixels"
         top = 1.08 * axes.get_ylim()[1]
         axes.set_ylim(top=top)
         for side, name, height in ((32, "medium", 0.985), (96, "large", 0.935)):

@@ -42,8 +42,8 @@ class DatasetReport:
     shapes: np.ndarray = field(init=False)  # of the images that can be used, (n, 2): height, width
     # objects, images of it, or percent of the labelled pixels, (classes,)
     counts: np.ndarray = field(init=False)
-    # square root of each object's area in pixels, or of each class's region in an image; of images
-    # that each are of a class, none
+    # square root of each object's area as annotated, in pixels, or of each class's region in an
+    # image; of images that each are of a class, none
     sizes: np.ndarray = field(init=False)
     empty: int = 0  # images without an object or label
     examples: list[Example] = field(default_factory=list)

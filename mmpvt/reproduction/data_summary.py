@@ -73,8 +73,7 @@ def _objects(dataset: DatasetConfig) -> dict:
     names = dataset.classes or [category["name"] for category in content["categories"]]
     labels = {c["id"]: names.index(c["name"]) for c in content["categories"] if c["name"] in names}
     known = [a for a in content["annotations"] if a["category_id"] in labels]
-    boxes = np.array([a["bbox"] for a in known], dtype=float).reshape(-1, 4)
-    sides = np.sqrt(boxes[:, 2] * boxes[:, 3])
+    sides = np.sqrt([a["area"] for a in known])
     counts = np.bincount([labels[a["category_id"]] for a in known], minlength=len(names))
     small, large = ((sides < limit).mean() if known else 0.0 for limit in (32, 96))
     return dict(

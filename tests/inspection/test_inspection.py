@@ -13,6 +13,7 @@ from PIL import Image
 
 import corpus
 from mmpvt.inspection import DatasetReport, compare, describe, draw, inspect_datasets
+from mmpvt.reproduction.data_summary import summarize_data
 
 ALIKE = {  # bad inputs by the corpus's names, and what they are found as, where it isn't the reason
     "same annotation id twice": "has another's id",
@@ -83,6 +84,17 @@ def test_whole(root: Path):
     ]
     assert (train.images, train.counts.tolist(), train.empty) == (2, [2, 2], 0)
     assert train.sizes.tolist() == [16] * 4 and train.shapes.tolist() == [list(corpus.SIZE)] * 2
+
+
+def test_sizes_are_of_the_areas_that_coco_evaluates_by(root: Path):
+    content = corpus.annotations()
+    for annotation, area in zip(content["annotations"], (9, 1024, 100, 10000), strict=True):
+        annotation["area"] = area  # of a mask, which fills no box
+    (root / "train.json").write_text(json.dumps(content))
+    train, _ = inspected(root)
+    assert sorted(train.sizes.tolist()) == [3, 10, 32, 100]
+    (summary, _) = summarize_data(detector(root))
+    assert summary["sizes"] == [0.5, 0.25, 0.25]
 
 
 @pytest.mark.parametrize("item", corpus.IMAGES, ids=lambda item: item.name)
