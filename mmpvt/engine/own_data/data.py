@@ -12,12 +12,16 @@ from mmpvt.engine.config_parts import iter_datasets, iter_dicts, iter_steps
 from mmpvt.errors import ConfigError
 
 MASK_HEADS = ("mask_head", "panoptic_head")
+MASK_TYPES = ("RTMDetInsHead", "RTMDetInsSepBNHead")  # box heads that predict masks, too
 COCO_METRICS = ("CocoMetric", "mmdet.CocoMetric", "mmpvt.CocoMetric")
 
 
 def predicts_masks(config: Config) -> bool:
     """Whether a detector predicts a mask for each object."""
-    return any(part.get(head) for part in iter_dicts(config.model) for head in MASK_HEADS)
+    return any(
+        part.get("type") in MASK_TYPES or any(part.get(head) for head in MASK_HEADS)
+        for part in iter_dicts(config.model)
+    )
 
 
 def learns_masks(config: Config) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from mmengine.config import Config
 
+from mmpvt.engine.config import load_config
 from mmpvt.engine.own_data import data
 
 
@@ -19,3 +20,12 @@ def test_pipelines_that_hooks_switch_to(with_masks: bool):
     (step,) = config.custom_hooks[0].switch_pipeline
     assert step.with_mask == with_masks
     assert not (step.with_mask and "poly2mask" in step)
+
+
+@pytest.mark.parametrize(
+    ("name", "predicts"),
+    [("rtmdet-ins_tiny_8xb32-300e_coco", True), ("rtmdet_tiny_8xb32-300e_coco", False)],
+)
+def test_models_that_predict_masks(name: str, predicts: bool):
+    config = load_config(f"mmdet::rtmdet/{name}.py")
+    assert data.predicts_masks(config) == predicts
