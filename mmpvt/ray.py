@@ -89,6 +89,7 @@ def predict(
     # Loaded here, too, as Ray would report a mistake with the traceback of each of its actors.
     options = dict(tiles=tiles, overlap=overlap, also_whole=also_whole, batch_size=batch_size)
     predictor = Predictor(config, checkpoint, "cpu", **options)  # type: ignore[arg-type]
+    predictor.check_results()
     source = Path(predictor.checkpoint).expanduser()
     where = str(source.absolute()) if source.exists() else predictor.checkpoint
     if isinstance(dataset, str | os.PathLike):

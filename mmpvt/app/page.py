@@ -55,6 +55,7 @@ class _Page(gr.Blocks):
 
 def build(predictor: Predictor, title: str) -> gr.Blocks:
     """The page of a model, with its name as the headline."""
+    predictor.check_results()
     table = ["class", "score"] if predictor.classifies else ["class", "pixels, %"]
     widths = ["65%", "35%"]
     if predictor.finds_instances:

@@ -119,8 +119,9 @@ def predict_folder(
 
     Raises:
         UserError: the folder can't be written to, holds something else or is in use by another run,
-            or the run to resume was one of other settings.
+            the run to resume was one of other settings, or the model is panoptic.
     """
+    predictor.check_results()
     folder = check_out(out)
     categories = coco_categories(predictor.classes)
     share = options.share

@@ -137,6 +137,21 @@ class Predictor:
         """Whether it gives an image's class."""
         return is_classifier(self.config.model)
 
+    def check_results(self) -> None:
+        """Checks that what it gives can be written to files, served or shown.
+
+        Raises:
+            ConfigError: it gives panoptic segments alone.
+        """
+        fusion = getattr(self.model, "panoptic_fusion_head", None)
+        if fusion is not None and not (fusion.test_cfg or {}).get("instance_on"):
+            raise ConfigError(
+                f"{type(self.model).__name__} gives panoptic segments alone, which are in no "
+                "results: instances are",
+                hint="of a MaskFormer or Mask2Former, set model.test_cfg's panoptic_on=False and "
+                "instance_on=True in the config",
+            )
+
     def load(self, path: str | os.PathLike) -> np.ndarray:
         """Decodes an image file as the config has it loaded: (height, width, 3), uint8, BGR, say.
 

@@ -31,9 +31,13 @@ class Answers:
     Args:
         predictor (Predictor): the model.
         score (float): instances below aren't drawn where a request doesn't say.
+
+    Raises:
+        ConfigError: the model is panoptic.
     """
 
     def __init__(self, predictor: Predictor, score: float) -> None:
+        predictor.check_results()
         self.predictor, self.score = predictor, score
         self.categories = coco_categories([encodable(name) for name in predictor.classes])
         self._ids = [entry["id"] for entry in self.categories]

@@ -24,6 +24,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import mmpvt
+import small_models
 from corpus import IMAGES, SIZED, UNREADABLE, picture, png
 from helpers import ROOT, save_untrained
 from mmpvt.datasets.shapes import PALETTE
@@ -518,3 +519,20 @@ def test_interrupted_run_keeps_what_it_has(
     ended = call_tool("predict.py", tiny_config, trained / "epoch_2.pth", photos, "--out", out)
     assert ended.code == 130 and "Traceback" not in ended.err
     assert len({result["file_name"] for result in predictions(out)}) == 5
+
+
+def test_panoptic_models_are_refused(photos: Path, tmp_path: Path, call_tool):
+    """Nothing of panoptic segments would be written; of their instances all is."""
+    model, config = small_models.build("mask2former", "v2")
+    weights = tmp_path / "panoptic.pth"
+    torch.save(dict(state_dict=model.state_dict()), weights)
+    for is_panoptic in (True, False):
+        path, out = tmp_path / f"{is_panoptic}.py", tmp_path / f"out_{is_panoptic}"
+        config.model.test_cfg.update(panoptic_on=is_panoptic, instance_on=not is_panoptic)
+        config.dump(path)
+        ended = call_tool("predict.py", path, weights, photos / "x.jpg", "--out", out)
+        if is_panoptic:
+            assert "Mask2Former gives panoptic segments alone" in ended.one_sentence()
+            assert not out.exists()
+        else:
+            assert ended.code == 0 and predictions(out)[0]["segmentation"]
