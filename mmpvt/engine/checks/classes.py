@@ -11,12 +11,14 @@ from typing import NamedTuple
 from mmengine.config import Config
 
 from mmpvt.datasets.coco import files_by_id, read_annotations
+from mmpvt.datasets.pipelines import transform_name
 from mmpvt.engine.class_names import head_counts, iter_differing
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import ConfigError, DatasetError
 from mmpvt.utils.text import few
 
+IOU_METRICS = ("mIoU", "mDice", "mFscore")  # of MMSegmentation's IoUMetric
 SIMILARITY = 0.7  # difflib's ratio from which a name may be another one misspelt
 BY_ID = ("OVCocoMetric", "CocoOccludedSeparatedMetric")  # they name class APs by id
 
@@ -200,6 +202,43 @@ def check_same_classes(config: Config, splits: Iterable[str]) -> None:
             f"{one!r} in one and {other!r} in another",
             hint="give all the same metainfo=dict(classes=…)",
         )
+
+
+def check_metric(evaluator: dict, name: str, model: dict) -> None:
+    """Checks what an evaluator would find out after the images have been predicted on.
+
+    Args:
+        evaluator (dict): of a config.
+        name (str): of it, such as ``'val_evaluator'``.
+        model (dict): that it scores.
+
+    Raises:
+        ConfigError: ``topk`` is more than a classifier's classes; ``iou_metrics`` has another name
+            than a segmenter's scores; there is no folder for label maps that are all it writes.
+    """
+    kind = transform_name(evaluator) if "type" in evaluator else ""
+    if kind == "Accuracy":
+        topk = evaluator.get("topk", 1)
+        most = max([topk] if isinstance(topk, int) else topk, default=1)
+        counts = set().union(*head_counts(model).values())
+        if counts and most > min(counts):
+            raise ConfigError(
+                f"{name} scores the {most} likeliest classes, and the model has {min(counts)}",
+                hint=f"set {name}.topk=(1,)",
+            )
+    if kind == "IoUMetric":
+        metrics = evaluator.get("iou_metrics", ())
+        unknown = {metrics} if isinstance(metrics, str) else set(metrics)
+        if unknown := unknown.difference(IOU_METRICS):
+            raise ConfigError(
+                f"{name} has iou_metrics with {few(sorted(unknown))}, and IoUMetric gives "
+                f"{', '.join(IOU_METRICS)}"
+            )
+        if evaluator.get("format_only") and not evaluator.get("output_dir"):
+            raise ConfigError(
+                f"{name} has format_only=True, and no output_dir to write label maps to",
+                hint="set it; predict.py, too, writes label maps of images without annotations",
+            )
 
 
 def check_evaluator(

@@ -67,6 +67,7 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
                 annotated.append(one)
         notes |= dict.fromkeys(classes.check_classes(split, annotated))
         for evaluator in iter_dicts(config.get(f"{split}_evaluator")):
+            classes.check_metric(evaluator, f"{split}_evaluator", config.model)
             notes |= dict.fromkeys(
                 classes.check_evaluator(evaluator, config, split, annotated, contents)
             )
@@ -189,7 +190,8 @@ def _check_places(split: str, dataset: DatasetConfig) -> None:
 
 def _check_pipelines(config: Config, split: str) -> None:
     """Raises a ConfigError if a pipeline has no transform that loads images, loads what is learned
-    or scored, or packs the model's inputs; unless transforms or the data set are a user's own."""
+    or scored, or packs the model's inputs, or loads label maps that have no folder; unless
+    transforms or the data set are a user's own."""
     loader = config.get(f"{split}_dataloader") or {}
     evaluators = {
         transform_name(part)
@@ -225,6 +227,14 @@ def _check_pipelines(config: Config, split: str) -> None:
                     f"{names.replace(' ', ', ') or 'empty'}",
                     hint=f"add dict(type='{transform}')",
                 )
+        prefix = dataset.get("data_prefix") or {"seg_map_path": ""}
+        loads_maps = any(transform_name(step) in label_maps.MAP_LOADERS for step in steps)
+        if is_seg and loads_maps and prefix.get("seg_map_path") is None:
+            raise ConfigError(
+                f"the {split}_dataloader's data_prefix has no seg_map_path, the folder of the "
+                "label maps that its pipeline loads",
+                hint="name it; predict.py takes images without label maps",
+            )
 
 
 def _whole_pipelines(dataset: dict | None, after: Sequence[dict] = ()) -> Iterator[tuple]:

@@ -130,11 +130,42 @@ def test_scores_need_the_truth(root: Path):
     names = ("LoadImageFromFile", "PackSegInputs")
     tested = config(root, pipeline=[dict(type=name) for name in names])
     tested.test_dataloader = tested.pop("train_dataloader")
-    tested.test_evaluator = dict(type="IoUMetric", format_only=True)
+    tested.test_evaluator = dict(type="IoUMetric", format_only=True, output_dir="maps")
     check_data(tested, ("test",))
     tested.test_evaluator = [dict(type="mmseg.IoUMetric")]
     with pytest.raises(ConfigError, match="the test_dataloader's pipeline has no LoadAnnotations"):
         check_data(tested, ("test",))
+
+
+def test_label_maps_without_a_folder(root: Path):
+    names = ("LoadImageFromFile", "LoadAnnotations", "PackSegInputs")
+    lacking = config(root, pipeline=[dict(type=name) for name in names])
+    del lacking.train_dataloader.dataset.data_prefix["seg_map_path"]
+    with pytest.raises(ConfigError, match="train_dataloader's data_prefix has no seg_map_path"):
+        check_data(lacking, ("train",))
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "said"),
+    [
+        (dict(type="Accuracy", topk=(1, 9)), "test_evaluator scores the 9 likeliest classes"),
+        (dict(type="mmpretrain.Accuracy", topk=7), "and the model has 6"),
+        (dict(type="mmpretrain.Accuracy", topk=(1, 6)), None),
+        (dict(type="mmseg.IoUMetric", iou_metrics=["IoU", "mIoU"]), "iou_metrics with IoU, and"),
+        (dict(type="IoUMetric", iou_metrics="mIoU"), None),
+        (dict(type="IoUMetric", format_only=True), "format_only=True, and no output_dir"),
+    ],
+)
+def test_metrics_that_would_end_in_an_error(evaluator: dict, said: str | None, root: Path):
+    tested = config(root)
+    tested.test_dataloader = tested.pop("train_dataloader")
+    tested.model = dict(type="ImageClassifier", head=dict(num_classes=6))
+    tested.test_evaluator = [evaluator]
+    if said is None:
+        check_data(tested, ("test",))
+    else:
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            check_data(tested, ("test",))
 
 
 def test_indices_beyond_the_data(root: Path):
