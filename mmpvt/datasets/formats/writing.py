@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 from pycocotools import mask as rle
 
-from mmpvt.datasets.formats.masks import map_values
+from mmpvt.datasets.formats.masks import VOID, map_values
 from mmpvt.datasets.formats.reading import image_size, orientation, stem
 from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance, unique_records
 from mmpvt.datasets.shapes import mask_to_polygons
@@ -227,10 +227,10 @@ def _label_map(opened: OpenedDataset, record: ImageRecord) -> bytes:
     """A PNG of labels, in the classes' colours where a viewer shows it."""
     labels = _labels(opened, record) if opened.is_semantic else _painted(opened, record)
     image = Image.fromarray(labels)
-    palette = np.zeros((256, 3), np.uint8)  # of fewer colours Pillow cuts the labels' upper bits
-    colours = _map_classes(opened)[1]
-    palette[: len(colours)] = colours
-    image.putpalette(palette.tobytes())
+    palette = _map_classes(opened)[1]
+    # of fewer than 256 colours Pillow stores fewer bits a pixel, in which 255 is another label
+    colours = [*palette, *[VOID] * (256 - len(palette))]
+    image.putpalette([value for colour in colours for value in colour])
     data = io.BytesIO()
     image.save(data, "PNG")
     return data.getvalue()

@@ -334,6 +334,31 @@ def test_turned_images_annotated_as_stored(how: int, root: Path, tmp_path: Path)
     assert record.instances[0].box == (40, 5, 20, 10)
 
 
+@pytest.mark.parametrize("number", [2, 3, 4, 16, 17])
+def test_ignored_pixels_stay_ignored(number: int, root: Path, tmp_path: Path):
+    """A PNG file of few colours has few bits a pixel."""
+    names = [f"c{i}" for i in range(number)]
+    labels = np.array([0, 1, 255], np.uint16)[np.indices((HEIGHT, WIDTH)).sum(0) % 3]
+    image(root / "maps" / "a.jpg")
+    Image.fromarray(labels).save(root / "maps" / "a_mask.png")  # of 16 bits
+    made = open_dataset(root / "maps", classes=names).write_label_maps(tmp_path / "maps")
+    found = np.asarray(Image.open(made.seg_map_path / "a.jpg.png"))
+    np.testing.assert_array_equal(found, labels)
+
+    content = coco_content({"b": [(0, 4, 4, 20, 10), (0, 30, 6, 10, 10)]})
+    content["categories"] = [dict(id=i, name=name) for i, name in enumerate(names[1:], 1)]
+    for is_crowd, annotation in enumerate(content["annotations"]):
+        x, y, w, h = annotation["bbox"]
+        outline = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        annotation.update(category_id=1, iscrowd=is_crowd, segmentation=outline)
+    image(root / "outlines" / "b.jpg")
+    (root / "outlines" / "b.json").write_text(json.dumps(content))
+    folder = open_dataset(root / "outlines").write(tmp_path / "written", "masks")
+    (path,) = folder.rglob("b.png")
+    found = np.asarray(Image.open(path))
+    assert found[5, 5] == 1 and found[8, 32] == 255 and found[0, 0] == 0
+
+
 def test_a_class_named_background(root: Path, tmp_path: Path):
     """It is the label maps' own."""
     content = coco_content({"a": [(0, 4, 4, 20, 10), (1, 30, 6, 10, 10)]})
