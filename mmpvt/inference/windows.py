@@ -101,6 +101,9 @@ class FileWindows:
                 where=path,
             )
         names = [colour.name for colour in file.colorinterp]
+        bits = int(file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+        # of a PNG file of 1, 2 or 4 bits GDAL gives the numbers stored, OpenCV shades of grey
+        self._white = 2**bits - 1 if bits < 8 and names == ["gray"] else None
         self._bands = list(range(1, file.count + 1))
         if not unchanged:  # without colours the first band is grey, as to OpenCV; no alpha
             colours = ("blue", "green", "red")
@@ -147,6 +150,8 @@ class FileWindows:
                 where=self.path,
             ) from error
         image = np.ascontiguousarray(stored.transpose(1, 2, 0))
+        if self._white:
+            image = image * np.uint8(255 // self._white)
         if self._table is not None:
             return np.ascontiguousarray(self._table[image[..., 0]][..., ::-1])
         if self.unchanged:

@@ -145,6 +145,8 @@ KINDS = {
     "deep.tif": (3, "uint16", dict(compress="lzw", photometric="rgb")),
     "deep_alpha.tif": (4, "uint16", dict(photometric="rgb", alpha="yes")),
     "colour.png": (3, "uint8", {}),
+    "1.png": (1, "uint8", dict(nbits=1)),
+    "4.png": (1, "uint8", dict(nbits=4)),
     "colour.jpg": (3, "uint8", {}),
 }
 
@@ -159,6 +161,7 @@ def test_windows_are_what_is_loaded(name: str, model: tuple, tmp_path: Path, mon
     values = draw.integers(0, np.iinfo(dtype).max, (count, 70, 130), dtype=dtype)
     if name == "colour.jpg":  # the decoders' rounding is small where neighbours are alike
         values = np.stack([cv2.GaussianBlur(band, (0, 0), 9) for band in values])
+    values >>= 8 - options["nbits"] if "nbits" in options else 0
     path = tmp_path / name
     kind = {".tif": "GTiff", ".png": "PNG", ".jpg": "JPEG"}[path.suffix]
     settings = dict(width=130, height=70, count=count, dtype=dtype, driver=kind, **options)
