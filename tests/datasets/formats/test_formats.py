@@ -374,21 +374,6 @@ def test_a_class_named_background(root: Path, tmp_path: Path):
     assert found[5, 5] == 1 and found[8, 32] == 0
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 15])
-def test_what_is_ignored_is_255_of_any_number_of_classes(number: int, root: Path, tmp_path: Path):
-    content = coco_content({"a": [(0, 4, 4, 20, 10), (0, 30, 6, 10, 10)]})
-    content["categories"] = [dict(id=i, name=f"c{i}") for i in range(number)]
-    for annotation, crowd in zip(content["annotations"], (0, 1), strict=True):
-        x, y, w, h = annotation["bbox"]
-        square = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-        annotation.update(category_id=number - 1, segmentation=square, iscrowd=crowd)
-    (root / "a.json").write_text(json.dumps(content))
-    image(root / "a.jpg")
-    made = open_dataset(root).write_label_maps(tmp_path / "out")
-    found = np.asarray(Image.open(made.seg_map_path / "a.jpg.png"))
-    assert found[8, 8] == number and (found[6:16, 30:40] == 255).all() and found[0, 0] == 0
-
-
 @pytest.mark.parametrize("number", [254, 255])
 def test_as_many_classes_as_label_maps_hold(number: int, root: Path, tmp_path: Path):
     content = coco_content({"a": [(0, 4, 4, 20, 10)]})
