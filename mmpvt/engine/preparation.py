@@ -56,6 +56,7 @@ FUSED = ("Adam", "AdamW", "SGD")  # PyTorch's optimizers that have a fused kerne
 # MMCV's, as any scope names it
 IMAGE_LOADERS = ("LoadImageFromFile", *(f"{scope}.LoadImageFromFile" for scope in SCOPES))
 BATCH_SAMPLER = "mmpvt.ResumableBatchSampler"
+MAX_SEED = 2**32 - 1  # NumPy's
 
 
 @dataclass(kw_only=True)
@@ -340,6 +341,9 @@ def _with_common_options(config: Config, options: RunOptions) -> Config:
         randomness = config.get("randomness") or {}
         seed = randomness.get("seed") if options.seed is None else options.seed
         config.randomness = dict(randomness, seed=seed, deterministic=options.deterministic)
+    seed = (config.get("randomness") or {}).get("seed")
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed <= MAX_SEED):
+        raise ConfigError(f"{seed!r}: a seed is an int from 0 to {MAX_SEED}", setting="seed")
     return config
 
 

@@ -160,6 +160,18 @@ def test_option_that_leaves_nothing_to_do(
     assert sentence in ended.one_sentence()
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--seed", "-1"), ("--seed", "4294967296"), ("--cfg-options", "randomness.seed=1.5")],
+)
+def test_seed(option: str, value: str, tiny_config: Path, tmp_path: Path, call_tool):
+    args = ("--work-dir", tmp_path / "work", option, value)
+    expected = f"--seed: {value.rpartition('=')[2]}: a seed is an int from 0 to 4294967295"
+    for tool, named in (("train.py", ()), ("test.py", ("x.pth",))):
+        assert expected in call_tool(tool, tiny_config, *named, *args).one_sentence()
+    assert not (tmp_path / "work").exists()
+
+
 def test_option_in_braces():
     """A name with a place to fill in is no dict."""
     for text in ("a={:06d}.png", "a=[{}.png,x_{}]", "a={img_id}_{}.png"):
