@@ -249,12 +249,26 @@ def merge_options(config: Config, cfg_options: dict | None) -> None:
     for key, value in options.items():
         if key.endswith("_dataloader.batch_size") and not (isinstance(value, int) and value > 0):
             raise ConfigError(f"{key} is {value!r}, and it counts images", setting="cfg_options")
+        if isinstance(value, str | int | float) and _is_part(config, key):
+            raise ConfigError(
+                f"{key} is {value!r}, and it takes a dict",
+                hint=f"set its keys one by one, {key}.KEY=VALUE",
+                setting="cfg_options",
+            )
     try:
         config.merge_from_dict(options)
     except (KeyError, TypeError, AssertionError, IndexError) as error:
         raise ConfigError(
             f"they don't fit {config.filename}: {error}", setting="cfg_options"
         ) from error
+
+
+def _is_part(config: Config, key: str) -> bool:
+    """Whether a dotted key holds a dict that a runner or registry reads, not an arch's, say."""
+    part: Any = config
+    for name in key.split("."):
+        part = part.get(name) if isinstance(part, Config | dict) else None
+    return isinstance(part, dict) and ("." not in key or "type" in part)
 
 
 def _check_new_keys(config: Config, options: dict) -> None:

@@ -172,6 +172,16 @@ def test_seed(option: str, value: str, tiny_config: Path, tmp_path: Path, call_t
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize(
+    "option",
+    ["optim_wrapper=AdamW", "train_dataloader=3", "default_hooks=x", "train_dataloader.dataset=x"],
+)
+def test_option_in_the_place_of_a_dict(option: str, tiny_config: Path, call_tool):
+    key = option.partition("=")[0]
+    sentence = call_tool("train.py", tiny_config, "--cfg-options", option).one_sentence()
+    assert f"--cfg-options: {key} is " in sentence and "and it takes a dict: set its" in sentence
+
+
 def test_option_in_braces():
     """A name with a place to fill in is no dict."""
     for text in ("a={:06d}.png", "a=[{}.png,x_{}]", "a={img_id}_{}.png"):
