@@ -621,7 +621,7 @@ def _find(path: str) -> Path:
     if (file / CONFIG_FILE).is_file():
         file /= CONFIG_FILE
     if not file.is_file():
-        file = file.with_name(file.name.replace(*RENAMED))
+        file = file.parent / file.name.replace(*RENAMED)
     if not file.is_file():
         file = find_config(path.replace(*RENAMED)) or file
     if not file.is_file():
