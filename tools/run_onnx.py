@@ -13,6 +13,7 @@ import argparse
 import bisect
 import collections
 import contextlib
+import errno
 import functools
 import hashlib
 import io
@@ -1479,6 +1480,11 @@ def main() -> None:
             run(parse_args())
     except UserError as error:
         say(f"error: {error}")
+        sys.exit(USER_ERROR)
+    except OSError as error:  # Path.is_file() raises it, too
+        if error.errno not in (errno.EACCES, errno.ENAMETOOLONG):
+            raise
+        say(f"error: {error.filename} can't be used ({error.strerror})")
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         say("interrupted: what was done so far is written")

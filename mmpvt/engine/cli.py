@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import re
 import signal
@@ -32,6 +33,7 @@ AMP = "mixed precision of this type (on a CPU: bfloat16); accuracy: docs/perform
 HOST = "address to listen at; 0.0.0.0 lets others in (default: %(default)s, this machine)"
 FAILURE = 1
 USER_ERROR = 2
+NAMED_AMISS = (errno.EACCES, errno.ENAMETOOLONG)  # which Path.is_file() raises, too
 
 # functions of MMEngine that build a config's parts, and whose classes refuse arguments in words
 _BUILDERS = ("build_from_cfg", "build_dataloader", "from_cfg")
@@ -238,6 +240,10 @@ def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
         if failure is None:
             raise
         _leave(f"error: {failure}", FAILURE)
+    except OSError as error:
+        if error.errno not in NAMED_AMISS or error.filename is None:
+            raise
+        _leave(f"error: {error.filename} can't be used ({error.strerror})", USER_ERROR)
     except KeyboardInterrupt:
         _leave(on_interrupt, 128 + signal.SIGINT)
     finally:

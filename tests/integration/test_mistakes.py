@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmpvt.engine.cli import setting
+from mmpvt.engine.cli import setting, user_errors
 
 
 @pytest.fixture
@@ -180,6 +181,28 @@ def test_option_in_the_place_of_a_dict(option: str, tiny_config: Path, call_tool
     key = option.partition("=")[0]
     sentence = call_tool("train.py", tiny_config, "--cfg-options", option).one_sentence()
     assert f"--cfg-options: {key} is " in sentence and "and it takes a dict: set its" in sentence
+
+
+def test_names_that_are_too_long(shapes: Path, tmp_path: Path, tiny_config: Path, call_tool):
+    long = tmp_path / ("n" * 300)
+    for line in (
+        ("train.py", long),
+        ("train.py", tiny_config, "--data-root", long),
+        ("train.py", tiny_config, "--data-root", shapes, "--work-dir", long),
+        ("test.py", tiny_config, long),
+        ("predict.py", tiny_config, "x.pth", shapes, "--out", long),
+        ("convert_dataset.py", long, tmp_path / "out", "--to", "coco"),
+        ("run_onnx.py", long, shapes, "--out", tmp_path / "out"),
+    ):
+        sentence = call_tool(*line).one_sentence()
+        assert str(long) in sentence and "can't be used (File name too long)" in sentence
+    assert not (tmp_path / "out").exists()
+
+
+def test_file_without_permission(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit), user_errors():
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "hers/a.pth")
+    assert capsys.readouterr().err == "error: hers/a.pth can't be used (Permission denied)\n"
 
 
 def test_option_in_braces():
