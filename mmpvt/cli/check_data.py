@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with user_errors(on_interrupt="interrupted; nothing was written"):
+    with user_errors("interrupted; nothing was written", format="data_format"):
         from mmpvt.engine.config import load_config, make_work_dir, set_data_root
         from mmpvt.engine.own_data import use_own_data
         from mmpvt.inspection import compare, describe, draw, inspect_datasets

@@ -106,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    with user_errors(), ExitStack() as locks, ExitStack() as undo:
+    with user_errors(format="data_format"), ExitStack() as locks, ExitStack() as undo:
         from mmengine.dist import is_main_process
         from mmengine.runner import Runner
 

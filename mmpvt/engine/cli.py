@@ -201,17 +201,22 @@ def options_from(args: argparse.Namespace, kind: type[Options]) -> Options:
 
 
 @contextmanager
-def user_errors(on_interrupt: str = "interrupted") -> Iterator[None]:
+def user_errors(on_interrupt: str = "interrupted", **flags: str) -> Iterator[None]:
     """Sets up the environment, and ends the process with one sentence, settings as flags: code 2
     on :class:`UserError`, 130 on Ctrl-C, 143 on SIGTERM, 1 where another process is lost.
 
     Args:
         on_interrupt (str): the sentence for Ctrl-C while there is nothing to save.
+        **flags (str): arguments of settings that the command calls otherwise.
     """
     setup_environment()
     print_safely()
     logging.raiseExceptions = False  # a full disk is said once, not by each line of the log
-    UserError.name_setting = staticmethod(as_flag)
+
+    def named(name: str, value: object = None) -> str:
+        return as_flag(flags.get(name, name), value)
+
+    UserError.name_setting = staticmethod(named)
     try:
         try:
             yield

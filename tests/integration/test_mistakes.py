@@ -162,6 +162,16 @@ def test_option_that_leaves_nothing_to_do(
 
 
 @pytest.mark.parametrize(
+    "option",
+    ["optim_wrapper=AdamW", "train_dataloader=3", "default_hooks=x", "train_dataloader.dataset=x"],
+)
+def test_option_in_the_place_of_a_dict(option: str, tiny_config: Path, call_tool):
+    key = option.partition("=")[0]
+    sentence = call_tool("train.py", tiny_config, "--cfg-options", option).one_sentence()
+    assert f"--cfg-options: {key} is " in sentence and "and it takes a dict: set its" in sentence
+
+
+@pytest.mark.parametrize(
     ("option", "value"),
     [("--seed", "-1"), ("--seed", "4294967296"), ("--cfg-options", "randomness.seed=1.5")],
 )
@@ -171,16 +181,6 @@ def test_seed(option: str, value: str, tiny_config: Path, tmp_path: Path, call_t
     for tool, named in (("train.py", ()), ("test.py", ("x.pth",))):
         assert expected in call_tool(tool, tiny_config, *named, *args).one_sentence()
     assert not (tmp_path / "work").exists()
-
-
-@pytest.mark.parametrize(
-    "option",
-    ["optim_wrapper=AdamW", "train_dataloader=3", "default_hooks=x", "train_dataloader.dataset=x"],
-)
-def test_option_in_the_place_of_a_dict(option: str, tiny_config: Path, call_tool):
-    key = option.partition("=")[0]
-    sentence = call_tool("train.py", tiny_config, "--cfg-options", option).one_sentence()
-    assert f"--cfg-options: {key} is " in sentence and "and it takes a dict: set its" in sentence
 
 
 def test_names_that_are_too_long(shapes: Path, tmp_path: Path, tiny_config: Path, call_tool):
@@ -203,6 +203,17 @@ def test_file_without_permission(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit), user_errors():
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "hers/a.pth")
     assert capsys.readouterr().err == "error: hers/a.pth can't be used (Permission denied)\n"
+
+
+def test_format_that_the_data_is_not_of(shapes: Path, tmp_path: Path, tiny_config: Path, call_tool):
+    args = ("--data", shapes, "--data-format", "voc")
+    for tool, option in (("train.py", "--work-dir"), ("check_data.py", "--out")):
+        ended = call_tool(tool, tiny_config, *args, option, tmp_path / "work")
+        assert f"error: --data-format: {shapes} is not of the format voc" in ended.one_sentence()
+    ended = call_tool(
+        "convert_dataset.py", shapes, tmp_path / "out", "--to", "coco", "--format", "voc"
+    )
+    assert "error: --format: " in ended.one_sentence()
 
 
 def test_option_in_braces():
