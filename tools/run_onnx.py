@@ -75,6 +75,10 @@ class UserError(Exception):
     """A mistake of the user's: its message is one sentence."""
 
 
+class OutputError(UserError):
+    """A result can't be written, on a full disk, say: the next one can't be, either."""
+
+
 @dataclass(frozen=True)
 class Input:
     """An input of a model; a side of its shape is None where it is dynamic."""
@@ -1379,6 +1383,8 @@ def _skipping(path: Path) -> Iterator[None]:
     """Names an image that can't be used, and goes on."""
     try:
         yield
+    except OutputError:
+        raise
     except UserError as error:
         print(file=sys.stderr)
         say(f"skipped: {path}: {error}")
@@ -1423,7 +1429,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path} can't be written ({error.strerror})") from error
+        raise OutputError(f"{path} can't be written ({error.strerror})") from error
 
 
 def encode(picture: Image.Image, kind: str) -> bytes:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import runpy
 import shutil
 import subprocess
@@ -523,6 +524,20 @@ def test_damaged_files(files: int, detector: Path, tmp_path: Path, call_tool: Ca
         args = ("run_onnx.py", model, tmp_path / "a.png", "--out", tmp_path / str(number))
         ended = call_tool(*args)
         assert ended.code == 0 or ended.one_sentence()
+
+
+def test_full_disk(tmp_path: Path):
+    """No image's fault: none is skipped for it."""
+    model = save(tmp_path / "m.onnx", kind=MAPS)
+    photo(tmp_path / "a.png")
+    room = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, room[1]))  # which processes inherit
+    try:
+        ended = run_onnx(model, tmp_path / "a.png", "--out", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, room)
+    assert "a.jpg can't be written (File too large)" in ended.one_sentence()
+    assert "skipped" not in ended.err
 
 
 def test_careless_options(detector: Path, tmp_path: Path):
