@@ -114,10 +114,10 @@ def _distinct_names(file_names: Sequence[str]) -> list[str]:
     for file_name in file_names:
         path = Path(file_name)
         long = f"{path.stem}_{path.suffix[1:].lower()}"
-        name, number = path.with_name(fitting(path.stem)).as_posix(), 1
+        name, number = (path.parent / fitting(path.stem)).as_posix(), 1  # a folder given has none
         while name.casefold() in taken:  # as folders that take X.jpg and x.jpg for one do
             end = "" if number == 1 else f"_{number}"
-            name = path.with_name(fitting(long, end)).as_posix()
+            name = (path.parent / fitting(long, end)).as_posix()
             number += 1
         taken.add(name.casefold())
         names.append(name)

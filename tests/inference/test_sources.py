@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,12 @@ def test_an_out_folder_by_another_name_is_not_walked(make):
     (root.parent / "alias").symlink_to(root / "out")
     assert [name for name, *_ in named([root], out=root.parent / "alias")] == ["x.jpg"]
     (root.parent / "alias").unlink()
+
+
+def test_a_given_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(folder: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    (source,), _ = find_sources([tmp_path])
+    assert source.problem == f"{tmp_path} can't be read (Permission denied)"
