@@ -6,8 +6,8 @@ mmpvt get coco --dir data/coco
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
+from threading import TIMEOUT_MAX
 
 from mmpvt.engine.cli import user_errors
 from mmpvt.utils.constants import DOWNLOADS
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "names",
         nargs="*",
+        default=[],
         metavar="NAME",
         help="some of it: val2017, annotations; pvt_small, pvt_v2_b2, … (default: all)",
     )
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _positive(text: str) -> float:
     value = float(text)
-    if not (value > 0 and math.isfinite(value)):
+    if not 0 < value <= TIMEOUT_MAX:
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
     return value
 

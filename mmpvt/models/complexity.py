@@ -25,6 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmpvt.errors import ConfigError, UserError
 from mmpvt.models.data_preprocessor import input_channels
 
+MAX_SIDE = 100_000  # pixels, whose attention weights PyTorch can still count
+
 
 class ModuleCost(NamedTuple):
     """What a module of a model takes."""
@@ -77,6 +79,8 @@ def count(model: BaseModel, shape: Sequence[int] | None = None) -> list[ModuleCo
         raise ConfigError(
             f"an image of {height}x{width} pixels has nothing to count", setting="shape"
         )
+    if max(height, width) > MAX_SIDE:
+        raise ConfigError(f"{max(height, width)} is more than {MAX_SIDE} pixels", setting="shape")
     channels = input_channels(model.backbone)
     with torch.device("meta"), torch.no_grad():
         counter = _Counter(model)

@@ -114,3 +114,10 @@ def test_mistakes(server: Server, tmp_path: Path, call_tool):
     sentence = said("ade20k", "--dir", tmp_path / "file")
     assert "pass --dir another folder" in sentence
     assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("seconds", ["0", "nan", "1e300"])
+def test_a_timeout_that_no_socket_takes(seconds: str, call_tool):
+    ended = call_tool("get.py", "coco", "val2017", "--timeout", seconds)
+    assert ended.code == 2 and "Traceback" not in ended.err
+    assert f"--timeout: {seconds} is not a number of seconds" in ended.err

@@ -37,6 +37,10 @@ def test_shape_and_options(call_tool):
         ([CONFIGS / "_base_/mstrain_3x.py"], "holds no model"),
         ([CONFIGS / "fpn_pvt_t_ade20k_40k.py", "--shape", 16, 16], "too small"),
         ([CONFIGS / "fpn_pvt_t_ade20k_40k.py", "--shape", 0, 512], "--shape: an image of 0x512"),
+        (
+            [CONFIGS / "fpn_pvt_t_ade20k_40k.py", "--shape", 64, 10**9],
+            "--shape: 1000000000 is more",
+        ),
         (["mmdet::fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py"], "a FastRCNN can't be counted"),
     ],
 )
