@@ -125,6 +125,12 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
     names: Sequence[str]
     names, colours, values = _table(reading)
     are_colours = bool(colours) and values is None
+    stored = colours if are_colours else values or ()
+    for place, one in enumerate(stored):
+        if (first := stored.index(one)) < place:
+            both = f"{names[first]!r} and {names[place]!r}"
+            kind = "colour" if are_colours else "value"
+            reading.notes.append(f"{both} have one {kind}, {one}: its pixels are of the latter")
     table = {colour: place for place, colour in enumerate(colours)} if are_colours else {}
     records: dict[str, list[tuple[ImageRecord, set]]] = defaultdict(list)
     seen: Counter = Counter()

@@ -619,6 +619,18 @@ def test_tables_that_differ(root: Path):
         open_dataset(root)
 
 
+@pytest.mark.parametrize(
+    ("name", "table", "what"),
+    [("labelmap.txt", "bg:0,0,0::\ncat:1,1,1::\ndog:1,1,1::\n", "colour, (1, 1, 1)"),
+     ("_classes.csv", "Pixel Value,Class\n0,bg\n1,cat\n1,dog\n", "value, 1")],
+)  # fmt: skip
+def test_classes_of_one_colour(name: str, table: str, what: str, root: Path):
+    write(root, {"a.jpg": "", "a_mask.png": label_map(), name: table})
+    opened = open_dataset(root)
+    assert f"'cat' and 'dog' have one {what}: its pixels are of the latter" in opened.notes
+    assert opened.splits["all"][0].labels == (0, 2)
+
+
 # --- File systems and images
 
 
