@@ -314,8 +314,9 @@ def calibration_samples(
         ratio = min(np.divide(json.loads(meta["input_size"]), photo.shape[:2]))
         sized, own = resized(config, photo, [max(1, int(x * ratio)) for x in photo.shape[:2]])
         prepared.append(prepare(own, sized))
+    missing = -len(prepared) % count
+    prepared += (prepared * count)[:missing]
     batches = [prepared[i : i + count] for i in range(0, len(prepared), count)]
-    batches[-1] += prepared[: count - len(batches[-1])]
     return [make_batch(batch, meta, is_bgr) for batch in batches]
 
 

@@ -22,7 +22,7 @@ from torch.torch_version import TorchVersion
 from helpers import ROOT
 from mmpvt.deploy import export
 from mmpvt.deploy.decoding import border_of, clip_boxes
-from mmpvt.deploy.exporting import Plan, export_network
+from mmpvt.deploy.exporting import Plan, calibration_samples, export_network
 from mmpvt.deploy.precision import to_float16, to_int8
 from mmpvt.deploy.preprocessing import round_shape
 from mmpvt.deploy.verification import predict, verify
@@ -176,6 +176,15 @@ def test_int8_where_there_are_weights(
     assert kinds.count("MatMulIntegerToFloat") == 4 * 5  # blocks: q, kv, proj, fc1, fc2
     assert kinds.count("QLinearConv") > 10
     assert not {"MatMul", "Gemm", "Conv", "FusedConv", "FusedMatMul"} & set(kinds)
+
+
+@pytest.mark.parametrize("photos", [1, 3, 5])
+def test_calibration_of_a_fixed_batch(photos: int):
+    """However few images there are, each batch has as many as the file takes."""
+    config = load_config(str(ROOT / "configs" / KINDS["retinanet"][0]))
+    meta = dict(form="batch", batch="4", input_size="[96, 128]", divisor="32")
+    samples = calibration_samples([picture(96, 128)] * photos, config, meta)
+    assert {len(sample["images"]) for sample in samples} == {4}
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float16", 0.03), ("int8", 0.2)])
