@@ -116,7 +116,7 @@ def open_dataset(
     except (RecursionError, msgspec.MsgspecError) as error:
         raise DatasetError(f"{given} can't be read: {error}", where=given) from error
     opened = _opened(reading, kind, content)
-    _check_task(opened, task)
+    _check_task(opened, task, files)
     log.info(opened.describe())
     for note in opened.notes:
         log.warning("%s: %s", given, note)
@@ -496,7 +496,7 @@ def _rename(content: Content, wanted: Sequence[str], splits: dict[str, list[Imag
         record.labels = tuple(sorted(places.index(label) for label in record.labels))
 
 
-def _check_task(opened: OpenedDataset, task: str | None) -> None:
+def _check_task(opened: OpenedDataset, task: str | None, files: Files) -> None:
     lacks = {
         "semantic": not opened.is_semantic and not opened.has_masks,
         "instance": not opened.has_masks,
@@ -504,16 +504,20 @@ def _check_task(opened: OpenedDataset, task: str | None) -> None:
         "classification": opened.format != "folders",
     }
     if task is not None and lacks[task]:
-        needs = dict(
-            semantic="label maps or outlines",
-            instance="outlines",
-            detection="boxes",
-            classification="a folder a class",
+        takes = dict(
+            semantic="a semantic segmenter takes label maps or outlines",
+            instance="instance segmentation takes outlines",
+            detection="a detector takes boxes",
+            classification="a classifier takes a folder a class",
         )
         holds = "label maps" if opened.is_semantic else "boxes only"
         if opened.format == "folders":
             holds = "images in a folder a class"
+        unread = None
+        if task == "instance" and any("SegmentationObject/" in name for name in files.images):
+            unread = "give the objects' masks in COCO's format, as SegmentationObject/ isn't read"
         raise DatasetError(
-            f"{opened.path} holds {holds}, and {task} takes {needs[task]}",
+            f"{opened.path} holds {holds}, and {takes[task]}",
             where=opened.path,
+            hint=unread,
         )

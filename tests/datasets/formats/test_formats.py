@@ -435,6 +435,15 @@ def test_names_that_voc_cannot_list(root: Path, tmp_path: Path):
         open_dataset(root).write(tmp_path / "out", "voc")
 
 
+def test_masks_of_voc_that_are_not_read_are_named(root: Path):
+    voc(root)
+    with pytest.raises(DatasetError, match=r"instance segmentation takes outlines$"):
+        open_dataset(root, task="instance")
+    image(root / "SegmentationObject/img_00.png")
+    with pytest.raises(DatasetError, match="SegmentationObject/ isn't read"):
+        open_dataset(root, task="instance", format="voc")
+
+
 def test_voc_keeps_classes_of_any_name(root: Path, tmp_path: Path):
     content = coco_content({"a": [(0, 4, 4, 20, 10)]})
     names = ["z:1", "C#", "a b"]
