@@ -155,7 +155,7 @@ def _predictor(args: argparse.Namespace, share: Share | None = None) -> Predicto
     device = args.device
     if share and share.count > 1 and device in (None, "cuda"):
         device = share.device()
-    return Predictor(
+    predictor = Predictor(
         args.config,
         args.checkpoint,
         device,
@@ -165,6 +165,8 @@ def _predictor(args: argparse.Namespace, share: Share | None = None) -> Predicto
         batch_size=args.batch,
         amp=args.amp,
     )
+    predictor.check_results()
+    return predictor
 
 
 def _predict_video(args: argparse.Namespace, out: Path) -> None:

@@ -119,9 +119,8 @@ def predict_folder(
 
     Raises:
         UserError: the folder can't be written to, holds something else or is in use by another run,
-            the run to resume was one of other settings, or the model is panoptic.
+            or the run to resume was one of other settings.
     """
-    predictor.check_results()
     folder = check_out(out)
     categories = coco_categories(predictor.classes)
     share = options.share

@@ -123,10 +123,9 @@ def predict_video(
 
     Raises:
         UserError: the video can't be read, is broken or of changing size, a stream stalls, a
-            package isn't installed, the folder can't be written to, or the model is panoptic.
+            package isn't installed, or the folder can't be written to.
     """
     av = import_av()
-    predictor.check_results()
     folder = Outputs(out)
     folder.check_folder()
     stem = Path(source).stem if Path(source).suffix.lower() in SUFFIXES else "stream"
