@@ -1275,6 +1275,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_args() -> argparse.Namespace:
+    if "" in sys.argv:
+        raise UserError("an argument is empty: is a variable of the shell not set?")
     parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("model", type=Path, help="a file of tools/export.py")
     parser.add_argument("images", nargs="+", type=Path, help="images and folders of images")

@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given:
         return _refuse("no command is given: mmpvt --help lists them")
+    if sentence := _empty_argument(given):
+        return _refuse(sentence)
     if not given[0].startswith("-"):
         name = given[0].replace("_", "-")
         given[0] = ALIASES.get(name, name)
@@ -107,6 +109,8 @@ def run_tool(name: str) -> None:
     """
     if "torch" not in sys.modules:  # which has read the variables
         share_processors(os.environ)
+    if sentence := _empty_argument(sys.argv[1:]):
+        sys.exit(_refuse(sentence))
     command = _module(name)
     parser = argparse.ArgumentParser(description=_summary(command))
     command.add_arguments(parser)
@@ -145,6 +149,16 @@ def _run(command: ModuleType, args: argparse.Namespace) -> int:
 
 def _summary(command: ModuleType) -> str:
     return (command.__doc__ or "").split("\n\n")[0]
+
+
+def _empty_argument(given: Sequence[str]) -> str | None:
+    """What is wrong with an argument that is empty: as a path it would be the current folder, and
+    as an option's value none."""
+    for place, argument in enumerate(given):
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            where = argument or (f"after {given[place - 1]}" if place else "the first")
+            return f"an argument is empty ({where}): is a variable of the shell not set?"
+    return None
 
 
 def _refuse(sentence: str) -> int:

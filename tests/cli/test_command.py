@@ -63,12 +63,29 @@ def run_python(code: str, *args: str) -> subprocess.CompletedProcess:
     [
         ((), "error: no command is given: mmpvt --help lists them\n"),
         (("trian", "config.py"), "error: there is no command trian: did you mean train?\n"),
+        (
+            ("predict", "config.py", ""),
+            "error: an argument is empty (after config.py): is a variable of the shell not set?\n",
+        ),
+        (
+            ("train", "config.py", "--data="),
+            "error: an argument is empty (--data=): is a variable of the shell not set?\n",
+        ),
         (("\x1b[2J",), "error: there is no command \\x1b[2J: mmpvt --help lists them\n"),
     ],
 )
 def test_mistaken_commands(arguments: tuple, sentence: str, capsys: pytest.CaptureFixture):
     assert cli.main(arguments) == 2
     assert capsys.readouterr() == ("", sentence)
+
+
+def test_a_tool_with_an_empty_argument(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr(sys, "argv", ["train.py", ""])
+    with pytest.raises(SystemExit) as ended:
+        cli.run_tool("train")
+    assert ended.value.code == 2 and "argument is empty (the first)" in capsys.readouterr().err
 
 
 def test_tools_have_the_commands_options(capsys: pytest.CaptureFixture):

@@ -545,6 +545,7 @@ def test_careless_options(detector: Path, tmp_path: Path):
     for option, sentence in (
         (("--score", "nan"), "--score nan: a score is a number from 0 to 1"),
         (("--threads", -1), "--threads -1: from 1 to 1024"),
+        (("",), "an argument is empty"),
     ):
         ended = run_onnx(detector, tmp_path / "a.png", "--out", tmp_path / "out", *option)
         assert sentence in ended.one_sentence()
