@@ -229,7 +229,7 @@ def _label_map(opened: OpenedDataset, record: ImageRecord) -> bytes:
     image = Image.fromarray(labels)
     palette = _map_classes(opened)[1]
     # of fewer than 256 colours Pillow stores fewer bits a pixel, in which 255 is another label
-    colours = [*palette, *[VOID] * (256 - len(palette))]
+    colours = [*palette, *[VOID] * 256][:256]
     image.putpalette([value for colour in colours for value in colour])
     data = io.BytesIO()
     image.save(data, "PNG")
