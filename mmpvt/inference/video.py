@@ -54,6 +54,8 @@ RATE = 25.0  # frames a second, where a stream doesn't say
 FRAGMENTS = dict(movflags="frag_keyframe+delay_moov+default_base_moof", flush_packets="1")
 SECONDS = 2.0  # of a fragment
 COMPLETE = 0.9  # share of its length: a video that ends before may be truncated
+LOW = 0.1  # of a score: what is found with less continues no track, as in ByteTrack's paper
+GAP = 0.5  # seconds: a longer one between frames counts as this, as tracks end after one second
 AHEAD = 2  # frames of a file that are decoded while the model runs
 
 
@@ -163,7 +165,9 @@ def predict_video(
                         assert writer is not None
                         writer.copy(item)
                         continue
-                    line, picture = _predict(predictor, item.image, options, tracker, summary, ids)
+                    line, picture = _predict(
+                        predictor, item.image, item.time, options, tracker, summary, ids
+                    )
                     line = dict(frame=summary.frames, time=item.time, **line)
                     lines.write(msgspec.json.encode(line) + b"\n")
                     lines.flush()
@@ -430,6 +434,7 @@ class _Reader:
 def _predict(
     predictor: Predictor,
     frame: np.ndarray,
+    time: float,
     options: VideoOptions,
     tracker: _Tracker | None,
     summary: VideoSummary,
@@ -441,7 +446,7 @@ def _predict(
     line: dict[str, Any] = {}
     if "pred_instances" in sample:
         if tracker:
-            tracker.update(sample)
+            tracker.update(sample, time)
         line["instances"] = found = instance_lines(sample, category_ids)
         tracks = sample.pred_instances.get("track_ids")
         for i, one in enumerate(found):
@@ -483,18 +488,25 @@ class _Tracker:
             minimum_consecutive_frames=1,
         )
         self.seen: set[int] = set()
+        self.low = min(LOW, score)
+        self.step, self.time, self.clock = 1 / rate, 0.0, 0.0
 
-    def update(self, sample: BaseDataElement) -> None:
-        """Adds ``track_ids`` to a sample's instances, -1 where there is none."""
+    def update(self, sample: BaseDataElement, time: float) -> None:
+        """Adds ``track_ids`` to a sample's instances, -1 where there is none; of a frame's time in
+        seconds."""
+        step = time - self.time if time > self.time else self.step  # a damaged stream's go back
+        self.clock += min(step, GAP)
+        self.time = time
         instances = sample.pred_instances
+        kept = (instances.scores > self.low).nonzero()[:, 0]
         plain = sample.new()
         plain.pred_instances = InstanceData(
             **{key: instances[key] for key in ("bboxes", "scores", "labels")}
-        )
+        )[kept]
         found = sample_to_detections(plain)
-        found.data["index"] = np.arange(len(found))
-        tracked = self.tracker.update(found)
-        ids = torch.full((len(found),), -1)
+        found.data["index"] = kept.numpy()
+        tracked = self.tracker.update(found, timestamp=self.clock)
+        ids = torch.full((len(instances),), -1)
         if len(tracked):
             ids[torch.as_tensor(tracked.data["index"])] = torch.as_tensor(tracked.tracker_id).long()
         instances.track_ids = ids

@@ -158,6 +158,50 @@ def test_tracks(tmp_path: Path):
         predict_video(Oracle(), str(summary.video), tmp_path / "out", options)
 
 
+def found_at(*boxes: tuple[float, float]) -> DetDataSample:
+    """Squares of 40 pixels at a place, with a score."""
+    sample = DetDataSample(metainfo=dict(ori_shape=(100, 400)))
+    corners = [[x, 50, x + 40, 90] for x, _ in boxes]
+    sample.pred_instances = InstanceData(
+        bboxes=torch.tensor(corners, dtype=torch.float32).reshape(-1, 4),
+        scores=torch.tensor([score for _, score in boxes]),
+        labels=torch.zeros(len(boxes), dtype=torch.long),
+    )
+    return sample
+
+
+def test_what_has_next_to_no_score_continues_no_track():
+    """Where an object was, detectors find others with scores of 0.01."""
+    tracker = video._Tracker(10, 0.3)
+    frames = [[(50 + i, 0.9), (55, 0.01)] for i in range(4)] + [[(55, 0.01)]] * 15
+    identities = []
+    for i, boxes in enumerate([*frames, [(56, 0.9)], [(56, 0.9)]]):
+        sample = found_at(*boxes)
+        tracker.update(sample, i / 10)
+        identities.append(sample.pred_instances.track_ids.tolist())
+    assert identities[1:4] == [[0, -1]] * 3
+    assert identities[4:19] == [[-1]] * 15
+    assert identities[-1] == [1]  # another one
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [*np.arange(12) / 25, 0.84, 0.88, 0.92, 1.3, 1.34],  # some are dropped
+        [0.0, 0.5, 1.0, 1.04, 0.2, 0.24, 0.28],  # a damaged stream
+        [0.0, 2.0, 4.0, 6.5, 8.0],  # a slow model, or --fps 0.5
+    ],
+)
+def test_tracks_at_any_rate(times: list[float]):
+    """How far an object has come follows from the frames' times."""
+    tracker, place, before = video._Tracker(25, 0.3), 10.0, 0.0
+    for time_of_frame in times:
+        step = time_of_frame - before
+        place, before = place + 150 * (step if 0 <= step < 0.5 else 0.04), time_of_frame
+        tracker.update(found_at((place, 0.9)), time_of_frame)
+    assert tracker.seen == {0}
+
+
 def write_frames(path: Path, times_in_ms: Sequence[int]) -> Path:
     """Black frames whose pixels aren't square, at times as Matroska holds them."""
     with av.open(str(path), "w") as file:
