@@ -340,11 +340,21 @@ def _frames(
                 # the next multiple: a source of changing rate skips some
                 due += (int((time - due + slack) * options.fps) + 1) / options.fps
             image = frame.to_ndarray(format="bgr24")
-            turns = round(getattr(frame, "rotation", 0) / 90) % 4
-            if turns:
-                image = np.ascontiguousarray(np.rot90(image, turns))
             aspect = stream.sample_aspect_ratio
-            yield _Frame(first, time, image, 1 / aspect if aspect and turns % 2 else aspect)
+            if matrix := frame.side_data.get("DISPLAYMATRIX"):
+                image, on_its_side = _turned(image, np.frombuffer(bytes(matrix), np.int32))
+                aspect = 1 / aspect if aspect and on_its_side else aspect
+            yield _Frame(first, time, image, aspect)
+
+
+def _turned(image: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, bool]:
+    """An image turned and mirrored by a display matrix, and whether its sides are swapped."""
+    (across, down), (beside, below) = matrix.reshape(3, 3)[:2, :2].tolist()  # where x, y go to
+    swapped = abs(down) > abs(across)
+    if swapped:
+        image, across, below = image.swapaxes(0, 1), beside, down
+    image = image[:: -1 if below < 0 else 1, :: -1 if across < 0 else 1]
+    return np.ascontiguousarray(image), swapped
 
 
 def _is_live(source: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import socket
+import struct
 import threading
 import time
 from collections.abc import Sequence
@@ -233,6 +234,43 @@ def test_frames_at_the_rate_of_the_source(tmp_path: Path):
     source = write_frames(tmp_path / "clip.mkv", [round(i * 1000 / 30) for i in range(31)])
     summary = predict_video(Oracle(), str(source), tmp_path / "out", VideoOptions(fps=30))
     assert len(read_lines(summary.lines)) == 31
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turned"),
+    [
+        ((0, 1, -1, 0), [[2, 0], [3, 1]]),
+        ((0, -1, 1, 0), [[1, 3], [0, 2]]),
+        ((-1, 0, 0, -1), [[3, 2], [1, 0]]),
+        ((-1, 0, 0, 1), [[1, 0], [3, 2]]),
+        ((1, 0, 0, -1), [[2, 3], [0, 1]]),
+        ((0, 1, 1, 0), [[0, 2], [1, 3]]),
+    ],
+)
+def test_videos_that_are_turned_or_mirrored(tmp_path: Path, matrix: tuple, turned: list):
+    """As QuickTime's matrix says: x becomes (a, b), y (c, d)."""
+    path, (a, b, c, d) = tmp_path / "clip.mp4", (one << 16 for one in matrix)
+    image = np.array([[0, 80], [160, 240]], np.uint8).repeat(48, 0).repeat(64, 1)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=RATE)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(image.repeat(3).reshape(96, 128, 3), format="rgb24")
+        file.mux([*stream.encode(frame), *stream.encode()])
+    content = bytearray(path.read_bytes())
+    struct.pack_into(">9i", content, content.index(b"tkhd") + 44, a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    shown = []
+
+    class Shown(Oracle):
+        def __call__(self, frame: np.ndarray) -> DetDataSample:
+            shown.append(frame)
+            return super().__call__(frame)
+
+    predict_video(Shown(), str(path), tmp_path / "out", VideoOptions())
+    height, width = shown[0].shape[:2]
+    assert (height, width) == ((128, 96) if b else (96, 128))
+    found = shown[0][height // 4 :: height // 2, width // 4 :: width // 2, 0]
+    np.testing.assert_allclose(found, np.array(turned) * 80, atol=8)
 
 
 def test_a_segmenter(tmp_path: Path, untrained_segmenter, call_tool):
