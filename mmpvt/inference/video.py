@@ -43,6 +43,7 @@ from mmpvt.utils.text import counted, encodable, printable, to_json
 SUFFIXES = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 SUFFIXES |= {".3gp", ".ogv", ".mts", ".m2ts"}
 STREAM = re.compile(r"(?:(rtsps?|rtmp|udp|rtp|srt)|https?)://", re.IGNORECASE)  # group 1 is live
+MJPEG = "mpjpeg"  # FFmpeg's name for what cameras send over HTTP: images without times
 CAMERA = re.compile(r"(/dev/video)?(\d{1,2})")
 # Of files: a playlist, whatever its name, would have other files and URLs read.
 FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,m4v,h264,hevc"
@@ -150,7 +151,7 @@ def predict_video(
         writer = _Writer(av, parts["video"], rate, container) if options.draw else None
         sound = writer is not None and writer.sound is not None
         items = _frames(av, source, container, stream, options, sound, summary)
-        reader = closing.enter_context(_Reader(items, _is_live(source)))
+        reader = closing.enter_context(_Reader(items, _is_live(source, container)))
         seconds = _seconds(container, stream, options)
         try:
             with (
@@ -259,7 +260,8 @@ def _open(av: Any, source: str, how: VideoOptions, closing: ExitStack) -> tuple[
             f"{source} has frames of {context.width}x{context.height} pixels, which is too large",
             where=source,
         )
-    stream.thread_type = "SLICE" if _is_live(source) else "AUTO"  # which holds frames back
+    live = _is_live(source, container)
+    stream.thread_type = "SLICE" if live else "AUTO"  # which holds frames back
     return container, stream
 
 
@@ -299,6 +301,7 @@ def _frames(
     wanted = [stream, container.streams.audio[0]] if sound else [stream]
     shape, first, due, number = None, None, 0.0, 0
     frame_length = 1 / float(stream.average_rate or RATE)
+    is_untimed = container.format.name == MJPEG  # FFmpeg takes 25 frames a second then
     packets = container.demux(*wanted)
     if container.format.name.endswith(("_pipe", "image2")):  # FFmpeg's for images, and MJPEG
         begin = [packet for packet in itertools.islice(packets, 2) if packet.size]
@@ -320,6 +323,7 @@ def _frames(
             continue
         for frame in decoded:
             time = number * frame_length if frame.time is None else frame.time
+            time = monotonic() if is_untimed else time
             first = time if first is None else first
             time, number = time - first, number + 1
             length = float(frame.duration * frame.time_base) if frame.duration else frame_length
@@ -357,11 +361,11 @@ def _turned(image: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, bool]:
     return np.ascontiguousarray(image), swapped
 
 
-def _is_live(source: str) -> bool:
+def _is_live(source: str, container: Any) -> bool:
     """Whether frames come at their own pace: of a stream that isn't a file's, or a camera."""
     stream = STREAM.match(source)
     if stream:
-        return bool(stream[1])
+        return bool(stream[1]) or container.format.name == MJPEG
     return bool(CAMERA.fullmatch(source)) and not Path(source).is_file()
 
 

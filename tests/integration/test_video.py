@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -409,6 +410,29 @@ def test_the_url_of_an_image(tmp_path: Path):
                 predict_video(Oracle(), f"{url}/{name}", tmp_path / "out", VideoOptions())
         made = predict_video(Oracle(), f"{url}/camera", tmp_path / "out", VideoOptions())
         assert made.frames == 3
+
+
+def test_images_that_a_camera_sends_over_http(tmp_path: Path):
+    """JPEG files in parts, which have no times: those at which they come are taken."""
+    image = cv2.imencode(".jpg", np.zeros((64, 96, 3), np.uint8))[1].tobytes()
+    part = b"--a\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(image)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            connection.recv(4096)
+            head = "HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=a\r\n\r\n"
+            connection.sendall(head.encode())
+            with suppress(OSError):
+                for _ in range(100):
+                    connection.sendall(part + image + b"\r\n")
+                    time.sleep(0.2)
+            connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        made = predict_video(Oracle(), url, tmp_path / "out", VideoOptions(seconds=1))
+    assert 3 <= made.frames < 10
 
 
 def test_a_video_of_changing_size(tmp_path: Path):
