@@ -8,9 +8,9 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import mmcv
@@ -19,6 +19,7 @@ from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
+from PIL.TiffImagePlugin import PLANAR_CONFIGURATION, SAMPLESPERPIXEL, ImageFileDirectory_v2
 
 from mmpvt.datasets.listed_files import TRUSTED
 from mmpvt.errors import BadFileError, ConfigError, UserError
@@ -33,6 +34,8 @@ UNREADABLE = (  # what Pillow, OpenCV and mmcv raise on files that they can't de
 )
 EIGHT_BITS = (b"\xff\xd8", b"BM", b"GIF8", b"RIFF")  # begin JPEG, BMP, GIF and WebP files
 COLOUR_CODE = np.array([1 << 16, 1 << 8, 1])  # makes a number of red, green and blue
+BIG_TIFF = (b"II+\0", b"MM\0+")  # begin TIFF files of more than 4 GB
+BAND_AFTER_BAND = 2  # TIFF's PlanarConfiguration
 MOST_BANDS = 32  # of an image that a TIFF file holds band after band
 OF_DATASETS = ("sample_idx", "video_id", "instances")  # what a data set's images or frames have
 PLACEHOLDER_SIZE = (64, 64)  # height and width
@@ -53,6 +56,12 @@ class FileProblem(enum.Enum):
         "images of another size than annotated",
         "the image {path} is of another size than its annotations say: {found}, not {told} "
         "(height x width)",
+    )
+    BAND_AFTER_BAND = (
+        "images of more than 8 bits that are stored band after band",
+        "{path} is stored band after band, which OpenCV decodes wrongly of more than 8 bits",
+        "take imdecode_backend='tifffile' (docs/data.md), or store it pixel by pixel "
+        "(gdal_translate -co INTERLEAVE=PIXEL)",
     )
     EIGHT_BITS = (
         "images of 8 bits among others",
@@ -203,6 +212,10 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             )
         if image is None or not is_intact(content):
             raise FileProblem.UNREADABLE_IMAGE.of(path)
+        if image.dtype != np.uint8 and self.imdecode_backend == "cv2":
+            tags = tiff_tags(io.BytesIO(content))
+            if tags.get(PLANAR_CONFIGURATION) == BAND_AFTER_BAND and tags[SAMPLESPERPIXEL] > 1:
+                raise FileProblem.BAND_AFTER_BAND.of(path)
         if self.max_value is not None:
             if image.dtype == np.uint8:
                 raise FileProblem.EIGHT_BITS.of(path, value=self.max_value)
@@ -253,6 +266,23 @@ def read_high_bit_depth(content: bytes) -> np.ndarray | None:
     except cv2.error:
         return None
     return None if image is None or image.dtype == np.uint8 else image
+
+
+def tiff_tags(file: IO[bytes]) -> Mapping[int, Any]:
+    """The tags of a TIFF file's first image; none of a file of another kind, or a damaged one.
+
+    Pillow opens no image of kinds that it can't decode.
+    """
+    try:
+        header = file.read(8)
+        if header[:4] in BIG_TIFF:
+            header += file.read(8)
+        tags = ImageFileDirectory_v2(header)
+        file.seek(tags.next)
+        tags.load(file)
+        return dict(tags)
+    except Exception:  # Pillow's, of any kind
+        return {}
 
 
 def is_intact(content: bytes) -> bool:

@@ -125,6 +125,25 @@ def test_float_pixels(tmp_path: Path):
     np.testing.assert_allclose(image, stored * 255, rtol=1e-6)
 
 
+def test_files_that_are_stored_band_after_band(tmp_path: Path):
+    """Of more than 8 bits OpenCV makes anything of them, without a word; it reads 8 bits."""
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "a.tif"
+    stored = np.random.default_rng(0).integers(0, 256, (4, 20, 30), np.uint8)
+    for dtype in ("uint8", "uint16", "float32"):
+        kind = dict(driver="GTiff", photometric="RGB", alpha="no", interleave="band", dtype=dtype)
+        with rasterio.open(path, "w", count=4, height=20, width=30, **kind) as file:
+            file.write(stored.astype(dtype))
+        loader = LoadImageFromFile(color_type="unchanged")
+        if dtype == "uint8":
+            image = loader(dict(img_path=str(path)))["img"]
+            np.testing.assert_array_equal(image.transpose(2, 0, 1), stored[[2, 1, 0, 3]])
+            continue
+        for bad in (loader, LoadImageFromFile(max_value=4095)):
+            with pytest.raises(BadFileError, match="is stored band after band, which OpenCV"):
+                bad(dict(img_path=str(path)))
+
+
 def test_placeholders_have_the_images_channels(tmp_path: Path):
     path = str(tmp_path / "a.png")
     cv2.imwrite(path, np.zeros((20, 30, 4), np.uint8))
