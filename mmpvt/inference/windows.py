@@ -6,15 +6,16 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE, EXTRASAMPLES, PHOTOMETRIC_INTERPRETATION
 
-from mmpvt.datasets.loading import LoadImageFromFile
+from mmpvt.datasets.loading import FileProblem, LoadImageFromFile, tiff_tags
 from mmpvt.engine.pipeline import TestPipeline
 from mmpvt.engine.tiles import Box
 from mmpvt.errors import BadFileError, SetupError
@@ -36,6 +37,7 @@ DRIVERS = {  # GDAL's, by how files begin: others of its drivers open further fi
 }
 LARGEST = 2**31  # pixels of an image that is read so; COCO's RLE counts to twice as many
 STRAIGHT = (2,)  # TIFF's ExtraSamples: an alpha that the colours aren't multiplied by
+WHITE_IS_0, BLACK_IS_0, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6  # TIFF's PhotometricInterpretation
 MAX_FILE = 16 * MAX_BYTES
 GDAL = dict(  # neither files beside the image nor more memory for blocks than a row of tiles takes
     GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_PAM_ENABLED="NO", GDAL_CACHEMAX=2**28
@@ -82,46 +84,58 @@ class FileWindows:
     Args:
         file (Any): rasterio's data set.
         path (Path): for messages.
-        max_value (float | None): of more than 8 bits, the value that becomes 255. Default: None,
-            65,535 does, as to OpenCV.
-        unchanged (bool): whether all bands are taken as they are, in place of BGR. Default: False.
+        reader (LoadImageFromFile): that the windows are to be as if loaded by.
     """
 
-    def __init__(
-        self, file: Any, path: Path, max_value: float | None = None, unchanged: bool = False
-    ) -> None:
+    def __init__(self, file: Any, path: Path, reader: LoadImageFromFile) -> None:
         self.file, self.path = file, path
-        self.max_value, self.unchanged = max_value, unchanged
+        self.max_value, self.unchanged = reader.max_value, _loads_all(reader)
         self.shape = (file.height, file.width)
         kinds = set(file.dtypes)
-        if not unchanged and not kinds <= {"uint8", "uint16"}:
+        if not self.unchanged and not kinds <= {"uint8", "uint16"}:
             raise BadFileError(
                 f"{path} holds {', '.join(sorted(kinds))} values, and images of uint8 or uint16 "
                 "are read window by window",
                 where=path,
             )
+        if self.max_value is not None and "uint8" in kinds:
+            raise FileProblem.EIGHT_BITS.of(str(path), value=self.max_value)
         names = [colour.name for colour in file.colorinterp]
         bits = int(file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+        tags = _tags(path)
+        photometric = tags.get(PHOTOMETRIC_INTERPRETATION)
         # of a PNG file of 1, 2 or 4 bits GDAL gives the numbers stored, OpenCV shades of grey
         self._white = 2**bits - 1 if bits < 8 and names == ["gray"] else None
+        # likewise where 0 is white; OpenCV gives 16 bits as they are stored, unless it makes 8
+        as_stored = _by_tifffile(reader) or (self._takes_16_bits and kinds != {"uint8"})
+        self._inverted = photometric == WHITE_IS_0 and names != ["palette"] and not as_stored
         self._bands = list(range(1, file.count + 1))
-        if not unchanged:  # without colours the first band is grey, as to OpenCV; no alpha
-            colours = ("blue", "green", "red")
-            coloured = all(name in names for name in colours)
-            self._bands = [names.index(name) + 1 for name in colours] if coloured else [1]
+        colours = ("blue", "green", "red")
+        coloured = all(name in names for name in colours)
+        coloured = coloured and photometric not in (WHITE_IS_0, BLACK_IS_0)  # GDAL's own word
+        bgr = [names.index(name) + 1 for name in colours] if coloured else [1]
+        if self.unchanged and coloured and not _by_tifffile(reader):
+            self._bands[:3] = bgr
+        if not self.unchanged:  # without colours the first band is grey, as to OpenCV; no alpha
+            self._bands = bgr
             if not coloured and file.count > 2:
                 raise BadFileError(
                     f"{path} holds {file.count} bands without a colour, which are loaded with "
                     "color_type='unchanged' (docs/data.md) alone",
                     where=path,
                 )
-            if coloured and file.count > 3 and max_value is None and _has_straight_alpha(path):
+            is_straight = tags.get(EXTRASAMPLES, ())[:1] == STRAIGHT
+            if coloured and file.count > 3 and self.max_value is None and is_straight:
                 self._bands.append(4)  # which libtiff multiplies by, and so OpenCV
         self._table = None
-        if names == ["palette"] and not unchanged:
+        if names == ["palette"] and not self.unchanged:
             self._table = np.zeros((256, 3), np.uint8)
             for index, colour in file.colormap(1).items():
                 self._table[index] = colour[:3]
+
+    @property
+    def _takes_16_bits(self) -> bool:
+        return self.unchanged or self.max_value is not None
 
     def read(self, box: Box) -> np.ndarray:
         """A part of it."""
@@ -152,6 +166,8 @@ class FileWindows:
         image = np.ascontiguousarray(stored.transpose(1, 2, 0))
         if self._white:
             image = image * np.uint8(255 // self._white)
+        if self._inverted:
+            image = ~image
         if self._table is not None:
             return np.ascontiguousarray(self._table[image[..., 0]][..., ::-1])
         if self.unchanged:
@@ -186,7 +202,10 @@ def open_windows(path: str | os.PathLike, pipeline: TestPipeline) -> Iterator[Wi
     path = Path(path)
     reader = pipeline.reader
     driver = None
-    if isinstance(reader, LoadImageFromFile) and reader.color_type in ("color", "unchanged"):
+    if isinstance(reader, LoadImageFromFile) and (
+        _by_tifffile(reader)
+        or (reader.imdecode_backend == "cv2" and reader.color_type in ("color", "unchanged"))
+    ):
         driver = _driver(path)
     has_rasterio = importlib.util.find_spec("rasterio") is not None
     pixels = _pixels(path) if driver else 0
@@ -202,7 +221,11 @@ def open_windows(path: str | os.PathLike, pipeline: TestPipeline) -> Iterator[Wi
         return
     with ExitStack() as closing:
         file = _open(path, driver, closing) if has_rasterio else None
-        if file is None or file.width * file.height <= WINDOWED:
+        if (
+            file is None
+            or file.width * file.height <= WINDOWED
+            or not _as_loaded(file, path, reader)
+        ):
             yield ArrayWindows(pipeline.load(path))
             return
         if file.width * file.height > LARGEST:
@@ -211,7 +234,7 @@ def open_windows(path: str | os.PathLike, pipeline: TestPipeline) -> Iterator[Wi
                 f"{LARGEST // 10**6} million are the limit",
                 where=path,
             )
-        yield FileWindows(file, path, reader.max_value, reader.color_type == "unchanged")
+        yield FileWindows(file, path, reader)
 
 
 def _open(path: Path, driver: str | None, closing: ExitStack) -> Any:
@@ -227,13 +250,39 @@ def _open(path: Path, driver: str | None, closing: ExitStack) -> Any:
         return None
 
 
-def _has_straight_alpha(path: Path) -> bool:
-    """Whether the colours of a TIFF file aren't multiplied by its alpha."""
-    with suppress(Exception):  # Pillow raises anything on files of other kinds
-        image = TiffImagePlugin.TiffImageFile(path)  # Image.open() refuses large ones
-        with image:
-            return bool(image.tag_v2.get(TiffImagePlugin.EXTRASAMPLES, ())[:1] == STRAIGHT)
-    return False
+def _tags(path: Path) -> Mapping[int, Any]:
+    with path.open("rb") as file:
+        return tiff_tags(file)
+
+
+def _by_tifffile(reader: LoadImageFromFile) -> bool:
+    return bool(reader.imdecode_backend == "tifffile")
+
+
+def _loads_all(reader: LoadImageFromFile) -> bool:
+    """Whether all bands and bits are taken, in place of BGR of 8 bits."""
+    return _by_tifffile(reader) or bool(reader.color_type == "unchanged")
+
+
+def _as_loaded(file: Any, path: Path, reader: LoadImageFromFile) -> bool:
+    """Whether windows are what the reader makes of the file; else it is decoded as a whole."""
+    tags = _tags(path)
+    bits = set(tags.get(BITSPERSAMPLE, (1 if tags else 8,)))
+    if file.driver == "JP2OpenJPEG":
+        bits = {int(file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))}
+    if max(bits) > 8 and any(one % 16 for one in bits):
+        return False  # OpenCV makes 16 of 12 bits, GDAL doesn't
+    if not _loads_all(reader):
+        return True
+    photometric = tags.get(PHOTOMETRIC_INTERPRETATION)  # of PNG and others, None
+    if min(bits) < 8:
+        return False
+    if _by_tifffile(reader):
+        return photometric in (WHITE_IS_0, BLACK_IS_0, RGB, PALETTE)
+    if file.count == 1:
+        return photometric in (WHITE_IS_0, BLACK_IS_0)
+    is_multiplied = max(bits) == 8 and tags.get(EXTRASAMPLES, ())[:1] == STRAIGHT
+    return photometric in (RGB, YCBCR) and file.count in (3, 4) and not is_multiplied
 
 
 def _driver(path: Path) -> str | None:

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 
 import mmpvt
 from helpers import command, environment
+from mmpvt.datasets.loading import LoadImageFromFile
+from mmpvt.engine.pipeline import read_image
 from mmpvt.engine.tiles import Box
 from mmpvt.errors import UserError
 from mmpvt.inference import windows
@@ -180,6 +183,61 @@ def test_windows_are_what_is_loaded(name: str, model: tuple, tmp_path: Path, mon
     picture, sample = predictor.predict_in_tiles(path)
     assert picture.shape == (27, 50, 3) and sample.ori_shape == (70, 130)
     assert predictor.draw(picture, sample, 0.0).shape[2] == 3
+
+
+@pytest.mark.parametrize(
+    ("loading", "count", "dtype", "options"),
+    [
+        (dict(color_type="unchanged"), 4, "uint8", dict(photometric="rgb", alpha="no")),
+        (dict(color_type="unchanged"), 4, "uint8", dict(photometric="rgb", alpha="yes")),
+        (dict(color_type="unchanged"), 3, "uint16", dict(photometric="rgb")),
+        (dict(color_type="unchanged"), 1, "uint8", dict(photometric="miniswhite")),
+        (dict(color_type="unchanged"), 1, "uint16", dict(photometric="miniswhite")),
+        (dict(color_type="unchanged"), 1, "uint8", dict(nbits=1)),
+        (dict(color_type="unchanged"), 1, "uint16", dict(nbits=12)),
+        (dict(color_type="unchanged"), 3, "uint8", dict(driver="PNG")),
+        (dict(), 1, "uint8", dict(photometric="miniswhite")),
+        (dict(), 1, "uint16", dict(photometric="miniswhite")),
+        (dict(max_value=4095), 3, "uint16", dict(photometric="rgb", nbits=12)),
+    ],
+)
+def test_windows_are_what_other_loading_gives(
+    loading: dict, count: int, dtype: str, options: dict, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(windows, "WINDOWED", 100)
+    path, highest = tmp_path / "a", 2 ** options.get("nbits", 8 * np.dtype(dtype).itemsize)
+    values = np.random.default_rng(0).integers(0, highest, (count, 70, 130), dtype=dtype)
+    settings = dict(width=130, height=70, count=count, dtype=dtype, interleave="pixel")
+    with rasterio.open(path, "w", **dict(settings, driver="GTiff") | options) as file:
+        file.write(values)
+    reader = LoadImageFromFile(**loading)
+    pipeline = SimpleNamespace(
+        reader=reader, max_pixels=10**6, load=lambda path: read_image(path, reader)
+    )
+    with windows.open_windows(path, pipeline) as opened:
+        read = opened.read(Box(66, 6, 130, 70))
+    loaded = read_image(path, reader)[6:70, 66:130]
+    assert read.dtype == loaded.dtype
+    np.testing.assert_allclose(read.astype(float), loaded, atol=1)  # rounding, of 16 bits to 8
+
+
+def test_large_files_that_are_not_loaded(tmp_path: Path, monkeypatch):
+    """In windows neither: 8 bits where more are meant, bands whose colours GDAL alone knows."""
+    monkeypatch.setattr(windows, "WINDOWED", 100)
+    path = tmp_path / "a.tif"
+    settings = dict(driver="GTiff", width=130, height=70, count=3, dtype="uint8")
+    for loading, photometric, said in (
+        (dict(max_value=4095), "rgb", "is an image of 8 bits"),
+        (dict(), "minisblack", "holds 3 bands without a colour"),
+    ):
+        with rasterio.open(path, "w", photometric=photometric, **settings) as file:
+            file.colorinterp = [
+                rasterio.enums.ColorInterp[name] for name in ("blue", "green", "red")
+            ]
+            file.write(np.ones((3, 70, 130), np.uint8))
+        pipeline = SimpleNamespace(reader=LoadImageFromFile(**loading), max_pixels=10**6)
+        with pytest.raises(UserError, match=said), windows.open_windows(path, pipeline):
+            pass
 
 
 def test_large_files_that_cannot_be_read(model: tuple, tmp_path: Path, monkeypatch):
