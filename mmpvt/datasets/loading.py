@@ -19,7 +19,12 @@ from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
-from PIL.TiffImagePlugin import PLANAR_CONFIGURATION, SAMPLESPERPIXEL, ImageFileDirectory_v2
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    PLANAR_CONFIGURATION,
+    SAMPLESPERPIXEL,
+    ImageFileDirectory_v2,
+)
 
 from mmpvt.datasets.listed_files import TRUSTED
 from mmpvt.errors import BadFileError, ConfigError, UserError
@@ -216,6 +221,9 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             tags = tiff_tags(io.BytesIO(content))
             if tags.get(PLANAR_CONFIGURATION) == BAND_AFTER_BAND and tags[SAMPLESPERPIXEL] > 1:
                 raise FileProblem.BAND_AFTER_BAND.of(path)
+            bits = max(tags.get(BITSPERSAMPLE, (16,)))
+            if self.max_value is not None and 8 < bits < 16:  # of which OpenCV makes 16
+                image = image >> (16 - bits)
         if self.max_value is not None:
             if image.dtype == np.uint8:
                 raise FileProblem.EIGHT_BITS.of(path, value=self.max_value)

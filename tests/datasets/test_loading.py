@@ -144,6 +144,18 @@ def test_files_that_are_stored_band_after_band(tmp_path: Path):
                 bad(dict(img_path=str(path)))
 
 
+def test_files_of_12_bits(tmp_path: Path):
+    """OpenCV makes 16 of them; ``max_value`` is of what the file holds."""
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "a.tif"
+    stored = np.random.default_rng(0).integers(0, 4096, (1, 20, 30), np.uint16)
+    settings = dict(driver="GTiff", dtype="uint16", nbits=12, count=1, height=20, width=30)
+    with rasterio.open(path, "w", **settings) as file:
+        file.write(stored)
+    image = LoadImageFromFile(max_value=4095)(dict(img_path=str(path)))["img"]
+    np.testing.assert_allclose(image[..., 0], stored[0] * (255 / 4095), rtol=1e-6)
+
+
 def test_placeholders_have_the_images_channels(tmp_path: Path):
     path = str(tmp_path / "a.png")
     cv2.imwrite(path, np.zeros((20, 30, 4), np.uint8))
