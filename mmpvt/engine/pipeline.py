@@ -151,7 +151,7 @@ class TestPipeline:
         return _read(name, self.reader, dict(img_path=name, img_bytes=content))
 
     def check_given(self, image: np.ndarray) -> np.ndarray:
-        """The array itself, if :meth:`load` could have given it.
+        """The array itself, if :meth:`load` could have given it, in the machine's byte order.
 
         Args:
             image (np.ndarray): of a caller: (height, width, channels) or (height, width).
@@ -180,6 +180,8 @@ class TestPipeline:
                     f"the image's values are from {found}, and the model takes them from 0 to 255",
                     hint="give them as a file of 8 bits has them",
                 )
+        if not image.dtype.isnative:  # as of FITS files, which OpenCV takes for the other
+            image = image.astype(image.dtype.newbyteorder("="))
         return image
 
     @property

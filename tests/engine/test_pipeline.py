@@ -116,6 +116,9 @@ def test_arrays_that_no_file_would_give():
     ):
         with pytest.raises(UserError, match=said):
             pipeline.check_given(wrong)
+    big = image.astype(">f4")
+    given = pipeline.check_given(big)
+    assert given.dtype.isnative and (given == big).all()
     loader = config.test_dataloader.dataset.pipeline[0]
     pipeline.reader.imdecode_backend = "tifffile"  # which reads floats as they are
     assert pipeline.check_given(image / 255).max() <= 1
