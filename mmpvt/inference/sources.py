@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,9 @@ class Source:
     """An image file."""
 
     path: Path
-    name: str  # of its results, without a suffix: its path below the folder given
+    # of its results, without a suffix: its path below the folder given or, where those of several
+    # folders would have one name, below the folder that holds all
+    name: str
     file_name: str  # the same with its suffix, as an annotation file would name it
     # the number in its name where all files are named by different ones; else its index, from 1
     image_id: int
@@ -48,6 +51,7 @@ def find_sources(
         DatasetError: there is no such file or folder, or there are no images.
     """
     found: dict[Path, str] = {}
+    places: dict[Path, str] = {}  # without following links
     others: list[Path] = []
     problems: dict[Path, str] = {}
     listings: dict = {}
@@ -58,12 +62,14 @@ def find_sources(
                 is_image = file.suffix.lower() in IMAGE_SUFFIXES or file in problems
                 if is_image and not is_result(file, listings):
                     found.setdefault(_real(file), str(file.relative_to(path)))
+                    places.setdefault(_real(file), os.path.abspath(file))  # noqa: PTH100
                 else:
                     others.append(file)
         elif is_result(path, listings):
             others.append(path)
         elif os.path.lexists(path):  # what isn't a regular file is refused where it is read
             found.setdefault(_real(path), path.name)
+            places.setdefault(_real(path), os.path.abspath(path))  # noqa: PTH100
         else:
             raise BadFileError(f"no image or folder at {path}: there is no such file", where=path)
     if not found:
@@ -74,6 +80,10 @@ def find_sources(
             f"no images under {named}: no file there ends in .jpg, .png, .webp, .tif, .bmp or "
             "another ending of images"
         )
+    if len(set(found.values())) < len(found):  # x.jpg of two folders
+        with suppress(ValueError):  # of Windows' drives, which have nothing in common
+            common = os.path.commonpath([Path(place).parent for place in places.values()])
+            found = {path: os.path.relpath(place, common) for path, place in places.items()}
     names = _distinct_names([encodable(name) for name in found.values()])
     ids = _image_ids(list(found.values()))
     problems = {_real(path): reason for path, reason in problems.items()}

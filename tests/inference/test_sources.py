@@ -45,11 +45,20 @@ def test_folders_are_walked_in_order(make):
 
 
 def test_no_two_results_share_a_name(make):
-    root = make("a/x.jpg", "a/x.png", "b/x.jpg", "c/x.jpg", "c/X.png", "c/x_png.jpg")
+    root = make("a/x.jpg", "a/x.png", "b/X.jpg", "c/x.jpeg", "c/X.png", "c/x_png.jpg")
     found = named([root / "a", root / "b", root / "c", root / "a" / "x.jpg"])
     names = [name for _, name, _ in found]
-    assert names == ["x", "x_png", "x_jpg", "X_png_2", "x_jpg_2", "x_png_jpg"]
+    assert names == ["x", "x_png", "X_jpg", "X_png_2", "x_jpeg", "x_png_jpg"]
     assert len({name.casefold() for name in names}) == len(names)
+
+
+def test_files_of_one_name_in_several_folders(make):
+    """They are told apart by what their paths don't have in common."""
+    root = make("a/x.jpg", "b/x.jpg", "b/y.jpg")
+    expected = [("a/x.jpg", "a/x", 1), ("b/x.jpg", "b/x", 2), ("b/y.jpg", "b/y", 3)]
+    assert named([root / "a", root / "a" / ".." / "b"]) == expected
+    assert named([root / "a" / "x.jpg", root / "b"]) == expected
+    assert named([root / "a", root / "b" / "y.jpg"]) == [("x.jpg", "x", 1), ("y.jpg", "y", 2)]
 
 
 def test_numbers_are_image_ids_where_all_are_numbers(make):
