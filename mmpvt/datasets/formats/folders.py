@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from pathlib import PurePosixPath
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from mmpvt.datasets.formats.reading import Content, Reading, split_of
 from mmpvt.datasets.formats.records import ALL, ImageRecord
@@ -20,11 +22,14 @@ _SPLIT_NAME = re.compile(r"[a-z]+(?:[ _-](?:set|data|images))?")
 def read_folders(reading: Reading) -> Content:
     """Reads ``train/cat/a.jpg`` and ``cat/a.jpg``; classes are the folders' names, sorted.
 
+    Without splits, folders that hold all of the images (``pets/cat/a.jpg``) aren't classes. What
+    lies in a class's folder at any depth is of that class, as in torchvision's ``ImageFolder``.
+
     Raises:
         DatasetError: there are no such folders, one of training is empty, or one that is validated
             or tested on isn't trained on.
     """
-    places = {name: _place(name) for name in reading.files.images}
+    places = _places(reading.files.images)
     outside = [name for name, place in places.items() if place is None]
     if len(outside) == len(places):
         raise DatasetError(
@@ -34,8 +39,11 @@ def read_folders(reading: Reading) -> Content:
     for name in outside:
         reading.problem(name, "it lies in no class's folder")
     found: dict[str, set[str]] = defaultdict(set)  # classes by split
-    for place in filter(None, places.values()):
-        found[place[0]].add(place[1])
+    for name, place in places.items():
+        if place is not None:
+            found[place.split].add(place.name)
+            if PurePosixPath(name).parent != place.parent / place.name:
+                reading.count("images lie deeper than their class's folder", name)
     trained = found.get("train") or found.get(ALL) or set()
     for split, names in found.items():
         if lacking := sorted(names - trained) if trained else []:
@@ -44,7 +52,7 @@ def read_folders(reading: Reading) -> Content:
                 where=reading.source,
                 hint="add images of it to train on, or remove it",
             )
-    empty = _empty_folders(reading)
+    empty = _empty_folders(reading.root, {place.parent for place in places.values() if place})
     if empty and not reading.skip:
         raise DatasetError(
             f"there are no images in {few(empty)}, a folder beside those of the classes",
@@ -62,24 +70,48 @@ def read_folders(reading: Reading) -> Content:
     labels = {name: label for label, name in enumerate(classes)}
     splits: dict[str, list[ImageRecord]] = defaultdict(list)
     known_places = [(name, place) for name, place in places.items() if place is not None]
-    for name, (split, kind) in with_progress(known_places, "reading images"):
-        if kind not in labels:
+    for name, place in with_progress(known_places, "reading images"):
+        if place.name not in labels:
             reading.count("images of other classes are skipped", name)
             continue
         record = reading.record(reading.root / name)
         if record is not None:
-            record.labels = (labels[kind],)
-            splits[split].append(record)
+            record.labels = (labels[place.name],)
+            splits[place.split].append(record)
     return Content(classes, dict(splits))
 
 
-def _place(name: str) -> tuple[str, str] | None:
-    """An image's split and class: the folder under that of a split, or else its own."""
-    folders = PurePosixPath(name).parts[:-1]
-    for place, folder in enumerate(folders):
-        if split := _split(folder):
-            return (split, folders[place + 1]) if place + 1 < len(folders) else None
-    return (ALL, folders[-1]) if folders else None
+class _Place(NamedTuple):
+    """The split and class of an image, and the folder that its class's folder lies in."""
+
+    split: str
+    name: str
+    parent: PurePosixPath
+
+
+def _places(images: Iterable[str]) -> dict[str, _Place | None]:
+    """By image; None where it lies in no class's folder."""
+    folders = {name: PurePosixPath(name).parent for name in images}
+    starts = {name: _below_split(folder.parts) for name, folder in folders.items()}
+    unsplit = {folders[name] for name, start in starts.items() if start is None} - {PurePosixPath()}
+    shared = PurePosixPath(os.path.commonpath(unsplit)) if unsplit else PurePosixPath()
+    if unsplit == {shared}:
+        shared = shared.parent  # one folder holds them: it is the class
+    places: dict[str, _Place | None] = {}
+    for name, folder in folders.items():
+        split, depth = starts[name] or (ALL, len(shared.parts))
+        parts = folder.parts
+        inside = len(parts) > depth
+        places[name] = (
+            _Place(split, parts[depth], PurePosixPath(*parts[:depth])) if inside else None
+        )
+    return places
+
+
+def _below_split(parts: tuple[str, ...]) -> tuple[str, int] | None:
+    """The split of the first folder named for one, and the depth of what lies in that folder."""
+    found = ((split, i) for i, part in enumerate(parts, 1) if (split := _split(part)))
+    return next(found, None)
 
 
 def _split(folder: str) -> str | None:
@@ -88,18 +120,11 @@ def _split(folder: str) -> str | None:
     return split_of(folder) if _SPLIT_NAME.fullmatch(folder.lower()) else None
 
 
-def _empty_folders(reading: Reading) -> list[str]:
+def _empty_folders(root: Path, parents: Iterable[PurePosixPath]) -> list[str]:
     """Folders beside those of classes that hold no image."""
-    parents = set()
-    for name in reading.files.images:
-        place = _place(name)
-        if place is not None:
-            folders = PurePosixPath(name).parts[:-1]
-            depth = len(folders) - 1 - folders[::-1].index(place[1])
-            parents.add(PurePosixPath(*folders[:depth]))
     empty = []
     for parent in sorted(parents):
-        for entry in sorted(os.scandir(reading.root / parent), key=lambda entry: entry.name):
+        for entry in sorted(os.scandir(root / parent), key=lambda entry: entry.name):
             if not entry.is_dir() or entry.name.startswith(".") or _split(entry.name):
                 continue
             held = (file for _, _, files in os.walk(entry.path) for file in files)

@@ -16,6 +16,7 @@ from pycocotools import mask as rle
 
 from annotated import HEIGHT, WIDTH, coco_content, image
 from mmpvt.datasets.formats import OpenedDataset, open_dataset
+from mmpvt.datasets.formats.records import unique_records
 from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.errors import DatasetError
 from mmpvt.inference.sources import find_sources
@@ -265,6 +266,32 @@ def test_folders_of_splits(train: str, test: str, root: Path):
     assert {split: len(records) for split, records in opened.splits.items()} == dict(
         train=2, test=2
     )
+
+
+@pytest.mark.parametrize(
+    "files, classes",
+    [
+        ("dogs/poodle/a dogs/pug/b cats/persian/c", ("cats", "dogs")),
+        ("dogs/poodle/a dogs/b cats/c", ("cats", "dogs")),
+        ("pets/dogs/poodle/a pets/cats/b", ("cats", "dogs")),
+        ("pets/dogs/a", ("dogs",)),
+        ("train/dogs/poodle/a train/cats/b", ("cats", "dogs")),
+    ],
+)
+def test_folders_in_the_folder_of_a_class(files: str, classes: tuple, root: Path):
+    write(root, {f"{name}.jpg": "" for name in files.split()})
+    opened = open_dataset(root, task="classification")
+    assert opened.classes == classes
+    deeper = any("deeper than their class's folder" in note for note in opened.notes)
+    assert deeper == ("poodle" in files)
+    for record in unique_records(opened.splits):
+        assert classes[record.labels[0]] in record.path.parts
+
+
+def test_an_image_beside_the_folders_of_classes(root: Path):
+    write(root, {f"{name}.jpg": "" for name in ("pets/dogs/a", "pets/cats/b", "pets/c")})
+    with pytest.raises(DatasetError, match=r"c\.jpg: it lies in no class's folder"):
+        open_dataset(root, task="classification")
 
 
 # --- LabelMe
