@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from mmpvt.evaluation.detection_arrays import DetectionArrays, ObjectArrays
 from mmpvt.evaluation.matching import FOREGROUND_IOU, match
-from mmpvt.utils.constants import IGNORE_LABEL
 
 
 def detection_confusion(
@@ -45,68 +42,21 @@ def detection_confusion(
     matches = match(objects, detections, iou, across_classes=True)
     truth_labels = np.append(objects.labels, num_classes)[matches.objects]
     missed = objects.labels[(matches.detections < 0) & ~objects.crowd]
-    return _count(
-        np.append(truth_labels[~matches.ignored], missed),
-        np.append(detections.labels[~matches.ignored], np.full(len(missed), num_classes)),
-        num_classes + 1,
-    )
+    counts = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    found = detections.labels[~matches.ignored]
+    np.add.at(counts, (truth_labels[~matches.ignored], found), 1)
+    np.add.at(counts, (missed, num_classes), 1)
+    return counts
 
 
-def label_map_confusion(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts an image's pixels by their classes. The sum over images is a data set's.
+def precision_and_recall(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each class's precision and recall, as shares of 1, each (classes,).
 
-    Args:
-        truth (np.ndarray): (height, width), ints; pixels of 255 are ignored.
-        predicted (np.ndarray): (height, width), ints.
-        num_classes (int): of the data set.
-
-    Returns:
-        np.ndarray: (num_classes, num_classes), int64: by true class and predicted class.
-
-    Raises:
-        ValueError: a label that is no class's.
-    """
-    counted = truth != IGNORE_LABEL
-    return _count(truth[counted], predicted[counted], num_classes)
-
-
-def _count(rows: np.ndarray, columns: np.ndarray, size: int) -> np.ndarray:
-    for labels in (rows, columns):
-        if labels.size and not 0 <= labels.min() <= labels.max() < size:
-            raise ValueError(f"labels from {labels.min()} to {labels.max()}, of {size} classes")
-    codes = rows.astype(np.int64) * size + columns
-    return np.bincount(codes, minlength=size * size).reshape(size, size)
-
-
-@dataclass(frozen=True)
-class LabelMapScores:
-    """Scores of label maps, as shares of 1, as MMSegmentation defines them.
-
-    Attributes:
-        iou (np.ndarray): (classes,), NaN where neither truth nor prediction has the class.
-        precision (np.ndarray): (classes,), NaN where the prediction doesn't have it.
-        recall (np.ndarray): (classes,), MMSegmentation's ``Acc``, NaN where the truth doesn't.
-        accuracy (float): the share of all pixels that are right, MMSegmentation's ``aAcc``.
-    """
-
-    iou: np.ndarray
-    precision: np.ndarray
-    recall: np.ndarray
-    accuracy: float
-
-
-def label_map_scores(confusion: np.ndarray) -> LabelMapScores:
-    """Each class's scores.
+    They are MMSegmentation's: NaN where no prediction, or no truth, is of the class.
 
     Args:
-        confusion (np.ndarray): (classes, classes), of :func:`label_map_confusion`, the sum over
-            all images.
+        confusion (np.ndarray): (classes, classes), ints, by true class and predicted class.
     """
-    correct, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    correct = np.diag(confusion)
     with np.errstate(invalid="ignore"):
-        return LabelMapScores(
-            iou=correct / (truth + predicted - correct),
-            precision=correct / predicted,
-            recall=correct / truth,
-            accuracy=float(correct.sum() / confusion.sum()),
-        )
+        return correct / confusion.sum(0), correct / confusion.sum(1)

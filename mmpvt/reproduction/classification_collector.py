@@ -8,7 +8,7 @@ import numpy as np
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
-from mmpvt.evaluation.confusion import label_map_scores
+from mmpvt.evaluation.confusion import precision_and_recall
 from mmpvt.reproduction.gallery_images import thumbnail
 
 SHOWN = 3  # classes that an image is taken for
@@ -51,9 +51,9 @@ class ClassificationCollector:
         )
         size = len(self.classes)
         counts = np.bincount(truth * size + predicted, minlength=size**2).reshape(size, size)
-        found = label_map_scores(counts)
+        precision, recall = precision_and_recall(counts)
         shares = counts.sum(1) / max(1, counts.sum())
-        rows = zip(self.classes, found.recall, found.precision, shares, strict=True)
+        rows = zip(self.classes, recall, precision, shares, strict=True)
         keys = ("name", "recall", "precision", "share")
         content: dict = dict(
             classified=True,

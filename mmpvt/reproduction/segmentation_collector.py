@@ -10,7 +10,7 @@ import torch
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
-from mmpvt.evaluation.confusion import label_map_scores
+from mmpvt.evaluation.confusion import precision_and_recall
 from mmpvt.evaluation.iou_metric import IoUMetric
 from mmpvt.reproduction.gallery_images import encode_label_map, thumbnail
 from mmpvt.utils.constants import IGNORE_LABEL
@@ -34,6 +34,11 @@ class SegmentationCollector:
         chosen = colours(meta.get("palette"), len(self.classes))
         self.palette = np.zeros((256, 3), dtype=np.uint8)
         self.palette[: len(chosen)] = chosen
+        metrics = runner.test_evaluator.metrics
+        self.ignored = next(
+            (metric.ignore_index for metric in metrics if isinstance(metric, IoUMetric)),
+            IGNORE_LABEL,
+        )
 
     def collect(self, sample: BaseDataElement) -> dict:
         """What is needed of an image's prediction: pixels by class, ``intersection``, ``union``
@@ -41,11 +46,12 @@ class SegmentationCollector:
         predicted = sample.pred_sem_seg.data.squeeze().cpu()
         truth = sample.gt_sem_seg.data.squeeze().cpu().to(predicted)
         intersection, union, _, area = IoUMetric.intersect_and_union(
-            predicted, truth, len(self.classes), IGNORE_LABEL
+            predicted, truth, len(self.classes), self.ignored
         )
+        ignored = truth == self.ignored
         cells = np.zeros(0, dtype=int)
         if self.details:
-            known = (truth != IGNORE_LABEL) & (predicted < len(self.classes))
+            known = ~ignored & (truth < len(self.classes)) & (predicted < len(self.classes))
             cells = (truth.int() * len(self.classes) + predicted.int())[known].numpy()
         return dict(
             cells=np.unique(cells, return_counts=True),  # of the confusion matrix, and their pixels
@@ -54,8 +60,8 @@ class SegmentationCollector:
             intersection=intersection.numpy(),
             union=union.numpy(),
             truth=area.numpy(),
-            truth_map=self._encode(truth),
-            prediction_map=self._encode(predicted.masked_fill(truth == IGNORE_LABEL, IGNORE_LABEL)),
+            truth_map=self._encode(truth.masked_fill(ignored, IGNORE_LABEL)),
+            prediction_map=self._encode(predicted.masked_fill(ignored, IGNORE_LABEL)),
         )
 
     def _encode(self, labels: torch.Tensor) -> bytes:
@@ -87,8 +93,7 @@ class SegmentationCollector:
                 cells, pixels = image["cells"]
                 counts.flat[cells] += pixels
             content["confusion"] = dict(names=self.classes, counts=counts.tolist())
-            scores = label_map_scores(counts)
-            for one, *values in zip(classes, scores.precision, scores.recall, strict=True):
+            for one, *values in zip(classes, *precision_and_recall(counts), strict=True):
                 one["precision"], one["recall"] = map(float, values)
         return content
 

@@ -31,18 +31,29 @@ BACKGROUND = ("background", "bg", "_background_", "unlabeled", "unlabelled")
 
 
 def check_heads(config: Config) -> None:
-    """Checks that a segmenter's heads of one channel can learn.
+    """Checks that a segmenter's heads can learn.
 
     Raises:
-        ConfigError: one has a loss over classes, which is 0 for a single one, or is for one class.
+        ConfigError: one of one channel has a loss over classes, which is 0 for a single one, or is
+            for one class; one doesn't ignore what batches are padded with.
     """
     way = (
         "set num_classes=2, out_channels=1 and loss_decode.use_sigmoid=True, and two classes in "
         "the data set's metainfo, background first (docs/data.md)"
     )
+    preprocessor = (config.get("model") or {}).get("data_preprocessor") or {}
+    padding = preprocessor.get("seg_pad_val", IGNORE_LABEL)
     for name, head in iter_heads(config.get("model")):
         if name not in ("decode_head", "auxiliary_head"):
             continue
+        if (ignored := head.get("ignore_index", IGNORE_LABEL)) != padding:
+            raise ConfigError(
+                f"the model's {name} ignores label {ignored} (ignore_index), and label maps are "
+                f"padded with {padding} (data_preprocessor.seg_pad_val), which is no class",
+                hint="set both to one value, and no label map may hold 255 where it isn't that; or "
+                "leave both at 255, and set reduce_zero_label=True of the data sets, where 0 is "
+                "ignored",
+            )
         if head.get("num_classes") == 1:
             raise ConfigError(
                 f"the model's {name} is for one class, and every pixel then is of that class",

@@ -344,13 +344,17 @@ def test_a_choice_of_a_data_sets_classes(tmp_path: Path):
             dict(num_classes=2, out_channels=1, loss_decode=[dict(type="CrossEntropyLoss")]),
             "gives one channel",
         ),
+        (dict(num_classes=2, ignore_index=0), "ignores label 0 .* padded with 255 .*seg_pad_val"),
     ],
 )
-def test_heads_of_one_channel(head: dict, said: str, tmp_path: Path):
+def test_heads_that_cannot_learn(head: dict, said: str, tmp_path: Path):
     config = segmenter(tmp_path, OBJECTS)
     config.model.decode_head = head
     with pytest.raises(UserError, match=said):
         check_pixels(config, ("train",))
     loss = dict(type="CrossEntropyLoss", use_sigmoid=True)
     config.model.decode_head = dict(num_classes=2, out_channels=1, loss_decode=loss)
+    check_pixels(config, ("train",))
+    config.model.decode_head = dict(num_classes=2, ignore_index=0)
+    config.model.data_preprocessor = dict(seg_pad_val=0)
     check_pixels(config, ("train",))
