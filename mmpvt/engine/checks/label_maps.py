@@ -46,7 +46,7 @@ def check_heads(config: Config) -> None:
     for name, head in iter_heads(config.get("model")):
         if name not in ("decode_head", "auxiliary_head"):
             continue
-        if (ignored := head.get("ignore_index", IGNORE_LABEL)) != padding:
+        if (ignored := head.get("ignore_index", padding)) != padding:
             raise ConfigError(
                 f"the model's {name} ignores label {ignored} (ignore_index), and label maps are "
                 f"padded with {padding} (data_preprocessor.seg_pad_val), which is no class",
