@@ -44,7 +44,8 @@ TESTING = ("test_dataloader", "test_cfg", "test_evaluator")  # what one to test 
 WARM_UPS = ("LinearLR", "ConstantLR")
 RENAMED = ("_memorise", "_overfit")  # in the names of configs, which may be given as they were
 # arguments that count epochs (iterations with by_epoch=False): of schedules, of hooks
-SCHEDULED = {"begin", "end", "milestones", "T_max", "step_size", "periods"}
+SCHEDULED = {"begin", "end", "milestones", "T_max", "total_steps", "step_size", "periods"}
+SPANS = ("T_max", "total_steps")  # mostly from begin to end
 SWITCHED = {"switch_epoch", "num_last_epochs", "begin_epoch"}
 # folders of code that isn't a user's
 LIBRARIES = tuple(
@@ -482,9 +483,7 @@ def set_length(config: Config, length: int) -> None:
     ratio, loop[unit] = length / loop[unit], length
 
     def scaled(value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return [scaled(one) for one in value]
-        return max(1, round(value * ratio)) if isinstance(value, int) and value > 0 else value
+        return scaled_count(value, ratio)
 
     schedules = list(iter_dicts(config.get("param_scheduler")))
     ends = [schedule.get("end", math.inf) for schedule in schedules]
@@ -492,9 +491,9 @@ def set_length(config: Config, length: int) -> None:
         changed = {key: scaled(schedule[key]) for key in SCHEDULED & schedule.keys()}
         if changed.get("end", math.inf) <= changed.get("begin", 0):
             changed["end"] = changed["begin"] + 1
-        schedule.update(changed)
+        move_schedule(schedule, changed)
     for schedule, end in zip(schedules, ends, strict=True):
-        if schedule.get("type") not in WARM_UPS or "end" not in schedule:
+        if not warms_up(schedule) or "end" not in schedule:
             continue
         is_counted = unit == "max_iters" or schedule.get("by_epoch", True)
         # of a single iteration it never ends: MMEngine's first step has the start's factor
@@ -509,6 +508,27 @@ def set_length(config: Config, length: int) -> None:
     loop.val_interval = min(loop.get("val_interval", 1), length)
 
 
+def warms_up(schedule: dict) -> bool:
+    """Whether a schedule lets a learning rate rise to where others begin, and not fall."""
+    factors = schedule.get("start_factor", 1 / 3), schedule.get("end_factor", 1.0)
+    return schedule.get("type") in WARM_UPS and factors[0] <= factors[1]
+
+
+def scaled_count(value: Any, ratio: float) -> Any:
+    """A number of epochs or iterations, or several, for a run of another length; at least 1."""
+    if isinstance(value, list | tuple):
+        return [scaled_count(one, ratio) for one in value]
+    return max(1, round(value * ratio)) if isinstance(value, int) and value > 0 else value
+
+
+def move_schedule(schedule: dict, changes: dict) -> None:
+    """Changes when a schedule acts; what lasts from its begin to its end still does."""
+    length = schedule.get("end", 0) - schedule.get("begin", 0)
+    spans = [key for key in SPANS if schedule.get(key) == length]
+    schedule.update(changes)
+    schedule.update({key: schedule["end"] - schedule.get("begin", 0) for key in spans})
+
+
 def end_warm_up(config: Config, warm_up: dict, end: int) -> None:
     """Moves the end of a warm-up, and the begin of what follows it."""
     old, warm_up["end"] = warm_up["end"], end
@@ -516,8 +536,7 @@ def end_warm_up(config: Config, warm_up: dict, end: int) -> None:
         if later.get("by_epoch", True) == warm_up.get("by_epoch", True) and (
             later.get("begin") == old
         ):
-            later["begin"] = end
-            later["end"] = max(later.get("end", end + 1), end + 1)
+            move_schedule(later, dict(begin=end, end=max(later.get("end", end + 1), end + 1)))
 
 
 def freeze_stages(config: Config, number: int) -> None:

@@ -339,6 +339,20 @@ def test_epochs_move_schedules_of_iterations(epochs: int, warm_up: int, end: int
     assert (first.begin, first.end, then.begin, then.end) == (0, warm_up, warm_up, end)
 
 
+@pytest.mark.parametrize("epochs", [3, 7, 24])
+def test_schedules_end_with_the_run(epochs: int):
+    """A cosine whose length is rounded otherwise than its begin would miss its least; a fall of the
+    learning rate is no warm-up."""
+    cosine = dict(type="CosineAnnealingLR", begin=6, T_max=6, end=12)
+    one_cycle = dict(type="OneCycleLR", eta_max=0.1, total_steps=600, by_epoch=False)
+    fall = dict(type="LinearLR", start_factor=1.0, end_factor=0.1, end=600, by_epoch=False)
+    config = Config(dict(train_cfg=dict(max_epochs=12), param_scheduler=[cosine, one_cycle, fall]))
+    set_epochs(config, epochs)
+    cosine, one_cycle, fall = config.param_scheduler
+    assert cosine.begin + cosine.T_max == cosine.end == epochs
+    assert one_cycle.total_steps == fall.end == 50 * epochs
+
+
 def test_hooks_are_added_once():
     """What the config says of a hook stays, unless it is given; older names are known."""
     config = Config(dict(custom_hooks=[dict(type="mmpvt.LeftOutHook", notes=["a"])]))
