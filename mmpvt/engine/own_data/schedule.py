@@ -10,7 +10,14 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from mmpvt.engine.config import WARM_UPS, end_warm_up, set_length
+from mmpvt.engine.config import (
+    SCHEDULED,
+    end_warm_up,
+    move_schedule,
+    scaled_count,
+    set_length,
+    warms_up,
+)
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.errors import ConfigError
 from mmpvt.utils.text import counted
@@ -20,6 +27,7 @@ from mmpvt.utils.text import counted
 ITERATIONS, MAX_EPOCHS, MIN_PASSES = 3_000, 100, 50
 EPOCH_VALIDATIONS, ITERATION_VALIDATIONS = 20, 10
 WARM_UP = 0.1  # at most, of all iterations
+RATES = {"eta_min", "eta_max"}  # of schedules, as learning rates
 MIN_SIDE = 32  # pixels of a square; smaller numbers are others
 # Of memory in training, by an image of 800x1333 pixels: twice what a step adds for each image to a
 # RetinaNet on v1 small or a Cascade Mask R-CNN on v2 b2 on a CPU, 1.9 GB.
@@ -81,6 +89,8 @@ def set_schedule(
     set_length(config, length)
     _set_intervals(config, length)
     _shorten_warm_up(config, int(WARM_UP * steps))
+    if "max_epochs" in config.train_cfg:
+        _fit_to_steps(config, steps)
     return said
 
 
@@ -99,9 +109,25 @@ def _set_intervals(config: Config, length: int) -> None:
 def _shorten_warm_up(config: Config, most: int) -> None:
     """Ends a warm-up after ``most`` iterations, two at least; what follows it begins then."""
     for part in iter_dicts(config.get("param_scheduler")):
-        is_warm_up = part.get("type") in WARM_UPS and not part.get("begin")
+        is_warm_up = warms_up(part) and not part.get("begin")
         if is_warm_up and not part.get("by_epoch", True) and part.get("end", 0) > most:
             end_warm_up(config, part, max(2, most))
+
+
+def _fit_to_steps(config: Config, steps: int) -> None:
+    """Ends schedules of iterations with the training by epochs that has them: an epoch of the
+    config's own data has another number of iterations."""
+    counted = [s for s in iter_dicts(config.get("param_scheduler")) if not s.get("by_epoch", True)]
+    warm_ups = {schedule.get("end") for schedule in counted if warms_up(schedule)}
+    others = [schedule for schedule in counted if not warms_up(schedule)]
+    ends = [schedule.get("end") or schedule.get("total_steps", 0) for schedule in others]
+    for schedule in others if all(ends) else ():
+        changed = {
+            key: scaled_count(schedule[key], steps / max(ends))
+            for key in SCHEDULED & schedule.keys()
+            if not (key == "begin" and schedule[key] in warm_ups)
+        }
+        move_schedule(schedule, changed)
 
 
 def _published_batch(config: Config, batch: int) -> int:
@@ -153,6 +179,9 @@ def _scale_lr(config: Config, ratio: float) -> str:
     adaptive = "SGD" not in optimizer["type"]
     factor = math.sqrt(ratio) if adaptive else ratio
     old, optimizer["lr"] = optimizer["lr"], float(f"{optimizer['lr'] * factor:.3g}")
+    for schedule in iter_dicts(config.get("param_scheduler")):
+        if str(schedule.get("type")).endswith("LR"):  # not of a momentum
+            schedule.update({k: schedule[k] * factor for k in RATES if schedule.get(k)})
     rule = "the square root of the batch" if adaptive else "the batch"
     return f"learning rate {optimizer['lr']:g}" + (
         f" ({old:g}, scaled with {rule})" if ratio != 1 else ""

@@ -61,6 +61,19 @@ def test_iterations():
     assert poly.end == 3_000
 
 
+def test_schedules_of_iterations_in_a_training_by_epochs():
+    """Their ends are of the config's data, whose epochs have another number of iterations."""
+    config = by_epoch()
+    config.param_scheduler = [
+        config.param_scheduler[0],
+        dict(type="PolyLR", by_epoch=False, begin=500, end=88_000),
+        dict(type="LinearLR", start_factor=1.0, end_factor=0.1, by_epoch=False, end=88_000),
+    ]
+    set_schedule(config, 24, 1, None, 1)
+    warm_up, poly, fall = config.param_scheduler
+    assert (warm_up.end, poly.begin, poly.end, fall.end) == (120, 120, 1_200, 1_200)
+
+
 def test_a_classifier_takes_fewer_epochs_than_on_imagenet():
     """The cosine begins where the warm-up ends."""
     pytest.importorskip("mmpretrain")
@@ -78,9 +91,12 @@ def test_a_classifier_takes_fewer_epochs_than_on_imagenet():
 @pytest.mark.parametrize(("optimizer", "lr"), [("SGD", 0.0025), ("AdamW", 0.005)])
 def test_learning_rate_follows_the_batch(optimizer: str, lr: float):
     config = by_epoch(optimizer)
+    cosine = dict(type="CosineAnnealingLR", eta_min=1e-4)
+    config.param_scheduler = [*config.param_scheduler, cosine]
     said = set_schedule(config, 300, 1, None, 1)
     assert config.optim_wrapper.optimizer.lr == pytest.approx(lr)
     assert f"learning rate {lr:g}" in "; ".join(said)
+    assert config.param_scheduler[2].eta_min == pytest.approx(lr / 100)
     config = by_epoch(optimizer)
     set_schedule(config, 300, 1, None, 4)
     assert config.optim_wrapper.optimizer.lr == 0.01
