@@ -46,6 +46,7 @@ RENAMED = ("_memorise", "_overfit")  # in the names of configs, which may be giv
 # arguments that count epochs (iterations with by_epoch=False): of schedules, of hooks
 SCHEDULED = {"begin", "end", "milestones", "T_max", "total_steps", "step_size", "periods"}
 SPANS = ("T_max", "total_steps")  # mostly from begin to end
+RATES = ("eta_min", "eta_max")  # of schedules, as learning rates
 SWITCHED = {"switch_epoch", "num_last_epochs", "begin_epoch"}
 # folders of code that isn't a user's
 LIBRARIES = tuple(

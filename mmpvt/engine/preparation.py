@@ -18,6 +18,7 @@ from mmpvt.datasets.pipelines import loading_step
 from mmpvt.datasets.samplers import kill_workers
 from mmpvt.engine.checks import check_data, check_pixels, keep_inside
 from mmpvt.engine.config import (
+    RATES,
     check_initial_weights,
     check_tests,
     check_trains,
@@ -408,6 +409,17 @@ def _set_auto_scale_lr(config: Config) -> None:
             instead=("cfg_options", "auto_scale_lr.base_batch_size=16"),
         )
     config.auto_scale_lr.enable = True
+    # MMEngine scales the optimizer's rate alone, with the images of an iteration
+    schedules = list(iter_dicts(config.get("param_scheduler")))
+    left = [f"the schedules' {key}" for key in RATES if any(s.get(key) for s in schedules)]
+    if (times := config.optim_wrapper.get("accumulative_counts", 1)) != 1:
+        left.append(f"accumulative_counts={times}")
+    if left and is_first_process():
+        print(
+            f"warning: auto_scale_lr scales with the batch of one iteration, and leaves out "
+            f"{' and '.join(left)}",
+            file=sys.stderr,
+        )
 
 
 def _set_out(config: Config, out: str, force: bool) -> None:

@@ -277,11 +277,17 @@ def test_optimizers_are_fused_unless_the_config_chooses(options: dict):
     assert "fused" not in prepared.optim_wrapper.optimizer
 
 
-def test_learning_rates_are_scaled(options: dict):
+def test_learning_rates_are_scaled(options: dict, capsys: pytest.CaptureFixture[str]):
     config = load()
     config.auto_scale_lr = dict(enable=False, base_batch_size=16)
     prepared = prepare_training(config, TrainOptions(**options, auto_scale_lr=True))
     assert prepared.auto_scale_lr == dict(enable=True, base_batch_size=16)
+    assert "leaves out" not in capsys.readouterr().err
+    config.optim_wrapper.accumulative_counts = 4
+    config.param_scheduler = [dict(type="CosineAnnealingLR", T_max=12, eta_min=1e-5)]
+    prepare_training(config, TrainOptions(**options, auto_scale_lr=True))
+    said = "leaves out the schedules' eta_min and accumulative_counts=4"
+    assert said in capsys.readouterr().err
     config.auto_scale_lr = None
     with pytest.raises(ConfigError, match="doesn't say which batch"):
         prepare_training(config, TrainOptions(**options, auto_scale_lr=True))

@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 
 from mmpvt.engine.config import (
+    RATES,
     SCHEDULED,
     end_warm_up,
     move_schedule,
@@ -27,7 +28,6 @@ from mmpvt.utils.text import counted
 ITERATIONS, MAX_EPOCHS, MIN_PASSES = 3_000, 100, 50
 EPOCH_VALIDATIONS, ITERATION_VALIDATIONS = 20, 10
 WARM_UP = 0.1  # at most, of all iterations
-RATES = {"eta_min", "eta_max"}  # of schedules, as learning rates
 MIN_SIDE = 32  # pixels of a square; smaller numbers are others
 # Of memory in training, by an image of 800x1333 pixels: twice what a step adds for each image to a
 # RetinaNet on v1 small or a Cascade Mask R-CNN on v2 b2 on a CPU, 1.9 GB.
