@@ -18,7 +18,7 @@ from mmpvt.errors import LaunchError
 from mmpvt.utils.constants import RANKS
 from mmpvt.utils.processors import usable_processors
 
-SIZES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+SIZES = {"pytorch": "WORLD_SIZE", "mpi": "OMPI_COMM_WORLD_SIZE", "slurm": "SLURM_NTASKS"}
 STORE_TIMEOUT = 60.0  # seconds
 PORTS = (20_000, 10_000)  # the first that a SLURM job may meet at, and how many there are
 LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe|TCPStore", re.I)
@@ -71,9 +71,19 @@ def prepare_launcher(config: Config, launcher: str, trains: bool = True) -> None
 
 def check_launcher(launcher: str) -> None:
     """Raises a LaunchError if this process was not started by the launcher."""
-    if launcher != "none" and RANKS[launcher] not in os.environ:
+    if launcher == "none":
+        return
+    rank, size = RANKS[launcher], SIZES[launcher]
+    names = (rank, size, *(("MASTER_PORT",) if launcher == "pytorch" else ()))
+    values = {name: os.environ.get(name) for name in names}
+    missing = [name for name, value in values.items() if value is None]
+    wrong = [f"{name}={value}" for name, value in values.items() if not (value or "").isdecimal()]
+    if not wrong and int(os.environ[rank]) >= int(os.environ[size]):
+        wrong = [f"{name}={os.environ[name]}" for name in (rank, size)]
+    if wrong:
+        reason = f"{missing[0]} is not set" if missing else ", ".join(wrong)
         raise LaunchError(
-            f"{launcher}: this process was not started by it ({RANKS[launcher]} is not set)",
+            f"{launcher}: this process was not started by it ({reason})",
             setting="launcher",
             hint="use tools/dist_train.sh or tools/slurm_train.sh, or leave it out",
         )
@@ -243,11 +253,14 @@ def failure_of(error: RuntimeError) -> LaunchError | None:
 
 def is_first_process() -> bool:
     """Whether this is the process of rank 0, before the processes are joined."""
-    return all(os.environ.get(name, "0") == "0" for name in RANKS.values())
+    return next((os.environ[name] for name in RANKS.values() if name in os.environ), "0") == "0"
 
 
 def process_count(launcher: str) -> int:
-    """How many processes a launcher has started, before they are joined."""
-    if launcher == "none":
-        return 1
-    return max(int(os.environ.get(name, "1")) for name in SIZES)
+    """How many processes a launcher has started, before they are joined.
+
+    Raises:
+        LaunchError: this process was not started by it.
+    """
+    check_launcher(launcher)
+    return 1 if launcher == "none" else int(os.environ[SIZES[launcher]])

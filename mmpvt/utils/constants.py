@@ -7,8 +7,9 @@ WRITTEN_FORMATS = ("coco", "voc", "yolo", "masks")
 LAYOUTS = ("mmpvt", "published", "mmdet", "timm", "huggingface")  # of checkpoints to write
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 DOWNLOADS = ("coco", "ade20k", "weights", "detectors")
-# By a launcher's name, the variable that tells each process which one of a run it is.
-RANKS = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}
+# By a launcher's name, the variable that tells each process which one of a run it is. SLURM's come
+# last: its tasks may start the others.
+RANKS = {"pytorch": "RANK", "mpi": "OMPI_COMM_WORLD_RANK", "slurm": "SLURM_PROCID"}
 IGNORE_LABEL = 255  # of label maps: pixels of no class, which no loss and no score counts
 SCORE = 0.3  # instances below are not shown, unless asked for
 # The variable that OpenCV reads as it is imported: of formats that Pillow doesn't know, whose size
