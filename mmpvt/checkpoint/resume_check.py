@@ -69,6 +69,24 @@ def changed_schedules(runner: Runner, checkpoint: dict) -> list[str]:
     )
 
 
+def changed_settings(runner: Runner, checkpoint: dict) -> list[str]:
+    """Numbers of the optimizer that resuming takes from the checkpoint, against the config; lr and
+    whatever else a schedule changes as they were at the start."""
+    ours = getattr(runner.optim_wrapper, "param_groups", None)
+    theirs = checkpoint["optimizer"].get("param_groups")
+    if not isinstance(ours, list) or theirs is None:  # of several optimizers
+        return []
+    changed: dict[str, str] = {}
+    for group, stored in zip(ours, theirs, strict=True):
+        for name, value in group.items():
+            old = stored.get(name)
+            is_number = type(value) in (int, float, tuple) and old is not None
+            if is_number and f"initial_{name}" not in group and _plain(old) != _plain(value):
+                name = name.removeprefix("initial_")
+                changed.setdefault(name, f"{name} {old}, and not {value}")
+    return list(changed.values())
+
+
 def _problems(runner: Runner, checkpoint: dict) -> Iterator[str]:
     meta = checkpoint.get("meta")
     if not isinstance(meta, dict) or not all(_is_count(meta.get(k)) for k in ("epoch", "iter")):
@@ -154,6 +172,10 @@ def _same_type(theirs: object, ours: object) -> bool:
         or type(theirs) is type(ours)
         or (isinstance(theirs, numbers) and isinstance(ours, numbers))
     )
+
+
+def _plain(value: object) -> object:
+    return tuple(value) if isinstance(value, list | tuple) else value
 
 
 def _is_count(value: object) -> bool:

@@ -13,7 +13,12 @@ from mmengine.hooks import EMAHook
 from mmengine.optim import LinearLR, OptimWrapper
 
 from mmpvt import UserError
-from mmpvt.checkpoint.resume_check import EARLY_STOP, changed_schedules, check_resumable
+from mmpvt.checkpoint.resume_check import (
+    EARLY_STOP,
+    changed_schedules,
+    changed_settings,
+    check_resumable,
+)
 from mmpvt.engine.hooks.checkpoints import KEPT
 from mmpvt.engine.loops import POSITION
 
@@ -121,3 +126,14 @@ def test_schedules_that_the_config_has_changed(runner: SimpleNamespace, checkpoi
     runner.param_schedulers = [LinearLR(runner.optim_wrapper, start_factor=0.1, end=7)]
     check_resumable(runner, checkpoint)
     assert changed_schedules(runner, checkpoint) == ["end"]
+
+
+def test_settings_of_the_optimizer_that_the_config_has_changed(
+    runner: SimpleNamespace, checkpoint: dict
+):
+    """A schedule's own changes of the learning rate are none of the config's."""
+    runner.optim_wrapper.param_groups[0]["lr"] = 0.5
+    assert changed_settings(runner, checkpoint) == []
+    runner.optim_wrapper.param_groups[0].update(initial_lr=0.1, weight_decay=0)
+    changed = {"lr 0.001, and not 0.1", "weight_decay 0.01, and not 0"}
+    assert set(changed_settings(runner, checkpoint)) == changed

@@ -14,7 +14,13 @@ from mmengine.hooks import LoggerHook as MMEngineLoggerHook
 from mmengine.runner import Runner
 
 from mmpvt.checkpoint.fitting import fill_partly, fit_to_model
-from mmpvt.checkpoint.resume_check import KEPT, VALIDATED, changed_schedules, check_resumable
+from mmpvt.checkpoint.resume_check import (
+    KEPT,
+    VALIDATED,
+    changed_schedules,
+    changed_settings,
+    check_resumable,
+)
 from mmpvt.checkpoint.saving import (
     INTERRUPTED,
     POINTER,
@@ -291,6 +297,12 @@ class CheckpointFitHook(Hook):
                 runner.logger.warning(
                     "learning rates go on as in the checkpoint's run: the config's schedules have "
                     f"another {few(changed)}"
+                )
+            if changed := changed_settings(runner, checkpoint):
+                runner.logger.warning(
+                    f"the optimizer goes on as in the checkpoint's run: {'; '.join(changed)}; to "
+                    "train on with the config's, set its load_from to the checkpoint, and start a "
+                    "run without resuming"
                 )
         if self.strict:
             said = compare_with_checkpoint(classes, checkpoint)

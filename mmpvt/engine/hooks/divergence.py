@@ -131,7 +131,8 @@ class DivergenceHook(Hook):
         if self.on_nan == "stop" or self._in_a_row == MAX_SKIPPED:
             raise UserError(
                 f"{where} (images {images}), and the weights are as before it",
-                hint="resume with a lower learning rate or gradient clipping, fix the images",
+                hint="resume with gradient clipping, start from the last checkpoint's weights (the "
+                "config's load_from) with a lower learning rate, fix the images",
                 instead=("on_nan", "skip"),
             )
         for name, buffer in runner.model.named_buffers():
