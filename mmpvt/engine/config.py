@@ -452,9 +452,9 @@ def set_checkpoint(config: Config, checkpoint: str) -> None:
 def set_epochs(config: Config, epochs: int) -> None:
     """Sets how many epochs a run takes, and moves the config's schedule in proportion.
 
-    That is its milestones and ends in epochs or iterations, changes of the validation's interval,
-    and when hooks such as ``PipelineSwitchHook`` act. A warm-up, which is counted in iterations,
-    becomes shorter with the run, but not longer.
+    That is its milestones and ends in epochs or iterations, validation's begin and changes of its
+    interval, and when hooks such as ``PipelineSwitchHook`` act. A warm-up, which is counted in
+    iterations, becomes shorter with the run, but not longer.
 
     Args:
         config (Config): changed.
@@ -507,6 +507,8 @@ def set_length(config: Config, length: int) -> None:
     if "dynamic_intervals" in loop:
         loop.dynamic_intervals = [(scaled(start), n) for start, n in loop.dynamic_intervals]
     loop.val_interval = min(loop.get("val_interval", 1), length)
+    if "val_begin" in loop:
+        loop.val_begin = scaled(loop.val_begin)
 
 
 def warms_up(schedule: dict) -> bool:

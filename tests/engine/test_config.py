@@ -302,7 +302,7 @@ def test_missing_files(config: Config, tmp_path: Path):
 def test_epochs_move_the_schedule():
     config = Config(
         dict(
-            train_cfg=dict(max_epochs=12, val_interval=4, dynamic_intervals=[(10, 1)]),
+            train_cfg=dict(max_epochs=12, val_interval=4, val_begin=6, dynamic_intervals=[(10, 1)]),
             param_scheduler=[
                 dict(type="LinearLR", by_epoch=False, begin=0, end=500, start_factor=0.1),
                 dict(type="MultiStepLR", begin=0, end=12, milestones=[8, 11], gamma=0.1),
@@ -318,12 +318,15 @@ def test_epochs_move_the_schedule():
     assert (steps.end, steps.milestones, steps.gamma) == (36, [24, 33], 0.1)
     assert (cosine.begin, cosine.T_max, cosine.end, cosine.eta_min) == (18, 18, 36, 0.05)
     assert longer.custom_hooks[0].switch_epoch == 30
-    assert longer.train_cfg == dict(max_epochs=36, val_interval=4, dynamic_intervals=[(30, 1)])
+    assert longer.train_cfg == dict(
+        max_epochs=36, val_interval=4, val_begin=18, dynamic_intervals=[(30, 1)]
+    )
     set_epochs(shorter, 1)
     warm_up, steps, cosine = shorter.param_scheduler
     assert (warm_up.begin, warm_up.end, warm_up.start_factor) == (0, 42, 0.1)
     assert (steps.begin, steps.end, cosine.begin, cosine.end) == (0, 1, 1, 2)
-    assert (shorter.train_cfg.max_epochs, shorter.train_cfg.val_interval) == (1, 1)
+    loop = shorter.train_cfg
+    assert (loop.max_epochs, loop.val_interval, loop.val_begin) == (1, 1, 1)
     with pytest.raises(ConfigError, match="schedule is of iterations"):
         set_epochs(load_config(str(ROOT / "configs" / "fpn_pvt_v2_b0_shapes.py")), 3)
 
