@@ -6,12 +6,13 @@ import copy
 import difflib
 import inspect
 import itertools
+import logging
 import math
 import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,19 @@ LIBRARIES = tuple(
         Path(mmpvt.__file__).parent,
     )
 )
+# of MMEngine's runner: whether a value can be taken, and which can
+RUNNER_SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "default_scope": (lambda value: isinstance(value, str), "a package's name, such as 'mmdet'"),
+    "load_from": (
+        lambda value: isinstance(value, str | None),
+        "a checkpoint's path or URL, or None",
+    ),
+    "env_cfg": (lambda value: isinstance(value, dict), "a dict"),
+    "log_level": (
+        lambda value: isinstance(value, int) or isinstance(logging.getLevelName(value), int),
+        "DEBUG, INFO, WARNING, ERROR or CRITICAL",
+    ),
+}
 RENAMED_HOOKS = {"mmpvt.LeftOutHook": "mmpvt.SkippedDataHook"}  # in configs of earlier runs
 
 
@@ -199,7 +213,10 @@ def load_config(path: str, cfg_options: dict | None = None, backbone: str | None
 
 
 def _check_kinds(config: Config) -> None:
-    """Raises a ConfigError where a dict stands in the place of a list, or the other way round."""
+    """Raises a ConfigError where a value is of another kind than is taken there."""
+    for name, (is_right, takes) in RUNNER_SETTINGS.items():
+        if name in config and not is_right(config[name]):
+            raise ConfigError(f"{name} is {config[name]!r}: it takes {takes}")
     hooks = config.get("custom_hooks") or []
     if not isinstance(hooks, list | tuple) or not all(
         isinstance(hook, Hook) or "type" in hook for hook in hooks
@@ -292,7 +309,7 @@ def check_trains(config: Config) -> None:
     """Checks that a config says how to train.
 
     Raises:
-        ConfigError: it doesn't, as that of a saved model.
+        ConfigError: it doesn't, as that of a saved model, or it has no epoch or iteration.
     """
     missing = [key for key in TRAINING if not config.get(key)]
     if missing:
@@ -301,6 +318,10 @@ def check_trains(config: Config) -> None:
             hint="to go on with a saved model, name the config that it was trained by, and the "
             f"model's folder with {ConfigError.name_setting('start_from')}",
         )
+    for key in ("max_epochs", "max_iters"):
+        length = config.train_cfg.get(key, 1)
+        if isinstance(length, int) and length < 1:
+            raise ConfigError(f"train_cfg.{key} is {length}, and a training takes at least one")
 
 
 def check_tests(config: Config) -> None:

@@ -12,6 +12,7 @@ from mmengine.config import Config, ConfigDict
 from helpers import ROOT
 from mmpvt.engine.config import (
     check_initial_weights,
+    check_trains,
     load_config,
     make_work_dir,
     set_checkpoint,
@@ -60,6 +61,10 @@ def test_options_written_wrong(option: str, value: object, sentence: str):
     [
         ("custom_hooks = dict(type='EMAHook')", "custom_hooks is .*takes a list of dicts"),
         ("custom_hooks = [dict(kind='EMAHook')]", "custom_hooks is .*with a type each"),
+        ("default_scope = None", "default_scope is None: it takes a package's name"),
+        ("load_from = 3", "load_from is 3: it takes a checkpoint's path"),
+        ("env_cfg = None", "env_cfg is None: it takes a dict"),
+        ("log_level = 'XYZ'", "log_level is 'XYZ': it takes DEBUG, INFO"),
         (
             "val_dataloader = dict(dataset=dict(type='mmseg.ADE20KDataset', data_prefix='a/'))",
             "val_dataloader's data set has data_prefix",
@@ -125,6 +130,12 @@ train_dataloader = dict(
 train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=1)
 optim_wrapper = dict(optimizer=dict(type=AdamW, lr=1e-4))
 """
+
+
+def test_a_training_of_no_epochs(config: Config):
+    config.train_cfg.max_epochs = 0
+    with pytest.raises(ConfigError, match="max_epochs is 0, and a training takes at least one"):
+        check_trains(config)
 
 
 @pytest.mark.parametrize("interval", [1, 82512.0, 0, 0.5])
