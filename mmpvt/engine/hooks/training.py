@@ -229,16 +229,15 @@ def _mean_losses(model: Any, loader: Iterable[dict]) -> dict[str, float]:
         data = model.data_preprocessor(batch, True)
         _, losses = model.parse_losses(model._run_forward(data, mode="loss"))
         samples = list(flatten(batch["data_samples"]))
-        if any("skipped" in sample.metainfo for sample in samples):
-            continue  # its image is a placeholder
-        images += len(samples)
+        is_used = not any("skipped" in sample.metainfo for sample in samples)  # no placeholder
+        images += len(samples) * is_used
         for name, loss in losses.items():
-            if "loss" in name:
-                sums[name] += loss.double().cpu() * len(samples)
+            if "loss" in name:  # which each process has to name, or they would wait for each other
+                sums[name] += loss.double().cpu() * len(samples) if is_used else 0
     totals = {"images": images, **sums}
     all_reduce_dict(totals, "sum")
     count = totals.pop("images")
-    return {name: float(total / count) for name, total in totals.items()}
+    return {name: float(total / count) for name, total in totals.items() if count}
 
 
 @contextmanager

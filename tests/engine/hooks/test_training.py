@@ -13,7 +13,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from mmpvt.engine.hooks.checkpoints import main_metric
 from mmpvt.engine.hooks.training import EarlyStoppingHook, EMAHook, ValLossHook
@@ -197,6 +197,21 @@ def test_the_loss_of_a_validation():
     model.head = None
     with pytest.raises(ConfigError, match=r"val_loss: this model's loss can't be computed .*None"):
         ValLossHook(hook_settings).before_train(runner)
+
+
+def test_processes_name_the_same_losses(monkeypatch: pytest.MonkeyPatch):
+    """Where one has none but placeholders, they would be reduced in another order, or not end."""
+    reduced: list[dict] = []
+    monkeypatch.setattr(
+        "mmpvt.engine.hooks.training.all_reduce_dict", lambda told, _: reduced.append(dict(told))
+    )
+    dataset = Subset(Images(), [2])
+    hook = ValLossHook(dict(dataset=dataset, batch_size=1, collate_fn=collate))
+    runner, metrics = runner_of(Model()), {}
+    hook.before_train(runner)
+    hook.after_val_epoch(runner, metrics)
+    assert not metrics
+    assert reduced[-1] == {"images": 0, "loss": 0, "loss_own": 0}
 
 
 def test_the_loss_of_a_backbone_with_maps_for_training_alone():
