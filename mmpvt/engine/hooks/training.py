@@ -17,7 +17,7 @@ import torch
 from mmengine.dist import all_reduce_dict, get_rank
 from mmengine.hooks import EMAHook as MMEngineEMAHook
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -131,7 +131,12 @@ class EarlyStoppingHook(Hook):
         self._stop_if_due(runner, best, waited)
 
     def _stop_if_due(self, runner: Runner, best: float, waited: int) -> None:
-        if waited >= self.patience and runner.iter < runner.max_iters:
+        # after a resume with larger batches, more iterations may be done than a whole run has
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        done, last = (
+            (runner.epoch, runner.max_epochs) if by_epoch else (runner.iter, runner.max_iters)
+        )
+        if waited >= self.patience and done < last:
             runner.train_loop.stop_training = True
             said = f"the best score is {best:.4f}, and {waited} validations in a row were no better"
             if best == -math.inf:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
+from mmengine.runner import EpochBasedTrainLoop
 from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -67,6 +68,18 @@ def test_training_ends_early():
         resumed.message_hub.update_info("mmpvt_early_stop", [0.1001, 2, 5])
         EarlyStoppingHook(patience).before_train(resumed)
         assert resumed.train_loop.stop_training == stops
+
+
+@pytest.mark.parametrize(("epoch", "stops"), [(2, True), (3, False)])
+def test_a_training_by_epochs_ends_early(epoch: int, stops: bool):
+    """Also where it was resumed with larger batches, of which all of it has fewer than are done."""
+    runner = runner_of(epoch=epoch, max_epochs=3)
+    runner.iter = 200
+    runner.train_loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    runner.train_loop.stop_training = False
+    runner.message_hub.update_info("mmpvt_early_stop", [0.1, 2, 5])
+    EarlyStoppingHook(2).before_train(runner)
+    assert runner.train_loop.stop_training == stops
 
 
 def test_a_score_that_tells_nothing_ends_no_training(caplog: pytest.LogCaptureFixture):
