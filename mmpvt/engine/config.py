@@ -309,7 +309,8 @@ def check_trains(config: Config) -> None:
     """Checks that a config says how to train.
 
     Raises:
-        ConfigError: it doesn't, as that of a saved model, or it has no epoch or iteration.
+        ConfigError: it doesn't, as that of a saved model, or it has no epoch, iteration or
+            sampler.
     """
     missing = [key for key in TRAINING if not config.get(key)]
     if missing:
@@ -317,6 +318,11 @@ def check_trains(config: Config) -> None:
             f"the config has no {', '.join(missing)}, which training takes",
             hint="to go on with a saved model, name the config that it was trained by, and the "
             f"model's folder with {ConfigError.name_setting('start_from')}",
+        )
+    if not config.train_dataloader.get("sampler"):
+        raise ConfigError(
+            "train_dataloader has no sampler",
+            hint="set train_dataloader.sampler=dict(type='DefaultSampler', shuffle=True)",
         )
     for key in ("max_epochs", "max_iters"):
         length = config.train_cfg.get(key, 1)

@@ -132,6 +132,12 @@ optim_wrapper = dict(optimizer=dict(type=AdamW, lr=1e-4))
 """
 
 
+def test_a_training_without_a_sampler(config: Config):
+    config.train_dataloader.sampler = None
+    with pytest.raises(ConfigError, match=r"no sampler: set train_dataloader\.sampler=dict"):
+        check_trains(config)
+
+
 def test_a_training_of_no_epochs(config: Config):
     config.train_cfg.max_epochs = 0
     with pytest.raises(ConfigError, match="max_epochs is 0, and a training takes at least one"):
