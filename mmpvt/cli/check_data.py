@@ -9,6 +9,7 @@ import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
+from mmpvt.engine.choices import ON_BAD_DATA
 from mmpvt.engine.cli import (
     CONFIG,
     FAILURE,
@@ -33,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Exit code 0: all is well; 1: there are errors; 2: there is no data to inspect."
     parser.add_argument("config", help=CONFIG)
     add_data_arguments(parser)
+    parser.add_argument(
+        "--on-bad-data",
+        choices=ON_BAD_DATA,
+        default="auto",
+        help="annotations of --data that can't be used: end with an error (auto, stop), or skip "
+        "them and say how many",
+    )
     parser.add_argument("--data-root", metavar="DIR", help="the folder the data lies in")
     parser.add_argument(
         "--out",
@@ -69,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         out.check(PICTURE, LISTING)
         if data:
             with ExitStack() as undo:
-                config = use_own_data(config, data, undo, args.cfg_options)
+                config = use_own_data(config, data, undo, args.cfg_options, args.on_bad_data)
                 undo.pop_all()
         reports = inspect_datasets(config, args.splits, max(1, args.workers))
         compare(reports)

@@ -323,3 +323,9 @@ def test_check_data(tiny_config: Path, tmp_path: Path, call_tool):
     ended = call_tool("check_data.py", tiny_config, "--data", root, "--out", tmp_path / "out")
     assert ended.code == 0, ended.out + ended.err
     assert "19 images" in ended.out and "ant" in ended.out
+    with min((root / "labels").iterdir()).open("a") as file:
+        file.write("9 0.5 0.5 0.1 0.1\n")  # of no class
+    args = ("check_data.py", tiny_config, "--data", root, "--out", tmp_path / "out")
+    assert "pass --on-bad-data skip" in call_tool(*args).err
+    ended = call_tool(*args, "--on-bad-data", "skip")
+    assert ended.code == 0 and "42 objects" in ended.out, ended.out + ended.err
