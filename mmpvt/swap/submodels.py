@@ -74,7 +74,9 @@ def find_submodel(model: Mapping, wanted: str | None = None) -> Submodel:
         named = SwapError.name_setting("part", wanted)
         raise SwapError(f"{named}: no backbone of that name, the model has {names}")
     if len(chosen) > 1:
-        raise SwapError(f"the model has several backbones: name one of {names}", setting="part")
+        # which train.py lacks
+        way = f"name one with {SwapError.name_setting('part')} of swap_backbone"
+        raise SwapError(f"the model has several backbones, {names}", hint=way)
     return chosen[0]
 
 

@@ -40,7 +40,7 @@ def set_optimizer(config: Config, model: Submodel) -> Iterator[Change]:
     yield Change(
         "optim_wrapper.optimizer",
         f"{before.type} -> AdamW at rate {rate:g}, as published for PVT "
-        f"({UserError.name_setting('keep_optimizer', True)} leaves {before.type})",
+        f"({UserError.name_setting('keep_optimizer', True)} of swap_backbone leaves {before.type})",
     )
     for i, scheduler in enumerate(as_list(config.get("param_scheduler") or [])):
         floor = scheduler.get("eta_min")

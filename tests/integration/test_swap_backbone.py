@@ -20,7 +20,7 @@ def test_prints_the_config(call_tool):
     assert ended.out.startswith(f'# atss_r50_fpn_1x_coco on pvt_v2_b2\n_base_ = "{ATSS}"\n')
     assert "neck=dict(in_channels=[64, 128, 320, 512])" in ended.out
     assert "model.backbone: ResNet -> pvt_v2_b2" in ended.err
-    assert "(--keep-optimizer leaves SGD)" in ended.err
+    assert "(--keep-optimizer of swap_backbone leaves SGD)" in ended.err
 
 
 def test_writes_the_config(call_tool, tmp_path: Path):

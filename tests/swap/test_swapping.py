@@ -169,6 +169,9 @@ def test_distillation():
     assert teacher.teacher_neck.in_channels == WIDTHS
     with pytest.raises(SwapError, match="part='x': no backbone of that name, the model has model"):
         swapped(name, part="x")
+    several = dict(a=dict(backbone={}), b=dict(backbone={}))
+    with pytest.raises(SwapError, match="name one with part of swap_backbone"):
+        swap(Config(dict(model=several)), "b0")
     with pytest.raises(SwapError, match=r"part: the model has several .* name one of model\.a\."):
         both = dict(a=detector().model, b=detector().model)
         mmpvt.swap_backbone(Config(dict(model=both)), "b0")
@@ -216,7 +219,7 @@ def test_other_backbones_that_give_a_pyramid(name: str):
 
 def test_it_says_what_changed():
     changes = dict(swap(read_config("mmdet::atss/atss_r50_fpn_1x_coco.py"), "small").changes)
-    assert "(keep_optimizer=True leaves SGD)" in changes["optim_wrapper.optimizer"]
+    assert "(keep_optimizer=True of swap_backbone leaves SGD)" in changes["optim_wrapper.optimizer"]
     assert list(changes) == ["model.backbone", "model.neck.in_channels", "optim_wrapper.optimizer"]
     assert "[256, 512, 1024, 2048] -> [64, 128, 320, 512]" in changes["model.neck.in_channels"]
 
