@@ -492,10 +492,17 @@ def set_epochs(config: Config, epochs: int) -> None:
     """
     loop = config.get("train_cfg") or ConfigDict()
     if "max_epochs" not in loop:
+        schedules = config.get("param_scheduler") or []
+        ends = ["train_cfg.max_iters"]
+        for i, schedule in enumerate(iter_dicts(schedules)):
+            place = f"param_scheduler.{i}" if isinstance(schedules, list) else "param_scheduler"
+            # not a warm-up's
+            same = (key for key in SCHEDULED if schedule.get(key) == loop.get("max_iters"))
+            ends += [f"{place}.{key}" for key in sorted(same)]
         raise ConfigError(
             "the config's schedule is of iterations",
             setting="epochs",
-            instead=("cfg_options", "train_cfg.max_iters=1000 param_scheduler.0.end=1000"),
+            instead=("cfg_options", " ".join(f"{key}=N" for key in ends)),
         )
     if epochs < 1:
         raise ConfigError(f"{epochs}: a run takes at least one epoch", setting="epochs")

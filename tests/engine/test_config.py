@@ -344,8 +344,10 @@ def test_epochs_move_the_schedule():
     assert (steps.begin, steps.end, cosine.begin, cosine.end) == (0, 1, 1, 2)
     loop = shorter.train_cfg
     assert (loop.max_epochs, loop.val_interval, loop.val_begin) == (1, 1, 1)
-    with pytest.raises(ConfigError, match="schedule is of iterations"):
+    with pytest.raises(ConfigError, match="schedule is of iterations") as caught:
         set_epochs(load_config(str(ROOT / "configs" / "fpn_pvt_v2_b0_shapes.py")), 3)
+    ends = "train_cfg.max_iters=N param_scheduler.1.T_max=N param_scheduler.1.end=N"
+    assert caught.value.instead == ("cfg_options", ends)  # 0 is the warm-up
 
 
 @pytest.mark.parametrize(("epochs", "warm_up", "end"), [(24, 500, 24000), (6, 250, 6000)])
