@@ -171,7 +171,7 @@ def data_options_from(args: argparse.Namespace) -> DataOptions | None:
     """The user's own data of a command line, or None.
 
     Raises:
-        ConfigError: there are options for it alone.
+        ConfigError: there are options for it alone, or for the config's.
     """
     given = dict(
         format=args.data_format,
@@ -188,6 +188,11 @@ def data_options_from(args: argparse.Namespace) -> DataOptions | None:
                 "are of --data, which isn't given"
             )
         return None
+    if args.data_root is not None:
+        raise ConfigError(
+            "--data-root moves the config's own data sets, and --data takes their place",
+            hint="name a folder that holds both images and annotations with --data",
+        )
     from mmpvt.engine.own_data import DataOptions
 
     return DataOptions(path=args.data, **given)

@@ -314,6 +314,8 @@ def test_options_of_data_take_data(tiny_config: Path, call_tool):
     ended = call_tool("train.py", tiny_config, "--classes", "car")
     assert ended.code == 2
     assert "--data, which isn't given" in ended.err
+    ended = call_tool("train.py", tiny_config, "--data", "mine", "--data-root", "images")
+    assert ended.code == 2 and "--data takes their place" in ended.err
 
 
 def test_check_data(tiny_config: Path, tmp_path: Path, call_tool):
