@@ -1281,7 +1281,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("model", type=Path, help="a file of tools/export.py")
     parser.add_argument("images", nargs="+", type=Path, help="images and folders of images")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
-    parser.add_argument("--score", type=float, default=0.3, help="least score (default: 0.3)")
+    parser.add_argument(
+        "--score",
+        type=float,
+        default=0.3,
+        help="instances below are not drawn (default: 0.3); predictions.json holds them all",
+    )
     parser.add_argument(
         "--runtime",
         choices=RUNTIMES,
@@ -1416,9 +1421,9 @@ def write(
         with _writing(out.folder / "label_maps" / f"{name}.png"):
             out.write(f"label_maps/{name}.png", encode(Image.fromarray(labels), "PNG"))
     else:
+        detections = list(records(model, image_id, found))
         if model.task != "classification":
             found = keep_scores_above(found, score)
-        detections = list(records(model, image_id, found))
     picture = draw(model, image, found)
     kind, suffix = ("JPEG", "jpg") if max(picture.size) <= MAX_JPEG_SIDE else ("PNG", "png")
     with _writing(out.folder / "pictures" / f"{name}.{suffix}"):

@@ -84,9 +84,12 @@ def test_a_second_run_replaces_the_first_ones_results_only(detector: Path, tmp_p
         ended = run_onnx(detector, photos, "--out", out, "--score", score)
         assert ended.code == 0 and "2 images" in ended.out, ended.err
     assert "skipped, as results of a run: 2 images" in ended.err
-    assert len(json.loads((out / "predictions.json").read_text())) == 2
+    # the score is of what is drawn, as predict.py's
+    scores = [one["score"] for one in json.loads((out / "predictions.json").read_text())]
+    assert scores == pytest.approx([0.9, 0.6] * 2)
 
     photo(photos / "c.jpg")
+    photo(photos / "d.jpg")
     photo(out / "pictures" / "c.jpg")  # the user's
     os.link(out / "pictures" / "a.jpg", tmp_path / "kept.jpg")
     mine = contents(tmp_path)
