@@ -24,7 +24,8 @@ class IoUMetric(MMSegIoUMetric):
         """An image's pixels by class, each (num_classes,), float64, on the CPU.
 
         Args:
-            pred_label (Tensor): predicted labels, of any shape, ints.
+            pred_label (Tensor): predicted labels, of any shape; a segmenter of one channel gives
+                them as floats.
             label (Tensor): the truth, of the same shape.
             num_classes (int): of the data set.
             ignore_index (int): the truth of pixels that don't count.
@@ -36,6 +37,8 @@ class IoUMetric(MMSegIoUMetric):
         def count(labels: Tensor) -> Tensor:
             return torch.bincount(labels, minlength=num_classes)[:num_classes].cpu().double()
 
+        if pred_label.is_floating_point():
+            pred_label, label = pred_label.long(), label.long()
         counted = label != ignore_index
         predicted, true = pred_label[counted], label[counted]
         intersection = count(predicted[predicted == true])

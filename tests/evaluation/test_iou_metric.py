@@ -19,6 +19,8 @@ def test_counts_are_those_of_mmsegmentation():
         theirs = MMSegIoUMetric.intersect_and_union(predicted, truth, classes, 255)
         for ours, one in zip(counts, theirs, strict=True):
             assert ours.tolist() == one.tolist()
+        floats = IoUMetric.intersect_and_union(predicted.float(), truth.float(), classes, 255)
+        assert [one.tolist() for one in floats] == [one.tolist() for one in theirs]
 
 
 def test_an_image_of_more_pixels_than_float32_counts():
