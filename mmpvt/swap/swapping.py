@@ -19,6 +19,7 @@ from mmpvt.swap.training import (
     set_statistics,
 )
 
+RGB = 3  # channels of the images that the published weights take
 _VIEW_MAPS = ("DMHead", "CenterNetHead")  # heads that merge axes of a map by Tensor.view
 
 
@@ -73,7 +74,13 @@ def swap(config: Config, arch: str, part: str | None = None, keep_optimizer: boo
     backbone = ConfigDict(type=f"mmpvt.{kind}", arch=variant.name)
     if variant.name in ("medium", "large") and not model.is_segmenter:
         backbone.drop_path_rate = 0.0  # as published for detectors
-    backbone.init_cfg = dict(type="Pretrained", checkpoint=variant.weights)
+    in_channels = old.get("in_channels", RGB)
+    start = "with its ImageNet weights"
+    if in_channels == RGB:
+        backbone.init_cfg = dict(type="Pretrained", checkpoint=variant.weights)
+    else:
+        backbone.in_channels = in_channels
+        start = f"without weights, as ImageNet's take {RGB} channels and not {in_channels}"
     if stages != (0, 1, 2, 3):
         backbone.out_indices = stages
     if old.get("with_cp"):
@@ -83,10 +90,10 @@ def swap(config: Config, arch: str, part: str | None = None, keep_optimizer: boo
     model.config[f"{model.prefix}backbone"] = backbone
     name = variant.full_name
     changes = [
-        Change(model.backbone_path, f"{type_name(old)} -> {name}, with its ImageNet weights"),
+        Change(model.backbone_path, f"{type_name(old)} -> {name}, {start}"),
         *changes,
         *drop_checkpoints(config, model),
-        *set_statistics(config),
+        *(set_statistics(config) if in_channels == RGB else ()),
         *drop_layer_decay(config),
     ]
     if not keep_optimizer:

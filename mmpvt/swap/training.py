@@ -66,7 +66,11 @@ def drop_layer_decay(config: Config) -> Iterator[Change]:
 
 def set_statistics(config: Config) -> Iterator[Change]:
     """Normalises images as the published weights take them, where the base does otherwise."""
-    for path, one in dicts_within(config.model, "model"):
+    parts = [*dicts_within(config.model, "model")]
+    if "data_preprocessor" not in config.model:  # MMEngine's runner gives it the config's
+        key = "data_preprocessor"
+        parts += dicts_within({key: config.get(key)}, "config")
+    for path, one in parts:
         named = path.endswith(".data_preprocessor") and ".reid." not in path
         if not named or not len(one.get("mean") or ()):
             continue

@@ -201,6 +201,24 @@ def test_what_is_carried_over_and_what_is_not():
     assert swapped(name).model.backbone.contiguous_maps
 
 
+def test_images_of_other_channels_keep_their_statistics():
+    statistics = dict(mean=[120.0] * 4, std=[58.0] * 4, bgr_to_rgb=False)
+    backbone = dict(type="ResNet", depth=50, num_stages=4, in_channels=4)
+    base = detector(backbone=backbone, data_preprocessor=statistics)
+    model = mmpvt.swap_backbone(base, "b0").model
+    assert model.data_preprocessor == statistics
+    assert model.backbone.in_channels == 4
+    assert "init_cfg" not in model.backbone  # ImageNet's don't fit
+
+
+def test_statistics_beside_the_model_are_those_of_pvt_s_weights():
+    base = detector()
+    base.data_preprocessor = dict(mean=[103.53, 116.28, 123.675], std=[1, 1, 1], bgr_to_rgb=False)
+    assert mmpvt.swap_backbone(base, "b0").data_preprocessor == dict(
+        mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
+    )
+
+
 @pytest.mark.parametrize(
     "name",
     [
