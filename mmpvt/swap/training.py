@@ -43,6 +43,11 @@ def set_optimizer(config: Config, model: Submodel) -> Iterator[Change]:
         f"({UserError.name_setting('keep_optimizer', True)} of swap_backbone leaves {before.type})",
     )
     for i, scheduler in enumerate(as_list(config.get("param_scheduler") or [])):
+        if type_name(scheduler).endswith("Momentum"):
+            continue
+        if "eta_max" in scheduler:  # OneCycleLR's, which takes the place of the optimizer's rate
+            peak, scheduler["eta_max"] = scheduler["eta_max"], rate
+            yield Change(f"param_scheduler[{i}].eta_max", f"{peak} -> {rate:g}, the new rate")
         floor = scheduler.get("eta_min")
         if floor and floor > rate / 100:
             scheduler["eta_min"] = 0.0

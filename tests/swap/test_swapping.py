@@ -191,6 +191,18 @@ def test_the_optimizer():
     assert config.param_scheduler[0].eta_min == 0
 
 
+def test_rates_of_schedules_follow_the_optimizer_s():
+    base = detector()
+    base.optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.02))
+    base.param_scheduler = [
+        dict(type="OneCycleLR", eta_max=0.02, total_steps=90),
+        dict(type="CosineAnnealingMomentum", eta_min=0.85),
+    ]
+    one_cycle, momentum = mmpvt.swap_backbone(base, "b0").param_scheduler
+    assert one_cycle.eta_max == 1e-4
+    assert momentum.eta_min == 0.85
+
+
 def test_what_is_carried_over_and_what_is_not():
     name = "mmdet::cityscapes/mask-rcnn_r50_fpn_1x_cityscapes.py"
     assert read_config(name).load_from
