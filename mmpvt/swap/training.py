@@ -61,7 +61,7 @@ def drop_layer_decay(config: Config) -> Iterator[Change]:
     """Drops learning rates by the old backbone's layers."""
     wrapper = config.get("optim_wrapper") or {}
     constructor = wrapper.get("constructor")
-    if constructor in _LAYER_DECAY:
+    if constructor and type_name(dict(type=constructor)) in _LAYER_DECAY:
         wrapper.pop("constructor")
         wrapper.pop("paramwise_cfg", None)
         yield Change(

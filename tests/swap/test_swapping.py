@@ -332,11 +332,12 @@ def test_maps_of_mmpretrain_that_pvt_lacks(backbone: dict):
         mmpvt.swap_backbone(detector(backbone=backbone), "small")
 
 
-def test_rates_by_the_old_backbones_layers_are_dropped():
+@pytest.mark.parametrize("scope", ["", "mmdet.", "mmdet.engine.optimizers."])  # the last: imported
+def test_rates_by_the_old_backbones_layers_are_dropped(scope: str):
     base = detector()
     base.optim_wrapper = dict(
         type="OptimWrapper",
-        constructor="LearningRateDecayOptimizerConstructor",
+        constructor=f"{scope}LearningRateDecayOptimizerConstructor",
         paramwise_cfg=dict(decay_rate=0.9, decay_type="layer_wise", num_layers=6),
         optimizer=dict(type="AdamW", lr=1e-4),
     )
