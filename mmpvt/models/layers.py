@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
-from torch.nn.modules.module import _global_forward_hooks
+from torch.nn.modules.module import _has_any_global_hook
 
 from mmpvt.checkpoint.layouts import NORM_EPS
 from mmpvt.models.kernels import (
@@ -187,7 +187,7 @@ class FeedForward(nn.Module):
                 return self.tiled(self.activated, x, own, self.fc2.weight, self.fc2.bias)
         hidden = self.hidden(x)
         if is_plain:
-            needed = torch.is_grad_enabled() or is_tracing() or _global_forward_hooks
+            needed = torch.is_grad_enabled() or is_tracing()
             overwrite = not needed and self._has_plain_layers()
             return gelu_linear(hidden, self.fc2.weight, self.fc2.bias, overwrite)
         return maybe_checkpoint(self.output, hidden, with_cp=self.with_cp)
@@ -202,7 +202,11 @@ class FeedForward(nn.Module):
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    own = (
+        *(module._forward_hooks, module._forward_pre_hooks),
+        *(module._backward_hooks, module._backward_pre_hooks),
+    )
+    return any(own) or bool(_has_any_global_hook())
 
 
 class DepthwiseConv(nn.Module):

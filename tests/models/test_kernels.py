@@ -196,6 +196,25 @@ def test_hooks_see_whole_gradients_and_maps(autocast: bool, small_chunks):
     assert shapes == [(2, 11, 7, 8, 2, 11, 7, 32), (2, 11, 7, 32, 2, 11, 7, 8)]
 
 
+@pytest.mark.parametrize("name", ["fc1", "fc2"])
+def test_every_kind_of_hook_runs_once(name: str, small_chunks):
+    mlp, x, seen = FeedForward(8, 32, with_cp=False), torch.randn(2, 11, 7, 8), []
+    layer, everywhere = getattr(mlp, name), torch.nn.modules.module
+    for register in (
+        layer.register_full_backward_pre_hook,
+        layer.register_full_backward_hook,
+        everywhere.register_module_forward_pre_hook,
+        everywhere.register_module_forward_hook,
+        everywhere.register_module_full_backward_pre_hook,
+        everywhere.register_module_full_backward_hook,
+    ):
+        handle = register(lambda module, *_: seen.append(module))
+        mlp(x.requires_grad_()).sum().backward()
+        handle.remove()
+        assert seen.count(layer) == 1
+        seen.clear()
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("kind", [FeedForward, ConvFeedForward])
 def test_hidden_channels_are_overwritten(
