@@ -179,7 +179,7 @@ class PyramidBackbone(BaseModule):
     def freeze_stages(self) -> None:
         """Turns off gradients and dropout of the first ``frozen_stages`` stages."""
         for i in range(1, self.frozen_stages + 1):
-            for name in ("patch_embed", "pos_embed", "block", "norm"):
+            for name in ("patch_embed", "pos_embed", "pos_drop", "block", "norm"):
                 part = getattr(self, f"{name}{i}", None)
                 if part is not None:
                     part.requires_grad_(False)

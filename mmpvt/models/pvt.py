@@ -67,12 +67,12 @@ class PyramidVisionTransformer(PyramidBackbone):
                 f"with {NUM_STAGES - 1}, and it is on no map that sr_ratios could reduce: they end "
                 "with 1"
             )
-        self.pos_drop = nn.Dropout(self.drop_rate)
         for i in range(self.num_stages):
             positions = (pretrain_img_size // STRIDES[i]) ** 2 + self._has_cls_token(i)
             pos_embed = nn.Parameter(torch.empty(1, positions, self.arch.embed_dims[i]))
             nn.init.trunc_normal_(pos_embed, std=0.02)
             self.register_parameter(f"pos_embed{i + 1}", pos_embed)
+            self.add_module(f"pos_drop{i + 1}", nn.Dropout(self.drop_rate))
         if with_cls_token:
             self.cls_token = nn.Parameter(torch.empty(1, 1, self.arch.embed_dims[-1]))
             nn.init.trunc_normal_(self.cls_token, std=0.02)
@@ -90,11 +90,12 @@ class PyramidVisionTransformer(PyramidBackbone):
         """First tokens of a stage; with the class token they are one row, and it is the first."""
         x = super().embed(stage, x)
         pos_embed = getattr(self, f"pos_embed{stage + 1}")
+        pos_drop = getattr(self, f"pos_drop{stage + 1}")
         if not self._has_cls_token(stage):
-            return self.pos_drop(x + resize_pos_embed(pos_embed, x.shape[1:3]))
+            return pos_drop(x + resize_pos_embed(pos_embed, x.shape[1:3]))
         x = x + resize_pos_embed(pos_embed[:, 1:], x.shape[1:3])
         cls_token = (self.cls_token + pos_embed[:, :1]).expand(len(x), -1, -1)
-        return self.pos_drop(torch.cat([cls_token, x.flatten(1, 2)], dim=1).unsqueeze(1))
+        return pos_drop(torch.cat([cls_token, x.flatten(1, 2)], dim=1).unsqueeze(1))
 
     def finish(self, stage: int, x: Tensor) -> Tensor:
         return self.norm(x[:, 0, 0]) if self._has_cls_token(stage) else super().finish(stage, x)

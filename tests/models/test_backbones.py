@@ -96,7 +96,7 @@ def test_out_indices_that_do_not_exist(backbone, indices):
 
 @BOTH
 def test_frozen_stages(backbone):
-    model = backbone(TINY, frozen_stages=2, drop_path_rate=0.5)
+    model = backbone(TINY, frozen_stages=2, drop_path_rate=0.5, drop_rate=0.5)
     fixed = [name for name, p in model.named_parameters() if not p.requires_grad]
     assert {int(name.split(".")[0][-1]) for name in fixed} == {1, 2}
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -106,7 +106,7 @@ def test_frozen_stages(backbone):
     assert not model.block2.training and not model.patch_embed1.training
     assert model.block3.training
     images = torch.randn(2, 3, 64, 64)
-    assert torch.equal(model(images)[1], model(images)[1])  # no stochastic depth below
+    assert torch.equal(model(images)[1], model(images)[1])  # nothing is dropped below
     with pytest.raises(UserError, match="frozen_stages takes -1 to 4, not 5"):
         backbone(TINY, frozen_stages=5)
 
