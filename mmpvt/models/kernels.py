@@ -167,7 +167,7 @@ class PatchConv(nn.Conv2d):
             patches = x.unfold(2, side, side).unfold(3, side, side)
             patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3)
         # such a graph shall not depend on a size: traced before the sizes are compared
-        elif is_tracing() or x.device.type != "cpu" or x.numel() >= self.weight.numel():
+        elif is_tracing() or x.device.type != "cpu" or not 0 < x.numel() < self.weight.numel():
             return super().forward(x)
         else:
             height, width = (size - size % side for size in x.shape[2:])

@@ -46,6 +46,13 @@ def test_too_small(backbone):
 
 
 @BOTH
+def test_a_batch_of_no_images(backbone):
+    maps = backbone(TINY)(torch.empty(0, 3, 64, 64))
+    assert [len(each) for each in maps] == [0] * 4
+    sum(each.sum() for each in maps).backward()
+
+
+@BOTH
 def test_maps_leave_channels_last(backbone):
     outs = backbone(TINY).eval()(torch.randn(2, 3, 64, 96))
     assert all(out.is_contiguous(memory_format=torch.channels_last) for out in outs)
