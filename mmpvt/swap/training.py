@@ -53,7 +53,7 @@ def set_optimizer(config: Config, model: Submodel) -> Iterator[Change]:
             scheduler["eta_min"] = 0.0
             yield Change(
                 f"param_scheduler[{i}].eta_min",
-                f"{floor:g} -> 0, as it was a hundredth of the old rate and isn't of the new",
+                f"{floor:g} -> 0, as it is more than a hundredth of the new rate",
             )
 
 
