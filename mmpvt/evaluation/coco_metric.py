@@ -25,6 +25,8 @@ STATS = (  # as pycocotools' summary lists them
     *("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"),
     *("AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000"),
 )
+SUMMARIZED = 3  # of ``proposal_nums``, by pycocotools' summary
+MAP_COUNTS = 100  # detections an image, there
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,26 @@ class CocoMetric(MMDetCocoMetric):
     Args:
         *args: of MMDetection's ``CocoMetric``.
         **kwargs: of MMDetection's ``CocoMetric``.
+
+    Raises:
+        ConfigError: ``proposal_nums`` are fewer than three.
     """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        self.iou_thrs: Any = np.atleast_1d(self.iou_thrs)
+        nums = self.proposal_nums
+        if len(nums) < SUMMARIZED and set(self.metrics) != {"proposal_fast"}:
+            raise ConfigError(
+                f"proposal_nums takes {SUMMARIZED} numbers of detections, which the summary names, "
+                f"not {tuple(nums)}",
+                hint="(1, 10, 100), say",
+            )
+        if MAP_COUNTS not in nums and "mAP" in (self.metric_items or STATS):
+            MMLogger.get_current_instance().warning(
+                f"mAP counts {MAP_COUNTS} detections an image, as pycocotools does, and "
+                f"proposal_nums {tuple(nums)} lack this number: mAP will be -1"
+            )
         self.evaluations: dict[str, CocoResult] = {}
 
     @property
@@ -162,7 +180,7 @@ class CocoMetric(MMDetCocoMetric):
         params = evaluation.params
         params.useCats = int(not is_proposal)
         params.catIds, params.imgIds = self.cat_ids, self.img_ids
-        params.maxDets, params.iouThrs = list(self.proposal_nums), np.asarray(self.iou_thrs)
+        params.maxDets, params.iouThrs = list(self.proposal_nums), self.iou_thrs
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -185,8 +203,8 @@ class CocoMetric(MMDetCocoMetric):
 
     def _classwise(self, result: CocoResult, logger: MMLogger) -> dict[str, float]:
         """A table of each category's AP, and the first of its columns."""
-        precision, thresholds = result.eval["precision"], np.asarray(self.iou_thrs)
-        at = [np.isclose(thresholds, iou) for iou in (0.5, 0.75)]
+        precision = result.eval["precision"]
+        at = [np.isclose(self.iou_thrs, iou) for iou in (0.5, 0.75)]
         rows: list[list[Any]] = []
         for k, category in enumerate(result.params.catIds):
             name = printable(self._coco_api.cats[category]["name"])

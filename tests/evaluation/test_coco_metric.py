@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
+from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -226,13 +227,19 @@ def test_files_for_the_server(format_only: bool, synthetic, tmp_path: Path):
     assert set(written) == {"results.bbox.json", "results.segm.json"}
 
 
-def test_mistakes(synthetic, tmp_path: Path):
+def test_mistakes(synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     truth = synthetic.make_truth(2, 3, masks=False)
     results = list(synthetic.make_results(truth, 10, masks=False))
     with pytest.raises(UserError, match="the model predicts none"):
         score(CocoMetric, truth, results, tmp_path, metric="segm")
     with pytest.raises(UserError, match=r"'mAP_90' is none of mAP, mAP_50"):
         score(CocoMetric, truth, results, tmp_path, metric_items=["mAP_90"])
+    with pytest.raises(UserError, match=r"proposal_nums takes 3 numbers .* not \(100,\)"):
+        CocoMetric(proposal_nums=(100,))
+    warnings: list[str] = []
+    monkeypatch.setattr(MMLogger.get_current_instance(), "warning", warnings.append)
+    CocoMetric(proposal_nums=(300, 500, 1000))
+    assert "proposal_nums (300, 500, 1000) lack this number: mAP will be -1" in warnings[-1]
     results[0]["img_id"] = 77
     with pytest.raises(UserError, match="1 image was tested that the annotations don't hold"):
         score(CocoMetric, truth, results, tmp_path)
@@ -315,6 +322,8 @@ def test_thresholds_as_a_config_holds_them(computed_by: str, synthetic, tmp_path
     _, expected = score(CocoMetric, truth, results, tmp_path, iou_thrs=np.array([0.5, 0.75]))
     _, found = score(CocoMetric, truth, results, tmp_path, iou_thrs=[0.5, 0.75])
     assert found == expected and found["coco/bbox_mAP_50"] > 0
+    _, found = score(CocoMetric, truth, results, tmp_path, iou_thrs=0.5, classwise=True)
+    assert found["coco/bbox_mAP_50"] == expected["coco/bbox_mAP_50"]
 
 
 @pytest.mark.parametrize(
