@@ -13,6 +13,7 @@ from mmpvt.utils.files import parse_json, read_bytes
 POINTS = 300  # of a curve at most
 MAX_NUMBER = 1e15  # float64 holds it with its digits
 TRAIN = re.compile(r"(?:Epoch|Iter)(?:\(train\))?\s*(?:\[\d+\])?\[\s*(\d+)/\d+\]")
+MMENGINE = re.compile(r"\((?:val|test)\)\s*(?:\[\d+\])?\[\s*\d+/\d+\]")  # older ones: [10]
 LOSS = re.compile(r"\bloss: (\d+\.?\d*(?:e[+-]?\d+)?)")
 SCORES = ("bbox_mAP", "segm_mAP", "mIoU", "top1")
 VALIDATION = (*SCORES, "val_loss")  # in no row of a training
@@ -126,7 +127,8 @@ def _json_rows(lines: Iterable[bytes]) -> Iterator[dict]:
         if "loss" in row and not (is_validation or "val/loss" in content):
             yield dict(row, step=row.get("step", row.get("iter", 0)))
             continue
-        found = {name: _share(name, row[name]) for name in SCORES if name in row}
+        is_percent = "mode" not in content
+        found = {name: _share(name, row[name], is_percent) for name in SCORES if name in row}
         if (loss := row.get("val_loss", row.get("loss"))) is not None:
             found["val_loss"] = loss
         yield found
@@ -141,7 +143,8 @@ def _text_rows(lines: Iterable[str]) -> Iterator[dict]:
                 yield dict(step=int(step), loss=value)
         elif scores := SCORE.findall(line):
             found = ((name, float(value)) for name, value in scores)
-            yield {name: _share(name, value) for name, value in found if _is_number(value)}
+            is_percent = MMENGINE.search(line) is not None
+            yield {n: _share(n, value, is_percent) for n, value in found if _is_number(value)}
 
 
 def _count_through(rows: Iterable[dict]) -> Iterator[dict]:
@@ -154,10 +157,10 @@ def _count_through(rows: Iterable[dict]) -> Iterator[dict]:
         yield dict(row, step=before + last)
 
 
-def _share(name: str, value: float) -> float:
+def _share(name: str, value: float, is_percent: bool) -> float:
     """mIoU comes in percent from MMSegmentation 1, as a share of 1 from older ones; top-1 accuracy
-    in percent."""
-    return value / 100 if name == "top1" or (name == "mIoU" and value > 1) else value
+    in percent from all."""
+    return value / 100 if name == "top1" or (name == "mIoU" and is_percent) else value
 
 
 def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -37,6 +37,25 @@ def test_a_run_that_was_resumed(tmp_path: Path):
     assert read_run(tmp_path / "3") is None
 
 
+def test_scores_of_one_percent_and_less(tmp_path: Path):
+    """Of 150 classes, a first validation has them."""
+    row = dict(lr=1e-4, loss=1.0, iter=10, step=10)
+    scalars = write(tmp_path / "1" / "vis_data" / "scalars.json", row, {"mIoU": 0.8, "step": 10})
+    assert read_run(tmp_path)["scores"] == {"mIoU": [(10, 0.008)]}
+    assert read_log(scalars)["scores"] == {"mIoU": [(1, 0.008)]}
+    train = "mmseg - INFO - Iter [50/99]\tlr: 1e-04, loss: 2.5"
+    for line, share in (
+        ("mmengine - INFO - Iter(val) [ 10/100]    aAcc: 7.0  mIoU: 0.8  mAcc: 4.0", 0.008),
+        ("mmengine - INFO - Epoch(val) [2][10/10]    aAcc: 7.0  mIoU: 0.8  mAcc: 4.0", 0.008),
+        ("mmseg - INFO - Iter(val) [10]\taAcc: 0.9, mIoU: 0.8, mAcc: 0.7", 0.8),
+    ):
+        found = read_log(write(tmp_path / "a.log", train, line))
+        assert found["scores"] == {"mIoU": [(1, share)]}
+    old = dict(mode="train", iter=50, loss=2.5), dict(mode="val", iter=10, mIoU=0.8)
+    found = read_log(write(tmp_path / "x.log.json", *old))
+    assert found["scores"] == {"mIoU": [(1, 0.8)]}
+
+
 def test_json_of_mmdetection_2_counts_iterations_through_epochs(tmp_path: Path):
     train = [
         dict(mode="train", epoch=epoch, iter=number, loss=3.0 / epoch)
