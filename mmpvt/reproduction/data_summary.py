@@ -11,6 +11,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmpvt.datasets.coco import clean_annotations, read_annotations
+from mmpvt.datasets.formats.reading import image_size
 from mmpvt.engine.checks.channels import evenly_spaced
 from mmpvt.engine.checks.label_maps import label_map_fields, label_map_loader
 from mmpvt.engine.config_parts import SPLITS
@@ -130,11 +131,11 @@ def _count(dataset: DatasetConfig, paths: Iterable[str | None]) -> Iterator[np.n
 
 
 def _image_sizes(paths: Iterable[str | Path]) -> list[tuple[int, int]]:
-    """Width and height of each image, but of those that can't be read."""
+    """Width and height of each image as it is loaded, but of those that can't be read."""
     sizes = []
     for path in paths:
-        with suppress(*UNREADABLE), Image.open(path) as image:
-            sizes.append(image.size)
+        with suppress(*UNREADABLE):
+            sizes.append(image_size(Path(path))[0])
     return sizes
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from PIL import ExifTags, Image
 
 from mmpvt.datasets.shapes import generate
 from mmpvt.engine.config import load_config, set_data_root
@@ -75,3 +76,20 @@ def test_summary_of_images_of_any_size(shapes: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)
     for one in summarize_data(config):
         assert "error" not in one and one["images"] and "width" not in one
+
+
+def test_summary_of_images_that_are_turned(tmp_path: Path):
+    """Of photographs that a telephone took upright."""
+    for split in ("training", "validation"):
+        for kind in ("images", "annotations"):
+            (tmp_path / kind / split).mkdir(parents=True)
+    for name in ("training/1", "validation/2"):
+        turned = Image.Exif()
+        turned[ExifTags.Base.Orientation] = 6
+        Image.new("RGB", (30, 20)).save(tmp_path / f"images/{name}.jpg", exif=turned)
+        Image.new("L", (20, 30), 1).save(tmp_path / f"annotations/{name}.png")
+    config = load_config("configs/fpn_pvt_v2_b0_shapes.py")
+    set_data_root(config, str(tmp_path))
+    for one in summarize_data(config):
+        assert (one["width"], one["height"]) == ([20, 20, 20], [30, 30, 30])
+        assert sum(each["count"] for each in one["classes"]) == 600
