@@ -7,6 +7,8 @@ that a terminal obeys, newlines that forge a line of a log, and marks that reord
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import locale
 import logging
@@ -78,11 +80,31 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 def print_safely() -> None:
     """Has this process' log records without control characters, and its output never fail on a
-    character that the terminal's or log file's encoding lacks: it is escaped."""
-    for stream in (sys.stdout, sys.stderr):
+    character that the terminal's or log file's encoding lacks: it is escaped. Nor does it fail once
+    the terminal is gone, as after ``train.py … & disown``, but goes nowhere."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if os.name == "posix" and isinstance(stream, io.TextIOWrapper) and stream.isatty():
+            stream.flush()
+            raw = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
+            stream = io.TextIOWrapper(raw, stream.encoding, line_buffering=True)
+            setattr(sys, name, stream)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     logging.setLogRecordFactory(_Record)
+
+
+class _Terminal(io.FileIO):
+    """Takes what is written to a terminal that has been closed."""
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(content)
 
 
 def flush_output(text: str = "") -> bool:

@@ -72,6 +72,35 @@ def test_logs_and_prints_under_a_strict_encoding(encoding: str, tmp_path):
     assert log.read_bytes().decode(encoding) == expected
 
 
+PRINTING = """
+import sys
+from mmpvt.utils.text import print_safely
+print_safely(), print_safely()
+print("there", flush=True)
+sys.stdin.readline()
+print("gone", flush=True)
+print("gone", file=sys.stderr)
+open(sys.argv[1], "w").write("ended")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of POSIX's terminals")
+def test_a_terminal_that_is_closed_ends_no_run(tmp_path):
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRINTING, tmp_path / "file"],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    assert os.read(ours, 1) == b"t"
+    os.close(ours)
+    process.communicate(b"\n")
+    assert process.returncode == 0 and (tmp_path / "file").read_text() == "ended"
+
+
 def test_progress_shows_a_name_as_it_is(monkeypatch: pytest.MonkeyPatch):
     stream = io.StringIO()
     stream.isatty = lambda: True
