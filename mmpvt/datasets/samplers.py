@@ -34,7 +34,7 @@ from mmpvt.datasets.loading import placeholder_images
 from mmpvt.datasets.pipelines import KNOWN
 from mmpvt.errors import BadFileError, DatasetError, UserError
 from mmpvt.registry import DATA_SAMPLERS, FUNCTIONS
-from mmpvt.utils.signals import handle
+from mmpvt.utils.signals import handle, stop_signals
 
 EARLY_BATCHES = 100  # on_bad_data='auto' stops a run within these only
 MAX_SKIPPED = {False: 20, True: 100}  # images in a row, before and after the first good one
@@ -358,7 +358,7 @@ def init_worker(worker_id: int) -> None:
     when the main process tells it to, kills it (:func:`kill_workers`) or is gone, or a batch can't
     be handed over. Processes that a transform starts answer signals as usual.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         handle(number, lambda *_: None)  # an executed program would inherit SIG_IGN
     end_on_lost_batch()
 

@@ -36,6 +36,15 @@ def handle(number: int, handler: Handler) -> None:
     _handled[number] = (handler, before)
 
 
+def stop_signals() -> list[signal.Signals]:
+    """Those that ask a run to stop: of a terminal; of a cluster that takes a node back; of a
+    terminal that is closed, unless that is ignored, as after ``nohup``."""
+    found = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        found.append(signal.SIGHUP)  # Windows has none
+    return found
+
+
 def _before_fork() -> None:
     """A signal that came between the fork and the reset would still meet the handler."""
     _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _handled)

@@ -14,7 +14,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from helpers import ROOT, Ended, Started, forget_runs, save_untrained
 from mmpvt.datasets.shapes import generate
-from mmpvt.engine.hooks.interrupt import SIGNALS
+from mmpvt.utils.signals import stop_signals
 
 TINY = """
 _base_ = "{base}"
@@ -111,7 +111,7 @@ def call_tool(
 ) -> Callable[..., Ended]:
     """Runs a tool within this process, which saves its imports."""
 
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in stop_signals()}
 
     def call(tool: str, *args: object) -> Ended:
         monkeypatch.setattr(sys, "argv", [tool, *map(str, args)])

@@ -110,7 +110,9 @@ def test_killed_twenty_times(tmp_path: Path, arguments, start_tool):
 
 
 @pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.full), signal.SIGTERM]
+    "number",
+    [pytest.param(n, marks=pytest.mark.full) for n in (signal.SIGINT, signal.SIGHUP)]
+    + [signal.SIGTERM],
 )
 def test_signals_save(number: signal.Signals, tmp_path: Path, arguments, start_tool, call_tool):
     """Sent to the loading processes, too, between two regular checkpoints."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the run is saved, and ends."""
+"""Ctrl-C, SIGTERM and SIGHUP: the run is saved, and ends."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from mmengine.runner import Runner
 from mmpvt.engine.hooks.checkpoints import CheckpointHook
 from mmpvt.errors import Interrupted
 from mmpvt.registry import HOOKS
-from mmpvt.utils.signals import handle
+from mmpvt.utils.signals import handle, stop_signals
 from mmpvt.utils.text import printable
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # of a terminal; of a cluster that takes a node back
+DIRECT = (signal.SIGINT, signal.SIGTERM)  # a second one is meant
 
 
 @HOOKS.register_module()
 class InterruptHook(Hook):
-    """Ends a run on Ctrl-C or SIGTERM, whatever Python was doing at that moment.
+    """Ends a run on Ctrl-C, SIGTERM or SIGHUP, whatever Python was doing at that moment.
 
     Training ends after the iteration, once it is saved; a validation whose metrics are being
     computed, and a test, at once; a second signal ends any at once, with the processes that it has
@@ -50,7 +50,7 @@ class InterruptHook(Hook):
         """Handles signals from here on."""
         if self.follows:
             raise_if_asked()
-        for number in SIGNALS:
+        for number in stop_signals():
             handle(number, self._note)
 
     def before_train(self, runner: Runner) -> None:
@@ -62,10 +62,14 @@ class InterruptHook(Hook):
         self.training = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        again, self.asked = self.asked, number
+        if self.asked and number not in DIRECT:  # the kernel and a shell each send a SIGHUP
+            return
+        before, self.asked = self.asked, number
         stop = Interrupted(number)
-        if again:  # whatever is running may catch an exception, as MMEngine does around a config
-            os.write(sys.stderr.fileno(), f"{printable(stop)}\n".encode())
+        # whatever is running may catch an exception, as MMEngine does around a config
+        if before in DIRECT:
+            with suppress(OSError):  # the terminal is closed
+                os.write(sys.stderr.fileno(), f"{printable(stop)}\n".encode())
             with suppress(Exception):  # the interrupted code may be starting one
                 for process in multiprocessing.active_children():
                     process.kill()
@@ -123,7 +127,7 @@ def raise_if_asked() -> None:
     Raises:
         Interrupted: a signal came after the training, or in the test.
     """
-    for number in SIGNALS:
+    for number in stop_signals():
         hook = getattr(signal.getsignal(number), "__self__", None)
         if isinstance(hook, InterruptHook) and hook.asked and not hook.training:
             asked, hook.asked = hook.asked, 0

@@ -16,7 +16,7 @@ from mmpvt.engine.hooks.interrupt import InterruptHook, raise_if_asked
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
@@ -72,3 +72,28 @@ def test_training_ends_after_the_iteration_or_at_the_second_signal():
     assert done.returncode == 128 + signal.SIGTERM
     assert done.stdout == "the iteration goes on\n"
     assert done.stderr.endswith("stopped by SIGTERM\n")
+
+
+CLOSED = """
+import os, signal, sys
+from mmpvt.engine.hooks.interrupt import InterruptHook
+
+hook = InterruptHook()
+hook.before_run(None)
+hook.before_train(None)
+for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+    os.kill(os.getpid(), number)
+    print(int(hook.asked), flush=True)
+os.close(2), os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_is_closed(ignored: bool):
+    """The kernel, a shell and torchrun each send a signal; nohup has one ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    command = [sys.executable, "-c", CLOSED]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    signal.signal(signal.SIGHUP, before)
+    assert done.stdout.split() == ["0" if ignored else "1"] * 2 + ["15"] * 2
+    assert done.returncode == 128 + signal.SIGTERM
