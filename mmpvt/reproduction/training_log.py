@@ -93,17 +93,25 @@ def read_run(folder: Path) -> dict | None:
     train: list[tuple[float, float]] = []
     scores: dict[str, list[tuple[float, float]]] = {name: [] for name in (*SCORES, "val_loss")}
     for path in sorted(folder.glob("*/vis_data/scalars.json")):
-        step = None
-        for row in _json_rows(io.BytesIO(read_bytes(path))):
-            if "loss" in row:
-                if step is None or row["step"] < step:  # it resumes from there, or starts anew
-                    for points in (train, *scores.values()):
-                        points[:] = [point for point in points if point[0] < row["step"]]
-                step = row["step"]
-                train.append((step, row["loss"]))
-            elif step is not None:  # a test alone has none
+        rows = list(_json_rows(io.BytesIO(read_bytes(path))))
+        first = next((row["step"] for row in rows if "loss" in row), None)
+        if first is None:  # a validation alone
+            continue
+        step = max((known for known, _ in train if known < first), default=0)
+        for number, row in enumerate(rows):
+            is_validation = "loss" not in row
+            # a validation's step is an iteration, or the number of an epoch: of fewer
+            now = max(step, row.pop("step")) if is_validation else row["step"]
+            if not number or now < step:  # it resumes from there, or starts anew
+                train[:] = [point for point in train if point[0] < now + is_validation]
+                for points in scores.values():
+                    points[:] = [point for point in points if point[0] < now]
+            if is_validation:
                 for name in row:
-                    scores[name].append((step, row[name]))
+                    scores[name].append((now, row[name]))
+            else:
+                step = now
+                train.append((step, row["loss"]))
     if not train:
         return None
     return dict(
@@ -129,6 +137,7 @@ def _json_rows(lines: Iterable[bytes]) -> Iterator[dict]:
             continue
         is_percent = "mode" not in content
         found = {name: _share(name, row[name], is_percent) for name in SCORES if name in row}
+        found["step"] = row.get("step", 0)
         if (loss := row.get("val_loss", row.get("loss"))) is not None:
             found["val_loss"] = loss
         yield found

@@ -37,6 +37,36 @@ def test_a_run_that_was_resumed(tmp_path: Path):
     assert read_run(tmp_path / "3") is None
 
 
+def test_validations_between_the_logged_iterations(tmp_path: Path):
+    """Of a short training, before the first of them, too; the second resumes from iteration 25."""
+
+    def rows(*steps: int) -> list[dict]:
+        return [
+            dict(lr=1e-4, loss=1.0, iter=n, step=n) if n % 20 == 0 else {"mIoU": n, "step": n}
+            for n in steps
+        ]
+
+    write(tmp_path / "1" / "vis_data" / "scalars.json", *rows(10, 20, 30, 39))
+    write(tmp_path / "2" / "vis_data" / "scalars.json", *rows(30, 40, 50))
+    found = read_run(tmp_path)
+    assert found["loss"] == [(20, 1), (40, 1)]
+    assert found["scores"] == {"mIoU": [(10, 0.1), (30, 0.3), (50, 0.5)]}
+
+
+def test_a_validation_that_a_resumed_run_begins_with(tmp_path: Path):
+    """Of the epoch after which it was killed."""
+
+    def row(step: int) -> dict:
+        return dict(lr=1e-4, loss=1.0, iter=step, step=step)
+
+    scored = [{"coco/bbox_mAP": 0.1 * epoch, "step": epoch} for epoch in (1, 2, 3)]
+    write(tmp_path / "1" / "vis_data" / "scalars.json", row(4), scored[0], row(8))
+    write(tmp_path / "2" / "vis_data" / "scalars.json", scored[1], row(12), scored[2])
+    found = read_run(tmp_path)
+    assert found["loss"] == [(4, 1), (8, 1), (12, 1)]
+    assert [step for step, _ in found["scores"]["bbox_mAP"]] == [4, 8, 12]
+
+
 def test_scores_of_one_percent_and_less(tmp_path: Path):
     """Of 150 classes, a first validation has them."""
     row = dict(lr=1e-4, loss=1.0, iter=10, step=10)
