@@ -185,6 +185,17 @@ def test_numbers_stand_beside_long_names(browser, tmp_path: Path, make_run):
     page.close()
 
 
+def test_a_curve_of_one_point_is_seen(browser, tmp_path: Path, make_run):
+    """Of an epoch of few iterations."""
+    path = tmp_path / "index.html"
+    training = dict(file="x", loss=[[3, 0.5]], val_loss=[], scores={})
+    path.write_text(render([dict(make_run("detector"), training=training)]))
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    assert page.locator("section[aria-label=Training] circle:visible").count() == 1
+    page.close()
+
+
 def test_what_is_missing_is_explained(browser, tmp_path: Path, make_run):
     path = tmp_path / "index.html"
     page = browser.new_page()

@@ -67,7 +67,7 @@ function lineChart({ title, lines, xLabel, yLabel, xDigits = 2, yDigits = 3, x: 
     class: "line", stroke: COLOURS[i % 3],
     points: line.points.map((p) => `${x(p[0]).toFixed(1)},${y(p[1]).toFixed(1)}`).join(" "),
   })),
-  lines.filter((line) => line.points.length < 60 && line.dots).map((line) => line.points.map((p) =>
+  lines.filter((line) => line.points.length < (line.dots ? 60 : 2)).map((line) => line.points.map((p) =>
     svg("circle", { cx: x(p[0]), cy: y(p[1]), r: 3, fill: COLOURS[lines.indexOf(line) % 3] }))),
   cross, dots);
   return el("figure", {}, el("h3", {}, title), chart, legend(lines.map((line) => line.name)), readout);
