@@ -24,6 +24,7 @@ from mmpvt.visualization.drawing import colours, draw_instances, draw_map, viewa
 WIDTH, DPI = 24, 100  # inches, dots an inch
 ROW = 0.205  # inches of a class in the histogram
 ROWS = 50  # classes in a column of it, at most
+LETTER = 0.085  # inches of a class's name
 COLUMNS, CELL = 6, 3.6  # of the contact sheet; inches
 SHOWN = 12  # images of a data set on it
 NAMED = 18  # objects that are drawn, the largest: with more, their names hide the image
@@ -44,7 +45,8 @@ def draw(reports: Sequence[DatasetReport]) -> bytes:
     sheets = [0.4 + CELL * -(-len(examples) // COLUMNS) for examples in shown]
     figure = Figure(figsize=(WIDTH, 1 + top + sum(sheets)), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(1 + len(reports), 1, height_ratios=[top, *sheets])
-    upper = GridSpecFromSubplotSpec(1, columns + 1, grid[0], width_ratios=[1] * columns + [1.1])
+    ratios = [1.0] * columns + [max(1.1, 0.35 * columns)]
+    upper = GridSpecFromSubplotSpec(1, columns + 1, grid[0], width_ratios=ratios)
     _draw_classes(figure, upper, reports, columns)
     sizes = [_draw_image_sizes]
     if not reports[0].classifies:  # of objects or labels in an image
@@ -74,6 +76,7 @@ def _draw_classes(
     limits = positive.min() / 2, positive.max() * 1.5
     share = reports[0].segments
     height = 0.8 / len(reports)
+    most = int(0.4 * WIDTH / (columns + 1) / LETTER)  # the rest of a column is for its bars
     for column, part in enumerate(np.array_split(order, columns)):
         axes = figure.add_subplot(grid[column])
         rows = np.arange(len(part))
@@ -82,7 +85,7 @@ def _draw_classes(
             places = rows + (i - (len(reports) - 1) / 2) * height
             axes.barh(places, counts[i, part], height, left=0, color=colour, label=report.name)
         axes.set(xlim=limits, ylim=(len(part) - 0.4, -0.6))
-        axes.set_yticks(rows, [printable(classes[i]) for i in part], fontsize=10)
+        axes.set_yticks(rows, [_clipped(printable(classes[i]), most) for i in part], fontsize=10)
         for tick, i in zip(axes.get_yticklabels(), part, strict=True):
             if not counts[:, i].all():
                 tick.set_color(ABSENT)
@@ -92,6 +95,12 @@ def _draw_classes(
             what = "images" if reports[0].classifies else "objects"
             what = "share of the labelled pixels" if share else what
             _label(axes, f"{what}, by class (red: none in some)", "lower right")
+
+
+def _clipped(name: str, most: int) -> str:
+    """A name of ``most`` characters, without its middle if it is longer."""
+    half = most // 2
+    return name if len(name) <= most else f"{name[: most - half - 1]}…{name[-half:]}"
 
 
 def _draw_object_sizes(axes: Axes, reports: Sequence[DatasetReport]) -> None:
@@ -113,7 +122,8 @@ def _draw_object_sizes(axes: Axes, reports: Sequence[DatasetReport]) -> None:
         axes.set_ylim(top=top)
         for side, name, height in ((32, "medium", 0.985), (96, "large", 0.935)):
             axes.axvline(side, color="0.3", linestyle="--", linewidth=1)
-            axes.text(side, top * height, f" {name} from {side}", va="top", color="0.3")
+            text = axes.text(side, top * height, f" {name} from {side}", va="top", color="0.3")
+            text.set_in_layout(False)  # where it reaches out, the chart isn't made smaller
     _label(axes, what, "upper left")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,20 @@ def test_picture(root: Path, tmp_path: Path):
     (tmp_path / "data.png").write_bytes(draw(reports))
     width, height = Image.open(tmp_path / "data.png").size
     assert width == 2400 and height > 1000
+
+
+def test_picture_of_many_classes_with_long_names(tmp_path: Path, root: Path):
+    """Without room for them, Matplotlib warns and draws names over the bars; warnings are
+    errors."""
+    names = tuple(f"a rather long class name, number {i}" for i in range(300))
+    for file in (root / "annotations").glob("*.json"):
+        content = json.loads(file.read_text())
+        content["categories"] += [dict(id=1000 + i, name=name) for i, name in enumerate(names)]
+        file.write_text(json.dumps(content))
+    reports = inspect_datasets(detector(root, classes=("circle", "square", *names)), ("train",), 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert draw(reports)
 
 
 def test_picture_of_nothing(root: Path, tmp_path: Path):
