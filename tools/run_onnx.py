@@ -307,6 +307,7 @@ class Model:
         self.bits: int | None = self._value(meta, "bits")  # of a channel, at most; None for any
         if self.bits not in (None, 8):
             raise self._damaged("its metadata has other bits than 8")
+        self.is_turned = meta.get("orientation") != "ignored"  # an image, by its EXIF tag
         self.classes: list[str] = self._listed(meta, "classes", "names", _is_text)
         self.category_ids: list[int] = self._listed(meta, "category_ids", "integers", _is_id)
         self.palette: list[list[int]] = self._listed(meta, "palette", "colours", _is_colour)
@@ -896,8 +897,10 @@ def is_listed(path: Path, name: str, known: dict[str, set[str]]) -> bool:
         return False
 
 
-def read_image(path: Path, channels: int = 3, bits: int | None = None) -> np.ndarray:
-    """uint8, (height, width, channels), RGB, rotated as its EXIF tag says.
+def read_image(
+    path: Path, channels: int = 3, bits: int | None = None, is_turned: bool = True
+) -> np.ndarray:
+    """uint8, (height, width, channels), RGB, rotated as its EXIF tag says if ``is_turned``.
 
     Raises:
         UserError: the file can't be read as an image, or has other channels, or more than 8 bits of
@@ -921,7 +924,8 @@ def read_image(path: Path, channels: int = 3, bits: int | None = None) -> np.nda
             if bits == 8 and has_more_bits(image):
                 raise UserError("it has more than 8 bits a channel, and the model takes bytes")
             is_cmyk_jpeg = image.mode == "CMYK" and image.format == "JPEG"
-            image = ImageOps.exif_transpose(image)
+            if is_turned or image.format == "TIFF":  # which OpenCV always turns
+                image = ImageOps.exif_transpose(image)
             if is_cmyk_jpeg:
                 image = Image.fromarray(from_cmyk(np.array(image)))
             if image.mode == "RGBA" and tags.get(EXTRA_SAMPLES) in ((1,), (2,)) and channels != 4:
@@ -1326,7 +1330,9 @@ def run(args: argparse.Namespace) -> None:
             images: dict[int, np.ndarray] = {}
             for place in places:
                 with _skipping(paths[place]):
-                    images[place] = read_image(paths[place], model.channels, model.bits)
+                    images[place] = read_image(
+                        paths[place], model.channels, model.bits, model.is_turned
+                    )
             start = time.perf_counter()
             found = run_batch(model, paths, images)
             seconds += time.perf_counter() - start

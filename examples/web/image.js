@@ -8,13 +8,14 @@ const MAX_PIXELS = 64e6; // some browsers' canvas takes no more
  * conversion from its colour profile, both as OpenCV does.
  *
  * @param {Blob} file
+ * @param {boolean} isTurned whether it is rotated.
  * @returns {Promise<ImageBitmap>}
  * @throws {UserError} it can't be decoded, or is too large.
  */
-export async function decode(file) {
+export async function decode(file, isTurned = true) {
   let bitmap;
   try {
-    bitmap = await createImageBitmap(file, {
+    bitmap = await createImageBitmap(isTurned ? file : await withoutExif(file), {
       imageOrientation: "from-image",
       colorSpaceConversion: "none",
       premultiplyAlpha: "none",
@@ -28,6 +29,15 @@ export async function decode(file) {
     throw new UserError(`${width}x${height} pixels are too many: ${MAX_PIXELS / 1e6} million are the limit`);
   }
   return bitmap;
+}
+
+/** A JPEG or PNG file whose EXIF data aren't found: browsers turn images whatever they are told. */
+async function withoutExif(file) {
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  const start = new TextDecoder("latin1").decode(bytes.subarray(0, 2 ** 20));
+  const place = start.search(/Exif\0\0|eXIf/);
+  if (place >= 0) bytes[place] = 0x78;
+  return new Blob([bytes]);
 }
 
 /**

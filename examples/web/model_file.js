@@ -99,8 +99,9 @@ export function readMetadata(bytes) {
  *
  * @param {Uint8Array} bytes the file.
  * @returns {{task: string, outputs: string[], classes: string[], palette: number[][],
- *   takesBytes: boolean, facts: Object<string, string>}} takesBytes: images of more than 8 bits a
- *   channel are refused, as the model was trained on all of them.
+ *   takesBytes: boolean, isTurned: boolean, facts: Object<string, string>}} takesBytes: images of
+ *   more than 8 bits a channel are refused, as the model was trained on all of them; isTurned:
+ *   images are rotated as their EXIF tags say.
  * @throws {UserError} it isn't a file of mmpvt's export, or one that this page doesn't run.
  */
 export function describeModel(bytes) {
@@ -124,6 +125,7 @@ export function describeModel(bytes) {
     classes: classes.map(shown),
     palette,
     takesBytes: metadata.has("bits"),
+    isTurned: metadata.get("orientation") !== "ignored",
     facts: {
       Task: task,
       Model: `${fact("model")} on ${fact("backbone")}`,

@@ -116,7 +116,7 @@ async function startRuntime() {
 async function decodeImage({ file }) {
   bitmap?.close();
   bitmap = null;
-  bitmap = await decode(file);
+  bitmap = await decode(file, model?.isTurned);
   isDeep = await hasMoreBits(file);
   const copy = await createImageBitmap(bitmap);
   return [copy, [copy]];

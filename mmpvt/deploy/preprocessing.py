@@ -72,6 +72,7 @@ class ImageFormat:
     is_bgr: bool = True  # blue first; otherwise in the file's order
     is_float: bool = False  # converted to float32 before it is resized
     keeps_bits: bool = False  # where a file has more than 8; else OpenCV takes the upper 8
+    is_turned: bool = True  # as its EXIF tag says
 
 
 def read_image_format(config: Config) -> ImageFormat:
@@ -92,10 +93,12 @@ def read_image_format(config: Config) -> ImageFormat:
             "LoadImageFromFile with max_value can't be exported: it is for images of more than 8 "
             "bits a channel, and an exported file takes 8"
         )
-    kind = step.get("color_type", "color").removesuffix("_ignore_orientation")
-    is_bgr = step.get("imdecode_backend") != "tifffile"
+    kind, backend = step.get("color_type", "color"), step.get("imdecode_backend", "cv2")
+    is_bgr = backend != "tifffile"
+    is_turned = kind in ("color", "grayscale") and backend in ("cv2", "pillow")
+    kind = kind.removesuffix("_ignore_orientation")
     channels = {"color": 3, "grayscale": 1}.get(kind) if is_bgr else None
-    return ImageFormat(channels, is_bgr, bool(step.get("to_float32")), channels is None)
+    return ImageFormat(channels, is_bgr, bool(step.get("to_float32")), channels is None, is_turned)
 
 
 def read_resizing(config: Config, shape: Sequence[int] | None = None) -> list[ResizingStep]:

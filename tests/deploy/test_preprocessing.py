@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import re
+import runpy
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,7 +20,9 @@ from mmdet.models import DetDataPreprocessor
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.models import SegDataPreProcessor
+from PIL import Image
 
+from helpers import ROOT
 from mmpvt.deploy.operators import OPSET
 from mmpvt.deploy.preprocessing import (
     PreprocessingGraph,
@@ -27,6 +31,7 @@ from mmpvt.deploy.preprocessing import (
     read_image_format,
     read_resizing,
 )
+from mmpvt.engine.pipeline import TestPipeline
 from mmpvt.errors import ExportError
 
 NORM = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
@@ -157,6 +162,21 @@ def test_files_of_more_bits():
         step = dict(type="LoadImageFromFile", **how)
         config = Config(dict(test_dataloader=dict(dataset=dict(pipeline=[step]))))
         assert read_image_format(config).keeps_bits == keeps
+
+
+@pytest.mark.parametrize("kind", ["color", "grayscale", "unchanged", "color_ignore_orientation"])
+def test_images_are_turned_as_the_pipeline_turns_them(kind: str, tmp_path: Path):
+    """OpenCV takes JPEG's EXIF tag into account or not, TIFF's always."""
+    step = dict(type="LoadImageFromFile", color_type=kind)
+    config = Config(dict(test_dataloader=dict(dataset=dict(pipeline=[step]))))
+    is_turned = read_image_format(config).is_turned
+    read = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))["read_image"]
+    exif = Image.Exif()
+    exif[0x112] = 6  # a quarter turn
+    for name in ("a.jpg", "a.png", "a.tif"):
+        Image.new("RGB", (20, 10)).save(tmp_path / name, exif=exif)
+        wanted = TestPipeline(config).load(tmp_path / name)
+        assert read(tmp_path / name, is_turned=is_turned).shape[:2] == wanted.shape[:2], name
 
 
 @pytest.mark.parametrize(

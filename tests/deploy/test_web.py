@@ -12,6 +12,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -238,17 +239,19 @@ def test_pixels(page, tmp_path: Path):
     Image.fromarray(picture(20, 30)).save(tmp_path / "turned.jpg", exif=turned, quality=95)
     cv2.imwrite(str(tmp_path / "deep.png"), noise[..., :3].astype(np.uint16) * 257)
     Image.fromarray(noise[..., 0]).save(tmp_path / "grey.png")
-    read = """async (data) => {
+    Image.fromarray(picture(20, 30)).save(tmp_path / "turned.png", exif=turned)
+    read = """async ([data, isTurned]) => {
         const { decode, pixelsOf } = await import(`${document.baseURI}image.js`);
         const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
-        const bitmap = await decode(new Blob([bytes]));
+        const bitmap = await decode(new Blob([bytes]), isTurned);
         return [bitmap.height, bitmap.width, ...pixelsOf(bitmap, 3)];
     }"""
-    for path in sorted(tmp_path.iterdir()):
+    ignoring = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    for path, flag in product(sorted(tmp_path.iterdir()), (cv2.IMREAD_COLOR, ignoring)):
         data = base64.b64encode(path.read_bytes()).decode()
-        height, width, *values = page.evaluate(read, data)
+        height, width, *values = page.evaluate(read, [data, flag != ignoring])
         seen = np.array(values, np.int32).reshape(height, width, 3)
-        theirs = cv2.imread(str(path))[..., ::-1].astype(np.int32)
+        theirs = cv2.imread(str(path), flag)[..., ::-1].astype(np.int32)
         assert seen.shape == theirs.shape, path.name
         # decoders of JPEG may differ by a level
         assert np.abs(seen - theirs).max() <= (path.suffix == ".jpg"), path.name

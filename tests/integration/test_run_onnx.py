@@ -251,6 +251,19 @@ def test_more_bits_than_the_model_takes(tmp_path: Path):
     assert "10 images" in ended.out, ended
 
 
+def test_a_model_of_images_that_are_not_turned(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x112] = 6  # a quarter turn
+    Image.new("RGB", SIZE).save(tmp_path / "a.jpg", exif=exif)
+    for orientation, size in ((None, SIZE[::-1]), ("ignored", SIZE)):
+        out = tmp_path / f"{orientation}"
+        run_onnx(
+            save(tmp_path / "a.onnx", orientation=orientation), tmp_path / "a.jpg", "--out", out
+        )
+        with Image.open(out / "pictures" / "a.jpg") as picture:
+            assert picture.size == size
+
+
 def test_alpha_of_a_tiff_file(tmp_path: Path):
     """Its colours are those that OpenCV gives, which has multiplied them by it."""
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 4), np.uint8)
