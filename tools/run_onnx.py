@@ -923,14 +923,16 @@ def read_image(
                 raise UserError("it holds numbers of 32 bits, and the model takes bytes")
             if bits == 8 and has_more_bits(image):
                 raise UserError("it has more than 8 bits a channel, and the model takes bytes")
+            if channels == 1 and image.format == "JPEG":  # whose luminance is taken, as by OpenCV
+                image.draft("L", image.size)
             is_cmyk_jpeg = image.mode == "CMYK" and image.format == "JPEG"
             if is_turned or image.format == "TIFF":  # which OpenCV always turns
                 image = ImageOps.exif_transpose(image)
             if is_cmyk_jpeg:
                 image = Image.fromarray(from_cmyk(np.array(image)))
-            if image.mode == "RGBA" and tags.get(EXTRA_SAMPLES) in ((1,), (2,)) and channels != 4:
+            if image.mode == "RGBA" and tags.get(EXTRA_SAMPLES) in ((1,), (2,)):
                 # OpenCV has colours multiplied by the alpha, and Pillow divides by it
-                image = Image.merge("RGB", image.convert("RGBa").split()[:3])
+                image = Image.merge("RGBA", image.convert("RGBa").split())
             return with_channels(image, channels)
     except UserError:
         raise

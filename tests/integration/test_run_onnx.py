@@ -264,12 +264,23 @@ def test_a_model_of_images_that_are_not_turned(tmp_path: Path):
             assert picture.size == size
 
 
-def test_alpha_of_a_tiff_file(tmp_path: Path):
+@pytest.mark.parametrize(("channels", "flag"), [(3, 1), (4, cv2.IMREAD_UNCHANGED)])
+def test_alpha_of_a_tiff_file(channels: int, flag: int, tmp_path: Path):
     """Its colours are those that OpenCV gives, which has multiplied them by it."""
+    path = tmp_path / "a.tif"
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 4), np.uint8)
-    Image.fromarray(image).save(tmp_path / "a.tif")
-    read = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))["read_image"](tmp_path / "a.tif")
-    assert np.array_equal(read, cv2.imread(str(tmp_path / "a.tif"))[..., ::-1])
+    Image.fromarray(image).save(path)
+    read = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))["read_image"](path, channels)
+    wanted = cv2.imread(str(path), flag)[..., [2, 1, 0, 3][:channels]]
+    assert np.array_equal(read, wanted)
+
+
+def test_grey_of_a_jpeg_file(tmp_path: Path):
+    """Its luminance, without a way round by colours that are cut at 255."""
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.jpg")
+    read = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))["read_image"](tmp_path / "a.jpg", 1)
+    assert np.array_equal(read[..., 0], cv2.imread(str(tmp_path / "a.jpg"), 0))
 
 
 def test_colours_that_are_multiplied_by_the_alpha(tmp_path: Path):
