@@ -372,6 +372,15 @@ def drop_small_boxes(boxes: Tensor, scores: Tensor, cfg: Mapping) -> Tensor:
     return torch.where(is_large, scores, -1.0)
 
 
+def check_smallest(cfg: Mapping, is_batch: bool) -> None:
+    """Refuses ``min_bbox_size``, in the images' pixels, of a batch, whose images are resized."""
+    if is_batch and cfg.get("min_bbox_size", -1) > 0:
+        raise ExportError(
+            f"min_bbox_size={cfg['min_bbox_size']} in the model's test_cfg can't be exported for "
+            "batches, whose images are resized before: 0 can"
+        )
+
+
 def drop_empty(scores: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """Scores and others of one image, (1, N, ...), without the places of scores no higher than 0.
 

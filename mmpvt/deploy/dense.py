@@ -32,6 +32,7 @@ from mmpvt.deploy.decoding import (
     build_nms,
     candidates,
     check_predicts_as,
+    check_smallest,
     clip_boxes,
     clips_border,
     drop_small_boxes,
@@ -226,6 +227,7 @@ class ExportableOneStage(Core):
         check_predicts_as(head, kind)
         self.decoder = DECODERS[kind](head)
         self.cfg = head.test_cfg
+        check_smallest(self.cfg, is_batch)
         self.nms: NMS | WithoutNMS = build_nms(self.cfg.nms, self.cfg.max_per_img, head.num_classes)
 
     def predict(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
@@ -275,6 +277,7 @@ class ExportableRPN(Core):
     def __init__(self, model: SingleStageDetector, is_batch: bool = False) -> None:
         super().__init__(model, is_batch)
         self.proposals = Proposals(model.bbox_head)
+        check_smallest(self.proposals.cfg, is_batch)
 
     def predict(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         boxes, scores = self.proposals(self.model.extract_feat(x), sizes, scale)
@@ -382,6 +385,7 @@ class ExportableYOLOV3(Core):
         head = model.bbox_head
         check_predicts_as(head, YOLOV3Head, BaseDenseHead)
         self.cfg = head.test_cfg
+        check_smallest(self.cfg, is_batch)
         self.nms: NMS | WithoutNMS = build_nms(self.cfg.nms, self.cfg.max_per_img, head.num_classes)
 
     def predict(self, x: Tensor, sizes: Tensor, scale: Tensor) -> tuple[Tensor, ...]:

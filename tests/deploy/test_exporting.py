@@ -240,6 +240,13 @@ def test_parts_that_cannot_be_exported(kind: str, spoil: Callable, part: str):
         export(model, config)
 
 
+def test_a_least_size_in_pixels_that_batches_do_not_know():
+    model, config = build("retinanet", "v2")
+    model.bbox_head.test_cfg.min_bbox_size = 8
+    with pytest.raises(ExportError, match=r"min_bbox_size=8 .* can't be exported for batches"):
+        export(model, config, batch=2)
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [
