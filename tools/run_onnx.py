@@ -1323,6 +1323,9 @@ def run(args: argparse.Namespace) -> None:
     out.make("pictures", *(("label_maps",) if is_segmenter else ()))
     names = unique_names(paths)
     ids = image_ids(paths, names)
+    for path, name in zip(paths, names, strict=True):
+        if name != fitting(printable(path.stem, "%")):
+            say(f"{path}: an image before has this name, so its results are named {name}")
     results, done, seconds = [], 0, 0.0
     try:
         for first in range(0, len(paths), size):
@@ -1340,10 +1343,11 @@ def run(args: argparse.Namespace) -> None:
             seconds += time.perf_counter() - start
             for place, outputs in found.items():
                 with _skipping(paths[place]):
-                    results += write(
+                    found_here = write(
                         *(out, model, names[place], ids[place]),
                         *(images[place], outputs, args.score),
                     )
+                    results += [{"file_name": str(paths[place]), **x} for x in found_here]
                     done += 1
     finally:
         print(file=sys.stderr)

@@ -251,6 +251,17 @@ def test_more_bits_than_the_model_takes(tmp_path: Path):
     assert "10 images" in ended.out, ended
 
 
+def test_images_of_one_name_in_several_folders(detector: Path, tmp_path: Path):
+    """Which result is whose is said, and in the file."""
+    paths = [photo(tmp_path / folder / "0007.jpg") for folder in ("a", "b")]
+    out = tmp_path / "out"
+    ended = run_onnx(detector, tmp_path / "a", tmp_path / "b", "--out", out)
+    assert f"{paths[1]}: an image before has this name" in ended.err and "0007_2" in ended.err
+    found = json.loads((out / "predictions.json").read_text())
+    named = {(x["file_name"], x["image_id"]) for x in found}
+    assert named == {(str(paths[0]), "0007"), (str(paths[1]), "0007_2")}
+
+
 def test_a_model_of_images_that_are_not_turned(tmp_path: Path):
     exif = Image.Exif()
     exif[0x112] = 6  # a quarter turn
