@@ -102,6 +102,9 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     model = load_model(config, args.checkpoint)
     is_bgr = read_image_format(config).is_bgr
+    categories = category_ids(truth, model.dataset_meta.get("classes", ())) if truth else []
+    if has_label_maps and any(step.get("values") for step in read_test_pipeline(config)):
+        raise UserError("--annotations takes label maps of labels, not of values that are listed")
     files = load_files(args.files, args.runtimes, args.threads)
     calibrated: set[str] = set()
     for exported in files.values():
@@ -121,7 +124,8 @@ def run(args: argparse.Namespace) -> None:
     for way, found in results.items():
         score = ""
         if truth is not None and "boxes" in found[0]:
-            score = average_precision(truth, [known[path.name] for path in used], found)
+            image_ids = [known[path.name] for path in used]
+            score = average_precision(truth, categories, image_ids, found)
         elif has_label_maps and "label_map" in found[0]:
             maps = [label_map_path(args.annotations, path) for path in used]
             score = mean_iou(maps, found, reduces_zero_label(config))
@@ -223,9 +227,23 @@ def mean_iou(maps: Sequence[Path], results: Results, reduce_zero_label: bool) ->
     return f"{100 * statistics.mean(shared[label] / union[label] for label in union):.2f}"
 
 
-def average_precision(truth: dict, image_ids: list[int], results: Results) -> str:
-    """Box AP, and mask AP where there are masks, in percent."""
-    categories = sorted(category["id"] for category in truth["categories"])
+def category_ids(truth: dict, classes: Sequence[str]) -> list[int]:
+    """The id of each class, by its name, as MMDetection has it.
+
+    Raises:
+        UserError: the annotations have no category of that name.
+    """
+    ids = {category["name"]: category["id"] for category in truth["categories"]}
+    for name in classes:
+        if name not in ids:
+            raise UserError(f"--annotations has no category {name!r}, which the model has")
+    return [ids[name] for name in classes]
+
+
+def average_precision(
+    truth: dict, categories: Sequence[int], image_ids: list[int], results: Results
+) -> str:
+    """Box AP of categories, by label, and mask AP where there are masks, in percent."""
     records = []
     for image_id, found in zip(image_ids, results, strict=True):
         for i, (x1, y1, x2, y2) in enumerate(found["boxes"].tolist()):
@@ -249,6 +267,7 @@ def average_precision(truth: dict, image_ids: list[int], results: Results) -> st
         for kind in ("bbox", "segm")[: 1 + ("segmentation" in records[0])]:
             evaluation = COCOeval(api, api.loadRes(records), kind)
             evaluation.params.imgIds = image_ids
+            evaluation.params.catIds = list(categories)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

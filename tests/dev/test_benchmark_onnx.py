@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmark_onnx import mean_iou
+from benchmark_onnx import average_precision, category_ids, mean_iou
 from PIL import Image
+
+from mmpvt.errors import UserError
 
 
 @pytest.mark.parametrize(("reduce_zero_label", "expected"), [(False, "50.00"), (True, "100.00")])
@@ -16,3 +18,25 @@ def test_ignored_pixels_count_for_no_class(reduce_zero_label: bool, expected: st
     Image.fromarray(np.array([[0, 1, 2, 255]], np.uint8)).save(tmp_path / "a.png")
     found = [dict(label_map=np.array([[1, 0, 1, 1]] if reduce_zero_label else [[0, 1, 1, 1]]))]
     assert mean_iou([tmp_path / "a.png"], found, reduce_zero_label) == expected
+
+
+def test_ap_of_a_model_of_other_classes_than_the_annotations_list():
+    """Labels are of classes by name; categories that the model doesn't have count for nothing."""
+    categories = [dict(id=i, name=name) for i, name in enumerate(("sky", "dog", "cat"), 1)]
+    box = [10.0, 10.0, 50.0, 40.0]
+    truth = dict(
+        images=[dict(id=7, width=100, height=100)],
+        categories=categories,
+        annotations=[
+            dict(id=i, image_id=7, category_id=i, bbox=box, area=2000.0, iscrowd=0)
+            for i in (1, 2, 3)
+        ],
+    )
+    found = dict(
+        boxes=np.array([[10, 10, 60, 50]], np.float32), scores=np.ones(1), labels=np.array([0])
+    )
+    ids = category_ids(truth, ["cat"])
+    assert ids == [3]
+    assert average_precision(truth, ids, [7], [found]) == "100.00"
+    with pytest.raises(UserError, match="no category 'cow'"):
+        category_ids(truth, ["cat", "cow"])
