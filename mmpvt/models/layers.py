@@ -16,7 +16,12 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules.module import (
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
 
 from mmpvt.checkpoint.layouts import NORM_EPS
 from mmpvt.models.kernels import (
@@ -202,11 +207,12 @@ class FeedForward(nn.Module):
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    own = (
-        *(module._forward_hooks, module._forward_pre_hooks),
-        *(module._backward_hooks, module._backward_pre_hooks),
+    forward = module._forward_hooks or module._forward_pre_hooks
+    backward = module._backward_hooks or module._backward_pre_hooks
+    every = _global_forward_hooks or _global_forward_pre_hooks  # _has_any_global_hook: PyTorch 2.5
+    return bool(
+        forward or backward or every or _global_backward_hooks or _global_backward_pre_hooks
     )
-    return any(own) or bool(_has_any_global_hook())
 
 
 class DepthwiseConv(nn.Module):
