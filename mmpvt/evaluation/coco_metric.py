@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +28,7 @@ STATS = (  # as pycocotools' summary lists them
     *("AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000"),
 )
 SUMMARIZED = 3  # of ``proposal_nums``, by pycocotools' summary
-MAP_COUNTS = 100  # detections an image, there
+MAP_COUNTS = 100  # detections of a class in an image, there
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class CocoMetric(MMDetCocoMetric):
         evaluations (dict[str, CocoResult]): by metric, of the last evaluation; not of
             ``'proposal_fast'``.
 
+    mAP counts 100 detections of a class in an image, as pycocotools does, the other APs the
+    greatest of ``proposal_nums``. Where these lack 100, for data with more objects, mAP counts the
+    greatest, too; MMDetection's is -1 then.
+
     Args:
         *args: of MMDetection's ``CocoMetric``.
         **kwargs: of MMDetection's ``CocoMetric``.
@@ -79,11 +85,6 @@ class CocoMetric(MMDetCocoMetric):
                 f"proposal_nums takes {SUMMARIZED} numbers of detections, which the summary names, "
                 f"not {tuple(nums)}",
                 hint="(1, 10, 100), say",
-            )
-        if MAP_COUNTS not in nums and "mAP" in (self.metric_items or STATS):
-            MMLogger.get_current_instance().warning(
-                f"mAP counts {MAP_COUNTS} detections an image, as pycocotools does, and "
-                f"proposal_nums {tuple(nums)} lack this number: mAP will be -1"
             )
         self.evaluations: dict[str, CocoResult] = {}
 
@@ -184,6 +185,10 @@ class CocoMetric(MMDetCocoMetric):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
+        if MAP_COUNTS not in self.proposal_nums:
+            evaluation.stats[0] = _mean(evaluation.eval["precision"][..., 0, -1], -1.0)
+        if not is_proposal:
+            self._warn_of_crowded(image_ids, logger)
         result = CocoResult(
             evaluation.params,
             evaluation.eval,
@@ -201,6 +206,24 @@ class CocoMetric(MMDetCocoMetric):
         logger.info(f"{metric}_mAP_copypaste: {' '.join(f'{stats[k]:.3f}' for k in STATS[:6])}")
         return scores
 
+    def _warn_of_crowded(self, image_ids: Sequence, logger: MMLogger) -> None:
+        limit = MAP_COUNTS if MAP_COUNTS in self.proposal_nums else max(self.proposal_nums)
+        objects = Counter(
+            (one["image_id"], one["category_id"])
+            for image in image_ids
+            for one in self._coco_api.imgToAnns.get(image, ())
+            if not one.get("iscrowd")
+        )
+        crowded = {image for (image, _), number in objects.items() if number > limit}
+        if crowded:
+            most = max(objects.values())
+            logger.warning(
+                f"mAP counts {limit} detections of a class in an image, and "
+                f"{counted(len(crowded), 'image has', 'images have')} more objects of one ({most} "
+                "at most), so that it can't reach 1: with three other numbers in the evaluator's "
+                f"proposal_nums, such as ({most}, {2 * most}, {3 * most}), it counts the greatest"
+            )
+
     def _classwise(self, result: CocoResult, logger: MMLogger) -> dict[str, float]:
         """A table of each category's AP, and the first of its columns."""
         precision = result.eval["precision"]
@@ -216,7 +239,7 @@ class CocoMetric(MMDetCocoMetric):
         return {f"{name}_precision": mean for name, mean, *_ in rows}
 
 
-def _mean(precision: np.ndarray) -> float:
+def _mean(precision: np.ndarray, default: float = math.nan) -> float:
     """Of what there is: pycocotools marks with -1 what there is no truth for."""
     precision = precision[precision > -1]
-    return precision.mean() if precision.size else np.float64("nan")
+    return precision.mean() if precision.size else np.float64(default)

@@ -148,7 +148,9 @@ OPTIONS: dict[str, dict] = {
     "some numbers": dict(metric="bbox", metric_items=["mAP_l", "AR@1000", "AR_s@1000"]),
     "proposals": dict(metric=["proposal", "bbox"]),
     "some proposals": dict(metric="proposal", metric_items=["AR@100", "mAP_50"]),
-    "few detections count": dict(metric="bbox", proposal_nums=(3, 5, 20)),
+    "few detections count": dict(
+        metric="bbox", proposal_nums=(3, 5, 20), metric_items=["mAP_50", "mAP_s", "AR@100"]
+    ),
     "out of order": dict(metric="bbox", proposal_nums=(100, 1, 10)),
     "other thresholds": dict(metric="bbox", iou_thrs=np.array([0.3, 0.5, 0.6, 0.7, 0.75, 0.8])),
     "another prefix": dict(metric="bbox", prefix="val"),
@@ -227,7 +229,7 @@ def test_files_for_the_server(format_only: bool, synthetic, tmp_path: Path):
     assert set(written) == {"results.bbox.json", "results.segm.json"}
 
 
-def test_mistakes(synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_mistakes(synthetic, tmp_path: Path):
     truth = synthetic.make_truth(2, 3, masks=False)
     results = list(synthetic.make_results(truth, 10, masks=False))
     with pytest.raises(UserError, match="the model predicts none"):
@@ -236,13 +238,32 @@ def test_mistakes(synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         score(CocoMetric, truth, results, tmp_path, metric_items=["mAP_90"])
     with pytest.raises(UserError, match=r"proposal_nums takes 3 numbers .* not \(100,\)"):
         CocoMetric(proposal_nums=(100,))
-    warnings: list[str] = []
-    monkeypatch.setattr(MMLogger.get_current_instance(), "warning", warnings.append)
-    CocoMetric(proposal_nums=(300, 500, 1000))
-    assert "proposal_nums (300, 500, 1000) lack this number: mAP will be -1" in warnings[-1]
     results[0]["img_id"] = 77
     with pytest.raises(UserError, match="1 image was tested that the annotations don't hold"):
         score(CocoMetric, truth, results, tmp_path)
+
+
+def test_more_objects_of_a_class_than_map_counts(
+    computed_by: str, synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    truth = synthetic.make_truth(1, 3, masks=False)
+    (result,) = synthetic.make_results(truth, 5, masks=False)
+    places = [(x, y) for x in range(0, 150, 10) for y in range(0, 100, 10)]
+    one = dict(image_id=result["img_id"], category_id=truth["categories"][1]["id"], iscrowd=0)
+    truth["annotations"] = [
+        dict(one, id=i, bbox=[x, y, 8, 8], area=64) for i, (x, y) in enumerate(places, 1)
+    ]
+    boxes = torch.tensor([[x, y, x + 8, y + 8] for x, y in places]).float()
+    found = dict(bboxes=boxes, scores=torch.ones(150), labels=torch.ones(150).long())
+    warnings: list[str] = []
+    monkeypatch.setattr(MMLogger.get_current_instance(), "warning", warnings.append)
+    for nums, least, most in (((100, 300, 1000), 0.6, 0.7), ((150, 300, 1000), 1, 1)):
+        _, scores = score(
+            CocoMetric, truth, [dict(result, pred_instances=found)], tmp_path, proposal_nums=nums
+        )
+        assert least <= scores["coco/bbox_mAP"] <= most and scores["coco/bbox_mAP_50"] == 1
+    (warning,) = warnings
+    assert "1 image has more objects of one (150 at most)" in warning
 
 
 def test_masks_are_kept_behind_each_other(synthetic):
