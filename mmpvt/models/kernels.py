@@ -140,7 +140,7 @@ class Linear(nn.Linear):
         if not uses_onednn(x):
             return super().forward(x)
         rows = x.reshape(-1, self.in_features).contiguous()
-        return linear_as_conv(rows, self.weight, self.bias).view(*x.shape[:-1], -1)
+        return linear_as_conv(rows, self.weight, self.bias).view(*x.shape[:-1], self.out_features)
 
 
 class PatchConv(nn.Conv2d):

@@ -13,7 +13,7 @@ from mmseg.registry import MODELS as MMSEG_MODELS
 
 from helpers import build_backbone, relative
 from mmpvt import UserError
-from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
+from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2, kernels
 from mmpvt.models.layers import ResidualDropPath
 
 TINY = dict(embed_dims=(8, 16, 20, 32), depths=(1, 1, 2, 1), mlp_ratios=(2, 2, 2, 2))
@@ -45,8 +45,10 @@ def test_too_small(backbone):
         backbone(TINY)(torch.randn(1, 3, 31, 64))
 
 
+@pytest.mark.parametrize("as_convolutions", [True, False])
 @BOTH
-def test_a_batch_of_no_images(backbone):
+def test_a_batch_of_no_images(backbone, as_convolutions: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kernels, "USE_ONEDNN", as_convolutions)
     maps = backbone(TINY)(torch.empty(0, 3, 64, 64))
     assert [len(each) for each in maps] == [0] * 4
     sum(each.sum() for each in maps).backward()
