@@ -72,12 +72,13 @@ def changed_schedules(runner: Runner, checkpoint: dict) -> list[str]:
 def changed_settings(runner: Runner, checkpoint: dict) -> list[str]:
     """Numbers of the optimizer that resuming takes from the checkpoint, against the config; lr and
     whatever else a schedule changes as they were at the start."""
-    ours = getattr(runner.optim_wrapper, "param_groups", None)
-    theirs = checkpoint["optimizer"].get("param_groups")
-    if not isinstance(ours, list) or theirs is None:  # of several optimizers
+    optimizer = getattr(runner.optim_wrapper, "optimizer", None)
+    if optimizer is None:  # there are several
         return []
+    theirs = checkpoint["optimizer"]["param_groups"]
     changed: dict[str, str] = {}
-    for group, stored in zip(ours, theirs, strict=True):
+    # not the wrapper's groups, of which base_param_settings make one more
+    for group, stored in zip(optimizer.param_groups, theirs, strict=True):
         for name, value in group.items():
             old = stored.get(name)
             is_number = type(value) in (int, float, tuple) and old is not None

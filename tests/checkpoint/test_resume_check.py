@@ -133,6 +133,8 @@ def test_settings_of_the_optimizer_that_the_config_has_changed(
 ):
     """A schedule's own changes of the learning rate are none of the config's."""
     runner.optim_wrapper.param_groups[0]["lr"] = 0.5
+    # a group more, which no state of the optimizer has
+    runner.optim_wrapper.base_param_settings = dict(params=torch.zeros(1), lr=0.001)
     assert changed_settings(runner, checkpoint) == []
     runner.optim_wrapper.param_groups[0].update(initial_lr=0.1, weight_decay=0)
     changed = {"lr 0.001, and not 0.1", "weight_decay 0.01, and not 0"}
