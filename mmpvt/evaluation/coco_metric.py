@@ -212,7 +212,7 @@ class CocoMetric(MMDetCocoMetric):
             (one["image_id"], one["category_id"])
             for image in image_ids
             for one in self._coco_api.imgToAnns.get(image, ())
-            if not one.get("iscrowd")
+            if one["category_id"] in self.cat_ids and not one.get("iscrowd")
         )
         crowded = {image for (image, _), number in objects.items() if number > limit}
         if crowded:

@@ -264,6 +264,14 @@ def test_more_objects_of_a_class_than_map_counts(
         assert least <= scores["coco/bbox_mAP"] <= most and scores["coco/bbox_mAP_50"] == 1
     (warning,) = warnings
     assert "1 image has more objects of one (150 at most)" in warning
+    truth["categories"][1]["name"] = "of no class of the model"
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    metric = CocoMetric(ann_file=str(tmp_path / "truth.json"))
+    metric.dataset_meta = dict(classes=(truth["categories"][0]["name"],))
+    found["labels"] = torch.zeros(150).long()
+    metric.process({}, [dict(result, pred_instances=found)])
+    metric.evaluate(1)
+    assert len(warnings) == 1
 
 
 def test_masks_are_kept_behind_each_other(synthetic):
