@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import cv2
 import matplotlib
 import numpy as np
 import torch
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecFromSubplotSpec, SubplotSpec
@@ -30,11 +32,40 @@ SHOWN = 12  # images of a data set on it
 NAMED = 18  # objects that are drawn, the largest: with more, their names hide the image
 COLOURS = ("#1f5fa8", "#f28e2b", "#59a14f", "#b07aa1")
 ABSENT = "#c0392b"
+FONT = "DejaVu Sans"  # matplotlib's own
+PLACEHOLDERS = "Last Resort"  # its font whose glyphs name a script
 
 
-@matplotlib.rc_context({"text.parse_math": False})  # a name may hold dollar signs
 def draw(reports: Sequence[DatasetReport]) -> bytes:
     """Draws the data sets of a config, as a PNG file."""
+    names = [name for report in reports for name in report.classes]
+    names += [Path(one.files.image).name for report in reports for one in report.examples]
+    families = font_families(printable("".join(names)))
+    # a name may hold dollar signs
+    with matplotlib.rc_context({"text.parse_math": False, "font.family": families}):
+        return _draw(reports)
+
+
+def font_families(text: str) -> list[str]:
+    """matplotlib's own font, and installed ones for characters that it lacks, as of Chinese."""
+    lacking = {ord(character) for character in text}
+    lacking -= _held(lacking, font_manager.fontManager.findfont(FONT))
+    families = [FONT]
+    for font in font_manager.fontManager.ttflist if lacking else ():
+        if not font.name.startswith(PLACEHOLDERS) and (held := _held(lacking, font.fname)):
+            families.append(font.name)
+            lacking -= held
+    return families
+
+
+def _held(characters: set[int], font: str) -> set[int]:
+    """Those of the characters that a font's file has."""
+    with suppress(OSError, RuntimeError):  # uninstalled since matplotlib listed it, or damaged
+        return set(filter(font_manager.get_font(font).get_char_index, characters))
+    return set()
+
+
+def _draw(reports: Sequence[DatasetReport]) -> bytes:
     length = max(len(report.classes) for report in reports)
     columns = max(1, -(-length // ROWS))
     top = max(6.5, ROW * -(-length // columns) + 1)
@@ -57,7 +88,7 @@ def draw(reports: Sequence[DatasetReport]) -> bytes:
     for place, (report, examples) in enumerate(zip(reports, shown, strict=True), start=1):
         _draw_sheet(figure, grid[place], report, examples)
     total = "   ".join(f"{report.name}: {counted(report.images, 'image')}" for report in reports)
-    figure.suptitle(total, fontsize=18, fontweight="bold")
+    figure.suptitle(total, fontsize=18, fontfamily=FONT, fontweight="bold")  # not all have a bold
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()

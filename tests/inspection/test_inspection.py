@@ -14,6 +14,7 @@ from PIL import Image
 
 import corpus
 from mmpvt.inspection import DatasetReport, compare, describe, draw, inspect_datasets
+from mmpvt.inspection.figure import font_families
 from mmpvt.reproduction.data_summary import summarize_data
 
 ALIKE = {  # bad inputs by the corpus's names, and what they are found as, where it isn't the reason
@@ -210,6 +211,13 @@ def test_picture_of_many_classes_with_long_names(tmp_path: Path, root: Path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         assert draw(reports)
+
+
+def test_names_in_a_script_that_matplotlib_lacks_take_an_installed_font():
+    """Chinese, say; of the fonts that come with Matplotlib one has letters that its own lacks."""
+    assert font_families("cat кошка") == ["DejaVu Sans"]
+    assert font_families("cat 𝒜") == ["DejaVu Sans", "STIXGeneral"]
+    assert font_families("\U000e0fff") == ["DejaVu Sans"]  # of no script
 
 
 def test_picture_of_nothing(root: Path, tmp_path: Path):
