@@ -12,7 +12,7 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -523,10 +523,7 @@ def set_length(config: Config, length: int) -> None:
     schedules = list(iter_dicts(config.get("param_scheduler")))
     ends = [schedule.get("end", math.inf) for schedule in schedules]
     for schedule in schedules:
-        changed = {key: scaled(schedule[key]) for key in SCHEDULED & schedule.keys()}
-        if changed.get("end", math.inf) <= changed.get("begin", 0):
-            changed["end"] = changed["begin"] + 1
-        move_schedule(schedule, changed)
+        scale_schedule(schedule, ratio)
     for schedule, end in zip(schedules, ends, strict=True):
         if not warms_up(schedule) or "end" not in schedule:
             continue
@@ -556,6 +553,17 @@ def scaled_count(value: Any, ratio: float) -> Any:
     if isinstance(value, list | tuple):
         return [scaled_count(one, ratio) for one in value]
     return max(1, round(value * ratio)) if isinstance(value, int) and value > 0 else value
+
+
+def scale_schedule(schedule: dict, ratio: float, but: Collection[str] = ()) -> None:
+    """Stretches a schedule to ``ratio`` of its length, but for some of its times."""
+    keys = (SCHEDULED & schedule.keys()).difference(but)
+    changed = {key: scaled_count(schedule[key], ratio) for key in keys}
+    if changed.get("end", math.inf) <= changed.get("begin", 0):
+        changed["end"] = changed["begin"] + 1
+    if "gamma" in schedule and "Exponential" in str(schedule.get("type")):  # a factor of each step
+        changed["gamma"] = schedule["gamma"] ** (1 / ratio)
+    move_schedule(schedule, changed)
 
 
 def move_schedule(schedule: dict, changes: dict) -> None:

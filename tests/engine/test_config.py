@@ -368,11 +368,14 @@ def test_schedules_end_with_the_run(epochs: int):
     cosine = dict(type="CosineAnnealingLR", begin=6, T_max=6, end=12)
     one_cycle = dict(type="OneCycleLR", eta_max=0.1, total_steps=600, by_epoch=False)
     fall = dict(type="LinearLR", start_factor=1.0, end_factor=0.1, end=600, by_epoch=False)
-    config = Config(dict(train_cfg=dict(max_epochs=12), param_scheduler=[cosine, one_cycle, fall]))
+    decay = dict(type="ExponentialLR", gamma=0.9)
+    schedules = [cosine, one_cycle, fall, decay]
+    config = Config(dict(train_cfg=dict(max_epochs=12), param_scheduler=schedules))
     set_epochs(config, epochs)
-    cosine, one_cycle, fall = config.param_scheduler
+    cosine, one_cycle, fall, decay = config.param_scheduler
     assert cosine.begin + cosine.T_max == cosine.end == epochs
     assert one_cycle.total_steps == fall.end == 50 * epochs
+    assert decay.gamma**epochs == pytest.approx(0.9**12)
 
 
 def test_hooks_are_added_once():

@@ -12,10 +12,8 @@ from mmengine.config import Config
 
 from mmpvt.engine.config import (
     RATES,
-    SCHEDULED,
     end_warm_up,
-    move_schedule,
-    scaled_count,
+    scale_schedule,
     set_length,
     warms_up,
 )
@@ -122,12 +120,9 @@ def _fit_to_steps(config: Config, steps: int) -> None:
     others = [schedule for schedule in counted if not warms_up(schedule)]
     ends = [schedule.get("end") or schedule.get("total_steps", 0) for schedule in others]
     for schedule in others if all(ends) else ():
-        changed = {
-            key: scaled_count(schedule[key], steps / max(ends))
-            for key in SCHEDULED & schedule.keys()
-            if not (key == "begin" and schedule[key] in warm_ups)
-        }
-        move_schedule(schedule, changed)
+        scale_schedule(
+            schedule, steps / max(ends), but=["begin"] * (schedule.get("begin") in warm_ups)
+        )
 
 
 def _published_batch(config: Config, batch: int) -> int:
