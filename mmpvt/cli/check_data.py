@@ -15,6 +15,7 @@ from mmpvt.engine.cli import (
     FAILURE,
     add_cfg_options,
     add_data_arguments,
+    check_workers,
     data_options_from,
     user_errors,
 )
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         from mmpvt.engine.own_data import use_own_data
         from mmpvt.inspection import compare, describe, draw, inspect_datasets
 
+        check_workers(args.workers)
         data = data_options_from(args)
         config = load_config(args.config, args.cfg_options)
         if args.data_root:

@@ -20,6 +20,7 @@ from mmpvt.engine.cli import (
     FAILURE,
     add_tile_arguments,
     check_score,
+    check_workers,
     user_errors,
 )
 from mmpvt.errors import UserError
@@ -96,8 +97,7 @@ def run(args: argparse.Namespace) -> int | None:
         check_score(args.score)
         if args.batch < 1:
             raise UserError(f"--batch {args.batch}: at least one image at a time")
-        if args.workers is not None and args.workers < 0:
-            raise UserError(f"--workers {args.workers}: a number of processes from 0 on")
+        check_workers(args.workers or 0)
         tiling_of(args.tiles, args.overlap, args.also_whole)  # checks them before folders are read
         out = Path(args.out)
         if any(map(is_video, args.images)):

@@ -31,6 +31,7 @@ CHECKPOINT = "checkpoint file or URL, hf://OWNER/NAME, or published (docs/python
 DEVICE = "cpu, cuda, cuda:1 … (default: a GPU where there is one)"
 AMP = "mixed precision of this type (on a CPU: bfloat16); accuracy: docs/performance.md"
 HOST = "address to listen at; 0.0.0.0 lets others in (default: %(default)s, this machine)"
+MAX_WORKERS = 1024  # processes that decode
 FAILURE = 1
 USER_ERROR = 2
 NAMED_AMISS = (errno.EACCES, errno.ENAMETOOLONG)  # which Path.is_file() raises, too
@@ -165,6 +166,12 @@ def check_score(score: float) -> None:
     """Raises a UserError if a command's ``--score`` is none."""
     if not 0 <= score <= 1:
         raise UserError(f"--score {score}: a score is a number from 0 to 1")
+
+
+def check_workers(workers: int) -> None:
+    """Raises a UserError if a command's ``--workers`` is none, or so many that none would start."""
+    if not 0 <= workers <= MAX_WORKERS:
+        raise UserError(f"--workers {workers}: a number of processes from 0 to {MAX_WORKERS}")
 
 
 def data_options_from(args: argparse.Namespace) -> DataOptions | None:

@@ -481,7 +481,11 @@ def test_careless_options(
         ((tiny_config, untrained_segmenter[1], photos, *out), "another model's than the config's"),
         ((*good, *out, "--score", 3), "--score 3.0: a score is a number from 0 to 1"),
         ((*good, *out, "--batch", 0), "--batch 0: at least one"),
-        ((*good, *out, "--workers", -1), "--workers -1: a number of processes from 0 on"),
+        ((*good, *out, "--workers", -1), "--workers -1: a number of processes from 0 to 1024"),
+        (
+            (*good, *out, "--workers", 10**9),
+            "--workers 1000000000: a number of processes from 0 to",
+        ),
         ((*good, *out, "--device", "tpu"), "no device 'tpu'"),
         ((*good, "--out", taken), "is a file: name a folder"),
         ((*good, "--out", photos), "holds other files"),
