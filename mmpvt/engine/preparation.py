@@ -68,7 +68,7 @@ class RunOptions:
         work_dir: folder of logs, checkpoints and pictures. Default: the config's.
         data_root: folder that the data lies in. Default: the config's.
         seed: of all that is random. Default: the config's, else one drawn at random.
-        deterministic: whether to take deterministic kernels only.
+        deterministic: whether to take deterministic kernels only. Default: as the config says.
         on_bad_data: ``'stop'`` ends the run on an image or label map that can't be used, ``'skip'``
             skips it, ``'auto'`` stops tests, and training within its first 100 batches.
         launcher: what started the processes: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
@@ -341,7 +341,8 @@ def _with_common_options(config: Config, options: RunOptions) -> Config:
     if options.seed is not None or options.deterministic:
         randomness = config.get("randomness") or {}
         seed = randomness.get("seed") if options.seed is None else options.seed
-        config.randomness = dict(randomness, seed=seed, deterministic=options.deterministic)
+        deterministic = options.deterministic or randomness.get("deterministic", False)
+        config.randomness = dict(randomness, seed=seed, deterministic=deterministic)
     seed = (config.get("randomness") or {}).get("seed")
     if seed is not None and not (isinstance(seed, int) and 0 <= seed <= MAX_SEED):
         raise ConfigError(f"{seed!r}: a seed is an int from 0 to {MAX_SEED}", setting="seed")

@@ -116,6 +116,13 @@ def test_training_a_detector(options: dict, shapes: Path, tmp_path: Path):
     assert again.to_dict() == prepared.to_dict()
 
 
+def test_a_seed_leaves_the_configs_determinism(options: dict):
+    config = load()
+    config.randomness = dict(seed=1, deterministic=True)
+    prepared = prepare_training(config, TrainOptions(**options, seed=3))
+    assert prepared.randomness == dict(seed=3, deterministic=True)
+
+
 def test_training_a_segmenter(options: dict):
     prepared = prepare_training(load(SEGMENTER), TrainOptions(**options, on_bad_data="skip"))
     assert tuple(hooks(prepared)) == HOOKS
