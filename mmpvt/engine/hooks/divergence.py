@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper as MMEngineAmpOptimWrapper
 from mmengine.optim import OptimWrapper as MMEngineOptimWrapper
@@ -122,9 +123,13 @@ class DivergenceHook(Hook):
     def _react(self, runner: Runner) -> None:
         self.skipped += 1
         self._in_a_row += 1
-        what = "a gradient" if self._finite else "the loss"
+        # a loss that isn't finite in one process makes the gradients of all others so, too
+        of_all = all_gather_object((self._finite, self._images))
+        at_fault = [images for finite, images in of_all if not finite]
+        what = "the loss" if at_fault else "a gradient"
         where = f"{what} is not finite at iteration {runner.iter + 1}"
-        images = printable(", ".join(self._images))
+        named = at_fault or [images for _, images in of_all]
+        images = printable(", ".join(itertools.chain.from_iterable(named)))
         runner.logger.error(
             f"{where}, images {images}; largest gradients: {_largest(runner.model)}"
         )

@@ -70,6 +70,22 @@ def test_stop():
     assert same(before, list(runner.model.parameters()))
 
 
+@pytest.mark.parametrize(
+    ("finite", "said"),
+    [(False, r"the loss .*\(images b\.png\)"), (True, r"a gradient .*\(images a\.png, b\.png\)")],
+)
+def test_images_of_the_process_at_fault(finite: bool, said: str, monkeypatch: pytest.MonkeyPatch):
+    """Its gradients are those of all processes."""
+    runner, hook = watched("stop")
+    gather = "mmpvt.engine.hooks.divergence.all_gather_object"
+    monkeypatch.setattr(gather, lambda own: [own, (finite, ["b.png"])])
+    sample = DetDataSample(metainfo=dict(img_path="a.png"))
+    hook.before_train_iter(runner, 0, dict(data_samples=[sample]))
+    next(runner.model.parameters()).register_hook(lambda gradient: gradient * NAN)
+    with pytest.raises(UserError, match=said):
+        runner.optim_wrapper.update_params(runner.model(torch.randn(4, 2)).mean())
+
+
 def test_accumulated_gradients():
     """One bad batch of several spoils the step that they make up together, and no other."""
     runner, hook = watched("skip", accumulative_counts=2)
