@@ -245,6 +245,7 @@ def prepare_training(
     resume = bool(config.get("resume"))
     set_hook(config, type="mmpvt.CheckpointFitHook", strict=resume, resume=resume)
     set_hook(config, type="mmpvt.DivergenceHook", on_nan=options.on_nan)
+    set_hook(config, type="mmpvt.NormStatisticsHook")
     set_hook(config, type="mmpvt.PicturesHook")
     set_hook(config, type="mmpvt.InterruptHook")
 

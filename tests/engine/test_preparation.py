@@ -22,7 +22,7 @@ from mmpvt.errors import ConfigError, LaunchError, OutputError, UserError
 from mmpvt.utils.locking import LOCK
 
 DETECTOR, SEGMENTER = "retinanet_pvt_v2_b0_fpn_shapes.py", "fpn_pvt_v2_b0_shapes.py"
-HOOKS = ("SkippedData", "CheckpointFit", "Divergence", "Pictures", "Interrupt")
+HOOKS = ("SkippedData", "CheckpointFit", "Divergence", "NormStatistics", "Pictures", "Interrupt")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from faulty_server import Server, cut, serving
 from helpers import Started, relative
 from mmpvt.checkpoint.saving import newest_checkpoint
 from mmpvt.engine.config import load_config, set_data_root
+from mmpvt.engine.hooks.training import NormStatisticsHook
 from mmpvt.utils.download import download
 
 pytestmark = pytest.mark.skipif(
@@ -83,6 +85,27 @@ def test_two_processes_take_the_mean_of_the_gradients(
     means = [sum(start[name] - one[name] for one in alone) / 2 for name in start]
     mean = torch.cat([one.flatten() for one in means])
     assert relative(together, mean) < 1e-5
+
+
+def validate_in_a_group(rank: int, folder: Path) -> None:
+    store = f"file://{folder}/store"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    norm = nn.BatchNorm1d(3, momentum=1.0)
+    norm(torch.full((2, 3), float(rank + 1)))
+    NormStatisticsHook().before_val_epoch(SimpleNamespace(model=nn.Sequential(norm)))
+    torch.save(norm.running_mean, folder / f"{rank}.pth")
+    distributed.barrier()
+
+
+def test_two_processes_validate_the_first_ones_model(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=validate_in_a_group, args=(i, tmp_path)) for i in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    assert [torch.load(tmp_path / f"{i}.pth").tolist() for i in (0, 1)] == [[1.0] * 3] * 2
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce_dict, get_rank
+from mmengine.dist import all_reduce_dict, broadcast, get_rank
 from mmengine.hooks import EMAHook as MMEngineEMAHook
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -89,6 +89,25 @@ class EMAHook(MMEngineEMAHook):
             checkpoint["ema_state_dict"] = self.ema_model.state_dict()
         else:
             super().before_save_checkpoint(runner, checkpoint)
+
+
+@HOOKS.register_module()
+class NormStatisticsHook(Hook):
+    """Has all processes validate with the first one's BatchNorm statistics, as checkpoints hold
+    them.
+
+    Each process has those of its own images, and with them the score would be of no model that is
+    saved. MMDetection 2 did the same, MMEngine doesn't.
+    """
+
+    priority = "LOW"  # after averaged weights are put in place
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Sends them."""
+        for module in runner.model.modules():
+            if isinstance(module, _NormBase):
+                for buffer in module.buffers(recurse=False):
+                    broadcast(buffer)
 
 
 @HOOKS.register_module()
