@@ -135,7 +135,7 @@ class FaultTolerantDataset(Dataset):
                             "crop does that keeps no object"
                         ) from error
                     raise
-                name, reason = self._name(index), _reason(error)
+                name, reason = self._name(index, error), _reason(error)
                 skipped.append((name, reason))
                 if self.on_bad_data == "stop" or (self.on_bad_data == "auto" and _is_early(key)):
                     told = error if isinstance(error, UserError) and error.hint else None
@@ -176,7 +176,12 @@ class FaultTolerantDataset(Dataset):
                 hint="replace the file, or take it out of the annotations",
             ) from error
 
-    def _name(self, index: int) -> str:
+    def _name(self, index: int, error: Exception) -> str:
+        """The image that an error is of: a mosaic has several."""
+        for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+            for results in map(frame.f_locals.get, ("results", "data")):  # MMEngine's Compose's
+                if isinstance(results, dict) and isinstance(results.get("img_path"), str):
+                    return results["img_path"]
         try:
             return self.dataset.get_data_info(index)["img_path"]
         except Exception:  # of a data set of another kind

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
-from mmdet.datasets import CocoDataset
+from mmdet.datasets import CocoDataset, MultiImageMixDataset
 from mmdet.datasets.transforms import FilterAnnotations
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
@@ -115,6 +115,18 @@ def test_bad_image_stops_a_run(
         dataset[key]
     assert caught.value.instead == ("on_bad_data", "skip")
     assert caught.value.where == str(root / "1.jpg")
+
+
+def test_a_mosaic_names_the_image_at_fault(root: Path):
+    (root / "1.jpg").write_bytes(b"no image")
+    inner = detection(root, corpus.annotations())
+    inner.pipeline.transforms = inner.pipeline.transforms[:2]
+    mosaic = [dict(type="Mosaic", img_scale=(64, 64)), dict(type="PackDetInputs")]
+    dataset = MultiImageMixDataset(inner, mosaic)
+    with pytest.raises(BadFileError) as caught:
+        for seed in range(20):  # the second image's mosaic may lack the first
+            FaultTolerantDataset(dataset, on_bad_data="stop")[SampleKey(1, (seed, 0, 0, 0, 0))]
+    assert caught.value.where == str(root / "1.jpg") and str(caught.value).count(".jpg") == 1
 
 
 class LoadOwn:
