@@ -27,6 +27,7 @@ def setup_environment() -> None:
         compat.keep_image_in_place(_undo)
         compat.load_checkpoints_with(_load_checkpoint, _undo)
         compat.map_labels_by_name(_undo)
+        compat.weigh_ignored_pixels(_undo)
         compat.import_torchvision(_undo)
         compat.switch_off_multimodal(_undo)
 

@@ -7,6 +7,7 @@ function                       package and what fails without it            for 
 ``keep_image_in_place``        MMEngine: drawn images shift and shrink       ``setup_environment``
 ``load_checkpoints_with``      MMEngine: its checkpoints are not read        ``setup_environment``
 ``map_labels_by_name``         MMDetection: labels follow a file's order     ``setup_environment``
+``weigh_ignored_pixels``       MMSegmentation: class weights beside 255      ``setup_environment``
 ``import_torchvision``         torchvision: the import fails                 ``setup_environment``
 ``switch_off_multimodal``      mmpretrain: the import fails                  ``setup_environment``
 ``weights_only_globals``       PyTorch: types that a checkpoint may hold     while one is read
@@ -24,6 +25,7 @@ from mmpvt.compat.openmmlab import (
     load_checkpoints_with,
     map_labels_by_name,
     switch_off_multimodal,
+    weigh_ignored_pixels,
 )
 
 __all__ = [
@@ -34,4 +36,5 @@ __all__ = [
     "load_checkpoints_with",
     "map_labels_by_name",
     "switch_off_multimodal",
+    "weigh_ignored_pixels",
 ]

@@ -165,6 +165,44 @@ def _map_categories_by_name(module: ModuleType, undo: ExitStack) -> None:
     replace_attribute(module.COCO, "get_cat_ids", get_cat_ids, undo)
 
 
+def weigh_ignored_pixels(undo: ExitStack) -> None:
+    """Lets MMSegmentation's cross-entropy weigh classes where label maps hold ignored pixels.
+
+    MMSegmentation 1.2.2, the last release, looks up the weight of class 255, too: ``IndexError``
+    (mmsegmentation#3734, #3831). Here such pixels count as of weight 1 in the mean, so that weights
+    of 1 give what none give, and not at all with ``avg_non_ignore``. It can go once #3457 or
+    another fix is released.
+    """
+    after_import("mmseg.models.losses.cross_entropy_loss", _weigh_ignored_pixels, undo)
+
+
+def _weigh_ignored_pixels(module: ModuleType, undo: ExitStack) -> None:
+    original = module.cross_entropy
+
+    @functools.wraps(original)
+    def cross_entropy(
+        pred: Any,
+        label: Any,
+        weight: Any = None,
+        class_weight: Any = None,
+        reduction: str = "mean",
+        avg_factor: Any = None,
+        ignore_index: int = -100,
+        avg_non_ignore: bool = False,
+    ) -> Any:
+        if class_weight is not None and avg_factor is None and reduction == "mean":
+            ignored = label == ignore_index
+            weights = class_weight[label.masked_fill(ignored, 0)]
+            avg_factor = weights.masked_fill(ignored, 0 if avg_non_ignore else 1).sum()
+        return original(
+            *(pred, label, weight, class_weight, reduction, avg_factor),
+            ignore_index=ignore_index,
+            avg_non_ignore=avg_non_ignore,
+        )
+
+    replace_attribute(module, "cross_entropy", cross_entropy, undo)
+
+
 def import_torchvision(undo: ExitStack) -> None:
     """Lets torchvision be imported where its kernels don't fit this PyTorch.
 

@@ -13,8 +13,11 @@ import mmdet
 import mmseg
 import numpy as np
 import pytest
+import torch
 from mmengine.utils import get_installed_path, is_installed
 from mmengine.visualization import Visualizer
+from mmseg.models.losses import CrossEntropyLoss
+from torch.nn import functional
 
 from helpers import ROOT, environment
 
@@ -70,6 +73,24 @@ def test_drawing_over_an_image_leaves_it_in_place():
     drawn = cv2.resize(visualizer.get_image(), (160, 120))
     difference = np.abs(drawn.astype(int) - image).max(axis=2)
     assert (difference[60:, :] > 60).mean() < 0.02  # away from the box nothing moved
+
+
+def test_class_weights_beside_ignored_pixels():
+    logits = torch.randn(2, 3, 4, 5)
+    labels = torch.randint(3, (2, 4, 5))
+    labels[:, 0] = 255
+    weights = [0.5, 1.0, 3.0]
+    loss = CrossEntropyLoss(class_weight=weights, avg_non_ignore=True)
+    mean = loss(logits, labels, ignore_index=255)
+    expected = functional.cross_entropy(
+        logits, labels, weight=torch.tensor(weights), ignore_index=255
+    )
+    torch.testing.assert_close(mean, expected)
+    ones, none = (
+        CrossEntropyLoss(class_weight=weight)(logits, labels, ignore_index=255)
+        for weight in ([1.0] * 3, None)
+    )
+    torch.testing.assert_close(ones, none)
 
 
 LIKE_MMPRETRAIN = {  # how mmpretrain 1.2.0 is laid out around its switch

@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from mmpvt.datasets.coco import files_by_id, read_annotations
 from mmpvt.datasets.pipelines import transform_name
-from mmpvt.engine.class_names import head_counts, iter_differing
+from mmpvt.engine.class_names import head_counts, iter_differing, iter_heads
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import ConfigError, DatasetError
@@ -184,6 +184,28 @@ def check_class_counts(classes: Sequence[str], model: dict) -> None:
                 f"{len(classes)} ({few(classes)})",
                 hint="set num_classes in the config, or metainfo=dict(classes=…) of the data set",
             )
+
+
+def check_class_weights(model: dict) -> None:
+    """Raises a ConfigError if a head's loss weighs another number of classes than the head has."""
+    for name, head in iter_heads(model):
+        number = head.get("num_classes")
+        for key in ("loss_cls", "loss_decode", "loss"):
+            losses = head.get(key) or ()
+            for loss in losses if isinstance(losses, list | tuple) else [losses]:
+                weights = loss.get("class_weight") if isinstance(loss, dict) else None
+                if not isinstance(weights, list | tuple) or not isinstance(number, int):
+                    continue
+                expected = head.get("out_channels") or number
+                if key == "loss_cls" and not loss.get("use_sigmoid"):
+                    expected = number + 1  # the last is the background
+                if len(weights) != expected:
+                    raise ConfigError(
+                        f"the {loss['type']} of the model's {name} has {len(weights)} weights in "
+                        f"class_weight, and takes {expected}: one a class"
+                        + ", and the background's"
+                        * (expected == number + 1)
+                    )
 
 
 def check_same_classes(config: Config, splits: Iterable[str]) -> None:

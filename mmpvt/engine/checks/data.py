@@ -73,6 +73,8 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
             )
     notes |= dict.fromkeys(classification.check_folders(config, splits))
     classes.check_same_classes(config, splits)
+    if "train" in splits:
+        classes.check_class_weights(config.model)
     for split in splits:
         _check_pipelines(config, split)
     notes |= dict.fromkeys(label_maps.compare_zero_labels(config, splits))

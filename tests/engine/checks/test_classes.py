@@ -14,6 +14,8 @@ from mmengine.registry import init_default_scope
 from mmpvt import UserError
 from mmpvt.datasets.shapes import METAINFO, generate
 from mmpvt.engine.checks import check_data
+from mmpvt.engine.checks.classes import check_class_weights
+from mmpvt.errors import ConfigError
 from mmpvt.evaluation import CocoMetric
 from mmpvt.registry import DATASETS
 
@@ -370,3 +372,23 @@ def test_paths_with_backslashes(root: Path):
     expected = r"4 of 4 .* are missing \(pictures\\.*\.jpg.*\): the names have backslashes"
     with pytest.raises(UserError, match=expected):
         check_data(experiment(train=coco(root)), ("train",))
+
+
+@pytest.mark.parametrize(
+    ("head", "loss", "expected"),
+    [
+        ("decode_head", dict(loss_decode=[dict(type="DiceLoss"), dict(type="LovaszLoss")]), 6),
+        ("auxiliary_head", dict(loss_decode=dict(type="CrossEntropyLoss")), 6),
+        ("bbox_head", dict(loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=True)), 6),
+        ("bbox_head", dict(loss_cls=dict(type="CrossEntropyLoss")), 7),
+    ],
+)
+def test_class_weights_of_another_length(head: str, loss: dict, expected: int):
+    losses = next(iter(loss.values()))
+    weighted = losses[-1] if isinstance(losses, list) else losses
+    model = {head: [dict(num_classes=6, **loss)]}
+    weighted["class_weight"] = [1.0] * expected
+    check_class_weights(model)
+    weighted["class_weight"] = [1.0] * 5
+    with pytest.raises(ConfigError, match=f"{head} has 5 weights .* takes {expected}"):
+        check_class_weights(model)
