@@ -9,6 +9,7 @@ MMEngine's message hub, which every checkpoint carries.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from mmpvt.checkpoint.resume_check import POSITION, VALIDATED
 from mmpvt.datasets.samplers import fault_tolerant, seed_generators
+from mmpvt.engine.hooks.checkpoints import CheckpointHook
 from mmpvt.engine.mixed_precision import decode_in_float32
 from mmpvt.errors import ConfigError
 from mmpvt.registry import LOOPS
@@ -58,11 +60,28 @@ class ResumableLoop(BaseLoop):
 
         On another number of processes a run skips as many samples.
         """
+        self._began = self.runner.iter
         position = self.runner.message_hub.get_info(POSITION)
         if position is None:
             return otherwise
         self.dataloader.batch_sampler.seed = position["seed"]
         return position["samples"] // self._samples(1)
+
+    def _batches(self) -> Iterator[Any]:
+        """What the data loader gives; where that fails, as when a disk is gone, the run is saved
+        first, unless it has just begun or other processes would have to take part."""
+        try:
+            yield from self.dataloader
+        except Exception:
+            done = self.runner.iter
+            hooks = (hook for hook in self.runner.hooks if isinstance(hook, CheckpointHook))
+            if done > self._began and get_world_size() == 1 and (hook := next(hooks, None)):
+                saved = hook.save_interrupted(self.runner, self.runner.epoch, done)
+                if saved:
+                    self.runner.logger.error(
+                        f"no more data can be loaded: iteration {done} is saved in {saved}"
+                    )
+            raise
 
     def _store_position(self, batches: int) -> None:
         """Keeps, for checkpoints, how many of this epoch's batches will be done."""
@@ -123,7 +142,7 @@ class EpochLoop(ResumableLoop, EpochBasedTrainLoop):
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         self.dataloader.batch_sampler.start_at(self._epoch, self._done)
-        for idx, data_batch in enumerate(self.dataloader, self._done):
+        for idx, data_batch in enumerate(self._batches(), self._done):
             self._store_position(idx + 1)
             self._seed_iteration()
             self.run_iter(idx, data_batch)
@@ -143,7 +162,7 @@ class IterLoop(ResumableLoop, IterBasedTrainLoop):
         self.runner.call_hook("before_train_epoch")
         done = self._batches_done(otherwise=self._iter)
         self.dataloader.batch_sampler.start_at(0, done)
-        self.dataloader_iterator = iter(self.dataloader)
+        self.dataloader_iterator = self._batches()
         self._validate_missed()
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()

@@ -11,6 +11,8 @@ import pytest
 from mmengine.registry import TRANSFORMS
 
 import corpus
+import mmpvt
+from mmpvt.checkpoint.saving import newest_checkpoint
 from mmpvt.datasets.shapes import generate
 
 
@@ -174,6 +176,10 @@ def test_what_was_asked_holds_for_the_whole_run(
     assert process.wait(120) == 2, process.text
     assert "Traceback" not in process.text
     assert process.text.rstrip().splitlines()[-1].startswith(f"error: {image} can't be read")
+    # what was trained since the last regular checkpoint, too
+    done, saved = re.search(r"iteration (\d+) is saved in (\S+)", process.text).groups()
+    assert saved == str(newest_checkpoint(work_dir))
+    assert mmpvt.checkpoint.load_checkpoint(saved)["meta"]["iter"] == int(done)
 
 
 @pytest.mark.parametrize("mode", ["auto", "stop"])
