@@ -21,7 +21,7 @@ import torch
 from mmengine import registry
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.registry import MODELS, DefaultScope, Registry
+from mmengine.registry import MODELS, OPTIMIZERS, DefaultScope, Registry
 from mmengine.runner import Runner
 from mmengine.utils import get_object_from_string
 
@@ -46,6 +46,7 @@ WARM_UPS = ("LinearLR", "ConstantLR")
 RENAMED = ("_memorise", "_overfit")  # in the names of configs, which may be given as they were
 # arguments that count epochs (iterations with by_epoch=False): of schedules, of hooks
 SCHEDULED = {"begin", "end", "milestones", "T_max", "total_steps", "step_size", "periods"}
+COUNTS = SCHEDULED | {"max_epochs", "max_iters", "val_begin", "interval", "max_keep_ckpts"}
 SPANS = ("T_max", "total_steps")  # mostly from begin to end
 RATES = ("eta_min", "eta_max")  # of schedules, as learning rates
 SWITCHED = {"switch_epoch", "num_last_epochs", "begin_epoch"}
@@ -65,6 +66,7 @@ RUNNER_SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a checkpoint's path or URL, or None",
     ),
     "env_cfg": (lambda value: isinstance(value, dict), "a dict"),
+    "randomness": (lambda value: isinstance(value, dict), "a dict, such as dict(seed=0)"),
     "log_level": (
         lambda value: isinstance(value, int) or isinstance(logging.getLevelName(value), int),
         "DEBUG, INFO, WARNING, ERROR or CRITICAL",
@@ -324,10 +326,54 @@ def check_trains(config: Config) -> None:
             "train_dataloader has no sampler",
             hint="set train_dataloader.sampler=dict(type='DefaultSampler', shuffle=True)",
         )
+    loop = config.train_cfg
     for key in ("max_epochs", "max_iters"):
-        length = config.train_cfg.get(key, 1)
+        length = loop.get(key, 1)
         if isinstance(length, int) and length < 1:
             raise ConfigError(f"train_cfg.{key} is {length}, and a training takes at least one")
+    if "type" in loop and "by_epoch" in loop:
+        raise ConfigError(
+            f"train_cfg has both by_epoch={loop.by_epoch} and type={loop.type!r}, which its base "
+            "may have set",
+            hint="write train_cfg=dict(_delete_=True, …), with one of them",
+        )
+    _check_optimizer(config)
+    _check_counts(config)
+
+
+def _check_optimizer(config: Config) -> None:
+    """Raises a ConfigError if there is no such optimizer, or settings by module are no dicts."""
+    from mmpvt.datasets.pipelines import find_class  # imports MMDetection, which a swap needn't
+
+    optimizer = config.optim_wrapper.get("optimizer")
+    kind = optimizer.get("type") if isinstance(optimizer, dict) else None
+    with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmengine"):
+        if kind and find_class(OPTIMIZERS, kind) is None:
+            raise ConfigError(
+                f"there is no optimizer {kind!r}",
+                hint="name one of PyTorch's, such as AdamW or SGD, or import the module that "
+                "registers it (custom_imports)",
+            )
+    by_module = (config.optim_wrapper.get("paramwise_cfg") or {}).get("custom_keys") or {}
+    for name, value in by_module.items():
+        if not isinstance(value, dict):
+            raise ConfigError(
+                f"paramwise_cfg.custom_keys has {name}={value!r}: it takes a dict",
+                hint=f"write {name}=dict(lr_mult={value!r}), say",
+            )
+
+
+def _check_counts(config: Config) -> None:
+    """Raises a ConfigError if a number of epochs or iterations is text, which fails in the run."""
+    parts = [config.get(name) for name in ("train_cfg", "default_hooks", "param_scheduler")]
+    for part in iter_dicts(parts):
+        for key in sorted(COUNTS & part.keys()):
+            value = part[key]
+            is_list = isinstance(value, list | tuple)
+            if any(isinstance(one, str) for one in (value if is_list else [value])):
+                raise ConfigError(f"{key} is {value!r}: it takes numbers, without quotes")
+            if key == "milestones" and not is_list:
+                raise ConfigError(f"milestones is {value!r}: it takes a list, such as [8, 11]")
 
 
 def check_tests(config: Config) -> None:

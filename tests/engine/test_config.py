@@ -64,6 +64,7 @@ def test_options_written_wrong(option: str, value: object, sentence: str):
         ("default_scope = None", "default_scope is None: it takes a package's name"),
         ("load_from = 3", "load_from is 3: it takes a checkpoint's path"),
         ("env_cfg = None", "env_cfg is None: it takes a dict"),
+        ("randomness = 3", "randomness is 3: it takes a dict"),
         ("log_level = 'XYZ'", "log_level is 'XYZ': it takes DEBUG, INFO"),
         (
             "val_dataloader = dict(dataset=dict(type='mmseg.ADE20KDataset', data_prefix='a/'))",
@@ -141,6 +142,27 @@ def test_a_training_without_a_sampler(config: Config):
 def test_a_training_of_no_epochs(config: Config):
     config.train_cfg.max_epochs = 0
     with pytest.raises(ConfigError, match="max_epochs is 0, and a training takes at least one"):
+        check_trains(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train_cfg.by_epoch": False}, "by_epoch=False and type='EpochBasedTrainLoop'"),
+        ({"train_cfg.val_begin": "1"}, "val_begin is '1': it takes numbers, without quotes"),
+        ({"default_hooks.checkpoint.interval": "2"}, "interval is '2': it takes numbers"),
+        ({"param_scheduler.1.T_max": "5"}, "T_max is '5': it takes numbers"),
+        ({"param_scheduler.1.milestones": 3}, "milestones is 3: it takes a list"),
+        ({"optim_wrapper.optimizer.type": "AdamV"}, "there is no optimizer 'AdamV'"),
+        (
+            {"optim_wrapper.paramwise_cfg.custom_keys.backbone": 0.1},
+            r"custom_keys has backbone=0\.1: it takes a dict: write backbone=dict\(lr_mult=0\.1\)",
+        ),
+    ],
+)
+def test_what_fails_once_a_training_has_begun(changes: dict, said: str):
+    config = load_config("mmpvt::retinanet_pvt_v2_b0_fpn_shapes.py", changes)
+    with pytest.raises(ConfigError, match=said):
         check_trains(config)
 
 
