@@ -117,6 +117,8 @@ def use_own_data(
     images = len(dataset.splits["train"])
     if use is _use_objects:
         images = _count_trained(config, dataset.splits["train"])
+    if use is not _use_label_maps and data.repeats_rare_classes(config):
+        images = data.epoch_length(config)
     said = [f"{counted(len(classes), 'class', 'classes')}: {few(classes)}"]
     said += model.set_num_classes(config, len(classes))
     said += set_schedule(config, images, repeats, epochs, processes)

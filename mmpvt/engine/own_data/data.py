@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS, DefaultScope
 
 from mmpvt.engine.config_parts import iter_datasets, iter_dicts, iter_steps
 from mmpvt.errors import ConfigError
@@ -80,6 +81,18 @@ def repeats(config: Config) -> int:
             times *= dataset["times"]
         dataset = dataset.get("dataset")
     return times
+
+
+def repeats_rare_classes(config: Config) -> bool:
+    """Whether a training's data set has images of rare classes several times in an epoch."""
+    parts = iter_dicts(config.train_dataloader.dataset)
+    return any(str(part.get("type")).endswith("ClassBalancedDataset") for part in parts)
+
+
+def epoch_length(config: Config) -> int:
+    """How many images an epoch of a config's training has, wrappers counted."""
+    with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmengine"):
+        return len(DATASETS.build(copy.deepcopy(config.train_dataloader.dataset)))
 
 
 def load_objects(config: Config, with_masks: bool) -> None:

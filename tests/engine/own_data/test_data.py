@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import ExitStack
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
 
+from mmpvt.datasets.shapes import generate
 from mmpvt.engine.config import load_config
-from mmpvt.engine.own_data import data
+from mmpvt.engine.own_data import DataOptions, data, use_own_data
 
 
 @pytest.mark.parametrize("with_masks", [True, False])
@@ -29,3 +35,19 @@ def test_pipelines_that_hooks_switch_to(with_masks: bool):
 def test_models_that_predict_masks(name: str, predicts: bool):
     config = load_config(f"mmdet::rtmdet/{name}.py")
     assert data.predicts_masks(config) == predicts
+
+
+def test_an_epoch_has_images_of_rare_classes_several_times(tmp_path: Path):
+    root = generate(tmp_path / "shapes", num_train=8, num_val=2, size=64, progress=False)
+    config = load_config("mmpvt::retinanet_pvt_v2_b0_fpn_shapes.py")
+    balanced = dict(type="ClassBalancedDataset", oversample_thr=1.0)
+    config.train_dataloader.dataset = dict(balanced, dataset=config.train_dataloader.dataset)
+    config.train_dataloader.batch_size = 2
+    config.param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=False, T_max=8, end=8)]
+    config.work_dir = str(tmp_path / "work")
+    with ExitStack() as undo:
+        config = use_own_data(config, DataOptions(path=str(root)), undo, epochs=3)
+        init_default_scope("mmdet")
+        images = len(DATASETS.build(config.train_dataloader.dataset))
+    assert images > 8
+    assert config.param_scheduler[0]["end"] == 3 * math.ceil(images / 2)
