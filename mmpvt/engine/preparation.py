@@ -582,8 +582,9 @@ def _use_own_checkpoint_hooks(config: Config) -> None:
     The best checkpoint is kept, too, unless the config says which or that none is.
     """
     for hook in (config.get("default_hooks") or {}).values():
-        if hook and hook.get("type") in ("CheckpointHook", "LoggerHook"):
-            hook.type = f"mmpvt.{hook.type}"
+        name = str((hook or {}).get("type")).removeprefix("mmengine.")
+        if name in ("CheckpointHook", "LoggerHook"):
+            hook.type = f"mmpvt.{name}"
         if hook and hook.get("type") == "mmpvt.CheckpointHook":
             hook.setdefault("save_best", "main")
             by_epoch = hook.get("by_epoch", True)

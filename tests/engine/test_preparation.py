@@ -82,6 +82,7 @@ def test_training_a_detector(options: dict, shapes: Path, tmp_path: Path):
         SkippedData=dict(notes=[], on_bad_data="auto"),
         CheckpointFit=dict(strict=False, resume=False),
         Divergence=dict(on_nan="skip"),
+        NormStatistics={},
         Pictures={},
         Interrupt={},
     )
@@ -320,6 +321,12 @@ def test_the_best_checkpoint_is_kept_unless_the_config_chooses(options: dict):
     assert prepare_training(config, TrainOptions(**options)).default_hooks.checkpoint.save_best is (
         None
     )
+
+
+def test_a_checkpoint_hook_named_with_its_scope(options: dict):
+    config = load(**{"default_hooks.checkpoint.type": "mmengine.CheckpointHook"})
+    prepared = prepare_training(config, TrainOptions(**options))
+    assert prepared.default_hooks.checkpoint.type == "mmpvt.CheckpointHook"
 
 
 @pytest.mark.parametrize("by_epoch", [True, False])

@@ -256,6 +256,11 @@ def check_metric(evaluator: dict, name: str, model: dict) -> None:
                 f"{name} has iou_metrics with {few(sorted(unknown))}, and IoUMetric gives "
                 f"{', '.join(IOU_METRICS)}"
             )
+        if not isinstance(ignored := evaluator.get("ignore_index", 255), int):
+            raise ConfigError(
+                f"{name} has ignore_index={ignored!r}, and IoUMetric ignores one label",
+                hint="leave it at 255, and store 255 in the label maps where others are ignored",
+            )
         if evaluator.get("format_only") and not evaluator.get("output_dir"):
             raise ConfigError(
                 f"{name} has format_only=True, and no output_dir to write label maps to",

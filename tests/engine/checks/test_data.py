@@ -153,6 +153,7 @@ def test_label_maps_without_a_folder(root: Path):
         (dict(type="mmpretrain.Accuracy", topk=(1, 6)), None),
         (dict(type="mmseg.IoUMetric", iou_metrics=["IoU", "mIoU"]), "iou_metrics with IoU, and"),
         (dict(type="IoUMetric", iou_metrics="mIoU"), None),
+        (dict(type="IoUMetric", ignore_index=[0, 255]), "IoUMetric ignores one label"),
         (dict(type="IoUMetric", format_only=True), "format_only=True, and no output_dir"),
     ],
 )
