@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
-from mmengine.dist import all_gather_object, is_main_process
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
@@ -171,6 +171,8 @@ class SkippedDataHook(Hook):
             _drop_labels(loop, list(flatten(data_batch["data_samples"])))
         if batch_idx + 1 == len(loop.dataloader):  # before the score is computed
             self._correct_score(runner, loop)
+            if self.evaluated:
+                _drop_padding(loop, data_batch)
 
     def _after_epoch(self, runner: Runner, mode: str = "train") -> None:
         """Logs how many images all processes skipped; in an evaluation, beside the score."""
@@ -214,6 +216,18 @@ def _drop_labels(loop: BaseLoop, samples: list[BaseDataElement]) -> None:
             kept = [r for r, s in zip(metric.results[first:], samples, strict=True)
                     if "skipped" not in s.metainfo]  # fmt: skip
             metric.results[first:] = kept
+
+
+def _drop_padding(loop: BaseLoop, last_batch: dict) -> None:
+    """Takes the image that fills up a process' share out of a classifier's scores: MMEngine drops
+    as many of the last results as are too many, and none are where others were skipped."""
+    padding = getattr(loop.dataloader.sampler, "total_size", 0) - len(loop.dataloader.dataset)
+    *_, last = flatten(last_batch["data_samples"])
+    if get_rank() < get_world_size() - padding or "skipped" in last.metainfo:
+        return
+    for metric in loop.evaluator.metrics:
+        if type(metric).__module__.startswith("mmpretrain."):
+            metric.results.pop()
 
 
 def _skipped(data_batch: dict | None) -> dict[str, tuple[str, object]]:

@@ -19,6 +19,7 @@ from mmpvt.engine.checks import check_data
 from mmpvt.engine.hooks.skipped_data import SkippedDataHook, skip_unusable_annotations
 
 ANNOTATIONS = "annotations/instances_train2017.json"
+SKIPPED = dict(skipped=[("a.png", "broken")])
 
 
 @pytest.fixture
@@ -117,3 +118,24 @@ def test_branches_of_semi_supervised_training():
     hook = SkippedDataHook([])
     hook.after_train_iter(runner, 0, dict(data_samples=samples))
     assert hook.trained == {"a.png": "it is broken"}
+
+
+@pytest.mark.parametrize(("rank", "skipped", "counted"), [(0, {}, 3), (1, {}, 2), (1, SKIPPED, 2)])
+def test_an_image_that_fills_up_a_share(
+    rank: int, skipped: dict, counted: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Of five images and two processes the second has the first image, too."""
+    module = "mmpvt.engine.hooks.skipped_data"
+    monkeypatch.setattr(f"{module}.get_world_size", lambda: 2)
+    monkeypatch.setattr(f"{module}.get_rank", lambda: rank)
+    elsewhere = {"b.png": ("broken", None)}
+    monkeypatch.setattr(f"{module}.all_gather_object", lambda own: [own, elsewhere])
+    metric = type("Accuracy", (), {"__module__": "mmpretrain.evaluation"})()
+    metric.results = ["one", "two", "three"]
+    loader = SimpleNamespace(dataset=range(5), sampler=SimpleNamespace(total_size=6))
+    loader = type("Loader", (), {"__len__": lambda _: 1, **vars(loader)})()
+    loop = SimpleNamespace(dataloader=loader, evaluator=SimpleNamespace(metrics=[metric]))
+    runner = SimpleNamespace(val_loop=loop, logger=logging.getLogger("skipped"))
+    sample = DetDataSample(metainfo=skipped)
+    SkippedDataHook([])._after_iter(runner, 0, dict(data_samples=[sample]), mode="val")
+    assert len(metric.results) == counted
