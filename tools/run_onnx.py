@@ -308,6 +308,7 @@ class Model:
         if self.bits not in (None, 8):
             raise self._damaged("its metadata has other bits than 8")
         self.is_turned = meta.get("orientation") != "ignored"  # an image, by its EXIF tag
+        self.by_pillow = meta.get("decoder") == "pillow"  # else as OpenCV decodes
         self.classes: list[str] = self._listed(meta, "classes", "names", _is_text)
         self.category_ids: list[int] = self._listed(meta, "category_ids", "integers", _is_id)
         self.palette: list[list[int]] = self._listed(meta, "palette", "colours", _is_colour)
@@ -898,9 +899,15 @@ def is_listed(path: Path, name: str, known: dict[str, set[str]]) -> bool:
 
 
 def read_image(
-    path: Path, channels: int = 3, bits: int | None = None, is_turned: bool = True
+    path: Path,
+    channels: int = 3,
+    bits: int | None = None,
+    is_turned: bool = True,
+    by_pillow: bool = False,
 ) -> np.ndarray:
     """uint8, (height, width, channels), RGB, rotated as its EXIF tag says if ``is_turned``.
+
+    The bytes are OpenCV's, or if ``by_pillow`` those of MMCV's backend of that name.
 
     Raises:
         UserError: the file can't be read as an image, or has other channels, or more than 8 bits of
@@ -923,6 +930,8 @@ def read_image(
                 raise UserError("it holds numbers of 32 bits, and the model takes bytes")
             if bits == 8 and has_more_bits(image):
                 raise UserError("it has more than 8 bits a channel, and the model takes bytes")
+            if by_pillow and channels in (1, 3):
+                return as_pillow(ImageOps.exif_transpose(image) if is_turned else image, channels)
             if channels == 1 and image.format == "JPEG":  # whose luminance is taken, as by OpenCV
                 image.draft("L", image.size)
             is_cmyk_jpeg = image.mode == "CMYK" and image.format == "JPEG"
@@ -969,6 +978,15 @@ def from_cmyk(inks: np.ndarray) -> np.ndarray:
     light = 255 - inks.astype(np.int32)
     black = light[..., 3:]
     return (black - ((255 - light[..., :3]) * black >> 8)).astype(np.uint8)
+
+
+def as_pillow(image: Image.Image, channels: int) -> np.ndarray:
+    """An image's pixels, uint8, (height, width, 1 or 3), as MMCV's ``_pillow2array`` has them."""
+    if image.mode == "LA":
+        canvas = Image.new("RGB", image.size, (124, 117, 104))
+        canvas.paste(image.convert("RGB"), mask=image.getchannel("A"))
+        image = canvas
+    return with_channels(image.convert("RGB"), channels)
 
 
 def with_channels(image: Image.Image, channels: int) -> np.ndarray:
@@ -1336,7 +1354,8 @@ def run(args: argparse.Namespace) -> None:
             for place in places:
                 with _skipping(paths[place]):
                     images[place] = read_image(
-                        paths[place], model.channels, model.bits, model.is_turned
+                        *(paths[place], model.channels, model.bits),
+                        *(model.is_turned, model.by_pillow),
                     )
             start = time.perf_counter()
             found = run_batch(model, paths, images)

@@ -124,7 +124,8 @@ export function describeModel(bytes) {
     outputs: OUTPUTS[task],
     classes: classes.map(shown),
     palette,
-    takesBytes: metadata.has("bits"),
+    // Pillow clips grey of 16 bits to 255
+    takesBytes: metadata.has("bits") || metadata.get("decoder") === "pillow",
     isTurned: metadata.get("orientation") !== "ignored",
     facts: {
       Task: task,

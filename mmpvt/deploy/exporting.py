@@ -478,6 +478,7 @@ def describe(plan: Plan, core: Core, nms: Mapping[str, object] | None) -> dict[s
         # PyTorch's model gets all bits of a file that has more, which this one can't
         **({"bits": 8} if plan.image_format.keeps_bits else {}),
         **({} if plan.image_format.is_turned else {"orientation": "ignored"}),
+        **({"decoder": "pillow"} if plan.image_format.by_pillow else {}),
         "input_size": plan.input_shape or DYNAMIC,
         "divisor": plan.divisor,
         "resizing": [{"step": type(step).__name__, **asdict(step)} for step in plan.resizing],

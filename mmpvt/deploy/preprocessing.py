@@ -73,6 +73,7 @@ class ImageFormat:
     is_float: bool = False  # converted to float32 before it is resized
     keeps_bits: bool = False  # where a file has more than 8; else OpenCV takes the upper 8
     is_turned: bool = True  # as its EXIF tag says
+    by_pillow: bool = False  # else as OpenCV does
 
 
 def read_image_format(config: Config) -> ImageFormat:
@@ -98,7 +99,14 @@ def read_image_format(config: Config) -> ImageFormat:
     is_turned = kind in ("color", "grayscale") and backend in ("cv2", "pillow")
     kind = kind.removesuffix("_ignore_orientation")
     channels = {"color": 3, "grayscale": 1}.get(kind) if is_bgr else None
-    return ImageFormat(channels, is_bgr, bool(step.get("to_float32")), channels is None, is_turned)
+    return ImageFormat(
+        channels=channels,
+        is_bgr=is_bgr,
+        is_float=bool(step.get("to_float32")),
+        keeps_bits=channels is None,
+        is_turned=is_turned,
+        by_pillow=backend == "pillow",
+    )
 
 
 def read_resizing(config: Config, shape: Sequence[int] | None = None) -> list[ResizingStep]:

@@ -179,6 +179,27 @@ def test_images_are_turned_as_the_pipeline_turns_them(kind: str, tmp_path: Path)
         assert read(tmp_path / name, is_turned=is_turned).shape[:2] == wanted.shape[:2], name
 
 
+@pytest.mark.parametrize("kind", ["color", "grayscale", "color_ignore_orientation"])
+def test_files_that_pillow_decodes(kind: str, tmp_path: Path):
+    """Other bytes than OpenCV's of files with an alpha or 16 bits, and greys of JPEG files."""
+    step = dict(type="LoadImageFromFile", color_type=kind, imdecode_backend="pillow")
+    config = Config(dict(test_dataloader=dict(dataset=dict(pipeline=[step]))))
+    image_format = read_image_format(config)
+    read = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))["read_image"]
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 4), np.uint8)
+    exif = Image.Exif()
+    exif[0x112] = 6  # a quarter turn
+    Image.fromarray(noise).save(tmp_path / "a.tif", exif=exif)
+    Image.fromarray(noise[..., :2]).save(tmp_path / "a.png")
+    Image.fromarray(noise[..., :3]).save(tmp_path / "a.jpg", exif=exif)
+    cv2.imwrite(str(tmp_path / "deep.png"), noise[..., 0].astype(np.uint16) * 3)
+    for path in tmp_path.iterdir():
+        wanted = TestPipeline(config).load(path)
+        wanted = wanted[..., None] if wanted.ndim == 2 else wanted[..., ::-1]
+        how = dict(is_turned=image_format.is_turned, by_pillow=image_format.by_pillow)
+        assert np.array_equal(read(path, image_format.channels, **how), wanted), path.name
+
+
 @pytest.mark.parametrize(
     ("transform", "reason"),
     [
