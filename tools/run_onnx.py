@@ -932,9 +932,10 @@ def read_image(
                 raise UserError("it has more than 8 bits a channel, and the model takes bytes")
             if by_pillow and channels in (1, 3):
                 return as_pillow(ImageOps.exif_transpose(image) if is_turned else image, channels)
-            if channels == 1 and image.format == "JPEG":  # whose luminance is taken, as by OpenCV
+            is_jpeg = image.format in ("JPEG", "MPO")  # a JPEG file of several images
+            if channels == 1 and is_jpeg:  # whose luminance is taken, as by OpenCV
                 image.draft("L", image.size)
-            is_cmyk_jpeg = image.mode == "CMYK" and image.format == "JPEG"
+            is_cmyk_jpeg = image.mode == "CMYK" and is_jpeg
             if is_turned or image.format == "TIFF":  # which OpenCV always turns
                 image = ImageOps.exif_transpose(image)
             if is_cmyk_jpeg:

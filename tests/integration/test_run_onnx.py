@@ -286,10 +286,12 @@ def test_alpha_of_a_tiff_file(channels: int, flag: int, tmp_path: Path):
     assert np.array_equal(read, wanted)
 
 
-def test_grey_of_a_jpeg_file(tmp_path: Path):
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])  # of cameras, with a preview
+def test_grey_of_a_jpeg_file(kind: str, tmp_path: Path):
     """Its luminance, without a way round by colours that are cut at 255."""
-    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
-    Image.fromarray(image).save(tmp_path / "a.jpg")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8))
+    several = dict(save_all=True, append_images=[image]) if kind == "MPO" else {}
+    image.save(tmp_path / "a.jpg", kind, **several)
     read = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))["read_image"](tmp_path / "a.jpg", 1)
     assert np.array_equal(read[..., 0], cv2.imread(str(tmp_path / "a.jpg"), 0))
 
