@@ -44,6 +44,7 @@ RETRY = {"Retry-After": "1"}  # seconds
 CLIENT_GONE = 499  # as nginx counts a request whose client didn't wait; it is sent to nobody
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 PREDICT = "/predict"
+OPTIONS = frozenset(("format", "score"))  # of a URL
 BODY = {"type": "string", "format": "binary"}
 DESCRIBED = {  # of OpenAPI
     "requestBody": {
@@ -302,6 +303,9 @@ class _Metrics:
 
 def _query(request: Request, answers: Answers) -> tuple[str, float | None]:
     """The format and the lowest score that a request's URL asks for."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    if not OPTIONS.issuperset(names) or len(set(names)) < len(names):
+        raise HTTPException(400, "the URL's options are format and score, each once")
     form, score = request.query_params.get("format", JSON), request.query_params.get("score")
     if form not in FORMATS:
         raise HTTPException(400, f"format is one of {', '.join(FORMATS)}")

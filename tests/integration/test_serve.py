@@ -274,6 +274,7 @@ def test_hostile_bodies(server: Server):
         ("?format=gif", "format is one of json, picture, label_map"),
         ("?format=label_map", "the model gives no label maps"),
         *((f"?score={x}", "score is a number from 0 to 1") for x in ("nan", "2", "-1", "a", "")),
+        *((f"?{x}", "format and score, each once") for x in ("scor=0.9", "score=0&score=1")),
     ):
         response = server.predict(an_image(), query)
         assert response.status_code == 400 and said in response.json()["error"]
