@@ -31,7 +31,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmpvt.cli.export import load_deploy
-from mmpvt.datasets.coco import read_annotations
+from mmpvt.datasets.coco import clean_annotations, read_annotations
 from mmpvt.engine.cli import add_cfg_options, user_errors
 from mmpvt.engine.config import load_config, set_checkpoint
 from mmpvt.engine.pipeline import TestPipeline, load_model, read_test_pipeline
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     has_label_maps = args.annotations is not None and args.annotations.is_dir()
     truth = None
     if args.annotations is not None and not has_label_maps:
-        truth = read_annotations(args.annotations)
+        truth, _ = clean_annotations(read_annotations(args.annotations), masks=False)
     paths = [source.path for source in find_sources(args.images)[0]]
     known = {image["file_name"]: image["id"] for image in truth["images"]} if truth else {}
     if truth is not None:
@@ -261,7 +261,12 @@ def average_precision(
         return "0.00"
     with redirect_stdout(StringIO()):
         api = COCO()
-        api.dataset = copy.deepcopy(truth)  # it is added to
+        content, _ = clean_annotations(truth, "segmentation" in records[0])  # as test.py does
+        # to pycocotools a match with the id 0 or a string is none
+        content["annotations"] = [
+            {**annotation, "id": i} for i, annotation in enumerate(content["annotations"], 1)
+        ]
+        api.dataset = copy.deepcopy(content)  # it is added to
         api.createIndex()
         scores = []
         for kind in ("bbox", "segm")[: 1 + ("segmentation" in records[0])]:

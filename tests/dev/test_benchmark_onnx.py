@@ -25,11 +25,11 @@ def test_ap_of_a_model_of_other_classes_than_the_annotations_list():
     categories = [dict(id=i, name=name) for i, name in enumerate(("sky", "dog", "cat"), 1)]
     box = [10.0, 10.0, 50.0, 40.0]
     truth = dict(
-        images=[dict(id=7, width=100, height=100)],
+        images=[dict(id=7, file_name="a.jpg", width=100, height=100)],
         categories=categories,
         annotations=[
-            dict(id=i, image_id=7, category_id=i, bbox=box, area=2000.0, iscrowd=0)
-            for i in (1, 2, 3)
+            dict(id=2 - i, image_id=7, category_id=i + 1, bbox=box)  # the cat's is 0
+            for i in range(3)
         ],
     )
     found = dict(
