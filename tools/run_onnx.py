@@ -379,11 +379,28 @@ class Model:
         sizes = np.array([image.shape[:2] for image in resized], np.int64)
         if not sizes.all():
             raise self._refused(images)
-        sides = self.sides
-        if sides is None:
-            sides = (-(-sizes.max(0) // self.divisor) * self.divisor).tolist()
-        if (sizes.max(0) > sides).any():
+        if self.sides is None:  # attention sees padding: no image gets more than it has alone
+            frames = -(-sizes // self.divisor) * self.divisor
+        else:
+            frames = np.broadcast_to(self.sides, sizes.shape)
+        if (sizes > frames).any():
             raise self._damaged("its resizing gives larger images than it takes")
+        decoded: dict[int, dict[str, np.ndarray]] = {}
+        for frame in np.unique(frames, axis=0):
+            places = np.flatnonzero((frames == frame).all(1)).tolist()
+            chosen = [[group[i] for i in places] for group in (images, resized)]
+            found = self._run_batch(*chosen, sizes[places], frame.tolist())
+            decoded.update(zip(places, found, strict=True))
+        return [decoded[i] for i in range(len(images))]
+
+    def _run_batch(
+        self,
+        images: Sequence[np.ndarray],
+        resized: Sequence[np.ndarray],
+        sizes: np.ndarray,
+        sides: list[int],
+    ) -> list[dict[str, np.ndarray]]:
+        """The outputs for images whose resized ones, of ``sizes``, are padded to ``sides``."""
         missing = (self.batch or len(images)) - len(images)
         batch = np.zeros((len(images) + missing, *sides, self.channels), np.uint8)
         for place, image in zip(batch, resized, strict=False):

@@ -173,6 +173,20 @@ def test_label_maps_are_cropped_and_resized(sides: tuple | None, tmp_path: Path)
         np.testing.assert_array_equal(found, wanted)
 
 
+def test_no_image_is_padded_for_another(tmp_path: Path):
+    """Attention would see it: only those that have one padded size share a run."""
+    model = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))["Model"](
+        save_batched(tmp_path / "m.onnx", "semantic segmentation", divisor=32, resizing=[])
+    )
+    shapes, run = [], model.runtime.run
+    model.runtime.run = lambda inputs: shapes.append(inputs["images"].shape) or run(inputs)
+    sizes = [(20, 60), (60, 20), (32, 33), (60, 30)]
+    found = model([np.full((*size, 3), i % 2, np.uint8) for i, size in enumerate(sizes)])
+    assert shapes == [(2, 32, 64, 3), (2, 64, 32, 3)]
+    for i, (one, size) in enumerate(zip(found, sizes, strict=True)):
+        assert one["label_map"].shape == size and (one["label_map"] == i % 2).all()
+
+
 def test_candidates_without_nms(tmp_path: Path):
     boxes = np.array([[0, 0, 20, 20], [1, 0, 20, 20], [1, 0, 20, 20], [40, 40, 60, 60]], np.float32)
     constants = dict(
