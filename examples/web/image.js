@@ -2,6 +2,7 @@
 import { UserError } from "./model_file.js";
 
 const MAX_PIXELS = 64e6; // some browsers' canvas takes no more
+const ORIENTATION = 0x112; // EXIF's tag
 
 /**
  * Decodes an image: rotated as its EXIF tag says, its colours as they are in the file, without
@@ -10,17 +11,21 @@ const MAX_PIXELS = 64e6; // some browsers' canvas takes no more
  * @param {Blob} file
  * @param {boolean} isTurned whether it is rotated.
  * @returns {Promise<ImageBitmap>}
- * @throws {UserError} it can't be decoded, or is too large.
+ * @throws {UserError} it can't be decoded, or is too large, or a WebP image that EXIF turns.
  */
 export async function decode(file, isTurned = true) {
   let bitmap;
   try {
+    if (isTurned && isTurnedWebp(await file.arrayBuffer())) {
+      throw new UserError("its EXIF tag turns it, which browsers don't do to WebP: save it as JPEG or PNG");
+    }
     bitmap = await createImageBitmap(isTurned ? file : await withoutExif(file), {
       imageOrientation: "from-image",
       colorSpaceConversion: "none",
       premultiplyAlpha: "none",
     });
-  } catch {
+  } catch (error) {
+    if (error instanceof UserError) throw error;
     throw new UserError("it can't be decoded as an image");
   }
   const { width, height } = bitmap;
@@ -29,6 +34,30 @@ export async function decode(file, isTurned = true) {
     throw new UserError(`${width}x${height} pixels are too many: ${MAX_PIXELS / 1e6} million are the limit`);
   }
   return bitmap;
+}
+
+/** Whether a file is a WebP image that its EXIF tag turns. */
+function isTurnedWebp(buffer) {
+  const view = new DataView(buffer);
+  const name = (at) => (at + 4 <= buffer.byteLength ? String.fromCharCode(...new Uint8Array(buffer, at, 4)) : "");
+  if (name(0) !== "RIFF" || name(8) !== "WEBP") return false;
+  try {
+    let at = 12;
+    while (name(at) && name(at) !== "EXIF") {
+      const size = view.getUint32(at + 4, true);
+      at += 8 + size + (size % 2);
+    }
+    const start = at + (name(at + 8) === "Exif" ? 14 : 8);
+    const isLittle = view.getUint16(start) === 0x4949;
+    const table = start + view.getUint32(start + 4, isLittle);
+    for (let i = 0; i < view.getUint16(table, isLittle); i++) {
+      const entry = table + 2 + 12 * i;
+      if (view.getUint16(entry, isLittle) === ORIENTATION) return view.getUint16(entry + 8, isLittle) > 1;
+    }
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error; // no such tag before the file's end
+  }
+  return false;
 }
 
 /** A JPEG or PNG file whose EXIF data aren't found: browsers turn images whatever they are told. */

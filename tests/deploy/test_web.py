@@ -305,6 +305,13 @@ def test_files_that_are_no_models_or_images(page, tmp_path: Path):
     assert not choose(page, image=tmp_path / "deep.png")
     said = "deep.png: it has more than 8 bits a channel, and the model takes bytes."
     assert choose(page, save(several, bits=8)) == said
+    exif = Image.Exif()
+    for orientation, told in ((1, ""), (6, "EXIF tag turns it")):  # upright; a quarter turn
+        exif[0x112] = orientation
+        Image.new("RGB", (41, 31)).save(tmp_path / "a.webp", exif=exif)
+        error = choose(page, save(several), tmp_path / "a.webp")
+        assert told in error and bool(told) == bool(error), orientation
+    assert not choose(page, save(several, orientation="ignored"), tmp_path / "a.webp")
     assert not choose(page, image=image)
     assert len(rows(page)) == 2
 
