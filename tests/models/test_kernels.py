@@ -346,6 +346,19 @@ def test_backbones_choose_checkpointing_in_the_feed_forward():
         assert not backbone(mlp_with_cp=False).block2[0].mlp.with_cp
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_linear_layers_are_quantised_as_docs_deploy_says():
+    model = PyramidVisionTransformerV2(arch=ARCH).eval()
+    for layer in model.modules():
+        if type(layer) is kernels.Linear:
+            layer.__class__ = torch.nn.Linear
+    quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+    assert not any(isinstance(layer, torch.nn.Linear) for layer in quantised.modules())
+    image = torch.randn(1, 3, 64, 96)
+    for found, wanted in zip(quantised(image), model(image), strict=True):
+        assert relative(found, wanted) < 0.05
+
+
 def test_which_code_runs(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(kernels, "USE_ONEDNN", True)
     x = torch.rand(4)
