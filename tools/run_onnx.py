@@ -38,6 +38,7 @@ OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 # no other of Pillow's formats: opening a PostScript file, say, runs Ghostscript on it
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
+BYTES_OR_WORDS = (255, 65535)  # values of white
 BITS, EXTRA_SAMPLES = 258, 338  # TIFF's tags: bits of a sample; what the alpha is
 JPEG2000_SIZE = b"\xff\x4f\xff\x51"  # begins its codestream, within the file's first megabyte
 MASK_OPACITY = 0.5
@@ -947,6 +948,9 @@ def read_image(
                 raise UserError("it holds numbers of 32 bits, and the model takes bytes")
             if bits == 8 and has_more_bits(image):
                 raise UserError("it has more than 8 bits a channel, and the model takes bytes")
+            largest = netpbm_largest(image)
+            if largest not in BYTES_OR_WORDS and not by_pillow:  # OpenCV scales none, Pillow all
+                raise UserError(f"its values end at {largest}: 255 or 65535 are taken")
             if by_pillow and channels in (1, 3):
                 return as_pillow(ImageOps.exif_transpose(image) if is_turned else image, channels)
             is_jpeg = image.format in ("JPEG", "MPO")  # a JPEG file of several images
@@ -972,6 +976,12 @@ def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # no waiting for a pipe's writer
 
 
+def netpbm_largest(image: Image.Image) -> int:
+    """The value that stands for white in a Netpbm file; 255 of others."""
+    decoding = image.tile[0][3] if image.format == "PPM" and image.tile else None
+    return decoding[-1] if isinstance(decoding, tuple) else 255  # (mode, largest value)
+
+
 def has_more_bits(image: Image.Image) -> bool:
     """Whether a file has more than 8 bits a channel; Pillow's mode says so of grey ones alone."""
     if image.mode.startswith("I"):
@@ -979,8 +989,8 @@ def has_more_bits(image: Image.Image) -> bool:
     if image.format == "TIFF":
         return max(image.tag_v2.get(BITS, (1,))) > 8
     decoding = image.tile[0][3] if image.tile else None
-    if image.format == "PPM":  # (mode, largest value)
-        return isinstance(decoding, tuple) and decoding[-1] > 255
+    if image.format == "PPM":
+        return netpbm_largest(image) > 255
     if image.format == "JPEG2000":
         image.fp.seek(0)
         _, found, size = image.fp.read(1 << 20).partition(JPEG2000_SIZE)

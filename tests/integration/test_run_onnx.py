@@ -227,6 +227,16 @@ def test_integers_of_32_bits(detector: Path, tmp_path: Path):
     assert "holds numbers of 32 bits" in ended.err and ended.code == 2
 
 
+def test_values_that_end_elsewhere(detector: Path, tmp_path: Path):
+    """Those of Netpbm files, of 12 bits, say: OpenCV takes them as they are, Pillow scales them."""
+    (tmp_path / "photos").mkdir()
+    for largest in (100, 255, 4095, 65535):
+        path = tmp_path / "photos" / f"{largest}.ppm"
+        path.write_bytes(b"P6 40 30 %d\n" % largest + bytes(40 * 30 * 3 * (1 + (largest > 255))))
+    ended = run_onnx(detector, tmp_path / "photos", "--out", tmp_path / "out")
+    assert "2 images in" in ended.out and "its values end at 4095: 255 or" in ended.err, ended
+
+
 def test_a_jpeg_file_in_cmyk(tmp_path: Path):
     """OpenCV's bytes, not Pillow's."""
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 4), np.uint8)
