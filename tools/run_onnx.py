@@ -948,6 +948,9 @@ def read_image(
                 raise UserError("it holds numbers of 32 bits, and the model takes bytes")
             if bits == 8 and has_more_bits(image):
                 raise UserError("it has more than 8 bits a channel, and the model takes bytes")
+            is_jpeg2000 = image.format == "JPEG2000"
+            if is_jpeg2000 and not image.mode.startswith("I") and has_more_bits(image):
+                raise UserError("it has more than 8 bits a colour, of which Pillow makes white 0")
             largest = netpbm_largest(image)
             if largest not in BYTES_OR_WORDS and not by_pillow:  # OpenCV scales none, Pillow all
                 raise UserError(f"its values end at {largest}: 255 or 65535 are taken")
