@@ -234,6 +234,12 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         self._trailing = image.shape[2:]
         return self._fill(results, image)
 
+    def depth(self, image: np.ndarray) -> str | None:
+        """The type of a loaded image's values, ``'uint16'``, where they are as the file has them;
+        None where they are made values from 0 to 255."""
+        is_raw = self.color_type.startswith("unchanged") and self.max_value is None
+        return str(image.dtype) if is_raw and not self.to_float32 else None
+
     def _decode(self, content: bytes, flag: str) -> np.ndarray | None:
         backend = self.imdecode_backend
         if backend == "tifffile":

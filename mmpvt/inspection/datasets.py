@@ -10,7 +10,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmpvt.engine.checks.channels import rejected_channels
+from mmpvt.engine.checks.channels import mixed_depths, rejected_channels
 from mmpvt.engine.checks.classes import check_class_counts, check_same_classes
 from mmpvt.engine.checks.classification import check_images
 from mmpvt.engine.checks.data import check_arguments
@@ -58,6 +58,11 @@ def inspect_datasets(config: Config, splits: Sequence[str], workers: int) -> lis
         check_same_classes(config, splits)
     except UserError as error:
         reports[-1].errors["classes"].append(str(error))
+    by_depth = {
+        depth: file for report in reversed(reports) for depth, file in report.depths.items()
+    }
+    if reasons := mixed_depths(by_depth):
+        reports[-1].errors["images of different depths"] += reasons
     if notes := compare_zero_labels(config, splits):
         reports[-1].notes["label 0"] += notes
     return reports

@@ -43,6 +43,7 @@ class FileInfo(NamedTuple):
     pixels: np.ndarray | None = None  # how many of each label, (256,), int64
     channels: int | None = None  # of the image as it is loaded
     lost_bits: LostBits | None = None
+    depth: str | None = None  # the type of its values, where they are loaded as they are
 
 
 class SampleLoader:
@@ -65,6 +66,10 @@ class SampleLoader:
         if dataset.is_segmentation:
             self._labels = label_map_loader(dataset, num_classes=len(dataset.classes) or None)
             self._fields = label_map_fields(dataset)
+
+    def depth(self, image: np.ndarray) -> str | None:
+        """The type of a loaded image's values; None where they are made values from 0 to 255."""
+        return self._image.depth(image) if isinstance(self._image, LoadImageFromFile) else None
 
     def load(self, files: SampleFiles) -> tuple[np.ndarray, np.ndarray | None]:
         """Loads an image, and its label map if it has one.
@@ -120,4 +125,5 @@ def _inspect(files: SampleFiles, loader: SampleLoader) -> FileInfo:
         pixels=None if labels is None else np.bincount(labels.ravel(), minlength=256),
         channels=image.shape[2] if image.ndim == 3 else 1,
         lost_bits=LostBits.of(files.image, image),
+        depth=loader.depth(image),
     )

@@ -48,6 +48,7 @@ class DatasetReport:
     empty: int = 0  # images without an object or label
     examples: list[Example] = field(default_factory=list)
     channels: dict[int, str] = field(default_factory=dict)  # as loaded, and an image of each
+    depths: dict[str, str] = field(default_factory=dict)  # types of values, and an image of each
     digests: dict[str, bytes] = field(default_factory=dict)  # of each image's file, by its path
     ids: set = field(default_factory=set)  # of the images
     errors: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by kind
@@ -72,6 +73,8 @@ class DatasetReport:
                 self.errors[info.problem.kind if info.problem else "files"].append(info.reason)
             if info.channels is not None:
                 self.channels.setdefault(info.channels, files.image)
+            if info.depth is not None:
+                self.depths.setdefault(info.depth, files.image)
             if info.digest is None or files.image in self.digests:
                 continue
             self.digests[files.image] = info.digest

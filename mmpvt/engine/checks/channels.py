@@ -73,10 +73,20 @@ class LostBits(NamedTuple):
         )
 
 
-def check_images(config: Config, dataset: DatasetConfig, contents: dict[Path, dict]) -> None:
-    """Raises a ConfigError if a data set's images have other channels than the model takes.
+def check_images(
+    config: Config, dataset: DatasetConfig, contents: dict[Path, dict], depths: dict[str, str]
+) -> None:
+    """Raises a ConfigError if a data set's images have other channels than the model takes, or
+    other depths than those before.
 
     Prints a warning where bits of them are lost, or other tools can't load such images.
+
+    Args:
+        config (Config): of the experiment.
+        dataset (DatasetConfig): whose images a few are loaded of.
+        contents (dict[Path, dict]): of annotation files.
+        depths (dict[str, str]): an image of each type of values, such as ``'uint8'``, in which
+            images are loaded unchanged; images are added.
     """
     place = loading_step(dataset.pipeline)
     if place is None:
@@ -109,10 +119,23 @@ def check_images(config: Config, dataset: DatasetConfig, contents: dict[Path, di
             continue
         by_channels.setdefault(image.shape[2] if image.ndim == 3 else 1, file)
         lost_bits.append(LostBits.of(file, image))
+        if is_plain and (depth := loader.depth(image)):
+            depths.setdefault(depth, file)
     if lost := LostBits.join(lost_bits):
         print(f"warning: {lost}", file=sys.stderr)
-    for reason in rejected_channels(by_channels, dataset, config):
+    for reason in (*rejected_channels(by_channels, dataset, config), *mixed_depths(depths)):
         raise ConfigError(reason)
+
+
+def mixed_depths(depths: Mapping[str, str]) -> list[str]:
+    """Says that images, one of each type of values, are of different scales."""
+    if len(depths) < 2:
+        return []
+    (kind, file), (other, second), *_ = depths.items()
+    return [
+        f"{file} is loaded as {kind}, and {second} as {other}: the model takes their values as "
+        "they are, so that one is brighter than the other; store all with as many bits"
+    ]
 
 
 def rejected_channels(

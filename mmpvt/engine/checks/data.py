@@ -97,12 +97,13 @@ def check_pixels(
         contents (dict[Path, dict] | None): what that found no error in. Default: None.
 
     Raises:
-        ConfigError: the images have other channels than the model takes, or the head can't tell
-            classes apart.
+        ConfigError: the images have other channels than the model takes, or differ in depth; or
+            the head can't tell classes apart.
         DatasetError: the label maps hold nothing that could be trained.
     """
     label_maps.check_heads(config)
     checked = set()
+    depths: dict[str, str] = {}
     datasets = list(iter_dataset_configs(config, splits))
     of_split = Counter(split for split, _ in datasets)
     with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmengine"):
@@ -111,7 +112,7 @@ def check_pixels(
             key = dataset.key("pipeline")
             if dataset.is_local and key not in checked:
                 checked.add(key)
-                channels.check_images(config, dataset, contents or {})
+                channels.check_images(config, dataset, contents or {}, depths)
                 label_maps.check_label_maps(
                     dataset, is_trained=split == "train", is_alone=of_split[split] == 1
                 )

@@ -161,6 +161,26 @@ def test_sixteen_bits_and_eight(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "data sets of images that are cut to 8 bits" in found.notes
 
 
+def test_depths_that_differ(tmp_path: Path):
+    """Of one data set, or between training and validation."""
+    config = detector(tmp_path, noise(1), ".png", color_type="unchanged")
+    config.model.data_preprocessor.update(mean=[5.0], std=[9.0])
+    config.model.backbone.in_channels = 1
+    checked(config)
+    cv2.imwrite(str(tmp_path / "1.png"), noise(1, np.uint16, 4096))
+    said = r"0\.png is loaded as uint8, and .*1\.png as uint16: the model takes their values as"
+    with pytest.raises(ConfigError, match=said):
+        checked(config)
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    assert "images of different depths" in found.errors
+    (tmp_path / "val").mkdir()
+    config.val_dataloader = detector(tmp_path / "val", noise(1), ".png").train_dataloader
+    config.val_dataloader.dataset.pipeline = config.train_dataloader.dataset.pipeline
+    cv2.imwrite(str(tmp_path / "0.png"), noise(1, np.uint16, 4096))
+    with pytest.raises(ConfigError, match=r"0\.png is loaded as uint16, and .*val/0\.png as uint8"):
+        check_pixels(config, ("train", "val"), check_data(config, ("train", "val")))
+
+
 def segmenter(root: Path, labels: np.ndarray, classes: tuple = ("a", "b"), **options) -> Config:
     for folder in ("images", "maps"):
         (root / folder).mkdir(exist_ok=True)
