@@ -39,7 +39,8 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 # no other of Pillow's formats: opening a PostScript file, say, runs Ghostscript on it
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 BYTES_OR_WORDS = (255, 65535)  # values of white
-BITS, EXTRA_SAMPLES = 258, 338  # TIFF's tags: bits of a sample; what the alpha is
+# TIFF's tags: bits of a sample; what the alpha is; of which kind an image is
+BITS, EXTRA_SAMPLES, SUBFILE = 258, 338, 254
 JPEG2000_SIZE = b"\xff\x4f\xff\x51"  # begins its codestream, within the file's first megabyte
 MASK_OPACITY = 0.5
 USER_ERROR, INTERRUPTED = 2, 130  # exit codes
@@ -943,6 +944,8 @@ def read_image(
             open(path, "rb", opener=_open_nonblocking) as file,
             Image.open(file, formats=FORMATS) as image,
         ):
+            if image.format == "TIFF" and has_pages(image):
+                raise UserError("it holds several images of one size (pages)")
             tags = image.tag_v2 if image.format == "TIFF" else {}
             if max(tags.get(BITS, (1,))) > 16:
                 raise UserError("it holds numbers of 32 bits, and the model takes bytes")
@@ -983,6 +986,19 @@ def netpbm_largest(image: Image.Image) -> int:
     """The value that stands for white in a Netpbm file; 255 of others."""
     decoding = image.tile[0][3] if image.format == "PPM" and image.tile else None
     return decoding[-1] if isinstance(decoding, tuple) else 255  # (mode, largest value)
+
+
+def has_pages(image: Image.Image) -> bool:
+    """Whether a TIFF file's second image is one of its own: of the first's size, and neither an
+    overview (1) nor a mask (4) of it."""
+    size = image.size
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    is_own = image.size == size and not image.tag_v2.get(SUBFILE, 0) & (1 | 4)
+    image.seek(0)
+    return is_own
 
 
 def has_more_bits(image: Image.Image) -> bool:

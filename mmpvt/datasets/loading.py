@@ -21,6 +21,8 @@ from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 from PIL.TiffImagePlugin import (
     BITSPERSAMPLE,
+    IMAGELENGTH,
+    IMAGEWIDTH,
     PLANAR_CONFIGURATION,
     SAMPLESPERPIXEL,
     ImageFileDirectory_v2,
@@ -41,6 +43,8 @@ EIGHT_BITS = (b"\xff\xd8", b"BM", b"GIF8", b"RIFF")  # begin JPEG, BMP, GIF and 
 COLOUR_CODE = np.array([1 << 16, 1 << 8, 1])  # makes a number of red, green and blue
 BIG_TIFF = (b"II+\0", b"MM\0+")  # begin TIFF files of more than 4 GB
 BAND_AFTER_BAND = 2  # TIFF's PlanarConfiguration
+NEW_SUBFILE_TYPE, PART = 254, 1 | 4  # TIFF's, of an overview (1) or a mask (4)
+SIDES = (IMAGEWIDTH, IMAGELENGTH)
 MOST_BANDS = 32  # of an image that a TIFF file holds band after band
 OF_DATASETS = ("sample_idx", "video_id", "instances")  # what a data set's images or frames have
 PLACEHOLDER_SIZE = (64, 64)  # height and width
@@ -67,6 +71,12 @@ class FileProblem(enum.Enum):
         "{path} is stored band after band, which OpenCV decodes wrongly of more than 8 bits",
         "take imdecode_backend='tifffile' (docs/data.md), or store it pixel by pixel "
         "(gdal_translate -co INTERLEAVE=PIXEL)",
+    )
+    PAGES = (
+        "files of several images",
+        "{path} holds several images of one size (pages), of which the first alone would be loaded",
+        "store each in a file of its own; channels that are pages take imdecode_backend='tifffile' "
+        "and color_type='unchanged' (docs/data.md)",
     )
     EIGHT_BITS = (
         "images of 8 bits among others",
@@ -184,7 +194,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
 
         Raises:
             BadFileError: the file is missing, no readable image, of another size than its
-                annotations say, or of 8 bits where ``max_value`` is given; or it lies elsewhere.
+                annotations say, of several pages, or of 8 bits where ``max_value`` is given; or it
+                lies elsewhere.
             ConfigError: it holds values that ``color_type`` doesn't load.
             UserError: it is no regular file, or too large.
         """
@@ -217,6 +228,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             )
         if image is None or not is_intact(content):
             raise FileProblem.UNREADABLE_IMAGE.of(path)
+        if self.imdecode_backend != "tifffile" and has_pages(io.BytesIO(content)):
+            raise FileProblem.PAGES.of(path)
         if image.dtype != np.uint8 and self.imdecode_backend == "cv2":
             tags = tiff_tags(io.BytesIO(content))
             if tags.get(PLANAR_CONFIGURATION) == BAND_AFTER_BAND and tags[SAMPLESPERPIXEL] > 1:
@@ -287,16 +300,31 @@ def tiff_tags(file: IO[bytes]) -> Mapping[int, Any]:
 
     Pillow opens no image of kinds that it can't decode.
     """
+    return next(_iter_tags(file), {})
+
+
+def has_pages(file: IO[bytes]) -> bool:
+    """Whether a TIFF file's second image is one of its own: of the first's size, as a thumbnail
+    isn't, and neither an overview nor a mask of it."""
+    tags = _iter_tags(file)
+    first, second = next(tags, {}), next(tags, {})
+    is_part = second.get(NEW_SUBFILE_TYPE, 0) & PART
+    return bool(second) and not is_part and all(first.get(t) == second.get(t) for t in SIDES)
+
+
+def _iter_tags(file: IO[bytes]) -> Iterator[Mapping[int, Any]]:
     try:
         header = file.read(8)
         if header[:4] in BIG_TIFF:
             header += file.read(8)
         tags = ImageFileDirectory_v2(header)
-        file.seek(tags.next)
-        tags.load(file)
-        return dict(tags)
+        while place := tags.next:
+            file.seek(place)
+            tags = ImageFileDirectory_v2(header)
+            tags.load(file)
+            yield dict(tags)
     except Exception:  # Pillow's, of any kind
-        return {}
+        return
 
 
 def is_intact(content: bytes) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import BITSPERSAMPLE, EXTRASAMPLES, PHOTOMETRIC_INTERPRETATION
 
-from mmpvt.datasets.loading import FileProblem, LoadImageFromFile, tiff_tags
+from mmpvt.datasets.loading import FileProblem, LoadImageFromFile, has_pages, tiff_tags
 from mmpvt.engine.pipeline import TestPipeline
 from mmpvt.engine.tiles import Box
 from mmpvt.errors import BadFileError, SetupError
@@ -100,6 +100,9 @@ class FileWindows:
             )
         if self.max_value is not None and "uint8" in kinds:
             raise FileProblem.EIGHT_BITS.of(str(path), value=self.max_value)
+        with path.open("rb") as opened:
+            if not _by_tifffile(reader) and has_pages(opened):
+                raise FileProblem.PAGES.of(str(path))
         names = [colour.name for colour in file.colorinterp]
         bits = int(file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
         tags = _tags(path)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from helpers import ROOT
 from mmpvt import UserError
 from mmpvt.datasets.loading import (
     FileProblem,
@@ -142,6 +145,28 @@ def test_files_that_are_stored_band_after_band(tmp_path: Path):
         for bad in (loader, LoadImageFromFile(max_value=4095)):
             with pytest.raises(BadFileError, match="is stored band after band, which OpenCV"):
                 bad(dict(img_path=str(path)))
+
+
+def test_files_of_several_images(tmp_path: Path):
+    """A stack is refused, by run_onnx.py, too; a smaller copy of the image, or its mask, isn't."""
+    run_onnx = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))
+    path = tmp_path / "a.tif"
+    image = Image.fromarray(np.zeros((20, 30), np.uint8))
+
+    def write(second: Image.Image, kind: int) -> None:
+        part = second.copy()
+        part.encoderinfo = dict(tiffinfo={254: kind})
+        image.save(path, save_all=True, append_images=[part])
+
+    for second, kind in ((image.resize((15, 10)), 0), (image, 4)):
+        write(second, kind)
+        LoadImageFromFile()(dict(img_path=str(path)))
+        run_onnx["read_image"](path)
+    write(image, 0)
+    with pytest.raises(BadFileError, match="several images of one size"):
+        LoadImageFromFile(color_type="unchanged")(dict(img_path=str(path)))
+    with pytest.raises(run_onnx["UserError"], match="several images of one size"):
+        run_onnx["read_image"](path)
 
 
 def test_files_of_12_bits(tmp_path: Path):
