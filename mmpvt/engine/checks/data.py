@@ -7,9 +7,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from mmdet.datasets import BaseDetDataset, LVISV05Dataset, XMLDataset
+from mmdet.datasets import BaseDetDataset, CocoDataset, LVISV05Dataset, XMLDataset
 from mmdet.datasets.samplers import MultiSourceSampler
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, InfiniteSampler
@@ -62,6 +63,7 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
             if key not in checked:
                 checked[key] = _check_dataset(dataset, contents)
                 classes.check_class_counts(dataset.classes, config.model)
+                notes |= dict.fromkeys(_check_own_kind(split, dataset))
             _check_places(split, dataset)
             if (one := checked[key]) is not None:
                 annotated.append(one)
@@ -338,6 +340,36 @@ def _check_voc(dataset: DatasetConfig) -> AnnotatedClasses:
     return AnnotatedClasses(
         file, dataset.classes, names, frozenset(names), annotated=bool(names), complete=False
     )
+
+
+def _check_own_kind(split: str, dataset: DatasetConfig) -> list[str]:
+    """Finds classes without objects in a detector's data set that a class of the user's own reads.
+
+    Returns:
+        list[str]: classes that training lacks, in a sentence.
+
+    Raises:
+        DatasetError: one of them is a category of a COCO file, misspelt.
+    """
+    kind, names = dataset.kind, dataset.classes
+    if not isinstance(kind, type) or not issubclass(kind, BaseDetDataset) or is_known(kind):
+        return []
+    if not names or dataset.is_coco or dataset.is_read_as(XMLDataset):
+        return []
+    built = DATASETS.build({**dataset.fields, "type": kind, "pipeline": []})
+    infos = (built.get_data_info(place) for place in range(len(built)))
+    labels = {one.get("bbox_label") for info in infos for one in info.get("instances") or ()}
+    lacking = [name for label, name in enumerate(names) if label not in labels]
+    problem = None
+    if lacking and issubclass(kind, CocoDataset):
+        with suppress(DatasetError):  # of another format, perhaps
+            content = coco.read_annotations(dataset.ann_file)
+            listed = AnnotatedClasses.of_coco(dataset.ann_file, names, content)
+            problem = listed.problem() if set(listed.lacking) <= set(lacking) else None
+    if problem:
+        raise DatasetError(problem)
+    said = f"no image that {kind.__name__} gives to train on has an object of {few(lacking)}"
+    return [said] if lacking and split == "train" else []
 
 
 def _check_lvis(file: Path, names: list[str]) -> None:

@@ -158,6 +158,21 @@ def test_misspelt(wrong: str, near: str, split: str, root: Path):
         check_data(config, (split,))
 
 
+def test_a_class_of_ones_own_that_reads_the_file(root: Path, caplog: pytest.LogCaptureFixture):
+    class OwnReading(CocoDataset):
+        def load_data_list(self) -> list[dict]:
+            return super().load_data_list()
+
+    def check(*names: str) -> None:
+        check_data(experiment(train=dict(coco(root, classes=names), type=OwnReading)), ("train",))
+
+    with pytest.raises(UserError, match=r"class 'sqare' is not in .*json, which has 'square'"):
+        check("circle", "sqare")
+    assert not caplog.messages
+    check("circle", "banana")
+    assert caplog.messages == ["no image that OwnReading gives to train on has an object of banana"]
+
+
 def test_classes_that_are_all_others(root: Path):
     """COCO's, left in the config: "orange" isn't "triangle" misspelt."""
     others = CocoDataset.METAINFO["classes"]
