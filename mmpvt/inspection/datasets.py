@@ -19,6 +19,7 @@ from mmpvt.engine.checks.label_maps import (
     check_heads,
     compare_zero_labels,
     label_map_problem,
+    mixed_binary,
 )
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import ConfigError, UserError
@@ -150,6 +151,13 @@ def _inspect_label_maps(dataset: DatasetConfig, splits: list[str], workers: int)
             kind = "label maps without an image"
             report.notes[kind] += [str(files.label_map(stem)) for stem in extra]
 
+    held = [
+        (sample.label_map or "", set(np.flatnonzero(info.pixels).tolist()))
+        for sample, info in zip(samples, infos, strict=True)
+        if info.pixels is not None
+    ]
+    if mixed := mixed_binary(dataset, held):
+        report.notes["label maps of other values"].append(mixed)
     total = np.zeros(256)
     sizes = []
     for sample, info in zip(samples, infos, strict=True):

@@ -165,9 +165,24 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
     else:
         names, values, mapping = _by_index(reading, names, values, seen)
     _number(reading, records, mapping)
+    if values is None and len(names) == 2:
+        _note_mixed(reading, [one for same in records.values() for one in same])
     own_colours = dict(zip(names, colours or palette, strict=False))
     splits = {split: [record for record, _ in found] for split, found in records.items()}
     return Content(list(names), splits, own_colours, values)
+
+
+def _note_mixed(reading: Reading, records: list[tuple[ImageRecord, set]]) -> None:
+    """Notes that some label maps of two classes seem to mean by 255 what others mean by 1."""
+    whites = [record for record, held in records if IGNORE_LABEL in held and 1 not in held]
+    has_ones = any(1 in held for _, held in records)
+    if whites and has_ones and not any({1, IGNORE_LABEL} <= held for _, held in records):
+        maps = counted(len(whites), "label map holds", "label maps hold")
+        first = os.path.relpath(whites[0].label_map or "", reading.root)
+        reading.notes.append(
+            f"{maps} 255 and no 1 (the first: {first}), and others 1: 255 is ignored; where it "
+            "means the second class, write 1 in its place"
+        )
 
 
 def _number(reading: Reading, records: dict, mapping: dict) -> None:

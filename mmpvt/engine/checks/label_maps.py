@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import mmcv
 import numpy as np
 from mmengine.config import Config
+from PIL import Image
 
 from mmpvt.datasets.loading import FileProblem, LoadSegAnnotations
 from mmpvt.datasets.pipelines import transform_name
@@ -24,6 +27,7 @@ from mmpvt.utils.files import read_bytes
 from mmpvt.utils.progress import with_progress
 from mmpvt.utils.text import counted, few
 
+MIXED_MAPS = 64  # label maps of two classes that are read, at most, to compare what they hold
 MAX_MAPS = 500  # label maps that are read, at most, where they seem to lack classes
 MANY_CLASSES = 32  # of more, as ADE20K's 150, some may be in none of MAX_MAPS label maps of many
 MAP_LOADERS = ("LoadAnnotations", "LoadSegAnnotations")
@@ -150,6 +154,42 @@ def check_label_maps(dataset: DatasetConfig, is_trained: bool, is_alone: bool) -
         raise DatasetError(problem.sentence)
     if problem and is_trained:
         print(f"warning: {problem.sentence}", file=sys.stderr)
+    sampled = [maps[i] for i in evenly_spaced(len(maps), MIXED_MAPS)]
+    if mixed := mixed_binary(dataset, _iter_labels(sampled, dataset)):
+        print(f"warning: {mixed}", file=sys.stderr)
+
+
+def _iter_labels(paths: Iterable[str], dataset: DatasetConfig) -> Iterator[tuple[str, set[int]]]:
+    loader, fields = label_map_loader(dataset), label_map_fields(dataset)
+    for path in paths if len(dataset.classes) == 2 else ():
+        results = dict(seg_map_path=path, img_path="", seg_fields=[], **fields)
+        with suppress(UserError, OSError, ValueError, AssertionError):  # which the run says
+            with Image.open(io.BytesIO(read_bytes(path))) as image:
+                results["ori_shape"] = image.size[::-1]
+            yield path, set(np.unique(loader(results)["gt_seg_map"]).tolist())
+
+
+def mixed_binary(dataset: DatasetConfig, held: Iterable[tuple[str, set[int]]]) -> str | None:
+    """Says where some label maps of two classes seem to mean by 255 what others mean by 1.
+
+    Args:
+        dataset (DatasetConfig): of the label maps.
+        held (Iterable[tuple[str, set[int]]]): a map's path, and the labels in it.
+    """
+    if len(dataset.classes) != 2 or label_map_loader(dataset).values is not None:
+        return None
+    ones = whites = None
+    for path, labels in held:
+        if {1, IGNORE_LABEL} <= labels:  # 255 is beside 1, not in its place
+            return None
+        ones = path if 1 in labels else ones
+        whites = path if IGNORE_LABEL in labels else whites
+    if not ones or not whites:
+        return None
+    return (
+        f"label maps such as {ones} hold 1, others such as {whites} 255 and no 1, and 255 is "
+        "ignored: where it means the second class, write 1 in its place"
+    )
 
 
 def label_map_fields(dataset: DatasetConfig) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from mmengine.config import Config
 from mmseg.datasets import BaseSegDataset
 
 from mmpvt import UserError
+from mmpvt.datasets.formats import open_dataset
 from mmpvt.engine.checks import check_data, check_pixels
 from mmpvt.engine.checks.channels import channel_mismatch
 from mmpvt.engine.config import take_channels
@@ -334,8 +336,26 @@ def test_a_class_that_no_label_map_holds(tmp_path: Path, capsys: pytest.CaptureF
     assert not capsys.readouterr().err
 
 
+def test_255_in_place_of_1_in_some_label_maps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    """Annotated by two people, say. Beside 1 in one map it is what is ignored."""
+    config = segmenter(tmp_path, OBJECTS)
+    for is_mixed, labels in ((True, OBJECTS * 255), (False, np.where(OBJECTS, 1, 255))):
+        cv2.imwrite(str(tmp_path / "maps" / "2.png"), labels.astype(np.uint8))
+        check_pixels(config, ("train",))
+        assert ("2.png 255 and no 1, and 255 is ignored" in capsys.readouterr().err) is is_mixed
+        (found,) = inspect_datasets(config, ("train",), workers=1)
+        assert ("label maps of other values" in found.notes) is is_mixed
+        caplog.clear()
+        for folder, name in (("images", "images"), ("maps", "masks")):
+            shutil.copytree(tmp_path / folder, tmp_path / "own" / name, dirs_exist_ok=True)
+        open_dataset(tmp_path / "own", classes=("a", "b"))
+        assert ("1 label map holds 255 and no 1" in caplog.text) is is_mixed
+
+
 def test_a_map_with_two_classes_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    config = segmenter(tmp_path, OBJECTS * 255)
+    config = segmenter(tmp_path, OBJECTS * 0)
     cv2.imwrite(str(tmp_path / "maps" / "2.png"), OBJECTS)
     checked(config)
     assert not capsys.readouterr().err
