@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,6 +110,7 @@ def check_images(
     is_plain = isinstance(loader, LoadImageFromFile)
     by_channels: dict[int, str] = {}
     lost_bits = []
+    raw: list[tuple[float, float, str]] = []  # lowest and highest value as stored, of which file
     for file in _sample_files(dataset, contents) if is_known or is_plain else []:
         try:
             image = loader(dict(img_path=file))["img"]
@@ -121,10 +122,28 @@ def check_images(
         lost_bits.append(LostBits.of(file, image))
         if is_plain and (depth := loader.depth(image)):
             depths.setdefault(depth, file)
+            raw.append((float(image.min()), float(image.max()), file))
+    if raw and (note := _misses_mean(raw, config)):
+        print(f"warning: {note}", file=sys.stderr)
     if lost := LostBits.join(lost_bits):
         print(f"warning: {lost}", file=sys.stderr)
     for reason in (*rejected_channels(by_channels, dataset, config), *mixed_depths(depths)):
         raise ConfigError(reason)
+
+
+def _misses_mean(raw: Sequence[tuple[float, float, str]], config: Config) -> str | None:
+    """Says that the values of images are all below or above what is subtracted from them."""
+    model = config.get("model") or {}
+    preprocessor = model.get("data_preprocessor") or config.get("data_preprocessor") or {}
+    mean = preprocessor.get("mean") or ()
+    low, high = min(one[0] for one in raw), max(one[1] for one in raw)
+    if not isinstance(mean, list | tuple) or all(low <= value <= high for value in mean):
+        return None
+    return (
+        f"images such as {raw[0][2]} hold values from {low:g} to {high:g}, and the model's "
+        f"data_preprocessor subtracts a mean of {', '.join(f'{value:g}' for value in mean)}: set "
+        "its mean and std to the images' own, or load them with max_value (docs/data.md)"
+    )
 
 
 def mixed_depths(depths: Mapping[str, str]) -> list[str]:

@@ -163,6 +163,18 @@ def test_sixteen_bits_and_eight(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "data sets of images that are cut to 8 bits" in found.notes
 
 
+def test_values_that_miss_the_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Floats from 0 to 1, with the mean of bytes, would all be nearly equal."""
+    image = noise(1).astype(np.float32) / 255
+    for loading, is_said in ((dict(color_type="unchanged"), True), (dict(max_value=1), False)):
+        config = detector(tmp_path, image, **loading)
+        config.model.data_preprocessor.update(mean=[120.0], std=[58.0])
+        config.model.backbone.in_channels = 1 if is_said else 3
+        checked(config)
+        said = "hold values from 0 to 1, and the model's data_preprocessor subtracts a mean of 120:"
+        assert (said in capsys.readouterr().err) is is_said
+
+
 def test_depths_that_differ(tmp_path: Path):
     """Of one data set, or between training and validation."""
     config = detector(tmp_path, noise(1), ".png", color_type="unchanged")
