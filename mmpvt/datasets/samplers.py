@@ -388,12 +388,13 @@ def _end_worker(error: Exception, _: object) -> None:
 
 
 def kill_workers() -> None:
-    """Kills the daemonic processes that are left at this process's exit.
+    """Kills the daemonic processes that are left at this process's exit, but those of pools.
 
-    Python would send SIGTERM, which data-loading workers ignore, and wait for them.
+    Python would send SIGTERM, which data-loading workers ignore, and wait for them. A pool waits
+    for ever for the lock that a killed worker held; its workers end on SIGTERM.
     """
     if hasattr(signal, "SIGCHLD"):  # PyTorch's handler takes it for a crash; Windows has none
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in multiprocessing.active_children():
-        if process.daemon:
+        if process.daemon and "PoolWorker" not in process.name:  # as multiprocessing names them
             process.kill()

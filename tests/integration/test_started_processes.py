@@ -256,3 +256,16 @@ def test_nothing_inherits_a_handler():
         "raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))\n"
     )
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True)
+
+
+def test_a_pool_that_is_left_open_ends_with_the_process():
+    """Its workers aren't killed as those are that load data: one holds the lock of its tasks."""
+    code = (
+        "import atexit, multiprocessing\n"
+        "from mmpvt.datasets.samplers import kill_workers\n"
+        "atexit.register(kill_workers)\n"
+        "pool = multiprocessing.get_context('fork').Pool(2)\n"
+        "pool.map(abs, [1, 2])\n"
+    )
+    line = [sys.executable, "-c", code]
+    subprocess.run(line, env=environment(), check=True, timeout=100)
