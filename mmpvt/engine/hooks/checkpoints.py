@@ -268,6 +268,8 @@ class CheckpointFitHook(Hook):
         resume (bool): refuse a checkpoint that a run can't go on from. Default: False.
     """
 
+    priority = "VERY_HIGH"  # before averaged weights are taken from the checkpoint
+
     def __init__(self, strict: bool = True, resume: bool = False) -> None:
         self.strict = strict
         self.resume = resume

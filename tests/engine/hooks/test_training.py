@@ -9,14 +9,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from mmpvt.engine.hooks.checkpoints import main_metric
+from mmpvt.engine.hooks.checkpoints import CheckpointFitHook, main_metric
 from mmpvt.engine.hooks.training import EarlyStoppingHook, EMAHook, ValLossHook
 from mmpvt.errors import ConfigError
 
@@ -116,6 +117,21 @@ def test_averages_are_saved_from_within_a_validation():
     hook.after_val_epoch(runner)
     for ours, theirs in zip(before, saved(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_averages_are_of_a_checkpoint_of_any_layout():
+    """A test of a config with averaged weights, as YOLOX and RTMDet have, is on these."""
+    model = nn.Linear(2, 2)
+    saved = {f"_orig_mod.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
+    nn.init.zeros_(model.weight)
+    runner = runner_of(model, cfg=Config(dict(model=dict())), _resume=False, _hooks=[])
+    Runner.register_hook(runner, EMAHook(), priority=49)
+    Runner.register_hook(runner, CheckpointFitHook())
+    for step, args in (("before_run", ()), ("after_load_checkpoint", [dict(state_dict=saved)])):
+        for hook in runner._hooks:
+            getattr(hook, step)(runner, *args)
+    (averages,) = (hook.ema_model.module for hook in runner._hooks if isinstance(hook, EMAHook))
+    assert torch.equal(averages.weight, saved["_orig_mod.weight"])
 
 
 class Head(nn.Module):
