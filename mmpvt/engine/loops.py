@@ -128,6 +128,7 @@ class EpochLoop(ResumableLoop, EpochBasedTrainLoop):
         """Trains."""
         self.runner.call_hook("before_train")
         self._done = self._batches_done(otherwise=0)
+        self._count_iterations()
         if not self._done:
             self._validate_missed()
         while self._epoch < self._max_epochs and not self.stop_training:
@@ -136,6 +137,17 @@ class EpochLoop(ResumableLoop, EpochBasedTrainLoop):
         self._end_workers()
         self.runner.call_hook("after_train")
         return self.runner.model
+
+    def _count_iterations(self) -> None:
+        """Where a run is resumed with other data or batches, its last iteration is another than
+        MMEngine counts: the last one of accumulated gradients, too."""
+        length = len(self.dataloader)
+        left = (self._max_epochs - self._epoch) * length - min(self._done, length)
+        last = self._iter + max(left, 0)
+        if last != self._max_iters:
+            self._max_iters = last
+            runner = self.runner
+            runner.optim_wrapper.initialize_count_status(runner.model, self._iter, last)
 
     def run_epoch(self) -> None:
         """Trains for what is left of an epoch."""
