@@ -567,10 +567,13 @@ def _make_resumable(config: Config, on_bad_data: str) -> None:
     if (loader.get("batch_sampler") or {}).get("type") == BATCH_SAMPLER:
         loader.batch_sampler.on_bad_data = on_bad_data
         return
+    inner, drop_last = loader.get("batch_sampler"), loader.pop("drop_last", False)
+    if inner and drop_last:
+        inner = ConfigDict(inner, drop_last=True)
     loader.batch_sampler = ConfigDict(
         type=BATCH_SAMPLER,
-        inner=loader.get("batch_sampler"),
-        drop_last=loader.pop("drop_last", False),
+        inner=inner,
+        drop_last=drop_last,
         endless=loop.type == "mmpvt.IterLoop",
         on_bad_data=on_bad_data,
     )

@@ -124,6 +124,15 @@ def test_a_seed_leaves_the_configs_determinism(options: dict):
     assert prepared.randomness == dict(seed=3, deterministic=True)
 
 
+def test_a_batch_sampler_beside_drop_last(options: dict):
+    config = load()
+    config.train_dataloader.update(
+        drop_last=True, batch_sampler=dict(type="AspectRatioBatchSampler")
+    )
+    batches = prepare_training(config, TrainOptions(**options)).train_dataloader.batch_sampler
+    assert batches.inner == dict(type="AspectRatioBatchSampler", drop_last=True)
+
+
 def test_training_a_segmenter(options: dict):
     prepared = prepare_training(load(SEGMENTER), TrainOptions(**options, on_bad_data="skip"))
     assert tuple(hooks(prepared)) == HOOKS
