@@ -342,7 +342,8 @@ def check_trains(config: Config) -> None:
 
 
 def _check_optimizer(config: Config) -> None:
-    """Raises a ConfigError if there is no such optimizer, or settings by module are no dicts."""
+    """Raises a ConfigError if there is no such optimizer, settings by module are no dicts, or
+    gradients can't be clipped so."""
     from mmpvt.datasets.pipelines import find_class  # imports MMDetection, which a swap needn't
 
     optimizer = config.optim_wrapper.get("optimizer")
@@ -354,6 +355,19 @@ def _check_optimizer(config: Config) -> None:
                 hint="name one of PyTorch's, such as AdamW or SGD, or import the module that "
                 "registers it (custom_imports)",
             )
+    clipping = config.optim_wrapper.get("clip_grad")
+    if isinstance(clipping, dict):
+        by_value = clipping.get("type") == "value"
+        name = "clip_grad_value_" if by_value else "clip_grad_norm_"
+        takes = inspect.signature(getattr(torch.nn.utils, name))
+        try:
+            takes.bind((), **{key: value for key, value in clipping.items() if key != "type"})
+        except TypeError as error:
+            raise ConfigError(
+                f"optim_wrapper.clip_grad is {dict(clipping)}, from which {name} takes its "
+                f"arguments: {error}",
+                hint="write dict(max_norm=…), or dict(type='value', clip_value=…)",
+            ) from error
     by_module = (config.optim_wrapper.get("paramwise_cfg") or {}).get("custom_keys") or {}
     for name, value in by_module.items():
         if not isinstance(value, dict):
