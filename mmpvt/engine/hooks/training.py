@@ -232,7 +232,10 @@ class ValLossHook(Hook):
 def _loss_model(model: nn.Module, as_trained: bool) -> Any:
     """A copy that computes its losses as in training, from features as in evaluation; the
     backbone's own ``forward``, not that of its parts, may be told that it trains."""
-    model = copy.deepcopy(model).train()
+    # CondInst's and YOLACT's heads keep maps of the last iteration, with the graph they are of
+    kept = _tensors_within([vars(part) for part in model.modules()])
+    graph_free = {id(tensor): tensor.detach() for tensor in kept if not tensor.is_leaf}
+    model = copy.deepcopy(model, graph_free).train()
     for name, part in model.named_modules():
         is_random = isinstance(part, nn.MultiheadAttention) or "Drop" in type(part).__name__
         if is_random or isinstance(part, _NormBase) or name.rpartition(".")[2] == "backbone":
@@ -242,6 +245,14 @@ def _loss_model(model: nn.Module, as_trained: bool) -> Any:
     if getattr(preprocessor, "batch_augments", None) is not None:
         preprocessor.batch_augments = None
     return model
+
+
+def _tensors_within(value: object) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_within(item)
 
 
 def _mean_losses(model: Any, loader: Iterable[dict]) -> dict[str, float]:

@@ -210,6 +210,7 @@ def test_the_loss_of_a_validation():
     drawn = generators()
     metrics = {"mIoU": 1.0}
     hook.before_train(runner)
+    model.head.kept = dict(maps=[torch.ones(2, requires_grad=True) * 2])  # as CondInst's does
     hook.before_val_epoch(runner)
     hook.after_val_epoch(runner, metrics)
     assert list(metrics) == ["mIoU", "val/loss", "val/loss_own"]
