@@ -16,6 +16,7 @@ from mmengine.logging import MessageHub
 from mmpvt.checkpoint import newest_checkpoint
 from mmpvt.checkpoint.saving import atomic_backend_args, is_intact, last_checkpoint
 from mmpvt.engine.hooks.checkpoints import CheckpointHook
+from mmpvt.errors import OutputError
 
 
 def save(path: Path, iteration: int) -> Path:
@@ -132,6 +133,9 @@ def test_the_best_checkpoint_replaces_the_former(tmp_path: Path):
     assert runner.message_hub.get_info("mmpvt_validated") == 60
     hook._saved_iteration = 70  # by the regular interval, before the validation
     assert kept(0.7) == {"best_mIoU_epoch_7.pth", "epoch_7.pth"}
+    hook._failure, runner.train_loop = OSError(28, "No space left on device"), None
+    with pytest.raises(OutputError, match=r"; the best model is in best_mIoU_epoch_7\.pth: make"):
+        hook.after_train(runner)
 
 
 def test_a_validation_without_the_score(tmp_path: Path, caplog: pytest.LogCaptureFixture):

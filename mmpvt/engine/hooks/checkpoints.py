@@ -105,9 +105,12 @@ class CheckpointHook(MMEngineCheckpointHook):
             self._save_validated(runner)
         if self._failure:
             older = newest_checkpoint(self.out_dir)
+            hub = runner.message_hub
+            names = [hub.get_info(key) for key in hub.runtime_info if key.startswith("best_ckpt")]
+            best = few([Path(name).name for name in names if name])
             raise OutputError(
                 f"the run is over, but its last checkpoint could not be written to {self.out_dir} "
-                f"({self._failure.strerror})",
+                f"({self._failure.strerror}){f'; the best model is in {best}' if best else ''}",
                 where=self.out_dir,
                 hint=f"make room, then {f'resume from {older.name}' if older else 'train again'}",
             )
