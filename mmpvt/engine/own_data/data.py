@@ -14,6 +14,7 @@ from mmpvt.errors import ConfigError
 
 MASK_HEADS = ("mask_head", "panoptic_head")
 MASK_TYPES = ("RTMDetInsHead", "RTMDetInsSepBNHead")  # box heads that predict masks, too
+REPEATS = ("RepeatDataset", "mmengine.RepeatDataset")
 COCO_METRICS = ("CocoMetric", "mmdet.CocoMetric", "mmpvt.CocoMetric")
 
 
@@ -63,7 +64,7 @@ def _in_wrappers(old: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
     if "dataset" not in old:
         return _in_place_of(old, fields)
     inner = _in_wrappers(old["dataset"], fields)
-    if old["type"] == "RepeatDataset":
+    if old["type"] in REPEATS:
         return inner
     return ConfigDict({**old, "dataset": inner})
 
@@ -77,7 +78,7 @@ def repeats(config: Config) -> int:
     """How often an epoch of a config's training goes through its data set."""
     times, dataset = 1, config.train_dataloader.dataset
     while dataset:
-        if dataset.get("type") == "RepeatDataset":
+        if dataset.get("type") in REPEATS:
             times *= dataset["times"]
         dataset = dataset.get("dataset")
     return times
