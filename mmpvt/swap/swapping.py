@@ -15,6 +15,7 @@ from mmpvt.swap.submodels import Submodel, find_submodel
 from mmpvt.swap.training import (
     drop_checkpoints,
     drop_layer_decay,
+    name_lost_settings,
     set_optimizer,
     set_statistics,
 )
@@ -95,6 +96,7 @@ def swap(config: Config, arch: str, part: str | None = None, keep_optimizer: boo
         *drop_checkpoints(config, model),
         *(set_statistics(config) if in_channels == RGB else ()),
         *drop_layer_decay(config),
+        *name_lost_settings(config, model, old),
     ]
     if not keep_optimizer:
         changes += set_optimizer(config, model)

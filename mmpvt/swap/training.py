@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import torch
 from mmengine.config import Config, ConfigDict
 
+from mmpvt import models
 from mmpvt.errors import UserError
 from mmpvt.models.archs import IMAGENET_MEAN, IMAGENET_STD
 from mmpvt.swap.consumers import Change
 from mmpvt.swap.feature_maps import as_list, type_name
 from mmpvt.swap.submodels import Submodel, dicts_within
+from mmpvt.utils.text import few
 
 # they know the layers of ConvNeXt, BEiT and ViT by name, and refuse or misjudge others
 _LAYER_DECAY = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
@@ -67,6 +70,31 @@ def drop_layer_decay(config: Config) -> Iterator[Change]:
         yield Change(
             "optim_wrapper.constructor", f"{constructor} dropped: it doesn't know PVT's layers"
         )
+
+
+def name_lost_settings(config: Config, model: Submodel, old: dict) -> Iterator[Change]:
+    """Names what was set for the old backbone's layers, and does nothing to PVT's."""
+    frozen = old.get("frozen_stages") or -1
+    if frozen > 1:  # one is of every published ResNet's config
+        again = UserError.name_setting("freeze", frozen)
+        yield Change(
+            f"{model.backbone_path}.frozen_stages",
+            f"{frozen} -> none, as PVT is trained whole; {again} of a training freezes as many",
+        )
+    wrapper = config.get("optim_wrapper") or {}
+    keys = (wrapper.get("paramwise_cfg") or {}).get("custom_keys") or {}
+    own = f"{model.prefix}backbone."
+    if keys := [key for key in keys if key.startswith(own)]:
+        settings = {key: v for key, v in model.backbone.items() if key not in ("type", "init_cfg")}
+        with torch.device("meta"):
+            backbone = getattr(models, type_name(model.backbone))(**settings)
+        names = [own + name for name, _ in backbone.named_parameters()]
+        lost = [key for key in keys if not any(key in name for name in names)]
+        if lost:
+            yield Change(
+                "optim_wrapper.paramwise_cfg.custom_keys",
+                f"what is set for {few(lost)} has no effect, as PVT has no such layers",
+            )
 
 
 def set_statistics(config: Config) -> Iterator[Change]:

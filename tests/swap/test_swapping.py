@@ -332,6 +332,19 @@ def test_maps_of_mmpretrain_that_pvt_lacks(backbone: dict):
         mmpvt.swap_backbone(detector(backbone=backbone), "small")
 
 
+def test_settings_of_the_old_backbones_layers_are_named():
+    backbone = dict(type="ResNet", depth=50, num_stages=4, frozen_stages=4)
+    keys = {
+        key: dict(lr_mult=0.1) for key in ("backbone", "backbone.layer4", "backbone.patch_embed")
+    }
+    base = detector(backbone=backbone)
+    base.optim_wrapper = dict(paramwise_cfg=dict(custom_keys=keys))
+    said = {change.where: change.what for change in swap(base, "b0").changes}
+    assert "4 -> none, as PVT is trained whole" in said["model.backbone.frozen_stages"]
+    lost = said["optim_wrapper.paramwise_cfg.custom_keys"]
+    assert lost.startswith("what is set for backbone.layer4 has no effect")
+
+
 @pytest.mark.parametrize("scope", ["", "mmdet.", "mmdet.engine.optimizers."])  # the last: imported
 def test_rates_by_the_old_backbones_layers_are_dropped(scope: str):
     base = detector()
