@@ -22,6 +22,7 @@ from mmpvt.engine.class_names import iter_heads
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import BadFileError, ConfigError, DatasetError, UserError
+from mmpvt.models.archs import STRIDES
 from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.utils.files import read_bytes
 from mmpvt.utils.progress import with_progress
@@ -39,7 +40,8 @@ def check_heads(config: Config) -> None:
 
     Raises:
         ConfigError: one of one channel has a loss over classes, which is 0 for a single one, or is
-            for one class; one doesn't ignore what batches are padded with.
+            for one class; one doesn't ignore what batches are padded with, or reads a map that
+            there isn't.
     """
     way = (
         "set num_classes=2, out_channels=1 and loss_decode.use_sigmoid=True, and two classes in "
@@ -47,9 +49,18 @@ def check_heads(config: Config) -> None:
     )
     preprocessor = (config.get("model") or {}).get("data_preprocessor") or {}
     padding = preprocessor.get("seg_pad_val", IGNORE_LABEL)
+    maps = _count_maps(config.get("model") or {})
     for name, head in iter_heads(config.get("model")):
         if name not in ("decode_head", "auxiliary_head"):
             continue
+        indices = head.get("in_index", -1)
+        for index in indices if isinstance(indices, list | tuple) else [indices]:
+            if maps is not None and not -maps <= index < maps:
+                raise ConfigError(
+                    f"the model's {name} reads map {index} (in_index), and it gets "
+                    f"{counted(maps, 'map')}, counted from 0",
+                    hint="set its in_index and in_channels",
+                )
         if (ignored := head.get("ignore_index", padding)) != padding:
             raise ConfigError(
                 f"the model's {name} ignores label {ignored} (ignore_index), and label maps are "
@@ -72,6 +83,17 @@ def check_heads(config: Config) -> None:
                     "channels, so that it is always 0",
                     hint=way,
                 )
+
+
+def _count_maps(model: dict) -> int | None:
+    """How many maps a segmenter's heads get, where that is known."""
+    neck, backbone = model.get("neck"), model.get("backbone") or {}
+    if neck:
+        return neck.get("num_outs") if isinstance(neck, dict) else None
+    if "PyramidVisionTransformer" not in str(backbone.get("type")):
+        return None
+    indices = backbone.get("out_indices", STRIDES)
+    return 1 if isinstance(indices, int) else len(indices)
 
 
 def check_zero_label(dataset: DatasetConfig) -> None:

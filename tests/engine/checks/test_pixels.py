@@ -397,11 +397,14 @@ def test_a_choice_of_a_data_sets_classes(tmp_path: Path):
             "gives one channel",
         ),
         (dict(num_classes=2, ignore_index=0), "ignores label 0 .* padded with 255 .*seg_pad_val"),
+        (dict(num_classes=2, in_index=[-3, 3]), r"reads map 3 \(in_index\), and it gets 3 maps"),
     ],
 )
 def test_heads_that_cannot_learn(head: dict, said: str, tmp_path: Path):
     config = segmenter(tmp_path, OBJECTS)
     config.model.decode_head = head
+    maps = dict(type="mmpvt.PyramidVisionTransformer", out_indices=(1, 2, 3))
+    config.model.backbone = maps
     with pytest.raises(UserError, match=said):
         check_pixels(config, ("train",))
     loss = dict(type="CrossEntropyLoss", use_sigmoid=True)
