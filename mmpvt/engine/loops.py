@@ -144,7 +144,7 @@ class EpochLoop(ResumableLoop, EpochBasedTrainLoop):
         length = len(self.dataloader)
         left = (self._max_epochs - self._epoch) * length - min(self._done, length)
         last = self._iter + max(left, 0)
-        if last != self._max_iters:
+        if last != self.max_iters:
             self._max_iters = last
             runner = self.runner
             runner.optim_wrapper.initialize_count_status(runner.model, self._iter, last)

@@ -193,7 +193,7 @@ class ValLossHook(Hook):
         """
         loader = runner.build_dataloader(self.dataloader, runner.seed)
         self.dataloader = fault_tolerant(loader, evaluating=True)
-        model = unwrapped(runner.model)
+        model: Any = unwrapped(runner.model)
         if hasattr(model, "set_epoch"):  # TOOD's, else told as an epoch begins
             model.set_epoch(runner.epoch)
         # DDRNet's backbone has maps for an auxiliary head in training alone
