@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from mmpvt.checkpoint.conversion import (
     unwrap,
 )
 from mmpvt.checkpoint.loading import load_checkpoint
-from mmpvt.errors import CheckpointMismatchError
+from mmpvt.errors import CheckpointError, CheckpointMismatchError
+from mmpvt.utils.text import counted
 
 NAMED = 3  # names given of each kind of incompatible keys
 FIRST = "patch_embed1.proj.weight"  # by which a backbone is found in a model
@@ -62,6 +64,7 @@ def fit_to_model(checkpoint: Mapping, model: nn.Module, strict: bool = True) -> 
 
     Raises:
         CheckpointMismatchError: in strict mode, naming the tensors that don't fit.
+        CheckpointError: weights or statistics of normalisations hold NaN or infinite values.
     """
     target = unwrapped(model).state_dict()
     tensors = tensors_of(checkpoint)
@@ -77,6 +80,16 @@ def fit_to_model(checkpoint: Mapping, model: nn.Module, strict: bool = True) -> 
     if problem and strict:
         raise CheckpointMismatchError(
             f"the checkpoint is another model's than the config's: {problem}"
+        )
+    # not other buffers: an observer of quantization begins at infinity
+    learned = {name for name, _ in unwrapped(model).named_parameters(remove_duplicate=False)}
+    learned |= {name for name in target if name.endswith((".running_mean", ".running_var"))}
+    broken = [name for name in tensors if name in learned and not _is_finite(tensors[name])]
+    if broken:
+        raise CheckpointError(
+            f"{len(broken)} of the checkpoint's {counted(len(tensors), 'tensor')} hold NaN or "
+            f"infinite values, the first of them {broken[0]}",
+            hint="take one that was saved before its training diverged",
         )
     return tensors
 
@@ -157,6 +170,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.get_submodule("module")
     return model
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """In little time: a sum of finite values is infinite next to never."""
+    return bool(tensor.sum(dtype=torch.float32).isfinite() or tensor.isfinite().all())
 
 
 def _find_backbones(target: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Tensor]]]:

@@ -161,6 +161,19 @@ def test_a_backbone_alone_and_a_whole_model(tmp_path: Path):
     assert fit_to_model({"state_dict": whole}, model.backbone).keys() == alone.keys()
 
 
+def test_weights_that_are_no_numbers_are_refused():
+    """BatchNorm's statistics too; other buffers may be infinite, as observers' are."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    model.register_buffer("least", torch.tensor(np.inf))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["0.bias"] += 3e38  # of which the sum is infinite
+    assert fit_to_model(state, model).keys() == state.keys()
+    for name, value in (("0.weight", np.nan), ("1.running_var", np.inf)):
+        state[name].view(-1)[1] = value
+    with pytest.raises(CheckpointError, match=r"2 of the checkpoint's 8 tensors.*first.* 0.weight"):
+        fit_to_model(state, model, strict=False)
+
+
 def test_another_package_s_pvt_keeps_its_class_token():
     """It has the published names, but is no backbone of ours."""
     state = {"patch_embed1.proj.weight": torch.ones(1), "cls_token": torch.ones(1)}
