@@ -66,7 +66,8 @@ class CocoMetric(MMDetCocoMetric):
 
     mAP counts 100 detections of a class in an image, as pycocotools does, the other APs the
     greatest of ``proposal_nums``. Where these lack 100, for data with more objects, mAP counts the
-    greatest, too; MMDetection's is -1 then.
+    greatest, too; MMDetection's is -1 then. Of a model that finds nothing MMDetection gives no
+    scores; here they are 0.
 
     Args:
         *args: of MMDetection's ``CocoMetric``.
@@ -140,6 +141,8 @@ class CocoMetric(MMDetCocoMetric):
             logger.info(f"results are saved in {Path(self.outfile_prefix).parent}")
             return {}
 
+        if not any(len(prediction["labels"]) for prediction in predictions):
+            logger.warning("the model found nothing in any image")
         scores: dict[str, float] = {}
         for metric in self.metrics:
             logger.info(f"Evaluating {metric}...")
@@ -152,9 +155,6 @@ class CocoMetric(MMDetCocoMetric):
                 scores.update(found)
             elif metric == "segm" and "masks" not in predictions[0]:
                 raise ConfigError("the metric 'segm' compares masks, and the model predicts none")
-            elif not any(len(prediction["labels"]) for prediction in predictions):
-                logger.error("The testing results of the whole dataset is empty.")
-                break
             else:
                 scores.update(self._score(metric, predictions, logger))
         return scores

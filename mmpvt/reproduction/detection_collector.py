@@ -32,7 +32,6 @@ SCORES = np.linspace(0, 1, 101)  # thresholds of curves over the score
 MEASURES = ("precision", "recall", "F1")
 MEAN = "mean of all classes"
 SIZES = ("small", "medium", "large")
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
 class DetectionCollector:
@@ -96,8 +95,7 @@ class DetectionCollector:
         min_score = MIN_SCORE
         result = next((metric.evaluations[k] for k in kinds if k in metric.evaluations), None)
         if result is None:
-            missing["scores"] = "The model detected nothing, of which MMDetection computes no AP."
-            missing["by_score"] = "The model detected nothing."
+            missing["by_score"] = "The evaluator of the test scores proposals alone."
         elif self.details:
             own = ObjectArrays.collect(metric.coco, result.image_ids, metric.cat_ids)
             matches = match(own, result.detections)
@@ -272,15 +270,10 @@ def curves(metric: CocoMetric, kind: str) -> dict:
         for annotation in coco.imgToAnns.get(image, ())
         if not annotation.get("iscrowd")
     )
-    result = metric.evaluations.get(kind)
-    if result is None:  # nothing was detected, and MMDetection's metric doesn't evaluate
-        ids, thresholds = metric.cat_ids, THRESHOLDS
-        precision = np.zeros((len(thresholds), 101, len(ids), 4))
-        precision[:, :, [not counts[number] for number in ids]] = -1
-    else:
-        ids, thresholds = list(result.params.catIds), result.params.iouThrs
-        precision = result.eval["precision"][..., -1]
-    precision = np.ma.masked_equal(precision, -1)  # pycocotools' mark of what has no objects
+    result = metric.evaluations[kind]
+    ids, thresholds = list(result.params.catIds), result.params.iouThrs
+    # pycocotools' mark of what has no objects
+    precision = np.ma.masked_equal(result.eval["precision"][..., -1], -1)
     by_iou = {name: np.isclose(thresholds, float(name)) for name in ("0.50", "0.75")}
     all_sizes = precision[..., 0]
     lines = {name: all_sizes[at].mean(0) for name, at in by_iou.items() if at.any()}

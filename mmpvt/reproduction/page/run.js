@@ -26,7 +26,7 @@ function runView(model, images) {
     return section("Confusions", note(missing.confusion) || [confusionMatrix(model.confusion, unit), note(text)]);
   }
   return [
-    section("Results", tiles(model), note(missing.scores), missing.curves ? note(`There are no scores by class. ${missing.curves}`)
+    section("Results", tiles(model), missing.curves ? note(`There are no scores by class. ${missing.curves}`)
       : el("div", { class: model.classes ? "charts wide" : "charts" }, bySize(model), precisionRecall(model), byClass(model))),
     section("Training", model.training ? [el("div", { class: "charts" }, training(model)), note(validations(model.training))]
       : note("There is no log of this checkpoint’s training in its folder, so its curves can’t be shown.")),
