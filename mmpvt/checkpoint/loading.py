@@ -27,7 +27,7 @@ from mmengine.dist import all_gather_object, get_rank
 from mmengine.logging import HistoryBuffer, print_log
 
 from mmpvt.checkpoint import safety
-from mmpvt.checkpoint.conversion import upgrade
+from mmpvt.checkpoint.conversion import unwrap, upgrade
 from mmpvt.checkpoint.hub import SCHEME, WEIGHTS_FILE, download_from_hub
 from mmpvt.compat.torch import Global, weights_only_globals
 from mmpvt.errors import CheckpointError, DownloadError, UserError
@@ -42,6 +42,7 @@ def _statistic(owner: type, name: str) -> Callable:
 
 
 DATASET_META = "mmpvt.dataset_meta"  # of a safetensors file's metadata: classes, palette, as JSON
+AVERAGES = ("state_dict_ema", "model_ema")  # timm's and DeiT's keys; MMEngine's are state_dict
 PLAIN_TYPES: list[Global] = [
     HistoryBuffer,
     (safety.encode_text, "_codecs.encode"),
@@ -109,6 +110,14 @@ def load_checkpoint(source: str | os.PathLike, map_location: str | None = "cpu")
         )
     if isinstance(checkpoint.get("meta"), dict):
         checkpoint["meta"].pop("config", None)  # MMEngine would run it, as Python, on resuming
+    averages = [key for key in AVERAGES if isinstance(checkpoint.get(key), Mapping)]
+    if averages and unwrap(checkpoint) is not checkpoint:
+        print_log(
+            f"{source} also holds averages of the weights, {averages[0]}, which aren't used: to "
+            "take these, save them to a file of their own",
+            logger="current",
+            level=logging.WARNING,
+        )
     upgrade(checkpoint)
     return checkpoint
 

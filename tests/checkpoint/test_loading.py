@@ -174,6 +174,22 @@ def test_weights_that_are_no_numbers_are_refused():
         fit_to_model(state, model, strict=False)
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (("state_dict", "state_dict_ema"), True),  # timm's
+        (("model_ema", "model"), True),  # DeiT's
+        (("ema_state_dict", "state_dict"), False),  # MMEngine's, whose averages are in place
+    ],
+)
+def test_averages_beside_the_weights(keys: tuple, said: bool, tmp_path: Path, capsys):
+    path, model = tmp_path / "a.pth", torch.nn.Linear(1, 1)
+    value = {key: torch.full((1, 1), float("ema" in key)) for key in keys}
+    torch.save({key: {"weight": value[key], "bias": torch.ones(1)} for key in keys}, path)
+    assert fit_to_model(load_checkpoint(path), model)["weight"] == 0
+    assert ("_ema, which aren't used" in "".join(capsys.readouterr())) == said
+
+
 def test_another_package_s_pvt_keeps_its_class_token():
     """It has the published names, but is no backbone of ours."""
     state = {"patch_embed1.proj.weight": torch.ones(1), "cls_token": torch.ones(1)}
