@@ -10,16 +10,18 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmpvt.engine.checks.channels import mixed_depths, rejected_channels
+from mmpvt.engine.checks.channels import evenly_spaced, mixed_depths, rejected_channels
 from mmpvt.engine.checks.classes import check_class_counts, check_same_classes
 from mmpvt.engine.checks.classification import check_images
 from mmpvt.engine.checks.data import check_arguments
 from mmpvt.engine.checks.label_maps import (
     MAX_MAPS,
+    MIXED_MAPS,
     check_heads,
     compare_zero_labels,
     label_map_problem,
     mixed_binary,
+    mixed_palettes,
 )
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import ConfigError, UserError
@@ -158,6 +160,8 @@ def _inspect_label_maps(dataset: DatasetConfig, splits: list[str], workers: int)
     ]
     if mixed := mixed_binary(dataset, held):
         report.notes["label maps of other values"].append(mixed)
+    if differing := mixed_palettes(held[i][0] for i in evenly_spaced(len(held), MIXED_MAPS)):
+        report.notes["label maps of other palettes"].append(differing)
     total = np.zeros(256)
     sizes = []
     for sample, info in zip(samples, infos, strict=True):

@@ -6,7 +6,7 @@ import csv
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -135,6 +135,7 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
     records: dict[str, list[tuple[ImageRecord, set]]] = defaultdict(list)
     seen: Counter = Counter()
     palette: list[Colour] = []
+    indexed = []
     with ThreadPoolExecutor(min(8, usable_processors())) as pool:
         paths = [reading.root / name for _, name in found.pairs]
         read = pool.map(lambda path: _read_map(path, table), paths)
@@ -153,6 +154,7 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
             record.label_map = reading.root / name
             seen.update(held)
             palette = palette or own
+            indexed.append((name, own, held))
             split = split_of_path(name)
             own_splits = [split_of_path(image) if split == ALL else split]
             for one in lists.get(key, ()) if lists else own_splits:
@@ -165,6 +167,8 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
     else:
         names, values, mapping = _by_index(reading, names, values, seen)
     _number(reading, records, mapping)
+    if not are_colours and (differing := differing_palettes(indexed)):
+        reading.notes.append(differing)
     if values is None and len(names) == 2:
         _note_mixed(reading, [one for same in records.values() for one in same])
     own_colours = dict(zip(names, colours or palette, strict=False))
@@ -209,7 +213,7 @@ def _read_map(path: Path, table: dict) -> tuple:
     its palette; or a sentence and None."""
     try:
         with Image.open(path) as image:
-            own = _palette(image)
+            own = palette_of(image)
             if table:
                 found = image.convert("RGB").getcolors(MAX_COLOURS)
                 if found is None:
@@ -227,7 +231,33 @@ def _read_map(path: Path, table: dict) -> tuple:
     return held, image.size, own
 
 
-def _palette(image: Image.Image) -> list[Colour]:
+def differing_palettes(
+    maps: Iterable[tuple[str, Sequence[Colour], Iterable[int]]],
+) -> str | None:
+    """Says where a number is of one colour in a label map and of another in a second one.
+
+    Args:
+        maps (Iterable[tuple[str, Sequence[Colour], Iterable[int]]]): a map's name, its palette,
+            which may be empty, and the numbers that it holds.
+    """
+    first: dict[int, tuple[str, Colour]] = {}
+    for name, palette, held in maps:
+        for value in held if palette else ():
+            if value == IGNORE_LABEL or value >= len(palette):
+                continue
+            other, colour = first.setdefault(value, (name, palette[value]))
+            if colour != palette[value]:
+                return (
+                    f"the palettes of label maps differ: {value} is {colour} in {other} and "
+                    f"{palette[value]} in {name}; they are read by number, so where colours tell "
+                    "the classes, name these in a labelmap.txt beside them, which --data and "
+                    "convert_dataset.py read (docs/own_data.md)"
+                )
+    return None
+
+
+def palette_of(image: Image.Image) -> list[Colour]:
+    """The colours of an indexed image by number; none of others."""
     raw = image.getpalette() if image.mode == "P" else None
     return list(zip(raw[::3], raw[1::3], raw[2::3], strict=False)) if raw else []
 

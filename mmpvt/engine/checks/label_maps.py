@@ -15,6 +15,8 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image
 
+from mmpvt.datasets.formats.masks import differing_palettes, palette_of
+from mmpvt.datasets.formats.records import Colour
 from mmpvt.datasets.loading import FileProblem, LoadSegAnnotations
 from mmpvt.datasets.pipelines import transform_name
 from mmpvt.engine.checks.channels import evenly_spaced
@@ -179,6 +181,24 @@ def check_label_maps(dataset: DatasetConfig, is_trained: bool, is_alone: bool) -
     sampled = [maps[i] for i in evenly_spaced(len(maps), MIXED_MAPS)]
     if mixed := mixed_binary(dataset, _iter_labels(sampled, dataset)):
         print(f"warning: {mixed}", file=sys.stderr)
+    if differing := mixed_palettes(sampled):
+        print(f"warning: {differing}", file=sys.stderr)
+
+
+def mixed_palettes(paths: Iterable[str]) -> str | None:
+    """Says where a number is of one colour in a label map and of another in a second one."""
+    files: dict[bytes, str] = {}  # by palette: a decoded file of each is enough to tell
+    for path in paths:
+        with suppress(OSError, ValueError), Image.open(io.BytesIO(read_bytes(path))) as image:
+            if image.mode == "P" and image.palette:
+                files.setdefault(bytes(image.palette.getdata()[1]), path)
+    return differing_palettes(_iter_indexed(files.values())) if len(files) > 1 else None
+
+
+def _iter_indexed(paths: Iterable[str]) -> Iterator[tuple[str, list[Colour], list[int]]]:
+    for path in paths:
+        with suppress(OSError, ValueError), Image.open(io.BytesIO(read_bytes(path))) as image:
+            yield path, palette_of(image), np.unique(np.asarray(image)).tolist()
 
 
 def _iter_labels(paths: Iterable[str], dataset: DatasetConfig) -> Iterator[tuple[str, set[int]]]:

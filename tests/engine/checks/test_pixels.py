@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from mmseg.datasets import BaseSegDataset
+from PIL import Image
 
 from mmpvt import UserError
 from mmpvt.datasets.formats import open_dataset
@@ -364,6 +365,28 @@ def test_255_in_place_of_1_in_some_label_maps(
             shutil.copytree(tmp_path / folder, tmp_path / "own" / name, dirs_exist_ok=True)
         open_dataset(tmp_path / "own", classes=("a", "b"))
         assert ("1 label map holds 255 and no 1" in caplog.text) is is_mixed
+
+
+def test_palettes_that_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    """As where each map was saved with the colours that it holds: 1 may be any class."""
+    config = segmenter(tmp_path, OBJECTS)
+    for red, unused in ((0, 9), (255, 0)):
+        for name, palette in (("1", [0, 0, 0, 255, 0, 0, 9, 9, 9]), ("2", [0, 0, 0, red, 0, 0])):
+            indexed = Image.fromarray(OBJECTS.astype(np.uint8), "P")
+            indexed.putpalette([*palette, *[unused] * 9])
+            indexed.save(tmp_path / "maps" / f"{name}.png")
+        is_said = red == 0
+        check_pixels(config, ("train",))
+        assert ("palettes of label maps differ: 1 is (" in capsys.readouterr().err) is is_said
+        (found,) = inspect_datasets(config, ("train",), workers=1)
+        assert ("label maps of other palettes" in found.notes) is is_said
+        caplog.clear()
+        for folder, name in (("images", "images"), ("maps", "masks")):
+            shutil.copytree(tmp_path / folder, tmp_path / "own" / name, dirs_exist_ok=True)
+        open_dataset(tmp_path / "own", classes=("a", "b"))
+        assert ("the palettes of label maps differ" in caplog.text) is is_said
 
 
 def test_a_map_with_two_classes_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
