@@ -7,6 +7,7 @@ minutes.
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import os
 import re
@@ -100,10 +101,16 @@ def parse_annotations(data: bytes, file: Path) -> dict:
     """What :func:`read_annotations` gives, of a file's content.
 
     Raises:
-        DatasetError: it is empty, no JSON or not COCO's.
+        DatasetError: it is empty, no JSON, not COCO's, or begins with a byte order mark.
     """
     if not data:
         raise DatasetError(f"the annotation file {file} is empty", **GET_DATA)
+    if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DatasetError(
+            f"the annotation file {file} begins with a byte order mark, as editors on Windows "
+            "write it, with which pycocotools reads none",
+            hint="save it as UTF-8 without one",
+        )
     try:
         content = parse_json(data)
     except ValueError as error:

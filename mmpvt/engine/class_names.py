@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from mmpvt.engine.config_parts import dataset_kind, iter_dicts, split_datasets
 from mmpvt.errors import CheckpointMismatchError, ConfigError
-from mmpvt.utils.text import few
+from mmpvt.utils.text import few, told_apart
 
 CLASSIFYING = {"bbox_head", "mask_head", "decode_head", "auxiliary_head"}
 TEXT = {"language_model", "text_encoder"}  # parts of models that compare images with text
@@ -280,12 +280,13 @@ def iter_differing(
 def class_differences(stored: Sequence[str], classes: Sequence[str]) -> str:
     """The first labels at which a checkpoint's and a data set's classes differ, for a sentence."""
     differing = [
-        f"class {label} is {_quoted(one)} in the checkpoint and {_quoted(other)} in the data set"
-        for label, one, other in iter_differing(stored, classes)
+        "class {} is {} in the checkpoint and {} in the data set".format(label, *_quoted(*names))
+        for label, *names in iter_differing(stored, classes)
     ]
     more = [f"{len(differing) - MOST_NAMED} more"] if len(differing) > MOST_NAMED else []
     return ", ".join(differing[:MOST_NAMED] + more)
 
 
-def _quoted(name: str | None) -> str:
-    return "missing" if name is None else repr(name)
+def _quoted(*names: str | None) -> list[str]:
+    quoted = iter(told_apart(*(name for name in names if name is not None)))
+    return ["missing" if name is None else next(quoted) for name in names]

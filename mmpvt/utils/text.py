@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -59,6 +60,13 @@ def to_json(content: object, **options: Any) -> bytes:
 def class_name(classes: Sequence[str], label: int) -> str:
     """The name of a class, or its number where ``classes`` don't reach to it."""
     return classes[label] if label < len(classes) else str(label)
+
+
+def told_apart(*names: str) -> list[str]:
+    """Names in quotes; in ASCII where they would look the same, as a letter and an accent do beside
+    the accented letter."""
+    composed = {unicodedata.normalize("NFKC", name) for name in names}
+    return list(map(ascii if len(composed) < len(set(names)) else repr, names))
 
 
 def few(names: Iterable[object], most: int = 3) -> str:

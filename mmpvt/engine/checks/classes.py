@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from mmpvt.engine.class_names import head_counts, iter_differing, iter_heads
 from mmpvt.engine.config_parts import iter_dicts
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.errors import ConfigError, DatasetError
-from mmpvt.utils.text import few
+from mmpvt.utils.text import few, told_apart
 
 IOU_METRICS = ("mIoU", "mDice", "mFscore")  # of MMSegmentation's IoUMetric
 SIMILARITY = 0.7  # difflib's ratio from which a name may be another one misspelt
@@ -72,10 +73,10 @@ class AnnotatedClasses(NamedTuple):
         has_none = bool(self.names) and not set(self.classes) & set(self.names)
         # of 80 classes that are all others, one is a little like another by chance
         if misspelt and not (has_none and 2 * len(misspelt) < len(self.classes)):
-            name, near = misspelt[0]
+            name, near = told_apart(*misspelt[0])
             more = f" (and {len(misspelt) - 1} more)" if len(misspelt) > 1 else ""
             return (
-                f"the config's class {name!r} is not in {self.file}, which has {near!r}{more}: "
+                f"the config's class {name} is not in {self.file}, which has {near}{more}: "
                 f"correct metainfo=dict(classes=…) in the config ({counts})"
             )
         if has_none:
@@ -167,7 +168,8 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     """The one of ``names`` that ``name`` may be meant for, or None."""
 
     def folded(text: str) -> str:
-        return "".join(filter(str.isalnum, text.casefold())) or text
+        composed = unicodedata.normalize("NFKC", text)
+        return "".join(filter(str.isalnum, composed.casefold())) or text
 
     known = {folded(other): other for other in names}
     close = difflib.get_close_matches(folded(name), known, n=1, cutoff=SIMILARITY)

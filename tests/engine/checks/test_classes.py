@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mmpvt import UserError
 from mmpvt.datasets.shapes import METAINFO, generate
 from mmpvt.engine.checks import check_data
 from mmpvt.engine.checks.classes import check_class_weights
+from mmpvt.engine.class_names import class_differences
 from mmpvt.errors import ConfigError
 from mmpvt.evaluation import CocoMetric
 from mmpvt.registry import DATASETS
@@ -156,6 +158,25 @@ def test_misspelt(wrong: str, near: str, split: str, root: Path):
     expected = rf"class '{wrong}' is not in .*json, which has '{near}': .*6 classes, the file 6\)"
     with pytest.raises(UserError, match=expected):
         check_data(config, (split,))
+
+
+def test_names_that_look_the_same(root: Path):
+    """In an accent of its own, as macOS writes it, or none; in both they are told apart."""
+    names = (f"caf{chr(0xE9)}", f"cafe{chr(0x301)}")
+    change(root, TRAIN, lambda c: c["categories"][0].update(name=names[1]))
+    config = experiment(train=coco(root, classes=(names[0], *NAMES[1:])))
+    with pytest.raises(UserError, match=r"class 'caf\\xe9' is not in .* has 'cafe\\u0301'"):
+        check_data(config, ("train",))
+    assert class_differences(names[:1], names[1:]).count("caf\\xe9") == 1
+    assert class_differences(["ant", "bee"], ["ant"]) == (
+        "class 1 is 'bee' in the checkpoint and missing in the data set"
+    )
+
+
+def test_a_byte_order_mark(root: Path):
+    (root / TRAIN).write_bytes(codecs.BOM_UTF8 + (root / TRAIN).read_bytes())
+    with pytest.raises(UserError, match=r"begins with a byte order mark.* without one$"):
+        check_data(experiment(train=coco(root)), ("train",))
 
 
 def test_a_class_of_ones_own_that_reads_the_file(root: Path, caplog: pytest.LogCaptureFixture):
