@@ -83,6 +83,11 @@ class FileProblem(enum.Enum):
         "{path} is an image of 8 bits, and LoadImageFromFile's max_value={value} is for files of "
         "more",
     )
+    CHANNELS = (
+        "images of channels that the model doesn't take",
+        "the number of channels of {path} is {found}, and the model takes {taken}",
+        "store it as the others are, or load all alike with color_type='color' or 'grayscale'",
+    )
     OUTSIDE = (
         "files outside of the data's folder",
         "{path} lies outside of the data's folder",
@@ -157,6 +162,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             255, 4095 for 12-bit data. The image is float32 from 0 to 255 then. Default: None.
         channels (int | None): of the placeholder for an image that can't be used. Default: those
             of the last image, or what ``color_type`` says.
+        accepted (Sequence[int] | None): numbers of channels; an image of another is refused.
+            Default: None, any.
         **kwargs: of MMCV's ``LoadImageFromFile``.
 
     Raises:
@@ -168,11 +175,13 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         folders: Sequence[str] | None = None,
         max_value: float | None = None,
         channels: int | None = None,
+        accepted: Sequence[int] | None = None,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         self.folders = folders
         self.max_value = max_value
+        self.accepted = accepted
         backend = self.imdecode_backend
         package = dict(tifffile="tifffile", turbojpeg="PyTurboJPEG").get(backend)
         if package and importlib.util.find_spec(backend) is None:
@@ -194,8 +203,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
 
         Raises:
             BadFileError: the file is missing, no readable image, of another size than its
-                annotations say, of several pages, or of 8 bits where ``max_value`` is given; or it
-                lies elsewhere.
+                annotations say, of several pages, of channels that aren't accepted, or of 8 bits
+                where ``max_value`` is given; or it lies elsewhere.
             ConfigError: it holds values that ``color_type`` doesn't load.
             UserError: it is no regular file, or too large.
         """
@@ -244,6 +253,10 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         if None not in told and image.shape[:2] != told:
             found = _size(image.shape[:2])
             raise FileProblem.IMAGE_SIZE.of(path, found=found, told=_size(told))
+        channels = image.shape[2] if image.ndim == 3 else 1
+        if self.accepted and channels not in self.accepted:
+            taken = " or ".join(map(str, self.accepted))
+            raise FileProblem.CHANNELS.of(path, found=channels, taken=taken)
         self._trailing = image.shape[2:]
         return self._fill(results, image)
 

@@ -17,6 +17,7 @@ from mmengine.device import get_device
 from mmpvt.datasets.pipelines import loading_step
 from mmpvt.datasets.samplers import kill_workers
 from mmpvt.engine.checks import check_data, check_pixels, keep_inside
+from mmpvt.engine.checks.channels import accepted_channels
 from mmpvt.engine.config import (
     RATES,
     check_initial_weights,
@@ -501,10 +502,15 @@ def _name_broken_files(config: Config) -> None:
     """Has every pipeline name the image or label map that can't be used."""
     heads = (d["decode_head"] for d in iter_dicts(config.model) if "decode_head" in d)
     head = next((head for head in heads if isinstance(head, dict)), {})
+    pipelines = [d["pipeline"] for d in iter_steps(config) if isinstance(d.get("pipeline"), list)]
+    steps = [step for step in iter_dicts(pipelines) if "type" in step]
+    is_raw = any(step.get("color_type") == "unchanged" for step in steps)
+    accepted = accepted_channels(config, steps) if is_raw else None
     for d in iter_steps(config):
         if d.get("type") in IMAGE_LOADERS:
             d["type"] = "mmpvt.LoadImageFromFile"
             if d.get("color_type") == "unchanged":
+                d["accepted"] = accepted
                 d["channels"] = (config.model.get("backbone") or {}).get("in_channels")
         elif d.get("type") in ("mmpvt.LoadSegAnnotations", "mmseg.LoadAnnotations") or (
             d.get("type") == "LoadAnnotations" and config.get("default_scope") == "mmseg"

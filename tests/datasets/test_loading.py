@@ -188,6 +188,8 @@ def test_placeholders_have_the_images_channels(tmp_path: Path):
     with placeholder_images():
         assert loader(dict(img_path=path))["img"].shape == (64, 64, 4)
     assert LoadImageFromFile(color_type="unchanged")(dict(img_path=path))["img"].shape[2] == 4
+    with pytest.raises(BadFileError, match=r"channels of .*a.png is 4, and the model takes 1 or 3"):
+        LoadImageFromFile(color_type="unchanged", accepted=[1, 3])(dict(img_path=path))
 
 
 def test_tifffile(tmp_path: Path):

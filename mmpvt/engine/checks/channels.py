@@ -29,6 +29,7 @@ from mmpvt.errors import ConfigError, UserError
 from mmpvt.utils.files import read_bytes
 
 SAMPLED = 8  # images of a data set that are decoded
+MANY = 10_000  # channels, which no model takes whose number is known
 DARK = 64  # of 255: what the brightest pixel of images cut to 8 bits reaches at least, if they fit
 PREPROCESSORS = ("DetDataPreprocessor", "SegDataPreProcessor", "ClsDataPreprocessor")
 
@@ -166,6 +167,20 @@ def rejected_channels(
         return []
     reasons = ((file, channel_mismatch(channels, config)) for channels, file in by_channels.items())
     return [f"{file} is loaded as an image of {reason}" for file, reason in reasons if reason]
+
+
+def accepted_channels(config: Config, steps: Sequence[dict]) -> list[int] | None:
+    """The numbers of channels that images of a model may have; None where that isn't known.
+
+    Args:
+        config (Config): of the experiment.
+        steps (Sequence[dict]): of its pipelines.
+    """
+    with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmdet"):
+        if not keep_channels(steps) or channel_mismatch(MANY, config) is None:
+            return None
+    own = (config.model.get("backbone") or {}).get("in_channels", 3)
+    return [n for n in sorted({1, 3, 4, own}) if channel_mismatch(n, config) is None]
 
 
 def channel_mismatch(channels: int, config: Config, trained: bool = False) -> str | None:

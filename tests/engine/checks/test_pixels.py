@@ -18,7 +18,7 @@ from PIL import Image
 from mmpvt import UserError
 from mmpvt.datasets.formats import open_dataset
 from mmpvt.engine.checks import check_data, check_pixels
-from mmpvt.engine.checks.channels import channel_mismatch
+from mmpvt.engine.checks.channels import accepted_channels, channel_mismatch
 from mmpvt.engine.config import take_channels
 from mmpvt.errors import ConfigError
 from mmpvt.inspection import inspect_datasets
@@ -104,6 +104,22 @@ def test_values_that_no_loader_of_colours_takes(tmp_path: Path):
     """Said before the run, not as one bad file to skip."""
     with pytest.raises(ConfigError, match=r"0\.tif holds float32 values, which can't be loaded"):
         checked(detector(tmp_path, noise(1).astype(np.float32)))
+
+
+def test_accepted_channels(tmp_path: Path):
+    config = detector(tmp_path, noise(3), color_type="unchanged")
+    steps = config.train_dataloader.dataset.pipeline
+    assert accepted_channels(config, steps) is None  # all but three are dropped for red first
+    config.model.data_preprocessor.bgr_to_rgb = False
+    assert accepted_channels(config, steps) == [3]
+    config.model.backbone.in_channels = 7
+    config.model.data_preprocessor = dict(
+        type="mmpvt.DetDataPreprocessor", mean=[5.0] * 7, std=[9.0] * 7
+    )
+    assert accepted_channels(config, steps) == [1, 7]
+    assert accepted_channels(config, [*steps, dict(type="Own")]) is None
+    config.model = dict(data_preprocessor=dict(type="Own"), backbone=dict(type="Own"))
+    assert accepted_channels(config, steps) is None
 
 
 def test_a_transform_of_ones_own_may_change_channels(tmp_path: Path):
