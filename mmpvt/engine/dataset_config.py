@@ -126,9 +126,22 @@ class DatasetConfig:
         return str([self.fields.get(field) for field in fields])
 
     def argument(self, name: str) -> Any:
-        """What its class is given for an argument: the config's value, or the default."""
+        """What its class is given for an argument: the config's value, what a class of the user's
+        own passes on, or the default."""
         value = self.fields.get(name)
+        if value is None and self.is_segmentation:
+            value = getattr(self._built, name, None)
         return default_argument(self.kind, name) if value is None else value
+
+    @cached_property
+    def _built(self) -> object:
+        """A segmentation data set that has read no files; None where its class can't be built."""
+        unused = ("type", "_scope_", "pipeline", "lazy_init")
+        known = {key: value for key, value in self.fields.items() if key not in unused}
+        try:
+            return self.kind(**known, pipeline=[], lazy_init=True) if self.kind else None
+        except Exception:  # a user's class may raise any, which the run says
+            return None
 
     def folder(self, prefix: str) -> Path:
         """A folder of its ``data_prefix``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -104,8 +103,6 @@ def check_zero_label(dataset: DatasetConfig) -> None:
     if not dataset.is_segmentation:
         return
     reduced = _reduces_zero(dataset)
-    if reduced is None:
-        return
     for step in iter_dicts(dataset.pipeline):
         if "type" not in step or transform_name(step) not in MAP_LOADERS or step.get("values"):
             continue
@@ -126,8 +123,6 @@ def compare_zero_labels(config: Config, splits: Iterable[str]) -> list[str]:
         if not dataset.is_segmentation or label_map_loader(dataset).values:
             continue
         reduced, classes = _reduces_zero(dataset), dataset.classes
-        if reduced is None:
-            continue
         is_own = not set(classes) <= set(dataset.known_classes)
         if reduced and is_own and classes[0].casefold() in BACKGROUND:
             notes.append(
@@ -144,13 +139,9 @@ def compare_zero_labels(config: Config, splits: Iterable[str]) -> list[str]:
     return notes
 
 
-def _reduces_zero(dataset: DatasetConfig) -> bool | None:
-    """Whether a data set ignores 0 in its label maps; None where its class alone knows."""
-    name = "reduce_zero_label"
-    if name in dataset.fields:
-        return bool(dataset.fields[name])
-    accepted = inspect.signature(dataset.kind).parameters if dataset.kind else {}
-    return bool(accepted[name].default) if name in accepted else None
+def _reduces_zero(dataset: DatasetConfig) -> bool:
+    """Whether a data set ignores 0 in its label maps."""
+    return bool(dataset.argument("reduce_zero_label"))
 
 
 class MapProblem(NamedTuple):
@@ -244,7 +235,7 @@ def label_map_fields(dataset: DatasetConfig) -> dict:
     kind, classes = dataset.kind, dataset.classes
     is_choice = classes and set(classes) <= set(dataset.known_classes)
     return dict(
-        reduce_zero_label=bool(dataset.argument("reduce_zero_label")),
+        reduce_zero_label=_reduces_zero(dataset),
         label_map=kind.get_label_map(classes) if kind and is_choice else None,
     )
 

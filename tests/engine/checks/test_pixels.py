@@ -280,19 +280,22 @@ def test_a_pipeline_of_another_reduce_zero_label(reduced: bool, tmp_path: Path):
 
 
 class OwnSegDataset(BaseSegDataset):
-    """Its class alone knows what it does with label 0."""
+    """Its class alone knows its suffixes, and what it does with label 0."""
 
     def __init__(self, **kwargs) -> None:
-        super().__init__(reduce_zero_label=True, **kwargs)
+        super().__init__(
+            img_suffix="0.jpg", seg_map_suffix="0.png", reduce_zero_label=True, **kwargs
+        )
 
 
-def test_a_reduce_zero_label_that_a_class_sets(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    config = segmenter(tmp_path, OBJECTS)
+def test_what_a_class_of_ones_own_passes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    config = segmenter(tmp_path, np.where(OBJECTS, 2, 1).astype(np.uint8))
     dataset = config.train_dataloader.dataset
-    dataset.pop("reduce_zero_label", None)
     dataset.type, dataset.pipeline[1].reduce_zero_label = OwnSegDataset, True
     checked(config)
     assert not caplog.messages
+    (found,) = inspect_datasets(config, ("train",), workers=1)
+    assert found.images == 1 and found.counts.tolist() == [50, 50] and not found.errors
 
 
 def test_label_0_of_two_meanings(tmp_path: Path, caplog: pytest.LogCaptureFixture):
