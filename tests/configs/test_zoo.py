@@ -23,9 +23,13 @@ from mmpvt.engine.config import set_pretrained
 from mmpvt.engine.config_parts import iter_dicts
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-# Of configs that only the backbone's depth tells apart, the least deep ones run in `make test`;
-# test_cost builds all.
-DEEP = r"(.*_)?pvt_(m|l|medium|large|v2_b[345])_.*"
+# Of configs that only the backbone tells apart, the least deep ones run in `make test`, and one of
+# b2_li's; test_cost builds all.
+DEEP = (
+    r"(.*_)?pvt_(m|l|medium|large|v2_b[1345])_.*"
+    r"|((retinanet|mask_rcnn|fpn)_)?pvt_(s|small|v2_b2)_(?!li).*"
+    r"|(mask_rcnn|cascade_mask_rcnn|atss|gfl|sparse_rcnn)_pvt_v2_b2_li_.*"
+)
 SHRINK = 8  # how many times smaller, a side, than a config says, images are tested at
 
 # How far a cost may be from the published one, M parameters and part of the GFLOPs, where it isn't

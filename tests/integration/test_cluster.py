@@ -106,6 +106,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     return dict(PATH=f"{folder}:{os.environ['PATH']}")
 
 
+@pytest.mark.full
 def test_slurm(tmp_path: Path, shapes: Path, tiny_config: Path, slurm: dict, start):
     work_dir = tmp_path / "work"
     args = ("--data-root", shapes, "--work-dir", work_dir, "--seed", 0)

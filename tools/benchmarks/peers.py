@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from benchmarks.published import PublishedPVT
 from mmpvt.errors import UserError
-from mmpvt.inference.loading import load_model
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
 from mmpvt.models.archs import Variant, find_variant
 from mmpvt.models.layers import Block
@@ -154,6 +153,8 @@ def classifier(peer: str, name: str) -> nn.Module:
     PEERS[peer](name)  # says what is missing
     variant = find_variant(name)
     if peer == "mmpvt":
+        from mmpvt.inference.loading import load_model  # imports MMDetection
+
         return load_model(variant.full_name, "none", "cpu")
     if peer == "timm":
         import timm as theirs

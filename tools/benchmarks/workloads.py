@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from mmdet.structures import DetDataSample
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import nn
 
 from benchmarks.peers import PEERS, classifier
-from mmpvt.engine.config import load_config
 from mmpvt.models.archs import find_variant
+
+if TYPE_CHECKING:
+    from mmdet.structures import DetDataSample  # which a backbone's process needn't import
 
 BACKBONE = ("forward", "forward+backward")
 DETECTOR = ("train", "predict")
@@ -107,6 +109,8 @@ def _forward_backward(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def _detector(case: Case, backbone: nn.Module) -> nn.Module:
+    from mmpvt.engine.config import load_config
+
     variant = find_variant(case.arch)
     config = load_config(str(CONFIGS / DETECTORS[variant.version]))
     channels = getattr(backbone, "out_channels", variant.arch.embed_dims)
@@ -132,6 +136,8 @@ def _train(model: nn.Module) -> Callable[..., None]:
 
 def _samples(case: Case, boxes: int = 8) -> list[DetDataSample]:
     """Truth for each image: ``boxes`` boxes of random places, a quarter of the image at most."""
+    from mmdet.structures import DetDataSample
+
     shape = (case.height, case.width)
     scale = torch.tensor([case.width, case.height] * 2)
     samples = []

@@ -40,6 +40,15 @@ REFUSED = {
     "mmdet::rpn": "no head that tells classes apart",
     "mmdet::soft_teacher": "without annotations",
 }
+# One of each way in which heads, targets and data are fitted; `make test-full` runs all.
+QUICK = {
+    *(
+        f"mmdet::{name}"
+        for name in ("albu_example", "centernet", "condinst", "detr", "faster_rcnn")
+    ),
+    *(f"mmdet::{name}" for name in ("fcos", "mask2former", "yolact")),
+    *(f"mmseg::{name}" for name in ("emanet", "encnet", "ocrnet", "sem_fpn")),
+}
 WIDTH, HEIGHT = 128, 96
 
 
@@ -111,7 +120,17 @@ def small(name: str, work_dir: Path) -> Config:
     return config
 
 
-@pytest.mark.parametrize("name", SWAP_FAMILIES, ids=lambda name: name.partition("/")[0])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            id=(family := name.partition("/")[0]),
+            marks=() if family in QUICK or family in REFUSED else pytest.mark.full,
+        )
+        for name in SWAP_FAMILIES
+    ],
+)
 def test_learns_own_classes(
     name: str,
     objects: Path,
