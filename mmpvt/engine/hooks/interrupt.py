@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
@@ -22,6 +23,8 @@ from mmpvt.utils.signals import handle, stop_signals
 from mmpvt.utils.text import printable
 
 DIRECT = (signal.SIGINT, signal.SIGTERM)  # a second one is meant
+ALARM = getattr(signal, "SIGALRM", None)  # Windows has none
+AGAIN = 0.01  # seconds after which a dropped exception is raised again
 
 
 @HOOKS.register_module()
@@ -52,6 +55,7 @@ class InterruptHook(Hook):
             raise_if_asked()
         for number in stop_signals():
             handle(number, self._note)
+        self._report, sys.unraisablehook = sys.unraisablehook, self._on_dropped
 
     def before_train(self, runner: Runner) -> None:
         """From here on there is something to save."""
@@ -79,6 +83,16 @@ class InterruptHook(Hook):
         if self.computing and is_main_process():  # the others wait for its scores
             runner = self.computing
             raise Interrupted(number, runner.iter, self._save(runner, runner.iter))
+
+    def _on_dropped(self, dropped: Any) -> None:
+        """Python dropped an exception, as where a metric was starting a process: without another,
+        the metrics would be computed to their end."""
+        if self.computing and isinstance(dropped.exc_value, Interrupted) and ALARM:
+            stop = dropped.exc_value
+            signal.signal(ALARM, lambda *_: _raise(stop))
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        else:
+            self._report(dropped)
 
     def _after_iter(
         self,
@@ -119,6 +133,10 @@ class InterruptHook(Hook):
         hooks = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
         hook = next(hooks, None)
         return hook and hook.save_interrupted(runner, runner.epoch, done)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def raise_if_asked() -> None:

@@ -6,19 +6,23 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from helpers import environment
 from mmpvt.engine.hooks.interrupt import InterruptHook, raise_if_asked
+from mmpvt.errors import Interrupted
 
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+    before, hook = [signal.getsignal(number) for number in numbers], sys.unraisablehook
     yield
+    sys.unraisablehook = hook
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
 
@@ -46,6 +50,19 @@ def test_lost_in_a_destructor():
     hook.asked = signal.SIGTERM
     hook.before_train(None)  # which saves first
     raise_if_asked()
+
+
+def test_lost_while_metrics_are_computed():
+    """As where one starts a process: nothing else would end it."""
+    hook = InterruptHook()
+    hook.before_run(None)
+    hook.before_train(None)
+    hook.computing = SimpleNamespace(iter=3, hooks=[])
+    swallows = Swallows()
+    del swallows
+    with pytest.raises(Interrupted) as caught:
+        time.sleep(20)
+    assert (caught.value.code, caught.value.iteration) == (130, 3)
 
 
 TRAINING = """
