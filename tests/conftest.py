@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,8 +19,9 @@ import torch
 from yapf.yapflib import yapf_api
 
 import mmpvt
-from helpers import DATA, SHARED, forget_runs, golden_weight, need
+from helpers import DATA, LEAN, SHARED, forget_runs, golden_weight, need
 
+os.environ["PYTHONPATH"] = str(LEAN)
 mmpvt.setup_environment()
 torch.set_num_threads(1)  # the tests' tensors are small, and other processes may want the cores
 

@@ -31,6 +31,7 @@ from mmpvt.models.backbone import PyramidBackbone
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 DATA = Path(__file__).parent / "data"
+LEAN = Path(__file__).parent / "lean"  # packages that processes go without, as they take long
 SWAP_FAMILIES = (DATA / "swap_families.txt").read_text().split()  # a shipped config of each
 
 
@@ -270,9 +271,10 @@ def forget_runs() -> None:
         kinds.extend(kind.__subclasses__())
 
 
-def environment() -> dict[str, str]:
+def environment(lean: bool = True) -> dict[str, str]:
     """Of a tool run as a process: this checkout first, one thread."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    path = f"{ROOT}{os.pathsep}{LEAN}" if lean else str(ROOT)
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def command(tool: str, *args: object) -> list[str]:

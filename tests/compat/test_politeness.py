@@ -125,7 +125,7 @@ plugin.check(folder, local)
 
 def run(code: str, *args: object) -> None:
     """Runs it in a process, beside the stand-in plugin."""
-    env = environment()
+    env = environment(lean=False)
     env["PYTHONPATH"] = f"{Path(__file__).parent}:{env['PYTHONPATH']}"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, *map(str, args)],

@@ -35,9 +35,8 @@ def full(*cases: tuple) -> list:
 @pytest.mark.parametrize(
     ("kind", "shape", "batch"),
     [
-        ("retinanet", SHAPE, 2),
         ("mask_rcnn", SHAPE, "dynamic"),
-        *full(("mask2former", SHAPE, 1)),
+        *full(("retinanet", SHAPE, 2), ("mask2former", SHAPE, 1)),
         *full(("deformable_detr", SHAPE, 1), ("slide", SHAPE, 1)),
         *full(("detr", None, "dynamic"), ("fpn", None, 3), ("retinanet", None, "dynamic")),
         *full(("mask_rcnn", None, 2), ("gfl", SHAPE, 2), ("atss", SHAPE, "dynamic")),

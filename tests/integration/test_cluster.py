@@ -67,6 +67,7 @@ def ended(*processes: subprocess.Popen) -> list[str]:
     return texts
 
 
+@pytest.mark.full
 def test_two_machines(tmp_path: Path, shapes: Path, tiny_config: Path, start):
     """Each trains on its share; the learning rate follows the batch of all."""
     variables = dict(NNODES="2", MASTER_ADDR="127.0.0.1", PORT=str(free_port()))

@@ -200,19 +200,22 @@ def test_the_chain_from_data_to_report(installed: Installed, tiny_config: Path, 
     assert (tmp_path / "r" / "index.html").is_file()
 
 
-def test_mmdetections_tools_and_api(
-    installed: Installed, shapes: Path, tiny_config: Path, tmp_path: Path
-):
+def test_mmdetections_api(installed: Installed, shapes: Path, tiny_config: Path, tmp_path: Path):
+    """It imports mmcv.ops before it reads ``custom_imports``."""
+    config = installed.config(tmp_path, tiny_config)
+    checkpoint = save_untrained(config, tmp_path / "untrained.pth")
+    image = next((shapes / "val2017").iterdir())
+    out = installed.run("-c", PLAIN_API, config, checkpoint, image, cwd=tmp_path)
+    assert re.search(r"^mmpvt\.models\.pvt \d+$", out, re.MULTILINE)
+
+
+@pytest.mark.full
+def test_mmdetections_tools(installed: Installed, shapes: Path, tiny_config: Path, tmp_path: Path):
     """They import mmcv.ops before they read ``custom_imports``, or without any config."""
     config = installed.config(tmp_path, tiny_config)
     checkpoint = save_untrained(config, tmp_path / "untrained.pth")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "shapes").symlink_to(shapes)
-    image = next((shapes / "val2017").iterdir())
-
-    out = installed.run("-c", PLAIN_API, config, checkpoint, image, cwd=tmp_path)
-    assert re.search(r"^mmpvt\.models\.pvt \d+$", out, re.MULTILINE)
-
     tested = installed.run(
         *(MMDET_TOOLS / "test.py", config, checkpoint, "--work-dir", "tested"),
         *("--out", "results.pkl"),

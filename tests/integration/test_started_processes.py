@@ -117,9 +117,9 @@ def start(tmp_path: Path, shapes: Path, tiny_config: Path, start_tool) -> Callab
     return start
 
 
-def metric(**settings: object) -> str:
+def metric(epochs: int = 4, **settings: object) -> str:
     evaluator = dict(_delete_=True, type="Computes", **settings)
-    return f"train_cfg = dict(max_epochs=4, val_interval=1)\nval_evaluator = {evaluator!r}"
+    return f"train_cfg = dict(max_epochs={epochs}, val_interval=1)\nval_evaluator = {evaluator!r}"
 
 
 def alive(group: int) -> list[int]:
@@ -146,7 +146,7 @@ def wait_for_none(group: int) -> None:
     ("method", "rounds"),
     [
         ("fork", 5),
-        ("executor", 3),
+        pytest.param("executor", 3, marks=pytest.mark.full),
         pytest.param("spawn", 1, marks=pytest.mark.full),
         pytest.param("forkserver", 1, marks=pytest.mark.full),
         pytest.param("fork", 50, marks=pytest.mark.full),
@@ -165,9 +165,9 @@ def test_a_metric_ends_its_processes(method: str, rounds: int, tmp_path: Path, s
         f"import sys\nsys.path.append({str(tmp_path)!r})\n"
         'custom_imports = dict(imports=["computing"])\n'
     )
-    process = start(imports + metric(method=method, rounds=rounds), copied=False)
+    process = start(imports + metric(2, method=method, rounds=rounds), copied=False)
     assert process.wait(240) == 0, process.text
-    assert process.text.count("computing in") == 4
+    assert process.text.count("computing in") == 2
     wait_for_none(process.pid)
 
 

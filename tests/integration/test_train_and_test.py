@@ -9,6 +9,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -103,7 +104,10 @@ def test_same_seed_same_run(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_two_processes(tmp_path: Path, shapes: Path, tiny_config: Path, trained: Path):
+@pytest.fixture
+def run_script(shapes: Path, tiny_config: Path) -> Callable[..., str]:
+    """Runs a shell script of tools/ on two processes."""
+
     def run(script: str, *args: object) -> str:
         done = subprocess.run(
             ["bash", ROOT / "tools" / script, tiny_config, *map(str, args), "--data-root", shapes],
@@ -116,10 +120,19 @@ def test_two_processes(tmp_path: Path, shapes: Path, tiny_config: Path, trained:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    out = run("dist_train.sh", 2, "--work-dir", tmp_path / "two")
-    assert (tmp_path / "two" / "epoch_2.pth").is_file()
-    assert re.search(r"Epoch\(train\) +\[2\]\[2/2\]", out)  # half the iterations each
-    out = run("dist_test.sh", trained / "epoch_2.pth", 2, "--work-dir", tmp_path / "test")
+    return run
+
+
+def test_two_processes_train(tmp_path: Path, run_script):
+    epochs = ("--cfg-options", "train_cfg.max_epochs=1")
+    out = run_script("dist_train.sh", 2, "--work-dir", tmp_path, *epochs)
+    assert (tmp_path / "epoch_1.pth").is_file()
+    assert re.search(r"Epoch\(train\) +\[1\]\[2/2\]", out)  # half the iterations each
+
+
+@pytest.mark.full
+def test_two_processes_test(tmp_path: Path, trained: Path, run_script):
+    out = run_script("dist_test.sh", trained / "epoch_2.pth", 2, "--work-dir", tmp_path)
     alone = next(trained.glob("*/*.log")).read_text()
     score = re.compile(r"coco/bbox_mAP: (\S+)")
     assert score.search(out)[1] == score.search(alone)[1]
