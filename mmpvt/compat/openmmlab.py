@@ -240,7 +240,10 @@ def switch_off_multimodal(undo: ExitStack) -> None:
 def _switch_off(module: Any, _: ExitStack) -> None:
     """This isn't undone: what mmpretrain has imported by then follows from it."""
     if module.WITH_MULTIMODAL:
-        from transformers import modeling_utils
-
+        try:
+            from transformers import modeling_utils
+        except ImportError:  # as of one for another PyTorch
+            module.WITH_MULTIMODAL = False
+            return
         names = ("apply_chunking_to_forward", "find_pruneable_heads_and_indices")
         module.WITH_MULTIMODAL = all(hasattr(modeling_utils, name) for name in names)

@@ -19,7 +19,7 @@ from mmengine.visualization import Visualizer
 from mmseg.models.losses import CrossEntropyLoss
 from torch.nn import functional
 
-from helpers import ROOT, environment
+from helpers import LEAN, ROOT, environment
 
 WITHOUT_PKG_RESOURCES = """
 import sys
@@ -124,7 +124,7 @@ print(mmpretrain.models.WITH_MULTIMODAL)
 
 def run_code(code: str, *first: Path) -> str:
     """What a process prints, with folders before all others on its path."""
-    env = environment()
+    env = environment(lean=False)
     path = os.pathsep.join([*map(str, first), env["PYTHONPATH"]])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
@@ -166,6 +166,7 @@ def test_mmpretrain_beside_any_transformers(tmp_path: Path):
     (old / "__init__.py").write_text("class Adafactor:\n    pass\n")
     (old / "modeling_utils.py").write_text(OLD_TRANSFORMERS)
     assert run_code(IMPORTS_MMPRETRAIN, old.parent, tmp_path / "new") == "True"
+    assert run_code(IMPORTS_MMPRETRAIN, LEAN, tmp_path / "new") == "False"  # can't be imported
 
 
 @pytest.mark.full
