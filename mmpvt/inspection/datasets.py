@@ -20,7 +20,7 @@ from mmpvt.engine.checks.label_maps import (
     check_heads,
     compare_zero_labels,
     label_map_problem,
-    mixed_binary,
+    mixed_labels,
     mixed_palettes,
 )
 from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
@@ -158,7 +158,7 @@ def _inspect_label_maps(dataset: DatasetConfig, splits: list[str], workers: int)
         for sample, info in zip(samples, infos, strict=True)
         if info.pixels is not None
     ]
-    if mixed := mixed_binary(dataset, held):
+    if mixed := mixed_labels(dataset, held):
         report.notes["label maps of other values"].append(mixed)
     if differing := mixed_palettes(held[i][0] for i in evenly_spaced(len(held), MIXED_MAPS)):
         report.notes["label maps of other palettes"].append(differing)

@@ -6,7 +6,7 @@ import csv
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -169,24 +169,15 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
     _number(reading, records, mapping)
     if not are_colours and (differing := differing_palettes(indexed)):
         reading.notes.append(differing)
-    if values is None and len(names) == 2:
-        _note_mixed(reading, [one for same in records.values() for one in same])
+    if (
+        values is None
+        and len(names) == 2
+        and (mixed := mixed_binary((m[0], m[2]) for m in indexed))
+    ):
+        reading.notes.append(mixed)
     own_colours = dict(zip(names, colours or palette, strict=False))
     splits = {split: [record for record, _ in found] for split, found in records.items()}
     return Content(list(names), splits, own_colours, values)
-
-
-def _note_mixed(reading: Reading, records: list[tuple[ImageRecord, set]]) -> None:
-    """Notes that some label maps of two classes seem to mean by 255 what others mean by 1."""
-    whites = [record for record, held in records if IGNORE_LABEL in held and 1 not in held]
-    has_ones = any(1 in held for _, held in records)
-    if whites and has_ones and not any({1, IGNORE_LABEL} <= held for _, held in records):
-        maps = counted(len(whites), "label map holds", "label maps hold")
-        first = os.path.relpath(whites[0].label_map or "", reading.root)
-        reading.notes.append(
-            f"{maps} 255 and no 1 (the first: {first}), and others 1: 255 is ignored; where it "
-            "means the second class, write 1 in its place"
-        )
 
 
 def _number(reading: Reading, records: dict, mapping: dict) -> None:
@@ -229,6 +220,26 @@ def _read_map(path: Path, table: dict) -> tuple:
     else:
         held = np.unique(values).tolist()
     return held, image.size, own
+
+
+def mixed_binary(maps: Iterable[tuple[str, Collection[int]]]) -> str | None:
+    """Says where some label maps of two classes seem to mean by 255 what others mean by 1.
+
+    Args:
+        maps (Iterable[tuple[str, Collection[int]]]): a map's name, and the numbers in it.
+    """
+    ones = whites = None
+    for name, held in maps:
+        if 1 in held and IGNORE_LABEL in held:  # 255 is beside 1, not in its place
+            return None
+        ones = name if 1 in held else ones
+        whites = name if IGNORE_LABEL in held else whites
+    if not ones or not whites:
+        return None
+    return (
+        f"label maps such as {ones} hold 1, others such as {whites} 255 and no 1, and 255 is "
+        "ignored: where it means the second class, write 1 in its place"
+    )
 
 
 def differing_palettes(

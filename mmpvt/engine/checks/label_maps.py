@@ -14,7 +14,7 @@ import numpy as np
 from mmengine.config import Config
 from PIL import Image
 
-from mmpvt.datasets.formats.masks import differing_palettes, palette_of
+from mmpvt.datasets.formats.masks import differing_palettes, mixed_binary, palette_of
 from mmpvt.datasets.formats.records import Colour
 from mmpvt.datasets.loading import FileProblem, LoadSegAnnotations
 from mmpvt.datasets.pipelines import transform_name
@@ -170,7 +170,7 @@ def check_label_maps(dataset: DatasetConfig, is_trained: bool, is_alone: bool) -
     if problem and is_trained:
         print(f"warning: {problem.sentence}", file=sys.stderr)
     sampled = [maps[i] for i in evenly_spaced(len(maps), MIXED_MAPS)]
-    if mixed := mixed_binary(dataset, _iter_labels(sampled, dataset)):
+    if mixed := mixed_labels(dataset, _iter_labels(sampled, dataset)):
         print(f"warning: {mixed}", file=sys.stderr)
     if differing := mixed_palettes(sampled):
         print(f"warning: {differing}", file=sys.stderr)
@@ -202,7 +202,7 @@ def _iter_labels(paths: Iterable[str], dataset: DatasetConfig) -> Iterator[tuple
             yield path, set(np.unique(loader(results)["gt_seg_map"]).tolist())
 
 
-def mixed_binary(dataset: DatasetConfig, held: Iterable[tuple[str, set[int]]]) -> str | None:
+def mixed_labels(dataset: DatasetConfig, held: Iterable[tuple[str, set[int]]]) -> str | None:
     """Says where some label maps of two classes seem to mean by 255 what others mean by 1.
 
     Args:
@@ -211,18 +211,7 @@ def mixed_binary(dataset: DatasetConfig, held: Iterable[tuple[str, set[int]]]) -
     """
     if len(dataset.classes) != 2 or label_map_loader(dataset).values is not None:
         return None
-    ones = whites = None
-    for path, labels in held:
-        if {1, IGNORE_LABEL} <= labels:  # 255 is beside 1, not in its place
-            return None
-        ones = path if 1 in labels else ones
-        whites = path if IGNORE_LABEL in labels else whites
-    if not ones or not whites:
-        return None
-    return (
-        f"label maps such as {ones} hold 1, others such as {whites} 255 and no 1, and 255 is "
-        "ignored: where it means the second class, write 1 in its place"
-    )
+    return mixed_binary(held)
 
 
 def label_map_fields(dataset: DatasetConfig) -> dict:

@@ -383,7 +383,7 @@ def test_255_in_place_of_1_in_some_label_maps(
         for folder, name in (("images", "images"), ("maps", "masks")):
             shutil.copytree(tmp_path / folder, tmp_path / "own" / name, dirs_exist_ok=True)
         open_dataset(tmp_path / "own", classes=("a", "b"))
-        assert ("1 label map holds 255 and no 1" in caplog.text) is is_mixed
+        assert ("2.png 255 and no 1" in caplog.text) is is_mixed
 
 
 def test_palettes_that_differ(
