@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from mmpvt.checkpoint.resume_check import POSITION, VALIDATED
 from mmpvt.datasets.samplers import fault_tolerant, seed_generators
-from mmpvt.engine.hooks.checkpoints import CheckpointHook
+from mmpvt.engine.hooks.checkpoints import save_interrupted
 from mmpvt.engine.mixed_precision import decode_in_float32
 from mmpvt.errors import ConfigError
 from mmpvt.registry import LOOPS
@@ -74,9 +74,8 @@ class ResumableLoop(BaseLoop):
             yield from self.dataloader
         except Exception:
             done = self.runner.iter
-            hooks = (hook for hook in self.runner.hooks if isinstance(hook, CheckpointHook))
-            if done > self._began and get_world_size() == 1 and (hook := next(hooks, None)):
-                saved = hook.save_interrupted(self.runner, self.runner.epoch, done)
+            if done > self._began and get_world_size() == 1:
+                saved = save_interrupted(self.runner, done)
                 if saved:
                     self.runner.logger.error(
                         f"no more data can be loaded: iteration {done} is saved in {saved}"

@@ -239,6 +239,18 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=runner.iter))
 
 
+def save_interrupted(runner: Runner, done: int) -> str | None:
+    """Saves a run that ends between two regular checkpoints, after ``done`` iterations.
+
+    Returns:
+        str | None: the file to resume from; None where it couldn't be written, or the run saves
+        none.
+    """
+    hooks = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+    hook = next(hooks, None)
+    return hook and hook.save_interrupted(runner, runner.epoch, done)
+
+
 @HOOKS.register_module()
 class LoggerHook(MMEngineLoggerHook):
     """MMEngine's hook, which ends a run where the disk has no room for another line of scalars."""

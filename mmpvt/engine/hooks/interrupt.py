@@ -16,7 +16,7 @@ from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmpvt.engine.hooks.checkpoints import CheckpointHook
+from mmpvt.engine.hooks.checkpoints import save_interrupted
 from mmpvt.errors import Interrupted
 from mmpvt.registry import HOOKS
 from mmpvt.utils.signals import handle, stop_signals
@@ -82,7 +82,7 @@ class InterruptHook(Hook):
             raise stop
         if self.computing and is_main_process():  # the others wait for its scores
             runner = self.computing
-            raise Interrupted(number, runner.iter, self._save(runner, runner.iter))
+            raise Interrupted(number, runner.iter, save_interrupted(runner, runner.iter))
 
     def _on_dropped(self, dropped: Any) -> None:
         """Python dropped an exception, as where a metric was starting a process: without another,
@@ -115,7 +115,7 @@ class InterruptHook(Hook):
         if not self.training:
             raise Interrupted(number)
         done = runner.iter + (mode == "train")  # MMEngine counts an iteration after its hooks
-        raise Interrupted(number, done, self._save(runner, done))
+        raise Interrupted(number, done, save_interrupted(runner, done))
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """The metrics are computed."""
@@ -128,11 +128,6 @@ class InterruptHook(Hook):
         number = torch.tensor(self.asked)
         all_reduce(number, "max")
         return int(number)
-
-    def _save(self, runner: Runner, done: int) -> str | None:
-        hooks = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
-        hook = next(hooks, None)
-        return hook and hook.save_interrupted(runner, runner.epoch, done)
 
 
 def _raise(error: BaseException) -> None:

@@ -368,6 +368,13 @@ def test_a_class_that_no_label_map_holds(tmp_path: Path, capsys: pytest.CaptureF
     assert not capsys.readouterr().err
 
 
+def open_as_own(root: Path) -> None:
+    """Opens the images and label maps of two classes as a user's own data."""
+    for folder, name in (("images", "images"), ("maps", "masks")):
+        shutil.copytree(root / folder, root / "own" / name, dirs_exist_ok=True)
+    open_dataset(root / "own", classes=("a", "b"))
+
+
 def test_255_in_place_of_1_in_some_label_maps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ):
@@ -380,9 +387,7 @@ def test_255_in_place_of_1_in_some_label_maps(
         (found,) = inspect_datasets(config, ("train",), workers=1)
         assert ("label maps of other values" in found.notes) is is_mixed
         caplog.clear()
-        for folder, name in (("images", "images"), ("maps", "masks")):
-            shutil.copytree(tmp_path / folder, tmp_path / "own" / name, dirs_exist_ok=True)
-        open_dataset(tmp_path / "own", classes=("a", "b"))
+        open_as_own(tmp_path)
         assert ("2.png 255 and no 1" in caplog.text) is is_mixed
 
 
@@ -402,9 +407,7 @@ def test_palettes_that_differ(
         (found,) = inspect_datasets(config, ("train",), workers=1)
         assert ("label maps of other palettes" in found.notes) is is_said
         caplog.clear()
-        for folder, name in (("images", "images"), ("maps", "masks")):
-            shutil.copytree(tmp_path / folder, tmp_path / "own" / name, dirs_exist_ok=True)
-        open_dataset(tmp_path / "own", classes=("a", "b"))
+        open_as_own(tmp_path)
         assert ("the palettes of label maps differ" in caplog.text) is is_said
 
 

@@ -42,12 +42,9 @@ REFUSED = {
 }
 # One of each way in which heads, targets and data are fitted; `make test-full` runs all.
 QUICK = {
-    *(
-        f"mmdet::{name}"
-        for name in ("albu_example", "centernet", "condinst", "detr", "faster_rcnn")
-    ),
-    *(f"mmdet::{name}" for name in ("fcos", "mask2former", "yolact")),
-    *(f"mmseg::{name}" for name in ("emanet", "encnet", "ocrnet", "sem_fpn")),
+    *("mmdet::albu_example", "mmdet::centernet", "mmdet::condinst", "mmdet::detr"),
+    *("mmdet::faster_rcnn", "mmdet::fcos", "mmdet::mask2former", "mmdet::yolact"),
+    *("mmseg::emanet", "mmseg::encnet", "mmseg::ocrnet", "mmseg::sem_fpn"),
 }
 WIDTH, HEIGHT = 128, 96
 
