@@ -64,7 +64,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = []
-default_hooks = dict(logger=dict(interval=2))
+default_hooks = dict(logger=dict(interval=2), checkpoint=dict(interval=100))
 """
 KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "reduce_zero_label")
 DETECTION = dict(
