@@ -33,7 +33,8 @@ from pycocotools.cocoeval import COCOeval
 from mmpvt.cli.export import load_deploy
 from mmpvt.datasets.coco import clean_annotations, read_annotations
 from mmpvt.engine.cli import add_cfg_options, user_errors
-from mmpvt.engine.config import load_config, set_checkpoint
+from mmpvt.engine.config import load_config
+from mmpvt.engine.initial_weights import set_checkpoint
 from mmpvt.engine.pipeline import TestPipeline, load_model, read_test_pipeline
 from mmpvt.errors import UserError
 from mmpvt.inference.sources import find_sources

@@ -113,7 +113,8 @@ def check_options(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     with user_errors():
-        from mmpvt.engine.config import load_config, set_checkpoint
+        from mmpvt.engine.config import load_config
+        from mmpvt.engine.initial_weights import set_checkpoint
         from mmpvt.engine.pipeline import load_model
         from mmpvt.engine.start_from import find_checkpoint
         from mmpvt.inference.sources import find_sources

@@ -16,39 +16,27 @@ from mmengine.device import get_device
 
 from mmpvt.datasets.pipelines import loading_step
 from mmpvt.datasets.samplers import kill_workers
-from mmpvt.engine.checks import check_data, check_pixels, keep_inside
 from mmpvt.engine.checks.channels import accepted_channels
-from mmpvt.engine.config import (
-    RATES,
+from mmpvt.engine.checks.data import check_data, check_pixels, keep_inside
+from mmpvt.engine.checks.settings import (
     check_initial_weights,
     check_tests,
     check_trains,
-    freeze_stages,
-    make_work_dir,
-    set_checkpoint,
-    set_data_root,
-    set_epochs,
-    set_hook,
-    set_pretrained,
-    set_resume,
+    check_val_interval,
+    check_validates,
 )
+from mmpvt.engine.config import make_work_dir, set_data_root, set_hook
 from mmpvt.engine.config_parts import SPLITS, iter_dicts, iter_steps, split_datasets
 from mmpvt.engine.hooks.skipped_data import skip_unusable_annotations
+from mmpvt.engine.initial_weights import freeze_stages, set_checkpoint, set_pretrained, set_resume
 from mmpvt.engine.launch import is_first_process, prepare_launcher, process_count
 from mmpvt.engine.mixed_precision import check_amp
 from mmpvt.engine.own_data import DataOptions, use_own_data
 from mmpvt.engine.saved_config import SCOPES
+from mmpvt.engine.schedules import RATES, set_epochs
 from mmpvt.engine.start_from import find_checkpoint, set_start_from
 from mmpvt.engine.tiles import Tiling, check_tiled, tiling_of
-from mmpvt.engine.training_options import (
-    LOOPS,
-    add_val_loss,
-    check_val_interval,
-    check_validates,
-    set_early_stop,
-    set_ema,
-    set_loggers,
-)
+from mmpvt.engine.training_options import LOOPS, add_val_loss, set_early_stop, set_ema, set_loggers
 from mmpvt.errors import ConfigError, LaunchError, OutputError
 from mmpvt.utils.atomic import put_back
 from mmpvt.utils.locking import locked

@@ -16,8 +16,8 @@ from mmpvt.checkpoint import fit_to_model, load_checkpoint, newest_checkpoint
 from mmpvt.checkpoint.class_rows import class_counts, find_class_rows, start_by_class_names
 from mmpvt.checkpoint.fitting import unwrapped
 from mmpvt.engine.class_names import dataset_meta, is_classifier, stored_meta
-from mmpvt.engine.config import leave_backbones_to_checkpoint
 from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.initial_weights import leave_backbones_to_checkpoint
 from mmpvt.engine.launch import is_first_process
 from mmpvt.errors import CheckpointMismatchError, ConfigError, DownloadError, UserError
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2

@@ -14,6 +14,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from mmpvt.datasets.pipelines import loading_step, transform_name
+from mmpvt.engine.checks.settings import check_validates
 from mmpvt.engine.choices import EMA_MOMENTUM, LOGGERS
 from mmpvt.engine.class_names import is_classifier
 from mmpvt.engine.config import set_hook
@@ -26,24 +27,6 @@ LOOPS = {  # MMEngine's to ours
     "EpochBasedTrainLoop": "mmpvt.EpochLoop",
     "IterBasedTrainLoop": "mmpvt.IterLoop",
 }
-
-
-def check_validates(config: Config, setting: str) -> None:
-    """Raises a ConfigError if a setting needs a validation, and the training has none."""
-    if config.get("val_cfg") is None:
-        raise ConfigError("the config's training has no validation", setting=setting)
-
-
-def check_val_interval(config: Config) -> None:
-    """Raises a ConfigError if the interval of validations counts no epochs or iterations."""
-    interval = config.train_cfg.get("val_interval", 1)
-    is_count = isinstance(interval, int | float) and interval >= 1 and interval == int(interval)
-    if config.get("val_cfg") is not None and not is_count:
-        raise ConfigError(
-            f"train_cfg.val_interval is {interval!r}, and it counts epochs or iterations from 1",
-            hint="to train without validation, set val_dataloader, val_cfg and val_evaluator to "
-            "None",
-        )
 
 
 def set_early_stop(config: Config, patience: int) -> None:

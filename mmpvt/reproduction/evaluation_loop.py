@@ -13,7 +13,7 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config, DictAction
 from mmseg.datasets import ADE20KDataset
 
-from mmpvt.engine.checks import check_data
+from mmpvt.engine.checks.data import check_data
 from mmpvt.engine.config import load_config, set_data_root
 from mmpvt.engine.config_parts import dataset_kind, iter_datasets
 from mmpvt.engine.launch import is_first_process

@@ -17,7 +17,8 @@ from helpers import ROOT, build_backbone, relative
 from mmpvt import UserError
 from mmpvt.checkpoint.conversion import upgrade
 from mmpvt.checkpoint.convert_checkpoint import convert_checkpoint
-from mmpvt.engine.config import load_config, set_pretrained
+from mmpvt.engine.config import load_config
+from mmpvt.engine.initial_weights import set_pretrained
 from mmpvt.models import PyramidVisionTransformer, PyramidVisionTransformerV2
 from mmpvt.utils.constants import LAYOUTS
 

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from helpers import ROOT
 from mmpvt.checkpoint import describe_incompatible_keys, load_checkpoint
-from mmpvt.engine.config import load_config, set_pretrained
+from mmpvt.engine.config import load_config
 from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.initial_weights import set_pretrained
 
 WB = "{weight,bias}"
 BN = "bn.{weight,bias,running_mean,running_var,num_batches_tracked}"

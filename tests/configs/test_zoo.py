@@ -19,8 +19,8 @@ from mmseg.structures import SegDataSample
 
 from dev import model_zoo, training_cost
 from helpers import ROOT
-from mmpvt.engine.config import set_pretrained
 from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.initial_weights import set_pretrained
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 # Of configs that only the backbone tells apart, the least deep ones run in `make test`, and one of

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config, ConfigDict
 
 from helpers import ROOT
-from mmpvt.engine.config import (
-    check_initial_weights,
-    check_trains,
-    load_config,
-    make_work_dir,
-    set_checkpoint,
-    set_data_root,
-    set_epochs,
-    set_hook,
-    set_pretrained,
-    set_resume,
-)
+from mmpvt.engine.config import load_config, make_work_dir, set_data_root, set_hook
 from mmpvt.engine.saved_config import from_data, to_data
-from mmpvt.engine.training_options import check_val_interval
-from mmpvt.errors import CheckpointError, ConfigError, OutputError
+from mmpvt.errors import ConfigError, OutputError
 
 
 @pytest.fixture
@@ -54,33 +41,6 @@ def test_options_written_wrong(option: str, value: object, sentence: str):
     """They would be ignored, or end the run after its first epoch."""
     with pytest.raises(ConfigError, match=sentence):
         load_config("mmpvt::retinanet_pvt_v2_b0_fpn_shapes.py", {option: value})
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("custom_hooks = dict(type='EMAHook')", "custom_hooks is .*takes a list of dicts"),
-        ("custom_hooks = [dict(kind='EMAHook')]", "custom_hooks is .*with a type each"),
-        ("default_scope = None", "default_scope is None: it takes a package's name"),
-        ("load_from = 3", "load_from is 3: it takes a checkpoint's path"),
-        ("env_cfg = None", "env_cfg is None: it takes a dict"),
-        ("randomness = 3", "randomness is 3: it takes a dict"),
-        ("log_level = 'XYZ'", "log_level is 'XYZ': it takes DEBUG, INFO"),
-        (
-            "val_dataloader = dict(dataset=dict(type='mmseg.ADE20KDataset', data_prefix='a/'))",
-            "val_dataloader's data set has data_prefix",
-        ),
-        (
-            "train_dataloader = dict(dataset=dict(type='CocoDataset', data_prefix='images/'))",
-            r"train_dataloader's data set has data_prefix='images/': .*data_prefix=dict\(img=…\)",
-        ),
-    ],
-)
-def test_lists_and_dicts_of_another_kind(line: str, said: str, tmp_path: Path):
-    file = tmp_path / "own.py"
-    file.write_text(f"default_scope = 'mmdet'\nmodel = dict(type='RetinaNet')\n{line}\n")
-    with pytest.raises(ConfigError, match=said):
-        load_config(str(file))
 
 
 @pytest.mark.parametrize(
@@ -131,50 +91,6 @@ train_dataloader = dict(
 train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=1)
 optim_wrapper = dict(optimizer=dict(type=AdamW, lr=1e-4))
 """
-
-
-def test_a_training_without_a_sampler(config: Config):
-    config.train_dataloader.sampler = None
-    with pytest.raises(ConfigError, match=r"no sampler: set train_dataloader\.sampler=dict"):
-        check_trains(config)
-
-
-def test_a_training_of_no_epochs(config: Config):
-    config.train_cfg.max_epochs = 0
-    with pytest.raises(ConfigError, match="max_epochs is 0, and a training takes at least one"):
-        check_trains(config)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"train_cfg.by_epoch": False}, "by_epoch=False and type='EpochBasedTrainLoop'"),
-        ({"train_cfg.val_begin": "1"}, "val_begin is '1': it takes numbers, without quotes"),
-        ({"default_hooks.checkpoint.interval": "2"}, "interval is '2': it takes numbers"),
-        ({"param_scheduler.1.T_max": "5"}, "T_max is '5': it takes numbers"),
-        ({"param_scheduler.1.milestones": 3}, "milestones is 3: it takes a list"),
-        ({"optim_wrapper.optimizer.type": "AdamV"}, "there is no optimizer 'AdamV'"),
-        (
-            {"optim_wrapper.paramwise_cfg.custom_keys.backbone": 0.1},
-            r"custom_keys has backbone=0\.1: it takes a dict: write backbone=dict\(lr_mult=0\.1\)",
-        ),
-        ({"optim_wrapper.clip_grad.max_nrom": 3}, "unexpected keyword argument 'max_nrom': write"),
-        ({"optim_wrapper.clip_grad.type": "value"}, "missing a required argument: 'clip_value'"),
-    ],
-)
-def test_what_fails_once_a_training_has_begun(changes: dict, said: str):
-    config = load_config("mmpvt::retinanet_pvt_v2_b0_fpn_shapes.py", changes)
-    with pytest.raises(ConfigError, match=said):
-        check_trains(config)
-
-
-@pytest.mark.parametrize("interval", [1, 82512.0, 0, 0.5])
-def test_intervals_of_validation(interval: float):
-    """MMDetection's configs of V3Det have a whole float."""
-    config = Config(dict(train_cfg=dict(val_interval=interval), val_cfg=dict()))
-    is_count = interval in (1, 82512.0)
-    with nullcontext() if is_count else pytest.raises(ConfigError, match="counts epochs or"):
-        check_val_interval(config)
 
 
 def test_a_saved_config_joins_its_paths_once():
@@ -269,137 +185,11 @@ def test_data_root_leaves_paths_elsewhere(config: Config):
         set_data_root(config, "new")
 
 
-def test_pretrained(config: Config, tmp_path: Path):
-    weights = tmp_path / "weights.pth"
-    weights.touch()
-    set_pretrained(config, str(weights))
-    assert config.model.backbone.init_cfg == dict(type="Pretrained", checkpoint=str(weights))
-    set_pretrained(config, "none")
-    assert config.model.backbone.init_cfg is None
-    with pytest.raises(ConfigError, match="no backbone"):
-        set_pretrained(Config(dict(model=dict(type="A"))), "none")
-
-
-@pytest.mark.parametrize("source", ["none", "https://a.b/r50.pth"])
-def test_pretrained_of_models_that_name_weights_themselves(source: str):
-    """As MMSegmentation's configs do: they would be loaded in its place, or beside it."""
-    config = load_config("mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py")
-    assert config.model.pretrained == "open-mmlab://resnet50_v1c"
-    set_pretrained(config, source)
-    given = None if source == "none" else dict(type="Pretrained", checkpoint=source)
-    assert "pretrained" not in config.model and config.model.backbone.init_cfg == given
-
-
-@pytest.mark.parametrize(
-    ("init_cfg", "said"),
-    [
-        ("b0.pth", "has init_cfg='b0.pth': it takes a dict"),
-        (dict(type="Pretrained"), "it names no checkpoint: write .*checkpoint=FILE"),
-        ([dict(type="Normal"), dict(type="Pretrained", checkpoint="")], "it names no checkpoint"),
-        ([dict(type="Normal", layer="Linear")], None),
-        (dict(checkpoint="swin.pth"), None),  # as MMDetection's Swin reads it
-        (None, None),
-    ],
-)
-def test_initial_weights(init_cfg: object, said: str | None, config: Config):
-    config.model.backbone.init_cfg = init_cfg
-    if said is None:
-        check_initial_weights(config)
-        return
-    with pytest.raises(ConfigError, match=said):
-        check_initial_weights(config)
-
-
-def test_a_resumed_backbone_loads_nothing(config: Config, tmp_path: Path):
-    """Also within another model."""
-    config.model = ConfigDict(type="Teacher", detector=config.model)
-    config.model.detector.pretrained = "open-mmlab://resnet50_v1c"  # as MMSegmentation has it
-    config.model.detector.backbone.pretrained = "a.pth"
-    config.model.other = dict(backbone_cfg=dict(type="TIMMBackbone", pretrained=True))
-    (tmp_path / "epoch_1.pth").touch()
-    set_resume(config, str(tmp_path / "epoch_1.pth"))
-    assert config.model.detector.backbone.init_cfg is None
-    assert not {"pretrained"} & {*config.model.detector, *config.model.detector.backbone}
-    assert config.model.other.backbone_cfg.pretrained is False  # whose default is True
-
-
-def test_missing_files(config: Config, tmp_path: Path):
-    config.work_dir = str(tmp_path)
-    missing = str(tmp_path / "a.pth")
-    for change, name in ((set_pretrained, missing), (set_resume, missing), (set_resume, "auto")):
-        with pytest.raises(CheckpointError) as caught:
-            change(config, name)
-        assert caught.value.setting == change.__name__.removeprefix("set_")
-    with pytest.raises(CheckpointError, match="there is no such file"):
-        set_checkpoint(config, missing)
-    set_checkpoint(config, "https://example.org/a.pth")
-    assert config.load_from == "https://example.org/a.pth"
+def test_a_work_directory_that_cannot_be_written(config: Config, tmp_path: Path):
     (tmp_path / "file").touch()
     config.work_dir = str(tmp_path / "file")
     with pytest.raises(OutputError, match=r"can't be written to .*: pass work_dir"):
         make_work_dir(config)
-
-
-def test_epochs_move_the_schedule():
-    config = Config(
-        dict(
-            train_cfg=dict(max_epochs=12, val_interval=4, val_begin=6, dynamic_intervals=[(10, 1)]),
-            param_scheduler=[
-                dict(type="LinearLR", by_epoch=False, begin=0, end=500, start_factor=0.1),
-                dict(type="MultiStepLR", begin=0, end=12, milestones=[8, 11], gamma=0.1),
-                dict(type="CosineAnnealingLR", begin=6, T_max=6, end=12, eta_min=0.05),
-            ],
-            custom_hooks=[dict(type="PipelineSwitchHook", switch_epoch=10)],
-        )
-    )
-    longer, shorter = Config(config.to_dict()), Config(config.to_dict())
-    set_epochs(longer, 36)
-    warm_up, steps, cosine = longer.param_scheduler
-    assert warm_up == config.param_scheduler[0]
-    assert (steps.end, steps.milestones, steps.gamma) == (36, [24, 33], 0.1)
-    assert (cosine.begin, cosine.T_max, cosine.end, cosine.eta_min) == (18, 18, 36, 0.05)
-    assert longer.custom_hooks[0].switch_epoch == 30
-    assert longer.train_cfg == dict(
-        max_epochs=36, val_interval=4, val_begin=18, dynamic_intervals=[(30, 1)]
-    )
-    set_epochs(shorter, 1)
-    warm_up, steps, cosine = shorter.param_scheduler
-    assert (warm_up.begin, warm_up.end, warm_up.start_factor) == (0, 42, 0.1)
-    assert (steps.begin, steps.end, cosine.begin, cosine.end) == (0, 1, 1, 2)
-    loop = shorter.train_cfg
-    assert (loop.max_epochs, loop.val_interval, loop.val_begin) == (1, 1, 1)
-    with pytest.raises(ConfigError, match="schedule is of iterations") as caught:
-        set_epochs(load_config(str(ROOT / "configs" / "fpn_pvt_v2_b0_shapes.py")), 3)
-    ends = "train_cfg.max_iters=N param_scheduler.1.T_max=N param_scheduler.1.end=N"
-    assert caught.value.instead == ("cfg_options", ends)  # 0 is the warm-up
-
-
-@pytest.mark.parametrize(("epochs", "warm_up", "end"), [(24, 500, 24000), (6, 250, 6000)])
-def test_epochs_move_schedules_of_iterations(epochs: int, warm_up: int, end: int):
-    """Else the learning rate is 0 for half of a run of twice the epochs."""
-    poly = dict(type="PolyLR", by_epoch=False, begin=500, end=12000)
-    linear = dict(type="LinearLR", by_epoch=False, begin=0, end=500, start_factor=0.1)
-    config = Config(dict(train_cfg=dict(max_epochs=12), param_scheduler=[linear, poly]))
-    set_epochs(config, epochs)
-    first, then = config.param_scheduler
-    assert (first.begin, first.end, then.begin, then.end) == (0, warm_up, warm_up, end)
-
-
-@pytest.mark.parametrize("epochs", [3, 7, 24])
-def test_schedules_end_with_the_run(epochs: int):
-    """A cosine whose length is rounded otherwise than its begin would miss its least; a fall of the
-    learning rate is no warm-up."""
-    cosine = dict(type="CosineAnnealingLR", begin=6, T_max=6, end=12)
-    one_cycle = dict(type="OneCycleLR", eta_max=0.1, total_steps=600, by_epoch=False)
-    fall = dict(type="LinearLR", start_factor=1.0, end_factor=0.1, end=600, by_epoch=False)
-    decay = dict(type="ExponentialLR", gamma=0.9)
-    schedules = [cosine, one_cycle, fall, decay]
-    config = Config(dict(train_cfg=dict(max_epochs=12), param_scheduler=schedules))
-    set_epochs(config, epochs)
-    cosine, one_cycle, fall, decay = config.param_scheduler
-    assert cosine.begin + cosine.T_max == cosine.end == epochs
-    assert one_cycle.total_steps == fall.end == 50 * epochs
-    assert decay.gamma**epochs == pytest.approx(0.9**12)
 
 
 def test_hooks_are_added_once():

@@ -134,7 +134,7 @@ def test_a_classifier_through_the_tools(train, tiny: Path, images: Path, tmp_pat
     detector = tmp_path / "detector.py"
     detector.write_text(DETECTOR.format(root=ROOT, arch=ARCH))
     config = Config.fromfile(detector)
-    from mmpvt.engine.config import set_pretrained
+    from mmpvt.engine.initial_weights import set_pretrained
 
     set_pretrained(config, str(checkpoint))
     backbone = mmpvt.models.PyramidVisionTransformerV2(

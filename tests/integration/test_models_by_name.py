@@ -14,7 +14,8 @@ from huggingface_hub import constants
 import mmpvt
 from helpers import save_untrained
 from hub_server import HubServer
-from mmpvt.engine.config import load_config, set_pretrained
+from mmpvt.engine.config import load_config
+from mmpvt.engine.initial_weights import set_pretrained
 from mmpvt.engine.saved_config import from_data
 from mmpvt.errors import CheckpointError, ConfigError, DownloadError, OutputError, UserError
 from mmpvt.inference import Predictor

@@ -44,7 +44,7 @@ def skip_unusable_annotations(
         on_bad_data (str): ``'stop'`` and ``'auto'`` refuse masks of no known format, which speak of
             a file that was written wrongly throughout; ``'skip'`` skips them like all else.
         contents (dict[Path, dict] | None): what is known of files' contents already, from
-            :func:`~mmpvt.engine.checks.check_data`; emptied. Default: None.
+            :func:`~mmpvt.engine.checks.data.check_data`; emptied. Default: None.
 
     Returns:
         list[str]: what is skipped, a sentence for each file.

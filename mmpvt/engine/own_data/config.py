@@ -14,7 +14,8 @@ from mmengine.config import Config, ConfigDict
 
 from mmpvt.datasets.formats import OpenedDataset, open_dataset
 from mmpvt.datasets.formats.records import ImageRecord
-from mmpvt.engine.config import check_trains, merge_options, writing_to
+from mmpvt.engine.checks.settings import check_trains
+from mmpvt.engine.config import merge_options, writing_to
 from mmpvt.engine.launch import is_first_process
 from mmpvt.engine.own_data import data, model
 from mmpvt.engine.own_data.schedule import set_schedule

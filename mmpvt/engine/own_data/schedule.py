@@ -10,14 +10,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from mmpvt.engine.config import (
-    RATES,
-    end_warm_up,
-    scale_schedule,
-    set_length,
-    warms_up,
-)
 from mmpvt.engine.config_parts import iter_dicts
+from mmpvt.engine.schedules import RATES, end_warm_up, scale_schedule, set_length, warms_up
 from mmpvt.errors import ConfigError
 from mmpvt.utils.text import counted
 

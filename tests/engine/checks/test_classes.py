@@ -14,8 +14,8 @@ from mmengine.registry import init_default_scope
 
 from mmpvt import UserError
 from mmpvt.datasets.shapes import METAINFO, generate
-from mmpvt.engine.checks import check_data
 from mmpvt.engine.checks.classes import check_class_weights
+from mmpvt.engine.checks.data import check_data
 from mmpvt.engine.class_names import class_differences
 from mmpvt.errors import ConfigError
 from mmpvt.evaluation import CocoMetric

@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmpvt import UserError
 from mmpvt.datasets.loading import LoadImageFromFile
 from mmpvt.datasets.shapes import generate
-from mmpvt.engine.checks import check_data, keep_inside
+from mmpvt.engine.checks.data import check_data, keep_inside
 from mmpvt.engine.cli import as_flag
 from mmpvt.engine.config_parts import iter_datasets
 from mmpvt.engine.dataset_config import DatasetConfig

@@ -17,8 +17,8 @@ from PIL import Image
 
 from mmpvt import UserError
 from mmpvt.datasets.formats import open_dataset
-from mmpvt.engine.checks import check_data, check_pixels
 from mmpvt.engine.checks.channels import accepted_channels, channel_mismatch
+from mmpvt.engine.checks.data import check_data, check_pixels
 from mmpvt.engine.config import take_channels
 from mmpvt.errors import ConfigError
 from mmpvt.inspection import inspect_datasets

@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from mmpvt import UserError
 from mmpvt.datasets.shapes import METAINFO, generate
-from mmpvt.engine.checks import check_data
+from mmpvt.engine.checks.data import check_data
 from mmpvt.engine.hooks.skipped_data import SkippedDataHook, skip_unusable_annotations
 
 ANNOTATIONS = "annotations/instances_train2017.json"
