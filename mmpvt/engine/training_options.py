@@ -1,4 +1,4 @@
-"""Options of training that become hooks and loggers of the config."""
+"""Options of a training that change the config's optimizer wrapper, hooks or loggers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
 
 from mmpvt.datasets.pipelines import loading_step, transform_name
 from mmpvt.engine.checks.settings import check_validates
 from mmpvt.engine.choices import EMA_MOMENTUM, LOGGERS
 from mmpvt.engine.class_names import is_classifier
 from mmpvt.engine.config import set_hook
-from mmpvt.engine.config_parts import iter_datasets, split_datasets
-from mmpvt.errors import ConfigError
+from mmpvt.engine.config_parts import iter_datasets, iter_dicts, split_datasets
+from mmpvt.engine.launch import is_first_process
+from mmpvt.engine.mixed_precision import check_amp
+from mmpvt.engine.schedules import RATES
+from mmpvt.errors import ConfigError, LaunchError
 from mmpvt.utils.text import encodable, printable
 
 EMA_GAMMA = 10  # after t steps at least 10 / (10 + t) of the new weights: short runs average, too
@@ -191,3 +195,47 @@ def add_val_loss(config: Config) -> None:
 def _loads_annotations(step: dict) -> bool:
     name = transform_name(step)
     return name.startswith("Load") and name.endswith("Annotations")
+
+
+def set_amp(config: Config, dtype: str) -> None:
+    """Trains in mixed precision; for float16, whose range is small, the loss is scaled.
+
+    Raises:
+        LaunchError: the device doesn't compute in ``dtype``.
+    """
+    device = get_device()
+    if device not in ("cpu", "cuda"):
+        raise LaunchError(
+            f"mixed precision is for CUDA GPUs and CPUs, and PyTorch's device here is {device!r}",
+            setting="amp",
+            hint="leave it out",
+        )
+    check_amp(device, dtype)
+    loss_scale = "dynamic" if dtype == "float16" else 1.0
+    config.optim_wrapper.update(type="AmpOptimWrapper", dtype=dtype, loss_scale=loss_scale)
+
+
+def set_auto_scale_lr(config: Config) -> None:
+    """Scales the learning rate with the batch size.
+
+    Raises:
+        ConfigError: the config doesn't say which batch size its learning rate is for.
+    """
+    if not (config.get("auto_scale_lr") or {}).get("base_batch_size"):
+        raise ConfigError(
+            "the config doesn't say which batch size its learning rate is for",
+            setting="auto_scale_lr",
+            instead=("cfg_options", "auto_scale_lr.base_batch_size=16"),
+        )
+    config.auto_scale_lr.enable = True
+    # MMEngine scales the optimizer's rate alone, with the images of an iteration
+    schedules = list(iter_dicts(config.get("param_scheduler")))
+    left = [f"the schedules' {key}" for key in RATES if any(s.get(key) for s in schedules)]
+    if (times := config.optim_wrapper.get("accumulative_counts", 1)) != 1:
+        left.append(f"accumulative_counts={times}")
+    if left and is_first_process():
+        print(
+            f"warning: auto_scale_lr scales with the batch of one iteration, and leaves out "
+            f"{' and '.join(left)}",
+            file=sys.stderr,
+        )

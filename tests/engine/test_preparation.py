@@ -18,6 +18,7 @@ from mmpvt.engine import preparation
 from mmpvt.engine.config import load_config
 from mmpvt.engine.hooks.training import CompileHook
 from mmpvt.engine.preparation import TrainOptions, prepare_test, prepare_training
+from mmpvt.engine.replacements import adapt_amp
 from mmpvt.errors import ConfigError, LaunchError, OutputError, UserError
 from mmpvt.utils.locking import LOCK
 
@@ -40,14 +41,14 @@ def options(shapes: Path, tmp_path: Path) -> dict:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose PyTorch says that it has one."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr(preparation, "get_device", lambda: "cuda")  # MMEngine's, of its import
+    monkeypatch.setattr("mmengine.device.utils.DEVICE", "cuda")  # of MMEngine's import
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # which MMEngine's logger looks up
 
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(preparation, "get_device", lambda: "cpu")
+    monkeypatch.setattr("mmengine.device.utils.DEVICE", "cpu")
 
 
 def load(name: str = DETECTOR, **changes) -> Config:
@@ -280,7 +281,7 @@ def test_mixed_precision(dtype: str, loss_scale: str | float, options: dict, gpu
     found = (wrapper.type, wrapper.dtype, wrapper.loss_scale)
     assert found == ("mmpvt.AmpOptimWrapper", dtype, loss_scale)
     config = load("retinanet_pvt_l_fpn_1x_coco.py")
-    preparation.adapt_amp(config)
+    adapt_amp(config)
     assert config.optim_wrapper.type == "AmpOptimWrapper"
 
 

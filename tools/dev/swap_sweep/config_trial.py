@@ -21,7 +21,7 @@ from dev.swap_sweep.records import FAILED, OK, REFUSED, SKIPPED, UNREADABLE, Rec
 from dev.swap_sweep.shipped_configs import ShippedConfig, is_counted, without_folders
 from mmpvt.engine.config import read_config
 from mmpvt.engine.config_parts import iter_dicts
-from mmpvt.engine.preparation import adapt_amp
+from mmpvt.engine.replacements import adapt_amp
 from mmpvt.errors import UserError
 from mmpvt.swap import swap_backbone
 
