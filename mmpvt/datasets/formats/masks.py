@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -95,8 +94,30 @@ def find_pairs(files: Files) -> Pairs:
     )
 
 
+class _Values(NamedTuple):
+    """What is in the file of a label map."""
+
+    held: list  # its numbers, or its colours, each once
+    size: tuple[int, int]  # width, height
+    palette: list[Colour]  # empty where it isn't indexed
+
+
+class _LabelMap(NamedTuple):
+    """A label map of an image."""
+
+    name: str  # its path from the data set's folder
+    record: ImageRecord
+    splits: list[str]  # empty where no list of images names it
+    held: list
+    palette: list[Colour]
+
+
 def read_masks(reading: Reading, found: Pairs) -> Content:
     """Reads label maps: which values or colours they hold, all of them.
+
+    Args:
+        reading (Reading): the data set.
+        found (Pairs): of :func:`find_pairs`.
 
     Raises:
         DatasetError: nothing names the classes, or their number doesn't fit; maps are JPEG files.
@@ -104,122 +125,132 @@ def read_masks(reading: Reading, found: Pairs) -> Content:
     for name in found.no_image:
         reading.problem(name, "there is no image of its name")
     lists = image_sets(reading, "Segmentation", set(found.keys), "label map")
-    if lists and found.no_map:
+    _check_pairs(reading, found, are_listed=bool(lists))
+    names: Sequence[str]
+    names, colours, values = _table(reading)
+    are_colours = bool(colours) and values is None
+    _note_repeated(reading, names, colours if are_colours else values or (), are_colours)
+    maps = _read_maps(reading, found, lists, are_colours)
+    if are_colours:
+        values = tuple(colours)
+        labels = {colour: label for label, colour in enumerate(colours)}
+    else:
+        held = sorted({value for one in maps for value in one.held})
+        names, values, labels = _by_index(reading, names, values, held)
+    splits: dict[str, list[ImageRecord]] = defaultdict(list)
+    for one in maps:
+        if one.splits and _set_labels(reading, one, labels):
+            for split in one.splits:
+                splits[split].append(one.record)
+    notes = []
+    if not are_colours:
+        notes.append(differing_palettes((m.name, m.palette, m.held) for m in maps))
+    if values is None and len(names) == 2:
+        notes.append(mixed_binary((m.name, m.held) for m in maps))
+    reading.notes += filter(None, notes)
+    palette = colours or next((one.palette for one in maps if one.palette), [])
+    own_colours = dict(zip(names, palette, strict=False))
+    return Content(list(names), splits, own_colours, values)
+
+
+def _check_pairs(reading: Reading, found: Pairs, are_listed: bool) -> None:
+    """Checks that images have label maps, unless lists leave some out, and which keep values."""
+    if are_listed and found.no_map:
         what = "images have no label map and aren't used"
         reading.count(what, found.no_map[0], len(found.no_map))
-        found = found._replace(no_map=[])
-    if reading.keep_empty and found.no_map:
+    elif reading.keep_empty and found.no_map:
         raise DatasetError(
             f"{counted(len(found.no_map), 'image has', 'images have')} no label map (the first: "
             f"{found.no_map[0]}), and images without one can't be trained on",
             instead=("on_bad_data", "skip"),
         )
-    reading.lacking(found.no_map, len(found.no_map) + len(found.pairs))
-    lossy = [m for _, m in found.pairs if os.path.splitext(m)[1].lower() not in _LOSSLESS]  # noqa: PTH122
+    else:
+        reading.lacking(found.no_map, len(found.no_map) + len(found.pairs))
+    lossy = [m for _, m in found.pairs if PurePosixPath(m).suffix.lower() not in _LOSSLESS]
     if lossy:
         raise DatasetError(
             f"{counted(len(lossy), 'label map is', 'label maps are')} in JPEG or WebP (the first: "
             f"{lossy[0]}), which doesn't keep the values that were drawn",
             hint="export them as PNG",
         )
-    names: Sequence[str]
-    names, colours, values = _table(reading)
-    are_colours = bool(colours) and values is None
-    stored = colours if are_colours else values or ()
+
+
+def _note_repeated(
+    reading: Reading, names: Sequence[str], stored: Sequence, are_colours: bool
+) -> None:
+    """Notes classes to which their table gives the colour or value of another."""
     for place, one in enumerate(stored):
         if (first := stored.index(one)) < place:
             both = f"{names[first]!r} and {names[place]!r}"
             kind = "colour" if are_colours else "value"
             reading.notes.append(f"{both} have one {kind}, {one}: its pixels are of the latter")
-    table = {colour: place for place, colour in enumerate(colours)} if are_colours else {}
-    records: dict[str, list[tuple[ImageRecord, set]]] = defaultdict(list)
-    seen: Counter = Counter()
-    palette: list[Colour] = []
-    indexed = []
+
+
+def _read_maps(
+    reading: Reading, found: Pairs, lists: dict[str, list[str]], are_colours: bool
+) -> list[_LabelMap]:
+    """Reads the label maps, and the sizes of their images."""
+    maps = []
     with ThreadPoolExecutor(min(8, usable_processors())) as pool:
         paths = [reading.root / name for _, name in found.pairs]
-        read = pool.map(lambda path: _read_map(path, table), paths)
+        read = pool.map(lambda path: _read_map(path, are_colours), paths)
         pairs = with_progress(found.pairs, "reading label maps")
-        for (image, name), key, (held, size, own) in zip(pairs, found.keys, read, strict=True):
-            if size is None:
-                reading.problem(name, str(held))
+        for (image, name), key, one in zip(pairs, found.keys, read, strict=True):
+            if isinstance(one, str):
+                reading.problem(name, one)
                 continue
             record = reading.record(reading.root / image)
             if record is None:
                 continue
-            if size != (record.width, record.height):
-                told = f"{size[0]}x{size[1]}, and its image {record.width}x{record.height}"
+            if one.size != (record.width, record.height):
+                told = f"{one.size[0]}x{one.size[1]}, and its image {record.width}x{record.height}"
                 reading.problem(name, f"it is {told} pixels")
                 continue
             record.label_map = reading.root / name
-            seen.update(held)
-            palette = palette or own
-            indexed.append((name, own, held))
-            split = split_of_path(name)
-            own_splits = [split_of_path(image) if split == ALL else split]
-            for one in lists.get(key, ()) if lists else own_splits:
-                records[one].append((record, set(held)))
-            if lists and key not in lists:
+            if lists:
+                splits = lists.get(key, [])
+            else:
+                split = split_of_path(name)
+                splits = [split_of_path(image) if split == ALL else split]
+            if not splits:
                 reading.count("label maps are in no list of images and aren't used", name)
-    if are_colours:
-        mapping = {colour: label for label, colour in enumerate(colours)}
-        values = tuple(colours)
-    else:
-        names, values, mapping = _by_index(reading, names, values, seen)
-    _number(reading, records, mapping)
-    if not are_colours and (differing := differing_palettes(indexed)):
-        reading.notes.append(differing)
-    if (
-        values is None
-        and len(names) == 2
-        and (mixed := mixed_binary((m[0], m[2]) for m in indexed))
-    ):
-        reading.notes.append(mixed)
-    own_colours = dict(zip(names, colours or palette, strict=False))
-    splits = {split: [record for record, _ in found] for split, found in records.items()}
-    return Content(list(names), splits, own_colours, values)
+            maps.append(_LabelMap(name, record, splits, one.held, one.palette))
+    return maps
 
 
-def _number(reading: Reading, records: dict, mapping: dict) -> None:
-    for same in records.values():
-        for record, held in same:
-            record.labels = tuple(sorted({mapping[v] for v in held if v in mapping}))
-            odd = sorted(v for v in held if v not in mapping and v not in (IGNORE_LABEL, VOID))
-            if odd:
-                kind = "colour" if isinstance(odd[0], tuple) else "value"
-                what = f"it holds the {kind} {odd[0]}, which is of no class"
-                reading.problem(os.path.relpath(record.label_map, reading.root), what)
-            if VOID in held and VOID not in mapping:
-                reading.count(f"label maps have pixels of {VOID}, which are ignored",
-                              os.path.relpath(record.label_map, reading.root))  # fmt: skip
-        same[:] = [
-            (record, held)
-            for record, held in same
-            if not any(v not in mapping and v not in (IGNORE_LABEL, VOID) for v in held)
-        ]
+def _set_labels(reading: Reading, label_map: _LabelMap, labels: dict) -> bool:
+    """Sets the labels that an image's label map holds; False where it holds others."""
+    name, held = label_map.name, label_map.held
+    label_map.record.labels = tuple(sorted({labels[value] for value in held if value in labels}))
+    others = sorted(v for v in held if v not in labels and v not in (IGNORE_LABEL, VOID))
+    if others:
+        kind = "colour" if isinstance(others[0], tuple) else "value"
+        reading.problem(name, f"it holds the {kind} {others[0]}, which is of no class")
+    if VOID in held and VOID not in labels:
+        reading.count(f"label maps have pixels of {VOID}, which are ignored", name)
+    return not others
 
 
-def _read_map(path: Path, table: dict) -> tuple:
-    """What a label map holds (numbers, or colours where there is a table of them), its size, and
-    its palette; or a sentence and None."""
+def _read_map(path: Path, are_colours: bool) -> _Values | str:
+    """What a label map holds, or a sentence on why it can't be read."""
     try:
         with Image.open(path) as image:
-            own = palette_of(image)
-            if table:
+            palette = palette_of(image)
+            if are_colours:
                 found = image.convert("RGB").getcolors(MAX_COLOURS)
                 if found is None:
-                    return f"it has more than {MAX_COLOURS} colours", None, None
-                return [colour for _, colour in found], image.size, own
+                    return f"it has more than {MAX_COLOURS} colours"
+                return _Values([colour for _, colour in found], image.size, palette)
             values = map_values(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"it can't be read as a label map ({error})", None, None
+        return f"it can't be read as a label map ({error})"
     if values is None:
-        return "it holds colours, and there is no table of them (labelmap.txt)", None, None
+        return "it holds colours, and there is no table of them (labelmap.txt)"
     if values.dtype == np.uint8:
         held = np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
     else:
         held = np.unique(values).tolist()
-    return held, image.size, own
+    return _Values(held, image.size, palette)
 
 
 def mixed_binary(maps: Iterable[tuple[str, Collection[int]]]) -> str | None:
@@ -287,11 +318,10 @@ def map_values(image: Image.Image) -> np.ndarray | None:
 
 
 def _by_index(
-    reading: Reading, names: Sequence[str], values: tuple | None, seen: Counter
+    reading: Reading, names: Sequence[str], values: tuple | None, held: list
 ) -> tuple[Sequence[str], tuple | None, dict]:
     """Names, the number of each class (None: its label), and the label of each number."""
     names = names or reading.classes or ()
-    held = sorted(seen)
     numbers = [value for value in held if value != IGNORE_LABEL]
     if not names:
         raise DatasetError(

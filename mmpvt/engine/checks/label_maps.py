@@ -178,18 +178,16 @@ def check_label_maps(dataset: DatasetConfig, is_trained: bool, is_alone: bool) -
 
 def mixed_palettes(paths: Iterable[str]) -> str | None:
     """Says where a number is of one colour in a label map and of another in a second one."""
-    files: dict[bytes, str] = {}  # by palette: a decoded file of each is enough to tell
+    found: dict[bytes, tuple[str, list[Colour], list[int]]] = {}  # by palette: one map is enough
     for path in paths:
         with suppress(OSError, ValueError), Image.open(io.BytesIO(read_bytes(path))) as image:
-            if image.mode == "P" and image.palette:
-                files.setdefault(bytes(image.palette.getdata()[1]), path)
-    return differing_palettes(_iter_indexed(files.values())) if len(files) > 1 else None
-
-
-def _iter_indexed(paths: Iterable[str]) -> Iterator[tuple[str, list[Colour], list[int]]]:
-    for path in paths:
-        with suppress(OSError, ValueError), Image.open(io.BytesIO(read_bytes(path))) as image:
-            yield path, palette_of(image), np.unique(np.asarray(image)).tolist()
+            if image.mode != "P" or not image.palette:
+                continue
+            key = bytes(image.palette.getdata()[1])
+            if key not in found:  # only then is the image decoded
+                held = np.unique(np.asarray(image)).tolist()
+                found[key] = path, palette_of(image), held
+    return differing_palettes(found.values())
 
 
 def _iter_labels(paths: Iterable[str], dataset: DatasetConfig) -> Iterator[tuple[str, set[int]]]:
@@ -237,13 +235,19 @@ def label_map_loader(dataset: DatasetConfig, num_classes: int | None = None) -> 
     return LoadSegAnnotations(num_classes=num_classes, **options)
 
 
-def label_map_problem(
-    paths: Sequence[str], dataset: DatasetConfig, each_class: bool = False
-) -> MapProblem | None:
-    """What is wrong with label maps, if at most one class can be learned from them.
+class _Labels(NamedTuple):
+    """What label maps hold."""
 
-    Reads them until two classes are found. With ``each_class`` it reads them until all are, and a
-    class that none holds is a problem, too.
+    first: str  # path of the first that can be read
+    stored: set[int]  # numbers in the files
+    labels: set[int]  # as they are loaded
+
+
+def _read_labels(paths: Sequence[str], dataset: DatasetConfig, wanted: set[int]) -> _Labels | None:
+    """Reads label maps until two classes, and all that are wanted, are found.
+
+    Returns:
+        _Labels | None: what they hold; None where those classes are found, or no map can be read.
 
     Raises:
         BadFileError: all that can be read hold colours.
@@ -251,7 +255,6 @@ def label_map_problem(
     loader, fields = label_map_loader(dataset), label_map_fields(dataset)
     stored: set[int] = set()
     labels: set[int] = set()
-    wanted = set(range(len(dataset.classes))) if each_class else set()
     first, unusable = "", None
     for path in with_progress(paths, "reading label maps"):
         results = dict(seg_map_path=path, img_path="", seg_fields=[], **fields)
@@ -275,6 +278,25 @@ def label_map_problem(
         if isinstance(unusable, BadFileError) and unusable.problem is FileProblem.COLOURS:
             raise unusable
         return None
+    return _Labels(first, stored, labels)
+
+
+def label_map_problem(
+    paths: Sequence[str], dataset: DatasetConfig, each_class: bool = False
+) -> MapProblem | None:
+    """What is wrong with label maps, if at most one class can be learned from them.
+
+    Reads them until two classes are found. With ``each_class`` it reads them until all are, and a
+    class that none holds is a problem, too.
+
+    Raises:
+        BadFileError: all that can be read hold colours.
+    """
+    wanted = set(range(len(dataset.classes))) if each_class else set()
+    held = _read_labels(paths, dataset, wanted)
+    if held is None:
+        return None
+    first, stored, labels = held
     place = f"the label maps in {Path(first).parent}"
     found = " and ".join(map(str, sorted(stored)))
     labels -= {IGNORE_LABEL}
@@ -288,8 +310,9 @@ def label_map_problem(
             f"{few(lacking)}: a class that none holds can't be learned{ignored}",
             is_error=False,
         )
-    is_reduced = fields["reduce_zero_label"]
-    if loader.values is None and stored == {0, IGNORE_LABEL}:
+    is_reduced = _reduces_zero(dataset)
+    is_by_index = label_map_loader(dataset).values is None
+    if is_by_index and stored == {0, IGNORE_LABEL}:
         return MapProblem(
             f"{place} hold only 0 and 255, and 255 is the label of pixels that are ignored, so "
             "that no foreground is trained or scored: if 255 means the second class, write "
@@ -297,7 +320,7 @@ def label_map_problem(
             f"pipeline{' and leave out reduce_zero_label' * is_reduced} (docs/data.md)",
             is_error=True,
         )
-    if loader.values is None and is_reduced and stored <= {0, 1, IGNORE_LABEL}:
+    if is_by_index and is_reduced and stored <= {0, 1, IGNORE_LABEL}:
         return MapProblem(
             f"{place} hold only {found}, and with reduce_zero_label=True 0 is ignored and 1 is the "
             "first class, so that there is one class at most: set reduce_zero_label=False of the "
