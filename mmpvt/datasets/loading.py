@@ -213,6 +213,23 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             return self._fill(results, np.zeros((*PLACEHOLDER_SIZE, *self._trailing), np.uint8))
         path = results["img_path"]
         told = (results.get("height"), results.get("width"))
+        content, image = self._load(results, told)
+        if self.imdecode_backend != "tifffile" and has_pages(io.BytesIO(content)):
+            raise FileProblem.PAGES.of(path)
+        image = self._scale(image, content, path)
+        if None not in told and image.shape[:2] != told:
+            found = _size(image.shape[:2])
+            raise FileProblem.IMAGE_SIZE.of(path, found=found, told=_size(told))
+        channels = image.shape[2] if image.ndim == 3 else 1
+        if self.accepted and channels not in self.accepted:
+            taken = " or ".join(map(str, self.accepted))
+            raise FileProblem.CHANNELS.of(path, found=channels, taken=taken)
+        self._trailing = image.shape[2:]
+        return self._fill(results, image)
+
+    def _load(self, results: dict, told: tuple) -> tuple[bytes, np.ndarray]:
+        """A file's content and the image in it, turned as its annotations take it."""
+        path = results["img_path"]
         try:
             content = results.get("img_bytes")
             if content is None:
@@ -237,8 +254,10 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             )
         if image is None or not is_intact(content):
             raise FileProblem.UNREADABLE_IMAGE.of(path)
-        if self.imdecode_backend != "tifffile" and has_pages(io.BytesIO(content)):
-            raise FileProblem.PAGES.of(path)
+        return content, image
+
+    def _scale(self, image: np.ndarray, content: bytes, path: str) -> np.ndarray:
+        """An image whose ``max_value`` has become 255, if there is one."""
         if image.dtype != np.uint8 and self.imdecode_backend == "cv2":
             tags = tiff_tags(io.BytesIO(content))
             if tags.get(PLANAR_CONFIGURATION) == BAND_AFTER_BAND and tags[SAMPLESPERPIXEL] > 1:
@@ -246,19 +265,11 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             bits = max(tags.get(BITSPERSAMPLE, (16,)))
             if self.max_value is not None and 8 < bits < 16:  # of which OpenCV makes 16
                 image = image >> (16 - bits)
-        if self.max_value is not None:
-            if image.dtype == np.uint8:
-                raise FileProblem.EIGHT_BITS.of(path, value=self.max_value)
-            image = (image.astype(np.float32) * (255 / self.max_value)).clip(0, 255)
-        if None not in told and image.shape[:2] != told:
-            found = _size(image.shape[:2])
-            raise FileProblem.IMAGE_SIZE.of(path, found=found, told=_size(told))
-        channels = image.shape[2] if image.ndim == 3 else 1
-        if self.accepted and channels not in self.accepted:
-            taken = " or ".join(map(str, self.accepted))
-            raise FileProblem.CHANNELS.of(path, found=channels, taken=taken)
-        self._trailing = image.shape[2:]
-        return self._fill(results, image)
+        if self.max_value is None:
+            return image
+        if image.dtype == np.uint8:
+            raise FileProblem.EIGHT_BITS.of(path, value=self.max_value)
+        return (image.astype(np.float32) * (255 / self.max_value)).clip(0, 255)
 
     def depth(self, image: np.ndarray) -> str | None:
         """The type of a loaded image's values, ``'uint16'``, where they are as the file has them;
