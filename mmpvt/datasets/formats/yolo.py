@@ -314,22 +314,29 @@ def _read_labels(
         label, *places = values
         if keypoints:
             places = places[:4]
-        if not (label.is_integer() and label >= 0):
-            reading.problem(where, f"the class is {words[0]}, which is no index")
-        elif label >= len(classes):
-            what = f"the class is {int(label)}, and the names end at {len(classes) - 1}"
-            reading.problem(where, what)
-        elif len(places) != 4 and (len(places) % 2 or len(places) < 6):
-            what = {2: "a polygon of less than three points",
-                    5: "6 numbers: a box and a score, as predictions have, or half a point"}.get(
-                len(places),
-                f"{len(values)} numbers, neither a box (5) nor a polygon (7, 9, …)")  # fmt: skip
-            reading.problem(where, f"it holds {what}")
-        elif not all(-TOLERANCE <= value <= 1 + TOLERANCE for value in places):
-            worst = max(places, key=lambda value: abs(value - 0.5))
-            reading.problem(where, f"a coordinate is {worst:g}, and they go from 0 to 1")
+        if problem := _line_problem(label, places, len(classes)):
+            reading.problem(where, problem)
         else:
             _add(reading, record, int(label), places, where)
+
+
+def _line_problem(label: float, places: list[float], num_classes: int) -> str | None:
+    """Why a line of a label file can't be used."""
+    if not (label.is_integer() and label >= 0):
+        return f"the class is {label:g}, which is no index"
+    if label >= num_classes:
+        return f"the class is {int(label)}, and the names end at {num_classes - 1}"
+    count = len(places)
+    if count != 4 and (count % 2 or count < 6):
+        if count == 2:
+            return "it holds a polygon of less than three points"
+        if count == 5:
+            return "it holds 6 numbers: a box and a score, as predictions have, or half a point"
+        return f"it holds {count + 1} numbers, neither a box (5) nor a polygon (7, 9, …)"
+    if not all(-TOLERANCE <= value <= 1 + TOLERANCE for value in places):
+        worst = max(places, key=lambda value: abs(value - 0.5))
+        return f"a coordinate is {worst:g}, and they go from 0 to 1"
+    return None
 
 
 def _add(
