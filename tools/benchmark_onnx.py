@@ -24,11 +24,10 @@ from pathlib import Path
 import numpy as np
 import run_onnx
 import torch
+from mmdet.structures.mask import encode_mask_results
 from mmengine.config import Config
 from PIL import Image
-from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from mmpvt.cli.export import load_deploy
 from mmpvt.datasets.coco import clean_annotations, read_annotations
@@ -37,6 +36,8 @@ from mmpvt.engine.config import load_config
 from mmpvt.engine.initial_weights import set_checkpoint
 from mmpvt.engine.pipeline import TestPipeline, load_model, read_test_pipeline
 from mmpvt.errors import UserError
+from mmpvt.evaluation.coco_eval import CategorywiseCOCOeval
+from mmpvt.evaluation.detection_arrays import DetectionArrays, RLEArray
 from mmpvt.inference.sources import find_sources
 from mmpvt.utils.constants import IGNORE_LABEL
 from mmpvt.utils.progress import progress
@@ -245,33 +246,16 @@ def average_precision(
     truth: dict, categories: Sequence[int], image_ids: list[int], results: Results
 ) -> str:
     """Box AP of categories, by label, and mask AP where there are masks, in percent."""
-    records = []
-    for image_id, found in zip(image_ids, results, strict=True):
-        for i, (x1, y1, x2, y2) in enumerate(found["boxes"].tolist()):
-            record = dict(
-                image_id=image_id,
-                category_id=categories[found["labels"][i]],
-                bbox=[x1, y1, x2 - x1, y2 - y1],
-                score=float(found["scores"][i]),
-            )
-            if "masks" in found:
-                mask = np.asfortranarray(found["masks"][i], np.uint8)
-                record["segmentation"] = coco_masks.encode(mask)
-            records.append(record)
-    if not records:
-        return "0.00"
+    has_masks = any("masks" in found for found in results)
+    content, _ = clean_annotations(truth, has_masks)  # as test.py does
+    api = COCO()
+    api.dataset = copy.deepcopy(content)  # it is added to
+    scores = []
     with redirect_stdout(StringIO()):
-        api = COCO()
-        content, _ = clean_annotations(truth, "segmentation" in records[0])  # as test.py does
-        # to pycocotools a match with the id 0 or a string is none
-        content["annotations"] = [
-            {**annotation, "id": i} for i, annotation in enumerate(content["annotations"], 1)
-        ]
-        api.dataset = copy.deepcopy(content)  # it is added to
         api.createIndex()
-        scores = []
-        for kind in ("bbox", "segm")[: 1 + ("segmentation" in records[0])]:
-            evaluation = COCOeval(api, api.loadRes(records), kind)
+        for kind in ("bbox", "segm")[: 1 + has_masks]:
+            found = DetectionArrays.collect([_as_kept(one) for one in results], kind == "segm")
+            evaluation = CategorywiseCOCOeval(api, found, image_ids, categories, kind)
             evaluation.params.imgIds = image_ids
             evaluation.params.catIds = list(categories)
             evaluation.evaluate()
@@ -279,6 +263,14 @@ def average_precision(
             evaluation.summarize()
             scores.append(f"{100 * evaluation.stats[0]:.2f}")
     return ", masks ".join(scores)
+
+
+def _as_kept(found: dict[str, np.ndarray]) -> dict:
+    """An image's results as :class:`mmpvt.evaluation.CocoMetric` keeps them."""
+    kept = dict(bboxes=found["boxes"], labels=found["labels"], scores=found["scores"])
+    if "masks" in found:
+        kept["masks"] = RLEArray.pack(encode_mask_results(found["masks"]))
+    return kept
 
 
 if __name__ == "__main__":
