@@ -71,7 +71,7 @@ class DatasetError(UserError):
 
 
 class BadFileError(DatasetError):
-    """An image or label map that can't be read; ``on_bad_data`` says what becomes of it.
+    """An image or label map that can't be read; ``on_bad_data`` says whether it is skipped.
 
     Args:
         what (str): what is wrong, as a sentence.

@@ -46,10 +46,15 @@ def read_list(file: Path, allow_outside: bool) -> list[str]:
 def check_inside(file: Path, names: Iterable[str], allow_outside: bool) -> None:
     """Checks that the files that a list names lie in the folder that it is for.
 
-    Who wrote the list would decide otherwise which of the user's files are read.
+    Otherwise a downloaded list could name any of the user's files to be read.
+
+    Args:
+        file (Path): the list, for the message.
+        names (Iterable[str]): in it.
+        allow_outside (bool): whether such names are allowed: then nothing is checked.
 
     Raises:
-        DatasetError: a name is absolute or goes upwards, unless ``allow_outside``.
+        DatasetError: a name is absolute or goes upwards.
     """
     outside = [] if allow_outside else [name for name in names if leaves_folder(name)]
     if outside:

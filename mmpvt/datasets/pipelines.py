@@ -1,4 +1,4 @@
-"""Which transform of a pipeline reads the images, and what becomes of their channels after it."""
+"""Which transform of a pipeline reads the images, and whether the others keep their channels."""
 
 from __future__ import annotations
 

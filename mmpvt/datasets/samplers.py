@@ -1,4 +1,4 @@
-"""Which samples make up a batch, the randomness of each, and what becomes of one that fails.
+"""Which samples make up a batch, the randomness of each, and what replaces one that fails.
 
 A sample key tells a sample's place in a run: the epoch, the batch, the place in the batch. All that
 is random about a sample follows from its key and the run's seed. So it is the same whichever worker

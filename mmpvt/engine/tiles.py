@@ -99,10 +99,19 @@ class Tiling:
 
 
 def tiling_of(tiles: int | None, overlap: float | None, also_whole: bool) -> Tiling | None:
-    """The tiling of a command's options, or None where there is none.
+    """The tiling that options ask for.
+
+    Args:
+        tiles (int | None): side of a tile in pixels; None for none.
+        overlap (float | None): share of its side that a tile has in common with the next. Default:
+            0.2.
+        also_whole (bool): whether the whole image is predicted on, too.
+
+    Returns:
+        Tiling | None: None without ``tiles``.
 
     Raises:
-        ConfigError: there are options for it alone, or it is none.
+        ConfigError: the other options are given without ``tiles``, or are out of range.
     """
     if tiles is not None:
         return Tiling(tiles, OVERLAP if overlap is None else overlap, also_whole)

@@ -20,7 +20,15 @@ UNANNOTATED = "no annotation of a class"
 
 
 def inspect_coco(dataset: DatasetConfig, splits: list[str], workers: int) -> DatasetReport:
-    """Inspects a data set in COCO's format; its images are decoded by ``workers`` processes.
+    """Inspects a data set in COCO's format.
+
+    Args:
+        dataset (DatasetConfig): of the annotations and images.
+        splits (list[str]): that it is used for.
+        workers (int): processes that decode images.
+
+    Returns:
+        DatasetReport: what is in it, and what is wrong with it.
 
     Raises:
         DatasetError: the annotations can't be read as a whole.

@@ -94,7 +94,17 @@ class SampleLoader:
 def inspect_files(
     what: str, samples: Sequence[SampleFiles], loader: SampleLoader, workers: int
 ) -> list[FileInfo]:
-    """Decodes samples' files in several processes, and shows the progress."""
+    """Decodes samples' files in several processes, and shows the progress.
+
+    Args:
+        what (str): the progress bar's title.
+        samples (Sequence[SampleFiles]): to decode.
+        loader (SampleLoader): decodes them as training does.
+        workers (int): processes; of 0 and 1, this one.
+
+    Returns:
+        list[FileInfo]: by sample. A file that can't be used has a ``reason``.
+    """
     infos = []
     with progress(what, len(samples)) as advance, ExitStack() as stack:
         inspected: Iterator[FileInfo] = (_inspect(files, loader) for files in samples)

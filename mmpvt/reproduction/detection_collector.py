@@ -153,8 +153,16 @@ def over_score(curves: Sequence[ScoreCurve], names: Sequence[str]) -> dict:
 
 
 def worst_first(objects: ObjectArrays, errors: DetectionErrors, count: int) -> list[int]:
-    """The indices of ``count`` images that have errors, in turns the one of the worst false
-    negative and of the worst false positive."""
+    """Ranks images by their errors: the worst false negative and false positive take turns.
+
+    Args:
+        objects (ObjectArrays): of the images.
+        errors (DetectionErrors): how bad each object's and detection's error is.
+        count (int): number of images.
+
+    Returns:
+        list[int]: indices of the images that have errors, the worst first.
+    """
     rankings = []
     for arrays, severity in (
         (objects, errors.false_negatives),

@@ -33,7 +33,17 @@ most that one process took, of the GPU's or, where there is none, of the machine
 
 
 def describe(config: Config, name: str, published: Mapping[str, dict]) -> dict:
-    """What a model is, for tables and filters, and its published scores."""
+    """What a model is, for tables and filters, and its published scores.
+
+    Args:
+        config (Config): of the experiment.
+        name (str): the config's.
+        published (Mapping[str, dict]): what the papers report, by config's name.
+
+    Returns:
+        dict: ``config``, ``family``, ``backbone`` and ``dataset`` (names), ``published`` (scores in
+        percent, as :func:`scores` names them), ``released_code`` (mIoU of the authors' code).
+    """
     known = published.get(name, {})
     backbone = config.model.get("backbone") or {}
     arch = backbone.get("arch", "")

@@ -168,7 +168,17 @@ def draw_map(
     classes: Sequence[str],
     palette: Sequence[tuple[int, ...]],
 ) -> np.ndarray:
-    """An RGB, uint8 image with a label map, (height, width), its larger classes named."""
+    """Draws a label map over an image, with the names of its larger classes.
+
+    Args:
+        canvas (np.ndarray): RGB, uint8, (height, width, 3); it stays as it is.
+        labels (np.ndarray): of any size, which is changed to the image's; 255 isn't drawn.
+        classes (Sequence[str]): names by label.
+        palette (Sequence[tuple[int, ...]]): RGB colours by label.
+
+    Returns:
+        np.ndarray: RGB, uint8, (height, width, 3).
+    """
     labels = cv2.resize(
         labels.astype(np.uint8, copy=False), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST
     )

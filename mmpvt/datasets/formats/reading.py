@@ -401,8 +401,8 @@ class Reading:
             total (int): all images, with them.
 
         Raises:
-            DatasetError: the user must say what becomes of them, or there were problems, which may
-                be why they lack annotations.
+            DatasetError: the user must decide about them, or there were problems, which may be why
+                they lack annotations.
         """
         if not names:
             return False
@@ -425,7 +425,17 @@ class Reading:
     def clip_box(
         self, record: ImageRecord, x1: float, y1: float, x2: float, y2: float, where: str
     ) -> tuple[float, float, float, float] | None:
-        """A box of corners within its image, as x, y, width, height; None of one without area."""
+        """Clips a box to its image.
+
+        Args:
+            record (ImageRecord): the image.
+            x1, y1, x2, y2 (float): two opposite corners, in pixels.
+            where (str): the box is, for messages.
+
+        Returns:
+            tuple[float, float, float, float] | None: x, y, width, height; None of a box without
+            area in the image, which is noted as a problem.
+        """
         values = (x1, y1, x2, y2)
         if not all(abs(value) < 1e9 for value in values):  # NaN isn't either
             self.problem(where, "a box isn't of numbers")

@@ -279,7 +279,19 @@ def check_evaluator(
 ) -> list[str]:
     """Compares an evaluator of COCO's scores with the data sets of its split.
 
-    Returns sentences, and raises, as :func:`check_classes` does.
+    Args:
+        evaluator (dict): of the config; those of other scores are not checked.
+        config (Config): of the experiment.
+        split (str): ``'val'`` or ``'test'``.
+        annotated (list[AnnotatedClasses]): of the split's data sets.
+        contents (dict[Path, dict]): of annotation files; takes that of the evaluator.
+
+    Returns:
+        list[str]: what is unusual but right, a sentence each.
+
+    Raises:
+        ConfigError: the evaluator lacks images of the data sets, or can't read its file.
+        DatasetError: its file can't be used, or two data sets have images of one id.
     """
     kind = str(evaluator.get("type")).rpartition(".")[2]
     if not kind.startswith(("Coco", "OVCoco")) or evaluator.get("backend_args") is not None:

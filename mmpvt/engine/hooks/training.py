@@ -1,5 +1,5 @@
 """What options of training add: compilation, averaged weights, an early end, validation's loss; and
-what becomes of a run's files as it begins."""
+keeping what a run's preparation wrote once training begins."""
 
 from __future__ import annotations
 

@@ -133,7 +133,13 @@ def filter_rule(config: Config) -> dict:
 
 
 def coco_metric(config: Config, ann_file: str, has_masks: bool) -> ConfigDict:
-    """A detector's evaluator: of the config's own metrics those that the data allows."""
+    """A detector's evaluator: of the config's own metrics those that the data allows.
+
+    Args:
+        config (Config): of the detector.
+        ann_file (str): the annotation file to compare with.
+        has_masks (bool): whether its objects have masks.
+    """
     evaluators = config.get("val_evaluator") or []
     for old in evaluators if isinstance(evaluators, list) else [evaluators]:
         if old.get("type") in COCO_METRICS:
