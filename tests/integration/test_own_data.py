@@ -13,12 +13,9 @@ import torch
 from mmengine.runner import Runner
 
 from annotated import CLASSES, FORMATS, masks, yolo
-from helpers import ROOT
 from mmpvt.checkpoint.saving import is_intact, newest_checkpoint
 from mmpvt.reproduction import run_report
 from mmpvt.utils.locking import LOCK
-
-COCO_MINI = ROOT.parent / "shared" / "data" / "coco_mini"
 
 
 def weights(work_dir: Path) -> dict[str, torch.Tensor]:
