@@ -11,8 +11,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from pycocotools import mask as coco_mask
 
-from mmpvt.engine import tiles
-from mmpvt.engine.tiles import Box, Tiling, merge_instances, merge_tiles, tiling_of
+from mmpvt.engine.tiles import Box, Tiling, merge_instances, merge_tiles, merging, tiling_of
 from mmpvt.errors import ConfigError, OutputError
 
 
@@ -142,7 +141,7 @@ def test_masks_as_rle(place: tuple[int, ...]):
     mask = np.zeros(SHAPE, np.uint8)
     mask[top:bottom, left:right] = 1
     box = Box(left, 0, right, 100)
-    rle = tiles._joined_mask([(box, mask[:, left:right].astype(bool))], SHAPE)
+    rle = merging._joined_mask([(box, mask[:, left:right].astype(bool))], SHAPE)
     assert rle == coco_mask.encode(np.asfortranarray(mask))
 
 
@@ -158,7 +157,7 @@ def segmented(logits: torch.Tensor, shape: tuple[int, int]) -> SegDataSample:
 @pytest.mark.parametrize("size, overlap", [(16, 0.25), (16, 0.7), (20, 0.0), (16, 0.2)])
 def test_logits_are_averaged(size, overlap, classes: int, with_whole: bool, monkeypatch):
     """Against all of them in memory at once; what waits for the next row is in a file."""
-    monkeypatch.setattr(tiles, "ON_DISK", 100)
+    monkeypatch.setattr(merging, "ON_DISK", 100)
     shape, tiling = (45, 37), Tiling(size, overlap)
     draw = torch.Generator().manual_seed(0)
     total, count = torch.zeros(classes, *shape), torch.zeros(shape)
@@ -181,7 +180,7 @@ def test_logits_are_averaged(size, overlap, classes: int, with_whole: bool, monk
 
 def test_no_room_for_the_temporary_file(monkeypatch):
     """It is told before anything is written: a disk that is full later would end the process."""
-    monkeypatch.setattr(tiles, "ON_DISK", 100)
+    monkeypatch.setattr(merging, "ON_DISK", 100)
     tiling, shape = Tiling(16, 0.25), (45, 37)
     parts = [(box, segmented(torch.rand(3, 16, 16), (16, 16))) for box in tiling.boxes(*shape)]
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

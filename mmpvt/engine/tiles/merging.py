@@ -1,4 +1,4 @@
-"""Images in tiles: how they are cut, and how what is found in the tiles becomes one prediction.
+"""Merging the predictions on an image's tiles into one.
 
 Sahi's greedy merging compares boxes by intersection over the smaller one, which also takes an
 object that lies in front of another of its class for a part of it; MMDetection's NMS compares by
@@ -12,131 +12,23 @@ import itertools
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from mmcv.transforms import BaseTransform, Compose
 from mmdet.structures.bbox import bbox_overlaps
-from mmengine.config import Config
-from mmengine.model import BaseTTAModel
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from pycocotools import mask as coco_mask
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmpvt.engine.class_names import is_classifier
-from mmpvt.engine.config_parts import iter_dicts
-from mmpvt.errors import ConfigError, OutputError
-from mmpvt.registry import MODELS, TRANSFORMS
+from mmpvt.engine.tiles.tiling import Box, Tiling
+from mmpvt.errors import OutputError
 
-OVERLAP = 0.2  # of a tile's side
 SAME = 0.5  # IoU from which on two tiles' boxes of one class are one object
 STRONG = 0.5  # of a score: what is found with less doesn't shape the object that it is part of
 CUT = 2.0  # pixels: a box that ends so close to a tile's border is taken to go on behind it
 ON_DISK = 2**28  # bytes: from here on, sums of logits that wait for the next tiles are a file
-
-
-class Box(NamedTuple):
-    """Pixels of an image, the last ones excluded."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How images are cut into tiles.
-
-    Args:
-        size (int): of a tile's sides, in pixels.
-        overlap (float): share of its side that a tile has in common with the next. Default: 0.2.
-        also_whole (bool): whether the whole image is predicted on, too, for what is larger than a
-            tile. Default: False.
-
-    Raises:
-        ConfigError: there are no such tiles.
-    """
-
-    size: int
-    overlap: float = OVERLAP
-    also_whole: bool = False
-
-    def __post_init__(self) -> None:
-        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
-            raise ConfigError(
-                f"a tile's side is an int of pixels from 1 on, not {self.size!r}", setting="tiles"
-            )
-        if not 0 <= self.overlap < 1:  # nan, too
-            raise ConfigError(
-                f"{self.overlap}: the share that tiles have in common is a number from 0 to below "
-                "1, such as 0.2",
-                setting="overlap",
-            )
-
-    def cuts(self, height: int, width: int) -> bool:
-        """Whether an image of that size has more than one tile."""
-        return max(height, width) > self.size
-
-    def boxes(self, height: int, width: int) -> list[Box]:
-        """The tiles of an image, row by row, evenly spread from edge to edge."""
-        tops, lefts = (self._starts(length) for length in (height, width))
-        return [
-            Box(left, top, min(left + self.size, width), min(top + self.size, height))
-            for top in tops
-            for left in lefts
-        ]
-
-    def _starts(self, length: int) -> list[int]:
-        step = max(1, round(self.size * (1 - self.overlap)))
-        last = max(0, length - self.size)
-        steps = math.ceil(last / step)
-        # Even steps: logits of the widest overlap of two rows wait in memory (_average_logits).
-        return [last * i // max(1, steps) for i in range(steps + 1)]
-
-
-def tiling_of(tiles: int | None, overlap: float | None, also_whole: bool) -> Tiling | None:
-    """The tiling that options ask for.
-
-    Args:
-        tiles (int | None): side of a tile in pixels; None for none.
-        overlap (float | None): share of its side that a tile has in common with the next. Default:
-            0.2.
-        also_whole (bool): whether the whole image is predicted on, too.
-
-    Returns:
-        Tiling | None: None without ``tiles``.
-
-    Raises:
-        ConfigError: the other options are given without ``tiles``, or are out of range.
-    """
-    if tiles is not None:
-        return Tiling(tiles, OVERLAP if overlap is None else overlap, also_whole)
-    for setting, given in (("overlap", overlap is not None), ("also_whole", also_whole)):
-        if given:
-            raise ConfigError(
-                f"it is for {ConfigError.name_setting('tiles')}, which isn't given",
-                setting=setting,
-            )
-    return None
-
-
-def check_tiled(config: Config) -> None:
-    """Refuses models that need the whole image.
-
-    Raises:
-        ConfigError: it is a classifier or panoptic.
-    """
-    if is_classifier(config.model):
-        raise ConfigError("a classifier gives the class of a whole image", setting="tiles")
-    kind = str(config.model.get("type"))
-    if "PanopticFPN" in kind or any(d.get("panoptic_on") for d in iter_dicts(config.model)):
-        raise ConfigError(
-            f"{kind} gives panoptic segments, which aren't merged from tiles", setting="tiles"
-        )
 
 
 def merge_tiles(
@@ -413,121 +305,3 @@ def _sampled(whole: BaseDataElement, area: Box, shape: tuple[int, int]) -> np.nd
         logits, grid, padding_mode="border", align_corners=False
     )
     return sampled[0].numpy()
-
-
-@dataclass
-class Prepared:
-    """Tiles and what they were prepared to; collating leaves it as it is, as it is no sequence."""
-
-    tiles: list[tuple[Box, dict]]
-
-
-@TRANSFORMS.register_module()
-class CutIntoTiles(BaseTransform):
-    """Prepares the tiles of an image, beside the image itself.
-
-    An image that is no larger than a tile is prepared as without this.
-
-    Args:
-        tiles (int): of a tile's sides, in pixels.
-        overlap (float): share of its side that a tile has in common with the next. Default: 0.2.
-        transforms (Sequence[dict]): what follows the loading, to the packing.
-    """
-
-    def __init__(self, transforms: Sequence[dict], tiles: int, overlap: float = OVERLAP) -> None:
-        self.tiling = Tiling(tiles, overlap)
-        self.whole = Compose(transforms)
-        self.tile = Compose([step for step in transforms if not _reads_annotations(step)])
-
-    def transform(self, results: dict) -> dict:
-        """The image itself packed, with ``tiles``."""
-        image = results["img"]
-        tiles = []
-        if self.tiling.cuts(*image.shape[:2]):
-            for box in self.tiling.boxes(*image.shape[:2]):
-                part = np.ascontiguousarray(image[box.top : box.bottom, box.left : box.right])
-                tile = dict(img=part, img_path=results.get("img_path", ""), img_id=0)
-                tile["img_shape"] = tile["ori_shape"] = part.shape[:2]
-                tiles.append((box, self.tile(tile)))
-        return dict(self.whole(results), tiles=Prepared(tiles))
-
-
-def _reads_annotations(step: dict) -> bool:
-    return str(step["type"]).endswith("Annotations")
-
-
-@MODELS.register_module()
-class TiledModel(BaseTTAModel):
-    """Predicts on the tiles of images, and gives one prediction an image.
-
-    Args:
-        module (dict | nn.Module): a detector or semantic segmenter.
-        tiles, overlap, also_whole: of :class:`Tiling`.
-        batch_size (int): tiles at a time. Default: 1.
-        data_preprocessor (dict | None): of the module, where it has none. Default: None.
-    """
-
-    def __init__(
-        self,
-        module: dict | nn.Module,
-        tiles: int,
-        overlap: float = OVERLAP,
-        also_whole: bool = False,
-        batch_size: int = 1,
-        data_preprocessor: dict | None = None,
-    ) -> None:
-        super().__init__(module, data_preprocessor)
-        self.tiling = Tiling(tiles, overlap, also_whole)
-        self.batch_size = batch_size
-
-    def test_step(self, data: dict) -> list[BaseDataElement]:
-        """Predicts on a batch of :class:`CutIntoTiles`; on images without tiles as one batch."""
-        cut = [bool(prepared.tiles) for prepared in data["tiles"]]
-        as_they_are = [i for i, is_cut in enumerate(cut) if not is_cut or self.tiling.also_whole]
-        found = {}
-        if as_they_are:
-            batch = {k: [data[k][i] for i in as_they_are] for k in ("inputs", "data_samples")}
-            found = dict(zip(as_they_are, self.module.test_step(batch), strict=True))
-        samples = [found.get(i, sample) for i, sample in enumerate(data["data_samples"])]
-        for i, prepared in enumerate(data["tiles"]):
-            if cut[i]:
-                tiles = predict_tiles(prepared.tiles, self._predict, self.batch_size)
-                whole = samples[i].cpu() if self.tiling.also_whole else None
-                shape = samples[i].ori_shape[:2]
-                merged = merge_tiles(self.tiling, shape, tiles, whole, threshold_of(self.module))
-                samples[i].pop("seg_logits", None)
-                samples[i].set_data(merged)
-        return samples
-
-    def _predict(self, tiles: Sequence[dict]) -> list[BaseDataElement]:
-        return self.module.test_step({key: [tile[key] for tile in tiles] for key in tiles[0]})
-
-    def merge_preds(self, data_samples_list: list) -> list:
-        """Isn't used: images have different numbers of tiles."""
-        raise NotImplementedError
-
-
-def predict_tiles(
-    tiles: Iterable[tuple[Box, dict]],
-    predict: Callable[[Sequence[dict]], list[BaseDataElement]],
-    batch_size: int,
-) -> Iterator[tuple[Box, BaseDataElement]]:
-    """Each tile with its prediction, on the CPU.
-
-    Args:
-        tiles (Iterable[tuple[Box, dict]]): prepared, in order; taken as they are needed.
-        predict (Callable): on prepared images of one size.
-        batch_size (int): tiles at a time.
-    """
-    iterator = iter(tiles)
-    while batch := list(itertools.islice(iterator, batch_size)):
-        samples = predict([prepared for _, prepared in batch])
-        for (box, _), sample in zip(batch, samples, strict=True):
-            yield box, sample.cpu()
-
-
-def threshold_of(model: nn.Module) -> float:
-    """From which probability on a segmenter of one class sees it."""
-    head = getattr(model, "decode_head", None)
-    head = head[-1] if isinstance(head, nn.ModuleList) else head
-    return getattr(head, "threshold", None) or 0.5
