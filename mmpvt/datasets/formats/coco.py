@@ -9,13 +9,8 @@ from typing import Any
 from pycocotools import mask as rle
 
 from mmpvt.datasets.coco import clean_annotations, mask_problem, parse_annotations
-from mmpvt.datasets.formats.reading import (
-    Content,
-    Reading,
-    read_json,
-    split_of,
-    split_of_path,
-)
+from mmpvt.datasets.formats.files import split_of, split_of_path
+from mmpvt.datasets.formats.reading import Content, Reading, read_json
 from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord, Instance
 from mmpvt.errors import DatasetError
 from mmpvt.utils.progress import with_progress

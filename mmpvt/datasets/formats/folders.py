@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from mmpvt.datasets.formats.reading import Content, Reading, split_of
+from mmpvt.datasets.formats.files import split_of
+from mmpvt.datasets.formats.reading import Content, Reading
 from mmpvt.datasets.formats.records import ALL, ImageRecord
 from mmpvt.errors import DatasetError
 from mmpvt.utils.constants import IMAGE_SUFFIXES

@@ -16,15 +16,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from mmpvt.datasets.formats.reading import (
-    Content,
-    Reading,
-    join_groups,
-    outline_box,
-    read_json,
-    split_of_path,
-    stem,
-)
+from mmpvt.datasets.formats.files import split_of_path, stem
+from mmpvt.datasets.formats.reading import Content, Reading, join_groups, outline_box, read_json
 from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.errors import UserError
 from mmpvt.utils.progress import with_progress

@@ -13,13 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mmpvt.datasets.formats.reading import (
-    Content,
-    Files,
-    Reading,
-    split_of_path,
-    stem,
-)
+from mmpvt.datasets.formats.files import Files, split_of_path, stem
+from mmpvt.datasets.formats.reading import Content, Reading
 from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord
 from mmpvt.datasets.formats.voc import image_sets
 from mmpvt.errors import DatasetError

@@ -13,11 +13,12 @@ import msgspec
 from mmpvt.datasets.download.archives import unpack
 from mmpvt.datasets.formats.coco import read_coco
 from mmpvt.datasets.formats.cvat import read_cvat
+from mmpvt.datasets.formats.files import VIDEOS, Files
 from mmpvt.datasets.formats.folders import read_folders
 from mmpvt.datasets.formats.labelme import read_labelme
 from mmpvt.datasets.formats.masks import Pairs, read_masks
 from mmpvt.datasets.formats.opened import OpenedDataset, distinct_colours
-from mmpvt.datasets.formats.reading import VIDEOS, Content, Files, Reading
+from mmpvt.datasets.formats.reading import Content, Reading
 from mmpvt.datasets.formats.recognition import ARCHIVES, choose, recognise
 from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance, unique_records
 from mmpvt.datasets.formats.voc import read_voc

@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from mmpvt.datasets.formats.files import VIDEOS, Files, stem
 from mmpvt.datasets.formats.masks import find_pairs
-from mmpvt.datasets.formats.reading import VIDEOS, Files, read_json, stem
+from mmpvt.datasets.formats.reading import read_json
 from mmpvt.datasets.formats.yolo import holds_labels, is_class_file, parse_yaml
 from mmpvt.errors import DatasetError
 from mmpvt.utils.files import MAX_ANNOTATIONS, check_regular, parse_json

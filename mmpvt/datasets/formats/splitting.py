@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpvt.datasets.formats.reading import stem
+from mmpvt.datasets.formats.files import stem
 from mmpvt.datasets.formats.records import ImageRecord
 from mmpvt.utils.files import file_sha256
 from mmpvt.utils.progress import with_progress

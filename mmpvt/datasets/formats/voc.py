@@ -8,15 +8,8 @@ from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element
 
-from mmpvt.datasets.formats.reading import (
-    Content,
-    Reading,
-    outline_box,
-    parse_xml,
-    split_of_list,
-    split_of_path,
-    stem,
-)
+from mmpvt.datasets.formats.files import split_of_list, split_of_path, stem
+from mmpvt.datasets.formats.reading import Content, Reading, outline_box, parse_xml
 from mmpvt.datasets.formats.records import Colour, ImageRecord, Instance
 from mmpvt.errors import UserError
 from mmpvt.utils.files import read_bytes

@@ -21,8 +21,9 @@ import yaml
 from PIL import Image
 from pycocotools import mask as rle
 
+from mmpvt.datasets.formats.files import stem
 from mmpvt.datasets.formats.masks import VOID, map_values
-from mmpvt.datasets.formats.reading import image_size, orientation, stem
+from mmpvt.datasets.formats.reading import image_size, orientation
 from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance, unique_records
 from mmpvt.datasets.shapes import mask_to_polygons
 from mmpvt.errors import ConfigError, DatasetError, OutputError

@@ -11,15 +11,8 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from mmpvt.datasets.formats.reading import (
-    TOLERANCE,
-    Content,
-    Files,
-    Reading,
-    outline_box,
-    split_of_list,
-    split_of_path,
-)
+from mmpvt.datasets.formats.files import Files, split_of_list, split_of_path
+from mmpvt.datasets.formats.reading import TOLERANCE, Content, Reading, outline_box
 from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.errors import DatasetError
 from mmpvt.utils.constants import IMAGE_SUFFIXES
