@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import logging
 import os
@@ -11,24 +10,21 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
-import numpy as np
 import yaml
 from PIL import Image
-from pycocotools import mask as rle
 
 from mmpvt.datasets.formats.files import stem
-from mmpvt.datasets.formats.masks import VOID, map_values
-from mmpvt.datasets.formats.reading import image_size, orientation
+from mmpvt.datasets.formats.instances import area, as_loaded, decoded
+from mmpvt.datasets.formats.painting import check_paintable, label_map_png, map_classes
 from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance, unique_records
 from mmpvt.datasets.shapes import mask_to_polygons
 from mmpvt.errors import ConfigError, DatasetError, OutputError
 from mmpvt.utils.atomic import PART
-from mmpvt.utils.constants import IGNORE_LABEL, WRITTEN_FORMATS
+from mmpvt.utils.constants import WRITTEN_FORMATS
 from mmpvt.utils.outputs import Outputs
 from mmpvt.utils.progress import with_progress
 from mmpvt.utils.text import encodable, to_json
@@ -37,8 +33,6 @@ if TYPE_CHECKING:
     from mmpvt.datasets.formats.opened import OpenedDataset
 
 log = logging.getLogger("mmpvt")
-
-BACKGROUND = "background"  # pixels of no object, in label maps made of objects
 
 
 class LabelMaps(NamedTuple):
@@ -90,7 +84,7 @@ def _coco(
                 image_id=i,
                 category_id=one.label + 1,
                 bbox=list(one.box),
-                area=_area(one),
+                area=area(one),
                 iscrowd=int(one.ignored),
             )
             if one.polygons or one.rle:
@@ -98,20 +92,6 @@ def _coco(
             annotations.append(annotation)
     content = dict(images=images, annotations=annotations, categories=categories)
     return to_json(content, separators=(",", ":"))
-
-
-def _area(one: Instance) -> float:
-    if one.area is not None:
-        return one.area
-    if one.rle is not None:
-        return float(rle.area(one.rle))
-    if one.polygons is None:
-        return one.box[2] * one.box[3]
-    total = 0.0
-    for polygon in one.polygons:
-        xs, ys = np.array(polygon[::2]), np.array(polygon[1::2])
-        total += abs(float(xs @ np.roll(ys, -1) - ys @ np.roll(xs, -1))) / 2
-    return total
 
 
 def write_labels(
@@ -134,7 +114,7 @@ def write_label_maps(
     opened: OpenedDataset, folder: Path, undo: ExitStack | None = None
 ) -> LabelMaps:
     """:meth:`OpenedDataset.write_label_maps`."""
-    _check_paintable(opened)
+    check_paintable(opened)
     out = Outputs(folder, undo=undo)
     out.check(*(f"{split}.txt" for split in opened.splits), "label_maps")
     own = _own_maps(opened)
@@ -148,35 +128,12 @@ def write_label_maps(
     _check_lines(itertools.chain.from_iterable(lines.values()))
     if own is None:
         for record in with_progress(everything, "writing label maps"):
-            out.write(f"label_maps/{opened.name_of(record)}.png", _label_map(opened, record))
+            out.write(f"label_maps/{opened.name_of(record)}.png", label_map_png(opened, record))
     for split, names in lines.items():
         text = "".join(f"{name}\n" for name in names)
         lists[split] = out.write(f"{split}.txt", os.fsencode(text))
     root, map_suffix = (folder / "label_maps", ".png") if own is None else (own[0], own[2])
-    return LabelMaps(lists, opened.image_root, root, suffix, map_suffix, *_map_classes(opened))
-
-
-def _map_classes(opened: OpenedDataset) -> tuple[tuple[str, ...], list[tuple[int, int, int]]]:
-    if opened.is_semantic:
-        return opened.classes, opened.palette
-    pairs = zip(opened.classes, opened.palette, strict=True)
-    colours = {BACKGROUND: (0, 0, 0)} | {n: colour for n, colour in pairs if n != BACKGROUND}
-    return tuple(colours), list(colours.values())
-
-
-def _check_paintable(opened: OpenedDataset) -> None:
-    if not opened.is_semantic and not opened.has_masks:
-        raise DatasetError(
-            f"{opened.path} holds boxes only, and label maps take outlines", where=opened.path
-        )
-    number = len(_map_classes(opened)[0])
-    if number > IGNORE_LABEL:
-        of_which = "" if opened.is_semantic else f" with {BACKGROUND!r}"
-        raise DatasetError(
-            f"{opened.path} has {number} classes{of_which}, and label maps hold {IGNORE_LABEL}: "
-            f"the value {IGNORE_LABEL} is ignored",
-            where=opened.path,
-        )
+    return LabelMaps(lists, opened.image_root, root, suffix, map_suffix, *map_classes(opened))
 
 
 def _check_lines(names: Iterable[str]) -> None:
@@ -224,90 +181,6 @@ def _own_maps(opened: OpenedDataset) -> tuple[Path, str, str] | None:
     return root, suffix, map_suffix
 
 
-def _label_map(opened: OpenedDataset, record: ImageRecord) -> bytes:
-    """A PNG of labels, in the classes' colours where a viewer shows it."""
-    labels = _labels(opened, record) if opened.is_semantic else _painted(opened, record)
-    image = Image.fromarray(labels)
-    palette = _map_classes(opened)[1]
-    # of fewer than 256 colours Pillow stores fewer bits a pixel, in which 255 is another label
-    colours = [*palette, *[VOID] * 256][:256]
-    image.putpalette([value for colour in colours for value in colour])
-    data = io.BytesIO()
-    image.save(data, "PNG")
-    return data.getvalue()
-
-
-def _labels(opened: OpenedDataset, record: ImageRecord) -> np.ndarray:
-    assert record.label_map is not None
-    values: list = list(opened.label_values or range(len(opened.classes)))
-    with Image.open(record.label_map) as image:
-        if isinstance(values[0], tuple):
-            codes = np.array((1 << 16, 1 << 8, 1))
-            stored = np.asarray(image.convert("RGB")).astype(np.int64) @ codes
-            values = [int(np.dot(value, codes)) for value in values]
-        else:
-            stored = np.asarray(map_values(image))
-    labels = np.full(stored.shape, IGNORE_LABEL, np.uint8)
-    for label, value in enumerate(values):
-        labels[stored == value] = label
-    return labels
-
-
-def decoded(one: Instance, height: int, width: int) -> np.ndarray:
-    """An object's mask, (height, width), uint8."""
-    if one.rle is not None:
-        return rle.decode(one.rle)
-    return rle.decode(rle.merge(rle.frPyObjects(one.polygons, height, width)))
-
-
-def _painted(opened: OpenedDataset, record: ImageRecord) -> np.ndarray:
-    """The labels of an image's objects in the classes of the label maps; smaller objects over
-    larger ones."""
-    record = _as_loaded(record)
-    names = _map_classes(opened)[0]
-    labels = np.zeros((record.height, record.width), np.uint8)
-    for one in sorted(record.instances, key=_area, reverse=True):
-        mask = decoded(one, record.height, record.width).astype(bool)
-        labels[mask] = IGNORE_LABEL if one.ignored else names.index(opened.classes[one.label])
-    return labels
-
-
-def _as_loaded(record: ImageRecord) -> ImageRecord:
-    """An image whose annotations are of it as stored, with those of it as its EXIF orientation
-    turns it: label maps and YOLO's files can't say which of both they are of."""
-    size, stored = image_size(record.path)
-    if (record.width, record.height) != stored or size == stored:
-        return record
-    with Image.open(record.path) as image:
-        how = orientation(image)
-    instances = [_turned(one, *stored, how) for one in record.instances]
-    return replace(record, width=size[0], height=size[1], instances=instances)
-
-
-def _turned(one: Instance, width: int, height: int, how: int) -> Instance:
-    """An object of an image of ``width`` and ``height``, turned by EXIF's orientation, 5 to 8."""
-    from_right, from_below = how in (6, 7), how in (7, 8)  # where the turned image's axes begin
-
-    def turn(points: list[float]) -> list[float]:
-        xs, ys = np.array(points[::2]), np.array(points[1::2])
-        pairs = (height - ys if from_right else ys, width - xs if from_below else xs)
-        return np.stack(pairs, 1).ravel().tolist()
-
-    x, y, w, h = one.box
-    x1, y1, x2, y2 = turn([x, y, x + w, y + h])
-    mask = one.rle
-    if mask is not None:
-        turned = rle.decode(mask).T[:: -1 if from_below else 1, :: -1 if from_right else 1]
-        mask = rle.encode(np.asfortranarray(turned))
-        mask["counts"] = mask["counts"].decode()
-    return replace(
-        one,
-        box=(min(x1, x2), min(y1, y2), h, w),
-        polygons=one.polygons and [turn(polygon) for polygon in one.polygons],
-        rle=mask,
-    )
-
-
 def write(opened: OpenedDataset, folder: Path, to: str) -> Path:
     """:meth:`OpenedDataset.write`."""
     if to not in WRITTEN_FORMATS:
@@ -315,7 +188,7 @@ def write(opened: OpenedDataset, folder: Path, to: str) -> Path:
     if opened.is_semantic and to != "masks":
         raise DatasetError(f"{opened.path} holds label maps, which have no objects", setting="to")
     if to == "masks":
-        _check_paintable(opened)
+        check_paintable(opened)
     # an empty folder stays: it may be a link, a mount point, or the one that the user is in
     is_there = folder.is_dir()
     part = folder / PART if is_there else folder.with_name(f".{folder.name}{PART}")
@@ -399,9 +272,9 @@ def _write_masks(opened: OpenedDataset, folder: Path, names: Names) -> None:
         masks = folder / "masks" / split
         masks.mkdir(parents=True)
         for record, name in pairs:
-            (masks / f"{stem(name)}.png").write_bytes(_label_map(opened, record))
+            (masks / f"{stem(name)}.png").write_bytes(label_map_png(opened, record))
     (folder / "classes.txt").write_text(
-        "".join(f"{name}\n" for name in _map_classes(opened)[0]), encoding="utf-8"
+        "".join(f"{name}\n" for name in map_classes(opened)[0]), encoding="utf-8"
     )
 
 
@@ -412,7 +285,7 @@ def _write_yolo(opened: OpenedDataset, folder: Path, names: Names) -> None:
         labels = folder / "labels" / split
         labels.mkdir(parents=True)
         for stored, name in pairs:
-            record = _as_loaded(stored)
+            record = as_loaded(stored)
             lines = [_yolo_line(record, one) for one in record.instances if not one.ignored]
             (labels / f"{stem(name)}.txt").write_text("".join(lines))
         content["train" if split == ALL else split] = f"images/{split}"

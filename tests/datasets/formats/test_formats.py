@@ -35,8 +35,8 @@ from annotated import (
     yolo,
 )
 from mmpvt.datasets.formats import open_dataset
+from mmpvt.datasets.formats.instances import decoded
 from mmpvt.datasets.formats.splitting import original_stem
-from mmpvt.datasets.formats.writing import decoded
 from mmpvt.errors import ConfigError, DatasetError, OutputError
 
 
