@@ -139,23 +139,9 @@ def image_sets(
     Returns:
         dict[str, list[str]]: by image; empty where there are no lists.
     """
-    lists: dict[str, dict[str, dict[str, str]]] = {}  # by folder, kind, split
-    beside: dict[str, dict[str, str]] = {}  # by folder, split
-    for name in reading.files.of(".txt"):
-        if (match := _LISTS.fullmatch(name)) and (split := split_of_list(match[4])):
-            if match[2]:
-                lists.setdefault(match[1], {}).setdefault(match[3] or kind, {})[split] = name
-            else:
-                beside.setdefault(match[1], {})[split] = name
     composed = reading.files.composed
-    if not lists:
-        for folder, files in beside.items():
-            is_above = any(key.startswith(composed(folder)) for key in known)
-            if is_above and "train" in files and len(files) > 1:
-                lists[folder] = {kind: files}
     splits: dict[str, list[str]] = defaultdict(list)
-    for folder, kinds in lists.items():
-        files = kinds.get(kind) or next(iter(kinds.values()))
+    for folder, files in _find_lists(reading, kind, known).items():
         if "train" in files and "val" in files:
             files.pop("trainval", None)
         for which, name in files.items():
@@ -169,6 +155,30 @@ def image_sets(
                 elif split not in splits[key]:
                     splits[key].append(split)
     return {key: found for key, found in splits.items() if found}
+
+
+def _find_lists(reading: Reading, kind: str, known: Collection[str]) -> dict[str, dict[str, str]]:
+    """The lists that :func:`image_sets` takes: by folder, a file a split."""
+    lists: dict[str, dict[str, dict[str, str]]] = {}  # by folder, kind, split
+    beside: dict[str, dict[str, str]] = {}  # by folder, split
+    for name in reading.files.of(".txt"):
+        if (match := _LISTS.fullmatch(name)) and (split := split_of_list(match[4])):
+            if match[2]:
+                lists.setdefault(match[1], {}).setdefault(match[3] or kind, {})[split] = name
+            else:
+                beside.setdefault(match[1], {})[split] = name
+    if lists:
+        return {
+            folder: kinds.get(kind) or next(iter(kinds.values())) for folder, kinds in lists.items()
+        }
+    composed = reading.files.composed
+    return {
+        folder: files
+        for folder, files in beside.items()
+        if "train" in files
+        and len(files) > 1
+        and any(key.startswith(composed(folder)) for key in known)
+    }
 
 
 def _listed_image(line: str, folder: str, known: Collection[str]) -> str | None:
