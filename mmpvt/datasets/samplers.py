@@ -16,7 +16,7 @@ import struct
 import sys
 import traceback
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.queues import Queue
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -339,7 +339,9 @@ class ResumableBatchSampler(BatchSampler):
             if hasattr(self.sampler, "set_epoch"):
                 self.sampler.set_epoch(epoch)
             number = -1
-            for number, indices in enumerate(self.batches):
+            for number, indices in enumerate(
+                _with_own_numbers(self.batches, self.seed, rank, epoch)
+            ):
                 if number >= first:
                     yield [
                         SampleKey(index, (self.seed, rank, epoch, number, place))
@@ -353,6 +355,25 @@ class ResumableBatchSampler(BatchSampler):
     def __len__(self) -> int:
         """Batches of an epoch."""
         return len(self.batches)
+
+
+def _with_own_numbers(batches: Iterable[list[int]], *key: int) -> Iterator[list[int]]:
+    """Batches of a sampler that may draw from NumPy's generator, as ``GroupMultiSourceSampler``
+    does: there it gets numbers of the key's, whatever else draws between two batches."""
+    words = np.random.SeedSequence(key).generate_state(4)
+    own = np.random.RandomState(words).get_state()
+    iterator = iter(batches)
+    while True:
+        outer = np.random.get_state()  # noqa: NPY002
+        np.random.set_state(own)  # noqa: NPY002
+        try:
+            batch = next(iterator, None)
+        finally:
+            own = np.random.get_state()  # noqa: NPY002
+            np.random.set_state(outer)  # noqa: NPY002
+        if batch is None:
+            return
+        yield batch
 
 
 @FUNCTIONS.register_module()
