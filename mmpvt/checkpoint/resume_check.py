@@ -54,6 +54,12 @@ def check_resumable(runner: Runner, checkpoint: dict) -> None:
     info[KEPT] = [step for step in info.get(KEPT) or () if isinstance(step, int)]
 
 
+def without_functions(state: dict) -> dict:
+    """A schedule's state without the functions that ``OneCycleLR``'s holds: a file that carries
+    code is refused, and a schedule has them as it is built."""
+    return {name: value for name, value in state.items() if not callable(value)}
+
+
 def changed_schedules(runner: Runner, checkpoint: dict) -> list[str]:
     """Arguments of schedules that resuming takes from the checkpoint, against the config."""
     if not isinstance(runner.param_schedulers, list):
@@ -116,7 +122,7 @@ def _problems(runner: Runner, checkpoint: dict) -> Iterator[str]:
     if "ema_state_dict" in checkpoint and not _fits_average(checkpoint):
         yield "its averaged weights are another model's"
     if isinstance(runner.param_schedulers, list):
-        ours = [scheduler.state_dict() for scheduler in runner.param_schedulers]
+        ours = [without_functions(scheduler.state_dict()) for scheduler in runner.param_schedulers]
         if not _is_like(checkpoint.get("param_schedulers"), ours):
             yield "its learning rate schedules are other than the config's"
 

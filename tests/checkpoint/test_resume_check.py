@@ -10,16 +10,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.hooks import EMAHook
-from mmengine.optim import LinearLR, OptimWrapper
+from mmengine.optim import LinearLR, OneCycleLR, OptimWrapper
 
 from mmpvt import UserError
+from mmpvt.checkpoint import load_checkpoint
 from mmpvt.checkpoint.resume_check import (
     EARLY_STOP,
     changed_schedules,
     changed_settings,
     check_resumable,
 )
-from mmpvt.engine.hooks.checkpoints import KEPT
+from mmpvt.engine.hooks.checkpoints import KEPT, CheckpointHook
 from mmpvt.engine.loops import POSITION
 
 
@@ -56,6 +57,16 @@ def test_whole(runner: SimpleNamespace, checkpoint: dict):
     before = copy.deepcopy(checkpoint["message_hub"])
     check_resumable(runner, checkpoint)
     assert checkpoint["message_hub"] == before
+
+
+def test_a_schedule_that_holds_functions(runner: SimpleNamespace, checkpoint: dict, tmp_path: Path):
+    """OneCycleLR's; a file with them is refused, as it carries code."""
+    schedule = OneCycleLR(runner.optim_wrapper, eta_max=1, total_steps=9)
+    runner.param_schedulers = [schedule]
+    checkpoint["param_schedulers"] = [schedule.state_dict()]
+    CheckpointHook().before_save_checkpoint(runner, checkpoint)
+    torch.save(checkpoint, tmp_path / "a.pth")
+    check_resumable(runner, load_checkpoint(str(tmp_path / "a.pth")))
 
 
 def test_averages_go_on(runner: SimpleNamespace, checkpoint: dict):

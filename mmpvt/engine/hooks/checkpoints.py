@@ -20,6 +20,7 @@ from mmpvt.checkpoint.resume_check import (
     changed_schedules,
     changed_settings,
     check_resumable,
+    without_functions,
 )
 from mmpvt.checkpoint.saving import (
     INTERRUPTED,
@@ -115,6 +116,12 @@ class CheckpointHook(MMEngineCheckpointHook):
                 hint=f"make room, then {f'resume from {older.name}' if older else 'train again'}",
             )
         super().after_train(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Leaves out what no checkpoint may hold."""
+        schedules = checkpoint.get("param_schedulers", [])
+        for states in schedules.values() if isinstance(schedules, dict) else [schedules]:
+            states[:] = map(without_functions, states)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
         """Notes that this iteration is validated, and saves the best checkpoint."""
