@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,10 +70,17 @@ def changed_schedules(runner: Runner, checkpoint: dict) -> list[str]:
         {
             name
             for ours, theirs in pairs
-            for name in ("begin", "end", "milestones", "T_max")
-            if theirs.get(name) != ours.state_dict().get(name)
+            for name in _told(type(ours)) & ours.state_dict().keys()
+            if _plain(theirs.get(name)) != _plain(ours.state_dict()[name])
         }
     )
+
+
+def _told(schedule: type) -> set[str]:
+    """What a kind of schedules takes from the config."""
+    functions = [vars(kind)["__init__"] for kind in schedule.__mro__ if "__init__" in vars(kind)]
+    names = {name for function in functions for name in inspect.signature(function).parameters}
+    return names - {"last_step", "verbose"}
 
 
 def changed_settings(runner: Runner, checkpoint: dict) -> list[str]:

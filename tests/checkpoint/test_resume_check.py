@@ -137,6 +137,8 @@ def test_schedules_that_the_config_has_changed(runner: SimpleNamespace, checkpoi
     runner.param_schedulers = [LinearLR(runner.optim_wrapper, start_factor=0.1, end=7)]
     check_resumable(runner, checkpoint)
     assert changed_schedules(runner, checkpoint) == ["end"]
+    runner.param_schedulers = [LinearLR(runner.optim_wrapper, start_factor=0.2)]
+    assert changed_schedules(runner, checkpoint) == ["start_factor"]
 
 
 def test_settings_of_the_optimizer_that_the_config_has_changed(
