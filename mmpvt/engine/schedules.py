@@ -58,15 +58,21 @@ def set_length(config: Config, length: int) -> None:
     """
     loop = config.train_cfg
     unit = "max_epochs" if "max_epochs" in loop else "max_iters"
-    ratio, loop[unit] = length / loop[unit], length
+    old, loop[unit] = loop[unit], length
+    ratio = length / old
 
     def scaled(value: Any) -> Any:
-        return scaled_count(value, ratio)
+        new = scaled_count(value, ratio)
+        is_within = isinstance(value, int) and value < old  # and has to stay so, or has no effect
+        return min(new, max(1, length - 1)) if is_within else new
 
     schedules = list(iter_dicts(config.get("param_scheduler")))
     ends = [schedule.get("end", math.inf) for schedule in schedules]
     for schedule in schedules:
+        milestones = [scaled(one) for one in schedule.get("milestones") or ()]
         scale_schedule(schedule, ratio)
+        if milestones and schedule.get("by_epoch", True) == (unit == "max_epochs"):
+            schedule["milestones"] = milestones
     for schedule, end in zip(schedules, ends, strict=True):
         if not warms_up(schedule) or "end" not in schedule:
             continue

@@ -45,6 +45,21 @@ def test_epochs_move_the_schedule():
     assert caught.value.instead == ("cfg_options", ends)  # 0 is the warm-up
 
 
+@pytest.mark.parametrize(("epochs", "milestones", "switch"), [(6, [4, 5], 5), (3, [2, 2], 2)])
+def test_what_lies_within_a_run_stays_there(epochs: int, milestones: list[int], switch: int):
+    """At the end of the last epoch it would have no effect."""
+    config = Config(
+        dict(
+            train_cfg=dict(max_epochs=12),
+            param_scheduler=[dict(type="MultiStepLR", milestones=[8, 11])],
+            custom_hooks=[dict(type="PipelineSwitchHook", switch_epoch=11)],
+        )
+    )
+    set_epochs(config, epochs)
+    assert config.param_scheduler[0].milestones == milestones
+    assert config.custom_hooks[0].switch_epoch == switch
+
+
 @pytest.mark.parametrize(("epochs", "warm_up", "end"), [(24, 500, 24000), (6, 250, 6000)])
 def test_epochs_move_schedules_of_iterations(epochs: int, warm_up: int, end: int):
     """Else the learning rate is 0 for half of a run of twice the epochs."""

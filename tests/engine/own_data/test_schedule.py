@@ -35,7 +35,7 @@ def by_epoch(optimizer: str = "AdamW") -> Config:
         (24, None, 100, 120, [67, 92]),  # of 12 iterations
         (300, None, 20, 300, [13, 18]),  # 3,000 iterations
         (20_000, None, 12, 500, [8, 11]),  # the config's own
-        (300, 6, 6, 90, [4, 6]),
+        (300, 6, 6, 90, [4, 5]),
     ],
 )
 def test_epochs(images: int, epochs: int | None, length: int, warm_up: int, milestones: list[int]):
