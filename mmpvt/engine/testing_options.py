@@ -62,6 +62,12 @@ def set_out(config: Config, out: str, force: bool) -> None:
             setting="out",
             where=out,
         )
+    if any("dataset_prefixes" in evaluator for evaluator in evaluators):
+        raise ConfigError(
+            "the config's MultiDatasetsEvaluator has a metric for each data set, and none for all",
+            setting="out",
+            hint="test on one of the data sets",
+        )
     check_free(Path(out), force, "out")
     dump = ConfigDict(type="mmpvt.DumpDetResults", out_file_path=out)
     config.test_evaluator = [*(e for e in evaluators if e != dump), dump]

@@ -55,23 +55,26 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
     contents: dict[Path, dict] = {}
     for split in splits:
         check_arguments(config, split)
-        annotated: list[AnnotatedClasses] = []
+        files: list[AnnotatedClasses | None] = []
         for _, dataset in iter_dataset_configs(config, [split]):
             key = dataset.key("metainfo")
             if not dataset.is_local:
+                files.append(None)
                 continue
             if key not in checked:
                 checked[key] = _check_dataset(dataset, contents)
                 classes.check_class_counts(dataset.classes, config.model)
                 notes |= dict.fromkeys(_check_own_kind(split, dataset))
             _check_places(split, dataset)
-            if (one := checked[key]) is not None:
-                annotated.append(one)
+            files.append(checked[key])
+        annotated = [one for one in files if one is not None]
         notes |= dict.fromkeys(classes.check_classes(split, annotated))
-        for evaluator in iter_dicts(config.get(f"{split}_evaluator")):
+        evaluators = config.get(f"{split}_evaluator")
+        for evaluator in iter_dicts(evaluators):
             classes.check_metric(evaluator, f"{split}_evaluator", config.model)
+        for evaluator, scored in _with_files(evaluators, files):
             notes |= dict.fromkeys(
-                classes.check_evaluator(evaluator, config, split, annotated, contents)
+                classes.check_evaluator(evaluator, config, split, scored, contents)
             )
     notes |= dict.fromkeys(classification.check_folders(config, splits))
     classes.check_same_classes(config, splits)
@@ -83,6 +86,18 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
     for note in notes:
         log.warning("%s", note)
     return contents
+
+
+def _with_files(
+    evaluators: object, files: Sequence[AnnotatedClasses | None]
+) -> Iterator[tuple[dict, list[AnnotatedClasses]]]:
+    """Evaluators, each with the files of the data sets that it scores: all, or one of several."""
+    if isinstance(evaluators, dict) and "dataset_prefixes" in evaluators:
+        for metric, file in zip(evaluators["metrics"], files, strict=False):
+            yield metric, [file] if file else []
+    else:
+        for evaluator in iter_dicts(evaluators):
+            yield evaluator, [file for file in files if file]
 
 
 def check_pixels(

@@ -379,6 +379,14 @@ def test_an_evaluator_of_joined_files(root: Path):
     config.val_evaluator = dict(type="CocoMetric", ann_file=str(root / VAL))
     with pytest.raises(UserError, match=r"the image id 1 is in .*val2017\.json and in .*train2017"):
         check_data(config, ("val",))
+    metrics = [dict(type="CocoMetric", ann_file=str(root / file)) for file in (VAL, TRAIN)]
+    config.val_evaluator = dict(
+        type="MultiDatasetsEvaluator", metrics=metrics, dataset_prefixes=["a", "b"]
+    )
+    check_data(config, ("val",))  # each metric has the images of one
+    config.val_evaluator.metrics.reverse()
+    with pytest.raises(UserError, match=r"val2017\.json, which lacks 2 of the 4 images"):
+        check_data(config, ("val",))
 
 
 def test_an_evaluator_without_annotations(root: Path):
