@@ -24,6 +24,7 @@ from mmpvt.engine.hooks.checkpoints import save_interrupted
 from mmpvt.engine.mixed_precision import decode_in_float32
 from mmpvt.errors import ConfigError
 from mmpvt.registry import LOOPS
+from mmpvt.utils.text import counted
 
 
 class ResumableLoop(BaseLoop):
@@ -65,6 +66,13 @@ class ResumableLoop(BaseLoop):
         if position is None:
             return otherwise
         self.dataloader.batch_sampler.seed = position["seed"]
+        images, before = len(self.dataloader.dataset), position.get("images")
+        if before not in (None, images):  # of an earlier version
+            self.runner.logger.warning(
+                f"the training's data set has {counted(images, 'image')}, and had {before} when "
+                "the checkpoint was saved: where images are split anew, scores may be of some that "
+                "were trained on"
+            )
         return position["samples"] // self._samples(1)
 
     def _batches(self) -> Iterator[Any]:
@@ -84,7 +92,11 @@ class ResumableLoop(BaseLoop):
 
     def _store_position(self, batches: int) -> None:
         """Keeps, for checkpoints, how many of this epoch's batches will be done."""
-        position = dict(seed=self.dataloader.batch_sampler.seed, samples=self._samples(batches))
+        position = dict(
+            seed=self.dataloader.batch_sampler.seed,
+            samples=self._samples(batches),
+            images=len(self.dataloader.dataset),
+        )
         self.runner.message_hub.update_info(POSITION, position)
 
     def _samples(self, batches: int) -> int:

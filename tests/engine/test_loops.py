@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
 
 from mmpvt.engine.loops import EpochLoop
+
+
+@pytest.mark.parametrize(("images", "said"), [(24, False), (20, True)])
+def test_resumed_with_other_images(images: int, said: bool, caplog: pytest.LogCaptureFixture):
+    loop = object.__new__(EpochLoop)
+    hub = MessageHub("other images")
+    loop._runner = SimpleNamespace(message_hub=hub, iter=0, logger=logging.getLogger())
+    sampler = SimpleNamespace(seed=1, batch_size=4)
+    loop.dataloader = SimpleNamespace(dataset=range(24), batch_sampler=sampler)
+    loop._store_position(2)
+    loop.dataloader.dataset = range(images)
+    assert loop._batches_done(otherwise=0) == 2
+    assert ("has 20 images, and had 24" in caplog.text) is said
 
 
 @pytest.mark.parametrize(("length", "last"), [(2, 28), (8, 40), (12, 48)])
