@@ -41,6 +41,7 @@ def set_out(config: Config, out: str, force: bool) -> None:
 
     Raises:
         OutputError: ``out`` isn't such a file or folder, or it exists and ``force`` is False.
+        ConfigError: each of several data sets has a metric of its own.
     """
     evaluators = config.test_evaluator
     evaluators = evaluators if isinstance(evaluators, list) else [evaluators]

@@ -15,7 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmpvt.datasets.formats import OpenedDataset, open_dataset
 from mmpvt.datasets.formats.records import ImageRecord
 from mmpvt.engine.checks.settings import check_trains
-from mmpvt.engine.config import merge_options, writing_to
+from mmpvt.engine.config import merge_options, read_config, writing_to
 from mmpvt.engine.launch import is_first_process
 from mmpvt.engine.own_data import data, model
 from mmpvt.engine.own_data.schedule import set_schedule
@@ -122,7 +122,11 @@ def use_own_data(
         images = data.epoch_length(config)
     said = [f"{counted(len(classes), 'class', 'classes')}: {few(classes)}"]
     said += model.set_num_classes(config, len(classes))
-    said += set_schedule(config, images, repeats, epochs, processes)
+    batch = (cfg_options or {}).get("train_dataloader.batch_size")
+    if batch and config.filename:  # whose own batch tells what its learning rate is for
+        own = read_config(config.filename).train_dataloader
+        config.train_dataloader.batch_size = own.get("batch_size")
+    said += set_schedule(config, images, repeats, epochs, processes, batch)
     if cfg_options:
         said.append(
             "then, by --cfg-options: " + few((f"{k}={v}" for k, v in cfg_options.items()), 9)

@@ -28,7 +28,12 @@ PUBLISHED_BATCH = re.compile(r"(\d+)xb(\d+)")  # "8xb2" in a config's name: GPUs
 
 
 def set_schedule(
-    config: Config, images: int, repeats: int, epochs: int | None, processes: int
+    config: Config,
+    images: int,
+    repeats: int,
+    epochs: int | None,
+    processes: int,
+    batch: int | None = None,
 ) -> list[str]:
     """Fits batch, learning rate and length of a training to a data set's size.
 
@@ -45,6 +50,7 @@ def set_schedule(
         repeats (int): how often an epoch of the config went through its data set.
         epochs (int | None): passes over the data. Default: None, by the rule above.
         processes (int): that train together.
+        batch (int | None): images of each process. Default: None, by the rule above.
 
     Returns:
         list[str]: what was set, a sentence each.
@@ -57,7 +63,7 @@ def set_schedule(
     loader = config.train_dataloader
     old_batch = loader.get("batch_size") or 1
     published = _published_batch(config, old_batch)
-    batch = _batch_size(config, old_batch, published, images, processes)
+    batch = batch or _batch_size(config, old_batch, published, images, processes)
     loader.batch_size = batch
     total = batch * processes
     said = [f"batch of {total}" + (f", {batch} in each of {processes} processes" * (processes > 1))]

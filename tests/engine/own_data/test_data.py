@@ -39,16 +39,17 @@ def test_models_that_predict_masks(name: str, predicts: bool):
 
 def test_an_epoch_has_images_of_rare_classes_several_times(tmp_path: Path):
     root = generate(tmp_path / "shapes", num_train=8, num_val=2, size=64, progress=False)
-    config = load_config("mmpvt::retinanet_pvt_v2_b0_fpn_shapes.py")
+    batch = {"train_dataloader.batch_size": 32}
+    config = load_config("mmpvt::retinanet_pvt_v2_b0_fpn_shapes.py", batch)
     balanced = dict(type="ClassBalancedDataset", oversample_thr=1.0)
     repeated = dict(type="mmengine.RepeatDataset", times=9, dataset=config.train_dataloader.dataset)
     config.train_dataloader.dataset = dict(balanced, dataset=repeated)
-    config.train_dataloader.batch_size = 2
     config.param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=False, T_max=8, end=8)]
     config.work_dir = str(tmp_path / "work")
     with ExitStack() as undo:
-        config = use_own_data(config, DataOptions(path=str(root)), undo, epochs=3)
+        config = use_own_data(config, DataOptions(path=str(root)), undo, batch, epochs=3)
         init_default_scope("mmdet")
         images = len(DATASETS.build(config.train_dataloader.dataset))
     assert 8 < images < 8 * 9  # a wrapper that repeats is dropped, as the schedule is set anew
-    assert config.param_scheduler[0]["end"] == 3 * math.ceil(images / 2)
+    assert config.param_scheduler[0]["end"] == 3 * math.ceil(images / 32)
+    assert config.optim_wrapper.optimizer.lr == 0.00283  # twice the batch

@@ -109,6 +109,14 @@ def test_no_batch_is_larger_than_the_data():
     assert config.train_dataloader.batch_size == 4
 
 
+def test_a_batch_that_was_asked_for():
+    """Its learning rate is its own, and so is the number of iterations."""
+    config = by_epoch("SGD")
+    said = set_schedule(config, 5, 1, None, 1, batch=16)
+    assert (config.train_dataloader.batch_size, config.optim_wrapper.optimizer.lr) == (16, 0.02)
+    assert "of 1 iteration" in "; ".join(said)
+
+
 def test_weights_of_classes():
     uniform = dict(type="CrossEntropyLoss", class_weight=[1.0] * 80 + [0.1])
     chosen = dict(type="CrossEntropyLoss", class_weight=[0.8, 1.2, 0.9])
