@@ -180,10 +180,10 @@ def draw_map(
         np.ndarray: RGB, uint8, (height, width, 3).
     """
     labels = cv2.resize(
-        labels.astype(np.uint8, copy=False), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST
+        labels.astype(np.uint16, copy=False), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST
     )
-    table = np.zeros((256, 3), dtype=np.uint8)
-    table[: len(palette)] = palette[:256]
+    table = np.zeros((1 << 16, 3), dtype=np.uint8)
+    table[: len(palette)] = palette
     shown = labels != IGNORE_LABEL
     canvas = canvas.copy()
     canvas[shown] = _blend(canvas[shown], table[labels[shown]], MAP_WEIGHT)

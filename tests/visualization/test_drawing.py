@@ -70,6 +70,14 @@ def test_label_maps():
     assert (near(canvas, 70, 30) == 128).all()  # no class
 
 
+def test_label_maps_of_more_classes_than_a_byte_counts():
+    labels = torch.full((1, 60, 80), 256)
+    sample = BaseDataElement(pred_sem_seg=PixelData(data=labels))
+    meta = dict(classes=["cat"] * 257, palette=[(0, 0, 255)] * 256 + [(255, 0, 0)])
+    canvas = draw_sample(GREY, sample, meta, truth=False, score_thr=0.4)
+    assert (near(canvas, 5, 5) == near(canvas, 75, 55)).all() and near(canvas, 5, 5)[0] > 190
+
+
 def test_labels_stay_within_the_picture():
     for place in ((-50, -50), (900, 900)):
         canvas = np.zeros((50, 200, 3), dtype=np.uint8)
