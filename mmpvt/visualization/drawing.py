@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import colorsys
+import re
 from collections.abc import Sequence
 
 import cv2
@@ -25,6 +26,8 @@ SIDE = 480  # pixels: a smaller image is enlarged until its shorter side has as 
 LONGEST = 1920  # pixels: but not its longer side beyond
 FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
 MASK_WEIGHT, MAP_WEIGHT = 0.45, 0.6  # of the colour laid over an instance, over a label map
+# Hebrew, Arabic and their kin, words and the spaces between: OpenCV draws all from left to right
+RIGHT_TO_LEFT = re.compile(r"[\u0590-\u08ff]+(?: +[\u0590-\u08ff]+)*")
 # where a label moves if its place is taken: x and y in its own widths and heights
 SHIFTS = [
     *zip((0, 0, 1, 0, 1, 0, 0, -1, -1, 0, 2), (0, 1, 0, -1, 1, 2, -2, 0, 1, 3, 0), strict=True)
@@ -230,7 +233,8 @@ def draw_label(
 
     def size(kept: int) -> tuple[str, int, int, int]:
         """A text of so many characters, its width and height, and how far it is below the line."""
-        shown = (text if kept == len(text) else text[:kept] + "…" * bool(kept)) + ending
+        shown = text if kept == len(text) else text[:kept] + "…" * bool(kept)
+        shown = RIGHT_TO_LEFT.sub(lambda match: match[0][::-1], shown) + ending
         (width, height), below = cv2.getTextSize(shown, FONT, FONT_SCALE * scale, weight)
         return shown, width + 2 * margin, height + below + margin + 1, below
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -98,6 +99,14 @@ def test_long_names_leave_their_scores_in_sight(name: str, height: int, width: i
     assert differing.max() - differing.min() < 60 * max(1, height / 480)  # the score's digits
     canvas = np.full((480, 3, 3), 128, np.uint8)
     draw_label(canvas, name, (0, 200), (255, 255, 255), ending=" 0.95")  # nothing fits
+
+
+def test_names_that_are_read_from_right_to_left(monkeypatch: pytest.MonkeyPatch):
+    drawn = []
+    monkeypatch.setattr(cv2, "putText", lambda canvas, text, *_: drawn.append(text))
+    for name in ("\u05d0\u05d1 \u05d2 2", "cat"):
+        draw_label(np.zeros((480, 640, 3), np.uint8), name, (0, 0), (0, 0, 0), ending=" 0.95")
+    assert drawn == ["\u05d2 \u05d1\u05d0 2 0.95", "cat 0.95"]
 
 
 def test_labels_keep_off_each_other():
