@@ -125,7 +125,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
             if trial is None:
                 return None, [], ""
             picture = trials.draw(predictor, trial, float(value))
-            height, width = trial.image.shape[:2]
+            height, width = trial.shape
             about = _about(trial.times, f"{width} x {height}")
             return picture, trials.rows(predictor, trial, float(value)), about
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from mmengine.structures import BaseDataElement, InstanceData
 
 from mmpvt.engine.pipeline import read_image
@@ -41,12 +42,14 @@ class Trial:
         image: as the config has it loaded: (height, width, 3), uint8, BGR, say.
         sample: the prediction, without instances below 0.05.
         name: the file's.
+        shape: height and width of the file's image, which may be larger.
         times: seconds that each part took.
     """
 
     image: np.ndarray
     sample: BaseDataElement
     name: str
+    shape: tuple[int, int]
     times: dict[str, float] = field(default_factory=dict)
 
 
@@ -73,14 +76,17 @@ def run(predictor: Predictor, path: str) -> Trial:
     name = Path(path).name
     start = time.perf_counter()
     with without_folder(path, name):
-        image = shrink(read_image(path, predictor.pipeline.reader, MAX_PAGE_PIXELS))
+        image = read_image(path, predictor.pipeline.reader, MAX_PAGE_PIXELS)
+    shape = (image.shape[0], image.shape[1])
+    image = shrink(image)
     data = predictor.pipeline.prepare(image, name)
     prepared = time.perf_counter()
     (sample,) = predictor.predict([data])
     done = time.perf_counter()
     if "pred_instances" in sample:
         sample.pred_instances = sample.pred_instances[sample.pred_instances.scores > MIN_SCORE]
-    return Trial(image, sample, name, {"prepare": prepared - start, "model": done - prepared})
+    times = {"prepare": prepared - start, "model": done - prepared}
+    return Trial(image, sample, name, shape, times)
 
 
 def run_clip(predictor: Predictor, path: str, score: float) -> Clip:
@@ -150,9 +156,9 @@ def draw(predictor: Predictor, trial: Trial, score: float) -> np.ndarray:
 
 
 def rows(predictor: Predictor, trial: Trial, score: float) -> list[list]:
-    """The prediction as a table: class, score and box (left, top, right, bottom) of each instance
-    above ``score``, class and percentage of the pixels, or class and score of an image's likeliest
-    classes; the largest first."""
+    """The prediction as a table: class, score and box (left, top, right, bottom, in pixels of the
+    file) of each instance above ``score``, class and percentage of the pixels, or class and score
+    of an image's likeliest classes; the largest first."""
     if "pred_label" in trial.sample:
         scores, labels = trial.sample.pred_score.topk(min(TOP, len(trial.sample.pred_score)))
         pairs = zip(labels.tolist(), scores.tolist(), strict=True)
@@ -167,7 +173,8 @@ def rows(predictor: Predictor, trial: Trial, score: float) -> list[list]:
         ]
     found: InstanceData = trial.sample.pred_instances
     found = found[found.scores > score]
-    boxes = getattr(found.bboxes, "tensor", found.bboxes)
+    scale = [old / new for old, new in zip(trial.shape, trial.image.shape[:2], strict=True)]
+    boxes = getattr(found.bboxes, "tensor", found.bboxes) * torch.tensor(2 * scale[::-1])
     listed = []
     for i in found.scores.argsort(descending=True).tolist()[:MAX_ROWS]:
         box = ", ".join(str(round(value)) for value in boxes[i].tolist())

@@ -17,11 +17,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.structures import BaseDataElement, InstanceData
 from PIL import Image
 
 import mmpvt
@@ -588,6 +590,21 @@ def test_long_images_are_made_smaller():
     assert trials.shrink(np.zeros((1, 9000, 3), np.uint8)).shape == (1, 2000, 3)
     image = np.zeros((300, 2000, 3), np.uint8)
     assert trials.shrink(image) is image
+
+
+def test_boxes_are_in_the_pixels_of_the_file(tmp_path: Path):
+    found = InstanceData(
+        bboxes=torch.tensor([[10.0, 20, 500, 100]]), labels=torch.tensor([0]), scores=torch.ones(1)
+    )
+    predictor = SimpleNamespace(
+        pipeline=SimpleNamespace(reader=None, prepare=lambda image, path: image),
+        predict=lambda images: [BaseDataElement(pred_instances=found)],
+        classes=["cat"],
+    )
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((300, 4000, 3), np.uint8))
+    trial = trials.run(predictor, str(tmp_path / "a.png"))
+    assert trial.image.shape == (150, 2000, 3)  # made smaller
+    assert trials.rows(predictor, trial, 0.3) == [["cat", "1.00", "20, 40, 1000, 200"]]
 
 
 def test_careless_options(trained: Path, tiny_config: Path, call_tool):
