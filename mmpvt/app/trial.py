@@ -106,7 +106,7 @@ def run_clip(predictor: Predictor, path: str, score: float) -> Clip:
     with without_folder(path, Path(path).name):
         summary = predict_video(predictor, path, out, options)
     assert summary.video is not None and summary.lines is not None
-    lines = [json.loads(line) for line in summary.lines.read_text().splitlines()]
+    lines = [json.loads(line) for line in summary.lines.read_bytes().splitlines()]
     seconds = time.perf_counter() - start
     times = dict(clip=seconds, frame=seconds / summary.frames)
     return Clip(summary.video, _clip_rows(predictor, lines, score), times, summary.missing)

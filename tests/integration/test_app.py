@@ -607,6 +607,16 @@ def test_boxes_are_in_the_pixels_of_the_file(tmp_path: Path):
     assert trials.rows(predictor, trial, 0.3) == [["cat", "1.00", "20, 40, 1000, 200"]]
 
 
+def test_class_names_of_a_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever the machine's encoding, and where they hold what separates lines elsewhere."""
+    (tmp_path / "clip.jsonl").write_bytes('{"class":"犬\u2028","score":0.5}\n'.encode())
+    made = SimpleNamespace(video=Path(), lines=tmp_path / "clip.jsonl", frames=1, missing=0.0)
+    monkeypatch.setattr(trials, "predict_video", lambda *_: made)
+    predictor = SimpleNamespace(classifies=True, classes=["犬\u2028"])
+    clip = trials.run_clip(predictor, "clip.mp4", 0.3)
+    assert clip.rows == [["犬\u2028", "0.50"]]
+
+
 def test_careless_options(trained: Path, tiny_config: Path, call_tool):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
