@@ -142,7 +142,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
                 trial = trials.run(predictor, path) if path else None
                 picture, rows, about = show(trial, value)
             return (
-                trial,
+                made or trial,
                 gr.Image(value=picture, visible=made is None),
                 gr.Dataframe(value=rows, headers=heads),
                 about,
@@ -152,13 +152,16 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
             )
 
         @_messages
-        def redraw(trial: trials.Trial | None, value: float) -> tuple:
+        def redraw(trial: trials.Trial | trials.Clip | None, value: float) -> tuple:
+            if isinstance(trial, trials.Clip):
+                gr.Warning("a clip keeps the score it was uploaded with: upload it again.")
+                trial = None
             return show(trial, value) if trial else (gr.skip(), gr.skip(), gr.skip())
 
         @_messages
-        def attend(trial: trials.Trial | None, event: gr.SelectData) -> object:
+        def attend(trial: trials.Trial | trials.Clip | None, event: gr.SelectData) -> object:
             try:
-                if trial is None:
+                if not isinstance(trial, trials.Trial):
                     raise UserError("there is no image yet")
                 picture = trials.attention(predictor, trial, event.index)
             except UserError as error:  # an error would lie over the result, which takes clicks
