@@ -63,10 +63,11 @@ async def wait_for_disconnect(request: Request) -> None:
 
 
 async def _receive_form(request: Request, file: IO[bytes], limit: int) -> None:
-    async with request.form(max_files=1, max_fields=0) as form:
-        (upload,) = form.values() or (None,)
+    async with request.form(max_files=1, max_fields=1) as form:  # a field: curl -F image=a.jpg
+        parts = list(form.values())
+        upload = parts[0] if len(parts) == 1 else None
         if not isinstance(upload, UploadFile):
-            raise HTTPException(400, "the form holds no file")
+            raise HTTPException(400, "a form holds one file alone, as of curl -F image=@a.jpg")
         if (upload.size or 0) > limit:
             raise _too_large(limit)
         await run_in_threadpool(shutil.copyfileobj, upload.file, file)
