@@ -121,12 +121,13 @@ def _clip_rows(predictor: Predictor, lines: list[dict], score: float) -> list[li
         return [[name, f"{100 * share:.1f}"] for name, share in ranked if share >= MIN_SHARE]
     frames: Counter[str] = Counter()
     best: dict[str, float] = {}
-    names = {entry["id"]: entry["name"] for entry in coco_categories(predictor.classes)}
+    labels = {entry["id"]: i for i, entry in enumerate(coco_categories(predictor.classes))}
     for line in lines:
         found = [(line["class"], line["score"])] if predictor.classifies else []
         for one in line.get("instances", ()):
             if one["score"] > score:
-                found.append((names[one["category_id"]], one["score"]))
+                label = labels.get(one["category_id"], one["category_id"] - 1)
+                found.append((_name(predictor, label), one["score"]))
         frames.update({name for name, _ in found})
         for name, value in found:
             best[name] = max(value, best.get(name, 0.0))

@@ -38,7 +38,7 @@ from mmpvt.utils.constants import MAX_PIXELS, SCORE
 from mmpvt.utils.files import check_regular
 from mmpvt.utils.outputs import Outputs, fitting, is_result
 from mmpvt.utils.progress import progress
-from mmpvt.utils.text import counted, encodable, printable, to_json
+from mmpvt.utils.text import class_name, counted, encodable, printable, to_json
 
 SUFFIXES = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 SUFFIXES |= {".3gp", ".ogv", ".mts", ".m2ts"}
@@ -470,11 +470,10 @@ def _predict(
         summary.instances = (summary.instances or 0) + drawn
     elif "pred_sem_seg" in sample:
         labels = sample.pred_sem_seg.data
-        counts = torch.bincount(labels.flatten().long(), minlength=len(predictor.classes))
-        shares = (counts / labels.numel()).tolist()
+        shares = (torch.bincount(labels.flatten().long()) / labels.numel()).tolist()
         line["classes"] = {
-            encodable(name): share
-            for name, share in zip(predictor.classes, shares, strict=False)
+            encodable(class_name(predictor.classes, label)): share
+            for label, share in enumerate(shares)
             if share
         }
     else:

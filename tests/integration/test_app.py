@@ -618,6 +618,9 @@ def test_class_names_of_a_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     predictor = SimpleNamespace(classifies=True, classes=["犬\u2028"])
     clip = trials.run_clip(predictor, "clip.mp4", 0.3)
     assert clip.rows == [["犬\u2028", "0.50"]]
+    made.lines.write_text('{"instances":[{"category_id":4,"score":0.5}]}\n')
+    nameless = SimpleNamespace(classifies=False, finds_instances=True, classes=[])
+    assert trials.run_clip(nameless, "clip.mp4", 0.3).rows == [["3", "0.50", "1 of 1 frames"]]
 
 
 def test_careless_options(trained: Path, tiny_config: Path, call_tool):

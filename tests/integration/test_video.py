@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from mmpretrain.structures import DataSample
+from mmseg.structures import SegDataSample
 
 import mmpvt
 from mmpvt.inference import video
@@ -613,6 +614,19 @@ def test_a_classifier_without_class_names(tmp_path: Path):
     lines = read_lines(summary.lines)
     assert len(lines) == FRAMES
     assert {(line["class"], round(line["score"], 3)) for line in lines} == {("2", 0.7)}
+
+
+def test_a_segmenter_with_fewer_names_than_classes(tmp_path: Path):
+    class Segmenter(Oracle):
+        def __call__(self, frame: np.ndarray) -> SegDataSample:
+            labels = torch.zeros(1, *frame.shape[:2], dtype=torch.uint8)
+            labels[:, :, : frame.shape[1] // 4] = 2
+            return SegDataSample(pred_sem_seg=PixelData(data=labels))
+
+    source = write_video(tmp_path / "clip.mp4", sound=False)
+    options = VideoOptions(seconds=0.1, draw=False)
+    summary = predict_video(Segmenter(), str(source), tmp_path / "out", options)
+    assert read_lines(summary.lines)[0]["classes"] == {"square": 0.75, "2": 0.25}
 
 
 def test_ffmpeg_without_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
