@@ -81,7 +81,8 @@ class Answers:
                 sample.pred_instances = sample.pred_instances[sample.pred_instances.scores >= score]
             answer["instances"] = found = instance_lines(sample, self._ids)
             for one in found:
-                one["class"] = self._names.get(one["category_id"], str(one["category_id"]))
+                number = one["category_id"]
+                one["class"] = self._names.get(number, str(number - 1))  # its label, as elsewhere
         if "pred_sem_seg" in sample:
             answer["label_map"] = base64.b64encode(self._label_map(sample)).decode()
         if "pred_label" in sample:
