@@ -11,7 +11,7 @@ import os
 
 from mmpvt.engine.cli import CHECKPOINT, CONFIG, DEVICE, HOST, check_score, user_errors
 from mmpvt.errors import UserError
-from mmpvt.utils.constants import OPENCV_LIMIT, SCORE
+from mmpvt.utils.constants import MAX_PIXELS, OPENCV_LIMIT, SCORE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
             if getattr(args, flag) < 1:
                 name = UserError.name_setting(flag)
                 raise UserError(f"{name} {getattr(args, flag)}: a number from 1 on")
+        if args.max_pixels > MAX_PIXELS:
+            raise UserError(f"--max-pixels {args.max_pixels}: {MAX_PIXELS} are decoded at most")
         if not 0 <= args.max_delay_ms < float("inf"):
             raise UserError(f"--max-delay-ms {args.max_delay_ms}: a number from 0 on")
         if not 0 < args.timeout < float("inf"):

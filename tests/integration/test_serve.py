@@ -477,6 +477,7 @@ def test_mistakes(
         (("--device", "cuda:99"), "no device 'cuda:99'"),
         (("--batch", 0), "--batch 0: a number from 1 on"),
         (("--max-pixels", -1), "--max-pixels -1: a number from 1 on"),
+        (("--max-pixels", 10**9), "--max-pixels 1000000000: 178956970 are decoded at most"),
         (("--timeout", 0), "--timeout 0.0: a number greater than 0"),
         (("--max-delay-ms", "nan"), "--max-delay-ms nan: a number from 0 on"),
         (("--score", 2), "--score 2.0: a score is a number from 0 to 1"),
