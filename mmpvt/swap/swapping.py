@@ -76,7 +76,7 @@ def swap(config: Config, arch: str, part: str | None = None, keep_optimizer: boo
     if variant.name in ("medium", "large") and not model.is_segmenter:
         backbone.drop_path_rate = 0.0  # as published for detectors
     in_channels = old.get("in_channels", RGB)
-    start = "with its ImageNet weights"
+    start = "by default with its ImageNet weights"
     if in_channels == RGB:
         backbone.init_cfg = dict(type="Pretrained", checkpoint=variant.weights)
     else:
