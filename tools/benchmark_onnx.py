@@ -15,7 +15,6 @@ import os
 import statistics
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -25,17 +24,18 @@ import numpy as np
 import run_onnx
 import torch
 from mmdet.structures.mask import encode_mask_results
-from mmengine.config import Config
-from PIL import Image
 from pycocotools.coco import COCO
 
 from mmpvt.cli.export import load_deploy
 from mmpvt.datasets.coco import clean_annotations, read_annotations
+from mmpvt.engine.checks.label_maps import label_map_fields, label_map_loader
 from mmpvt.engine.cli import add_cfg_options, user_errors
 from mmpvt.engine.config import load_config
+from mmpvt.engine.dataset_config import DatasetConfig, iter_dataset_configs
 from mmpvt.engine.initial_weights import set_checkpoint
-from mmpvt.engine.pipeline import TestPipeline, load_model, read_test_pipeline
+from mmpvt.engine.pipeline import TestPipeline, load_model
 from mmpvt.errors import UserError
+from mmpvt.evaluation import IoUMetric
 from mmpvt.evaluation.coco_eval import CategorywiseCOCOeval
 from mmpvt.evaluation.detection_arrays import DetectionArrays, RLEArray
 from mmpvt.inference.sources import find_sources
@@ -104,14 +104,22 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     model = load_model(config, args.checkpoint)
     is_bgr = read_image_format(config).is_bgr
-    categories = category_ids(truth, model.dataset_meta.get("classes", ())) if truth else []
-    if has_label_maps and any(step.get("values") for step in read_test_pipeline(config)):
-        raise UserError("--annotations takes label maps of labels, not of values that are listed")
+    classes = model.dataset_meta.get("classes", ())
+    categories = category_ids(truth, classes) if truth else []
     files = load_files(args.files, args.runtimes, args.threads)
     calibrated: set[str] = set()
     for exported in files.values():
         calibrated.update(json.loads(exported.runtime.meta.get("calibrated_on", "[]")))
     images, used = load_images(TestPipeline(config), paths, is_bgr, calibrated, args.most)
+    maps = []
+    if has_label_maps:
+        datasets = (dataset for _, dataset in iter_dataset_configs(config, ["test"]))
+        dataset = next((each for each in datasets if each.is_segmentation), None)
+        if dataset is None:
+            raise UserError("--annotations is a folder of label maps, which no test data set takes")
+        for path, image in zip(used, images, strict=True):
+            place = label_map_path(args.annotations, path)
+            maps.append(read_label_map(place, path, image.shape[:2], dataset, len(classes)))
 
     ways: dict[str, Callable] = {PYTORCH: lambda image: predict(model, config, image)}
     for name, exported in files.items():
@@ -129,8 +137,7 @@ def run(args: argparse.Namespace) -> None:
             image_ids = [known[path.name] for path in used]
             score = average_precision(truth, categories, image_ids, found)
         elif has_label_maps and "label_map" in found[0]:
-            maps = [label_map_path(args.annotations, path) for path in used]
-            score = mean_iou(maps, found, reduces_zero_label(config))
+            score = mean_iou(maps, found, len(classes))
         deviation = Deviation()
         for ours, wanted in zip(found, results[PYTORCH], strict=True):
             deviation.include(compare(ours, wanted))
@@ -206,27 +213,27 @@ def label_map_path(folder: Path, image: Path) -> Path:
     return folder / f"{image.stem}.png"
 
 
-def reduces_zero_label(config: Config) -> bool:
-    """Whether the data set's label 0 counts for no class."""
-    steps = [*read_test_pipeline(config), config.test_dataloader.dataset]
-    return any(step.get("reduce_zero_label") for step in steps)
+def read_label_map(
+    path: Path, image: Path, shape: tuple[int, ...], dataset: DatasetConfig, num_classes: int
+) -> np.ndarray:
+    """The labels of an image of ``shape``, height and width, as test.py reads them.
+
+    Raises:
+        BadFileError: the file is no label map of the image, or has labels of no class.
+    """
+    results = dict(seg_map_path=str(path), img_path=str(image), ori_shape=shape)
+    loader = label_map_loader(dataset, num_classes)
+    return loader(dict(results, seg_fields=[], **label_map_fields(dataset)))["gt_seg_map"]
 
 
-def mean_iou(maps: Sequence[Path], results: Results, reduce_zero_label: bool) -> str:
+def mean_iou(maps: Sequence[np.ndarray], results: Results, num_classes: int) -> str:
     """Mean intersection over union of the classes that occur, in percent."""
-    shared: Counter[int] = Counter()
-    union: Counter[int] = Counter()
-    for path, found in zip(maps, results, strict=True):
-        with Image.open(path) as image:
-            labels = np.array(image).astype(np.int64)
-        if reduce_zero_label:
-            labels = np.where(np.isin(labels, (0, IGNORE_LABEL)), IGNORE_LABEL, labels - 1)
-        counts = labels != IGNORE_LABEL
-        wanted, ours = labels[counts], found["label_map"].astype(np.int64)[counts]
-        for label in np.union1d(wanted, ours).tolist():
-            shared[label] += int(((wanted == label) & (ours == label)).sum())
-            union[label] += int(((wanted == label) | (ours == label)).sum())
-    return f"{100 * statistics.mean(shared[label] / union[label] for label in union):.2f}"
+    shared = union = 0
+    for labels, found in zip(maps, results, strict=True):
+        pair = (torch.from_numpy(x.astype(np.int64)) for x in (found["label_map"], labels))
+        areas = IoUMetric.intersect_and_union(*pair, num_classes, IGNORE_LABEL)
+        shared, union = shared + areas[0], union + areas[1]
+    return f"{100 * (shared / union).nanmean():.2f}"
 
 
 def category_ids(truth: dict, classes: Sequence[str]) -> list[int]:

@@ -6,18 +6,44 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmark_onnx import average_precision, category_ids, mean_iou
+from benchmark_onnx import average_precision, category_ids, mean_iou, read_label_map
 from PIL import Image
 
-from mmpvt.errors import UserError
+from mmpvt.engine.dataset_config import DatasetConfig
+from mmpvt.errors import BadFileError, UserError
+
+ADE = dict(type="ADE20KDataset")  # which ignores 0, as its class says
+OWN = dict(type="BaseSegDataset", reduce_zero_label=False)
+LISTED = dict(OWN, pipeline=[dict(type="LoadAnnotations", values=[0, 9])])
 
 
-@pytest.mark.parametrize(("reduce_zero_label", "expected"), [(False, "50.00"), (True, "100.00")])
-def test_ignored_pixels_count_for_no_class(reduce_zero_label: bool, expected: str, tmp_path: Path):
-    """255 stays ignored where 0 is, too."""
-    Image.fromarray(np.array([[0, 1, 2, 255]], np.uint8)).save(tmp_path / "a.png")
-    found = [dict(label_map=np.array([[1, 0, 1, 1]] if reduce_zero_label else [[0, 1, 1, 1]]))]
-    assert mean_iou([tmp_path / "a.png"], found, reduce_zero_label) == expected
+@pytest.mark.parametrize(
+    ("fields", "labels", "found", "expected"),
+    [
+        (OWN, [0, 1, 2, 255], [0, 1, 1, 1], "50.00"),
+        (ADE, [0, 1, 2, 255], [1, 0, 1, 1], "100.00"),  # 255 stays ignored where 0 is, too
+        # the classes chosen of ADE20K's, in their order
+        (dict(ADE, metainfo=dict(classes=("sky", "wall"))), [3, 1, 2, 0], [0, 1, 1, 0], "100.00"),
+        (LISTED, [0, 9, 9, 255], [0, 1, 1, 1], "100.00"),
+    ],
+)
+def test_label_maps_are_read_as_for_a_test(
+    fields: dict, labels: list, found: list, expected: str, tmp_path: Path
+):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.array([labels] * 2, np.uint8)).save(path)
+    read = read_label_map(path, path, (2, 4), DatasetConfig(fields, "mmseg"), 3)
+    assert mean_iou([read], [dict(label_map=np.array([found] * 2, np.uint8))], 3) == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"), [([0, 1], "size"), ([0, 1, 2, 3], "3"), ([[1, 2, 3]] * 4, "RGB")]
+)
+def test_label_maps_that_no_test_takes(labels: list, sentence: str, tmp_path: Path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.array([labels] * 2, np.uint8)).save(path)
+    with pytest.raises(BadFileError, match=sentence):
+        read_label_map(path, path, (2, 4), DatasetConfig(OWN, "mmseg"), 3)
 
 
 def test_ap_of_a_model_of_other_classes_than_the_annotations_list():
