@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +30,7 @@ from mmpvt.deploy.operators import OPSET, translations
 from mmpvt.deploy.precision import (
     FLOAT32_NODES,
     Sample,
+    digest,
     quiet,
     to_float16,
     to_int8,
@@ -293,18 +294,21 @@ def write(
 
 
 def calibration_samples(
-    photos: Sequence[np.ndarray], config: Config, meta: Mapping[str, str]
+    photos: Sequence[np.ndarray], config: Config, meta: MutableMapping[str, str]
 ) -> list[Sample]:
     """What an exported model takes of images, decoded as the test pipeline decodes them.
 
     Args:
         photos (Sequence[ndarray]): uint8.
         config (Config): the model's.
-        meta (Mapping[str, str]): its metadata: the last batch is filled up with images again.
+        meta (MutableMapping[str, str]): its metadata, to which ``calibrated_on`` is added; the
+            last batch is filled up with images again.
     """
     is_bgr = read_image_format(config).is_bgr
+    images = [to_rgb(photo, is_bgr) for photo in photos]
+    meta["calibrated_on"] = json.dumps([digest(image) for image in images])
     if meta["form"] == "image":
-        return [to_rgb(photo, is_bgr) for photo in photos]
+        return list(images)
     count = 1 if meta["batch"] == DYNAMIC else int(meta["batch"])
     prepared = []
     for photo in photos:

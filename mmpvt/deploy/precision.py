@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import os
 import re
@@ -156,8 +155,7 @@ def to_int8(
             ),
         )
         result = ir.from_proto(onnx.load(quantised))
-    facts = {"precision": "int8", "calibrated_on": _digests(images)}
-    result.metadata_props.update({**model.metadata_props, **facts})
+    result.metadata_props.update({**model.metadata_props, "precision": "int8"})
     fuse_integer_matmuls(result)
     return result
 
@@ -199,8 +197,7 @@ def to_openvino_int8(
                 smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
             ),
         )
-    facts = {"precision": "int8", "calibrated_on": _digests(images)}
-    set_metadata(quantised, {**model.metadata_props, **facts})
+    set_metadata(quantised, {**model.metadata_props, "precision": "int8"})
     return quantised
 
 
@@ -233,10 +230,6 @@ def load_nncf() -> ModuleType:
 def digest(image: np.ndarray) -> str:
     """What an image is known by in ``calibrated_on``, which int8 files say of themselves."""
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()[:16]
-
-
-def _digests(images: Sequence[Sample]) -> str:
-    return json.dumps([digest(image) for image in images if isinstance(image, np.ndarray)])
 
 
 def fuse_integer_matmuls(model: ir.Model) -> None:

@@ -23,9 +23,9 @@ from helpers import ROOT
 from mmpvt.deploy import export
 from mmpvt.deploy.decoding import border_of, clip_boxes
 from mmpvt.deploy.exporting import Plan, calibration_samples, export_network
-from mmpvt.deploy.precision import to_float16, to_int8
+from mmpvt.deploy.precision import digest, to_float16, to_int8
 from mmpvt.deploy.preprocessing import round_shape
-from mmpvt.deploy.verification import predict, verify
+from mmpvt.deploy.verification import predict, to_rgb, verify
 from mmpvt.engine.config import load_config
 from mmpvt.errors import ExportError, SetupError, UserError
 from small_models import KINDS, build, picture
@@ -185,6 +185,7 @@ def test_calibration_of_a_fixed_batch(photos: int):
     meta = dict(form="batch", batch="4", input_size="[96, 128]", divisor="32")
     samples = calibration_samples([picture(96, 128)] * photos, config, meta)
     assert {len(sample["images"]) for sample in samples} == {4}
+    assert json.loads(meta["calibrated_on"]) == [digest(to_rgb(picture(96, 128)))] * photos
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float16", 0.03), ("int8", 0.2)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import runpy
 import sys
@@ -18,7 +17,7 @@ import pytest
 
 from helpers import ROOT
 from mmpvt.deploy.openvino_files import read_metadata, save_openvino, to_openvino
-from mmpvt.deploy.precision import FLOAT32_NODES, digest, to_float16, to_openvino_int8
+from mmpvt.deploy.precision import FLOAT32_NODES, to_float16, to_openvino_int8
 from mmpvt.deploy.verification import compare, predict, to_rgb
 from mmpvt.errors import SetupError
 from small_models import picture
@@ -99,7 +98,6 @@ def check_int8(made: Exported, tmp_path: Path) -> None:
     save_openvino(quantised, tmp_path / "model.xml")
     facts = read_metadata(quantised)
     assert facts["precision"] == "int8" and facts["task"] == "detection"
-    assert json.loads(facts["calibrated_on"]) == [digest(photo) for photo in PHOTOS]
     layers = [op for op in quantised.get_ops() if op.get_type_name() in ("Convolution", "MatMul")]
     sources = [op.input_value(0).get_node().get_type_name() for op in layers]
     assert sources.count("FakeQuantize") > 30
