@@ -54,6 +54,7 @@ from mmpvt.utils.atomic import replacing
 from mmpvt.utils.requirements import OLDEST_TO_EXPORT, release
 from mmpvt.utils.text import encodable, printable
 from mmpvt.version import __version__
+from mmpvt.visualization.drawing import colours
 
 if TYPE_CHECKING:
     import openvino
@@ -477,7 +478,7 @@ def describe(plan: Plan, core: Core, nms: Mapping[str, object] | None) -> dict[s
         "config": encodable(plan.config.filename or ""),
         "classes": classes,
         "category_ids": [category["id"] for category in coco_categories(classes)],
-        "palette": [list(map(int, colour)) for colour in meta.get("palette") or ()],
+        "palette": colours(meta.get("palette"), len(classes)),
         "image": f"uint8, {shape}, {plan.channels}), {order}",
         # PyTorch's model gets all bits of a file that has more, which this one can't
         **({"bits": 8} if plan.image_format.keeps_bits else {}),

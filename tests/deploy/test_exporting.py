@@ -22,12 +22,14 @@ from torch.torch_version import TorchVersion
 from helpers import ROOT
 from mmpvt.deploy import export
 from mmpvt.deploy.decoding import border_of, clip_boxes
-from mmpvt.deploy.exporting import Plan, calibration_samples, export_network
+from mmpvt.deploy.exporting import Plan, calibration_samples, describe, export_network
+from mmpvt.deploy.kinds import exportable
 from mmpvt.deploy.precision import digest, to_float16, to_int8
 from mmpvt.deploy.preprocessing import round_shape
 from mmpvt.deploy.verification import predict, to_rgb, verify
 from mmpvt.engine.config import load_config
 from mmpvt.errors import ExportError, SetupError, UserError
+from mmpvt.visualization.drawing import colours
 from small_models import KINDS, build, picture
 
 SIZES = [(120, 160), (97, 64), (333, 500)]
@@ -186,6 +188,16 @@ def test_calibration_of_a_fixed_batch(photos: int):
     samples = calibration_samples([picture(96, 128)] * photos, config, meta)
     assert {len(sample["images"]) for sample in samples} == {4}
     assert json.loads(meta["calibrated_on"]) == [digest(to_rgb(picture(96, 128)))] * photos
+
+
+@pytest.mark.parametrize("palette", ["random", (9, 9, 9), [(1, 2, 3), (4, 5, 6)], None])
+def test_colours_are_those_of_predictions(palette: object):
+    """MMDetection also takes a palette's name, or one colour."""
+    model, config = build("retinanet", "v2")
+    model.dataset_meta = dict(classes=("a", "b"), palette=palette)
+    plan = Plan(model, config, None, "onnxruntime", None)
+    told = json.loads(describe(plan, exportable(model), None)["palette"])
+    assert list(map(tuple, told)) == colours(palette, 2)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float16", 0.03), ("int8", 0.2)])
