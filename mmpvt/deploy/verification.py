@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
 
+from mmpvt.datasets.pipelines import transform_name
 from mmpvt.datasets.shapes_drawing import draw_scene
 from mmpvt.deploy.forms import paste_masks
 from mmpvt.deploy.openvino_files import load_openvino, read_metadata
@@ -192,8 +193,9 @@ def example(
 def resized(config: Config, image: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, Config]:
     """An image of a height and width, and a config whose test pipeline leaves it so."""
     config = Config(config.to_dict())
-    resize = next(t for t in read_test_pipeline(config) if t["type"].endswith("Resize"))
-    resize.update(scale=(shape[1], shape[0]), keep_ratio=False)
+    for transform in read_test_pipeline(config):
+        if transform_name(transform) == "Resize":
+            transform.update(scale=(shape[1], shape[0]), keep_ratio=False)
     return cv2.resize(image, (shape[1], shape[0])), config
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from mmengine.config import Config
 
-from mmpvt.deploy.verification import compare
+from mmpvt.deploy.verification import compare, prepare, resized
 
 
 def detections(*scores: float) -> dict[str, np.ndarray]:
@@ -32,3 +34,14 @@ def test_nothing_to_compare():
     deviation = compare(detections(0.9), detections())
     assert str(deviation) == "PyTorch finds no detection over 0.05, and the file 1"
     assert not deviation.is_small
+
+
+@pytest.mark.parametrize("resizes", [0, 1, 2])
+def test_an_image_of_fixed_size_stays_so(resizes: int):
+    load, pack = dict(type="LoadImageFromFile"), dict(type="PackSegInputs")
+    resize = dict(type="Resize", scale=(90, 60), keep_ratio=True)
+    pipeline = [load, *[resize] * resizes, pack]
+    data = dict(dataset=dict(pipeline=pipeline))
+    config = Config(dict(default_scope="mmseg", test_dataloader=data))
+    image, own = resized(config, np.zeros((30, 40, 3), np.uint8), (64, 96))
+    assert prepare(own, image)["inputs"].shape == (3, 64, 96)
