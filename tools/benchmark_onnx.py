@@ -90,9 +90,9 @@ def run(args: argparse.Namespace) -> None:
     if args.annotations is not None and not has_label_maps:
         truth, _ = clean_annotations(read_annotations(args.annotations), masks=False)
     paths = [source.path for source in find_sources(args.images)[0]]
-    known = {image["file_name"]: image["id"] for image in truth["images"]} if truth else {}
     if truth is not None:
-        paths = [path for path in paths if path.name in known]
+        ids = image_ids(paths, truth)
+        paths = list(ids)
     if has_label_maps:
         paths = [path for path in paths if label_map_path(args.annotations, path).is_file()]
     config = load_config(args.config, args.cfg_options)
@@ -134,8 +134,7 @@ def run(args: argparse.Namespace) -> None:
     for way, found in results.items():
         score = ""
         if truth is not None and "boxes" in found[0]:
-            image_ids = [known[path.name] for path in used]
-            score = average_precision(truth, categories, image_ids, found)
+            score = average_precision(truth, categories, [ids[path] for path in used], found)
         elif has_label_maps and "label_map" in found[0]:
             score = mean_iou(maps, found, len(classes))
         deviation = Deviation()
@@ -207,6 +206,18 @@ def measure(
                     advance(done)
                 results[way] = found
     return results, seconds
+
+
+def image_ids(paths: Sequence[Path], truth: dict) -> dict[Path, int]:
+    """The ids of those images that the annotations name, by their names or ends of their paths."""
+    known = {image["file_name"]: image["id"] for image in truth["images"]}
+    found = {}
+    for path in paths:
+        parts = path.absolute().parts
+        names = ["/".join(parts[i:]) for i in range(len(parts))]  # with the most folders first
+        if name := next((name for name in names if name in known), None):
+            found[path] = known[name]
+    return found
 
 
 def label_map_path(folder: Path, image: Path) -> Path:

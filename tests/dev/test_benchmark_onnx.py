@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmark_onnx import average_precision, category_ids, mean_iou, read_label_map
+from benchmark_onnx import average_precision, category_ids, image_ids, mean_iou, read_label_map
 from PIL import Image
 
 from mmpvt.engine.dataset_config import DatasetConfig
@@ -44,6 +44,13 @@ def test_label_maps_that_no_test_takes(labels: list, sentence: str, tmp_path: Pa
     Image.fromarray(np.array([labels] * 2, np.uint8)).save(path)
     with pytest.raises(BadFileError, match=sentence):
         read_label_map(path, path, (2, 4), DatasetConfig(OWN, "mmseg"), 3)
+
+
+def test_annotations_name_images_with_folders():
+    names = ["1.jpg", "a/1.jpg", "b/a/1.jpg", "2.jpg"]
+    truth = dict(images=[dict(id=i, file_name=name) for i, name in enumerate(names)])
+    paths = [Path("photos") / name for name in ("1.jpg", "a/1.jpg", "b/a/1.jpg", "3.jpg")]
+    assert list(image_ids(paths, truth).values()) == [0, 1, 2]
 
 
 def test_ap_of_a_model_of_other_classes_than_the_annotations_list():
