@@ -170,18 +170,18 @@ class SoftNMS(NMS):
         )
 
 
-def build_nms(cfg: Mapping, count: int, num_groups: int) -> NMS:
+def build_nms(cfg: Mapping | None, count: int, num_groups: int) -> NMS:
     """The NMS of a model's ``test_cfg``.
 
     Args:
-        cfg (Mapping): of NMS, as in the model's config.
+        cfg (Mapping | None): of NMS, as in the model's config.
         count (int): how many boxes are kept of an image; all, if not over 0.
         num_groups (int): how many labels, or levels, there are.
 
     Raises:
         ExportError: it is another kind of NMS, or a soft one that keeps too many boxes.
     """
-    cfg = dict(cfg)
+    cfg = dict(type="nms=None") if cfg is None else dict(cfg)  # MMCV's then only sorts
     kind, class_agnostic = cfg.pop("type", "nms"), cfg.pop("class_agnostic", False)
     threshold = cfg.pop("iou_threshold", cfg.pop("iou_thr", None))
     cfg.pop("split_thr", None)

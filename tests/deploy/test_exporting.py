@@ -237,12 +237,13 @@ def flipped(config: ConfigDict) -> None:
     ("kind", "spoil", "part"),
     [
         ("retinanet", soft, "soft_nms"),
+        ("retinanet", change("model.test_cfg.nms", None), "nms=None"),
         ("retinanet", flipped, "RandomFlip"),
         ("fpn", change("model.test_cfg.mode", "corners"), "corners"),
         ("mask2former", change("model.test_cfg.panoptic_on", True), "panoptic maps"),
         ("fpn", change("model.data_preprocessor.test_cfg", dict(size=(64, 64))), "size"),
     ],
-    ids=["soft-nms", "flip", "mode", "panoptic", "padding"],
+    ids=["soft-nms", "no-nms", "flip", "mode", "panoptic", "padding"],
 )
 def test_parts_that_cannot_be_exported(kind: str, spoil: Callable, part: str):
     _, config = build(kind, "v2")
