@@ -51,10 +51,12 @@ def use_own_metrics(config: Config) -> None:
     """Takes the project's metrics for MMDetection's and MMSegmentation's, of the same options.
 
     MMDetection's lists the APs of single classes in the order of their ids, under names in the
-    order of the data set's classes; MMSegmentation's can't count the pixels of large images.
+    order of the data set's classes, and VOC's has names of its own; MMSegmentation's can't count
+    the pixels of large images.
     """
     own = dict.fromkeys(("CocoMetric", "mmdet.CocoMetric"), "mmpvt.CocoMetric")
     own |= dict.fromkeys(("IoUMetric", "mmseg.IoUMetric"), "mmpvt.IoUMetric")
+    own |= dict.fromkeys(("VOCMetric", "mmdet.VOCMetric"), "mmpvt.VOCMetric")
     for split in ("val", "test"):
         for evaluator in iter_dicts(config.get(f"{split}_evaluator")):
             if evaluator.get("type") in own:
