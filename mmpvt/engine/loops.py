@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from mmpvt.checkpoint.resume_check import POSITION, VALIDATED
 from mmpvt.datasets.samplers import fault_tolerant, seed_generators
+from mmpvt.engine.checks.classes import check_class_counts
 from mmpvt.engine.hooks.checkpoints import save_interrupted
 from mmpvt.engine.mixed_precision import decode_in_float32
 from mmpvt.errors import ConfigError
@@ -37,7 +38,8 @@ class ResumableLoop(BaseLoop):
         **kwargs: of MMEngine's loop.
 
     Raises:
-        ConfigError: there are fewer images than a batch has, and it would be dropped.
+        ConfigError: there are fewer images than a batch has, and it would be dropped; or a head is
+            for another number of classes.
     """
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
@@ -53,6 +55,9 @@ class ResumableLoop(BaseLoop):
                 f"{loader.batch_sampler.batch_size}",
                 hint="set a smaller train_dataloader.batch_size, or leave out drop_last",
             )
+        # of data sets whose files alone name classes, such as OpenImages'
+        classes = getattr(loader.dataset, "metainfo", {}).get("classes") or ()
+        check_class_counts(classes, runner.cfg.get("model") or {})
         loader = fault_tolerant(loader, on_bad_data=loader.batch_sampler.on_bad_data)
         super().__init__(runner, loader, *args, **kwargs)
 

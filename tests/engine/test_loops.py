@@ -7,10 +7,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
+from torch.utils.data import DataLoader
 
 from mmpvt.engine.loops import EpochLoop
+from mmpvt.errors import ConfigError
+
+
+def test_classes_that_files_alone_name():
+    """As OpenImages' data sets read them."""
+    dataset = type("Files", (list,), dict(metainfo=dict(classes=("a", "b"))))([0])
+    model = dict(bbox_head=dict(type="RetinaHead", num_classes=4))
+    runner = SimpleNamespace(cfg=Config(dict(model=model)))
+    with pytest.raises(ConfigError, match="is for 4 classes, the data set has 2"):
+        EpochLoop(runner, DataLoader(dataset), max_epochs=1)
 
 
 @pytest.mark.parametrize(("images", "said"), [(24, False), (20, True)])
