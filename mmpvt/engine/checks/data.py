@@ -72,6 +72,8 @@ def check_data(config: Config, splits: Iterable[str]) -> dict[Path, dict]:
         evaluators = config.get(f"{split}_evaluator")
         for evaluator in iter_dicts(evaluators):
             classes.check_metric(evaluator, f"{split}_evaluator", config.model)
+            if evaluator.get("output_dir"):
+                label_maps.check_names(config, split)
         for evaluator, scored in _with_files(evaluators, files):
             notes |= dict.fromkeys(
                 classes.check_evaluator(evaluator, config, split, scored, contents)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -84,6 +85,20 @@ def check_heads(config: Config) -> None:
                     "channels, so that it is always 0",
                     hint=way,
                 )
+
+
+def check_names(config: Config, split: str) -> None:
+    """Raises a ConfigError if label maps that MMSegmentation's metrics write would replace each
+    other: they have the names of their images, without folders."""
+    datasets = [dataset for _, dataset in iter_dataset_configs(config, [split])]
+    files = [d.segmentation_files() for d in datasets if d.is_local and d.is_segmentation]
+    names = Counter(Path(image).stem for f in files for image in map(f.image, f.stems))
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ConfigError(
+            f"{split}_evaluator's output_dir would hold one label map for several images of the "
+            f"name {few(twice)}",
+            hint="leave it out; label maps that test.py and predict.py write have a name each",
+        )
 
 
 def _count_maps(model: dict) -> int | None:

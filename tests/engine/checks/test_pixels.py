@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from shutil import copyfile
 
 import cv2
 import numpy as np
@@ -264,6 +265,18 @@ def test_label_maps(labels: np.ndarray, options: dict, said: str, tmp_path: Path
     kind = "label maps of colours" if "colours" in said else ONLY
     with pytest.raises(UserError, match=said):
         raise UserError(found.errors[kind][0])
+
+
+def test_written_label_maps_of_one_name(tmp_path: Path):
+    config = segmenter(tmp_path, OBJECTS)
+    config.test_dataloader = config.pop("train_dataloader")
+    config.test_evaluator = dict(type="IoUMetric", output_dir="out")
+    check_data(config, ("test",))
+    for folder, suffix in (("images", ".jpg"), ("maps", ".png")):
+        (tmp_path / folder / "more").mkdir()
+        copyfile(tmp_path / folder / f"1{suffix}", tmp_path / folder / "more" / f"1{suffix}")
+    with pytest.raises(ConfigError, match="one label map for several images of the name 1:"):
+        check_data(config, ("test",))
 
 
 @pytest.mark.parametrize("reduced", [True, False])
