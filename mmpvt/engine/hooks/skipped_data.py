@@ -24,6 +24,7 @@ from mmpvt.registry import HOOKS
 from mmpvt.utils.atomic import atomic_write
 from mmpvt.utils.text import counted, few, printable
 
+OWN_TRUTH = ("ann_file", "_coco_api", "_lvis_api")  # of metrics that read all images' objects
 NAMED = 3  # of each file, in the log; the rest is in a file
 
 
@@ -192,18 +193,21 @@ class SkippedDataHook(Hook):
     def _correct_score(self, runner: Runner, loop: BaseLoop) -> None:
         for part in all_gather_object(self.evaluated):
             self.evaluated.update(part)
+        others = []
         for metric in loop.evaluator.metrics:
-            if isinstance(metric, CocoMetric) and metric._coco_api is not None:
+            if not isinstance(metric, CocoMetric) or metric._coco_api is None:
+                others += [type(metric).__name__] * any(map(vars(metric).get, OWN_TRUTH))
+            else:
                 lost = {number for _, number in self.evaluated.values()}
                 numbers = metric._coco_api.get_img_ids()
                 metric.img_ids = [number for number in numbers if number not in lost]
         if self.evaluated and is_main_process():
             total = len(loop.dataloader.dataset)
             names = "; ".join(f"{name}: {reason}" for name, (reason, _) in self.evaluated.items())
-            runner.logger.warning(
-                f"the score is over {total - len(self.evaluated)} of {total} images, skipped are "
-                f"{printable(names)}"
-            )
+            said = f"the score is over {total - len(self.evaluated)} of {total} images"
+            if others:
+                said += f", but {few(others)} takes the objects of the others for missed"
+            runner.logger.warning(f"{said}, skipped are {printable(names)}")
 
 
 def _drop_labels(loop: BaseLoop, samples: list[BaseDataElement]) -> None:

@@ -139,3 +139,19 @@ def test_an_image_that_fills_up_a_share(
     sample = DetDataSample(metainfo=skipped)
     SkippedDataHook([])._after_iter(runner, 0, dict(data_samples=[sample]), mode="val")
     assert len(metric.results) == counted
+
+
+@pytest.mark.parametrize(("truth", "said"), [("truth.odgt", True), (None, False)])
+def test_a_metric_that_reads_all_objects(
+    truth: str | None, said: bool, caplog: pytest.LogCaptureFixture
+):
+    """As CrowdHuman's does."""
+    metrics = [SimpleNamespace(ann_file=truth)]
+    loop = SimpleNamespace(
+        evaluator=SimpleNamespace(metrics=metrics), dataloader=SimpleNamespace(dataset=range(5))
+    )
+    hook = SkippedDataHook([])
+    hook.evaluated = {"a.png": ("it is broken", 3)}
+    hook._correct_score(SimpleNamespace(logger=logging.getLogger("skipped")), loop)
+    assert "the score is over 4 of 5 images" in caplog.text
+    assert ("but SimpleNamespace takes the objects of the others for missed" in caplog.text) is said
