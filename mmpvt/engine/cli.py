@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from mmengine.config import DictAction
@@ -258,7 +259,8 @@ def user_errors(on_interrupt: str = "interrupted", **flags: str) -> Iterator[Non
             raise
         _leave(f"error: {failure}", FAILURE)
     except OSError as error:
-        if error.errno not in NAMED_AMISS or error.filename is None:
+        is_amiss = error.errno in NAMED_AMISS or _is_of_config(error)
+        if error.filename is None or not is_amiss:
             raise
         _leave(f"error: {error.filename} can't be used ({error.strerror})", USER_ERROR)
     except KeyboardInterrupt:
@@ -267,26 +269,41 @@ def user_errors(on_interrupt: str = "interrupted", **flags: str) -> Iterator[Non
         UserError.name_setting = staticmethod(as_argument)
 
 
-def _build_error(error: Exception) -> str | None:
-    """What is wrong with a class's name or arguments in a config; None for other errors."""
+def _building_frames(error: Exception) -> list[FrameType]:
+    """The frames of an error from where the last class is built; none of other errors."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    packages = [frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames]
     builders = [
         place
-        for place, (frame, package) in enumerate(zip(frames, packages, strict=True))
-        if package == "mmengine" and frame.f_code.co_name in _BUILDERS
+        for place, frame in enumerate(frames)
+        if _package(frame) == "mmengine" and frame.f_code.co_name in _BUILDERS
     ]
-    if not builders:
+    return frames[builders[-1] :] if builders else []
+
+
+def _package(frame: FrameType) -> str:
+    return frame.f_globals.get("__name__", "").partition(".")[0]
+
+
+def _is_of_config(error: OSError) -> bool:
+    """Whether a class of a known package, as it was built, found no file of a config's name."""
+    frames = _building_frames(error)
+    return error.errno == errno.ENOENT and bool(frames) and _package(frames[-1]) in _PACKAGES
+
+
+def _build_error(error: Exception) -> str | None:
+    """What is wrong with a class's name or arguments in a config; None for other errors."""
+    frames = _building_frames(error)
+    if not frames:
         return None
     said = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if found := _BUILD_ERROR.match(said):
         return found[0]
     # of a class that refuses its arguments, itself or its base: not of what it builds in turn
-    inits = frames[builders[-1] + 1 :]
+    inits = frames[1:]
     made = [init.f_locals.get("self") for init in inits]
     is_init = bool(inits) and inits[0].f_code.co_name == "__init__"
     is_one = is_init and all(one is made[0] for one in made)
-    if not is_one or made[0] is None or packages[-1] not in _PACKAGES:
+    if not is_one or made[0] is None or _package(frames[-1]) not in _PACKAGES:
         return None
     source = traceback.extract_tb(error.__traceback__)[-1].line
     return f"{type(made[0]).__name__}: {' '.join(said.split()) or source}"

@@ -244,6 +244,24 @@ def test_a_package_that_a_class_lacks(
     assert "can't be built: Resize: albumentations is not installed" in capsys.readouterr().err
 
 
+def test_a_file_that_a_class_lacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A metric's annotations, say; a user's own class gets its traceback."""
+
+    def __init__(self: Resize, scale: tuple) -> None:
+        open("none.odgt")  # noqa: PTH123, SIM115  as MMDetection does
+
+    monkeypatch.setattr(Resize, "__init__", __init__)
+    with pytest.raises(FileNotFoundError), user_errors():
+        TRANSFORMS.build(dict(type=Resize, scale=(2, 2)))
+    monkeypatch.setitem(globals(), "__name__", "mmdet.datasets")
+    with pytest.raises(SystemExit) as ended, user_errors():
+        TRANSFORMS.build(dict(type=Resize, scale=(2, 2)))
+    assert ended.value.code == 2
+    assert "error: none.odgt can't be used (No such file" in capsys.readouterr().err
+
+
 def test_other_pipes_that_break(monkeypatch: pytest.MonkeyPatch):
     """Their error isn't taken for that of a reader that has ended."""
 
