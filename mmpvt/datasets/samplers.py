@@ -106,7 +106,8 @@ class FaultTolerantDataset(Dataset):
         if name in vars(self):
             super().__setattr__(name, value)
         else:  # a hook changes the pipeline, say
-            setattr(self.dataset, name, value)
+            for dataset in list(_owners(self.dataset, name)) or [self.dataset]:
+                setattr(dataset, name, value)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -186,6 +187,16 @@ class FaultTolerantDataset(Dataset):
             return self.dataset.get_data_info(index)["img_path"]
         except Exception:  # of a data set of another kind
             return f"sample {index}"
+
+
+def _owners(dataset: Any, name: str) -> Iterator[object]:
+    """The data sets that have an attribute, within wrappers that don't."""
+    if hasattr(dataset, name):
+        yield dataset
+    else:
+        inner = [dataset.dataset] if hasattr(dataset, "dataset") else []
+        for one in getattr(dataset, "datasets", inner):
+            yield from _owners(one, name)
 
 
 def fault_tolerant(

@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Iterator
 
 import numpy as np
+from mmengine.dataset import BaseDataset, Compose, ConcatDataset, RepeatDataset
 from torch.utils.data import Sampler
 
-from mmpvt.datasets.samplers import ResumableBatchSampler
+from mmpvt.datasets.samplers import FaultTolerantDataset, ResumableBatchSampler
 
 
 class GlobalSampler(Sampler):
@@ -36,3 +37,16 @@ def test_a_sampler_that_draws_from_the_global_generator():
         return batches
 
     assert numbers(0, seed=1)[4:] == numbers(4, seed=2)
+
+
+def test_a_pipeline_that_is_switched_within_wrappers():
+    """As RTMDet's hook does for the last epochs."""
+    parts = [BaseDataset(lazy_init=True) for _ in range(2)]
+    repeated = RepeatDataset(parts[0], times=2, lazy_init=True)
+    for wrapper in (repeated, ConcatDataset(parts, lazy_init=True)):
+        dataset = FaultTolerantDataset(wrapper)
+        dataset.pipeline = switched = Compose([])
+        assert parts[0].pipeline is switched
+        dataset.new = 1
+        assert wrapper.new == 1
+    assert parts[1].pipeline is switched
