@@ -56,8 +56,9 @@ class ResumableLoop(BaseLoop):
                 hint="set a smaller train_dataloader.batch_size, or leave out drop_last",
             )
         # of data sets whose files alone name classes, such as OpenImages'
-        classes = getattr(loader.dataset, "metainfo", {}).get("classes") or ()
-        check_class_counts(classes, runner.cfg.get("model") or {})
+        metainfo = getattr(loader.dataset, "metainfo", None)
+        if isinstance(metainfo, dict):  # of joined data sets that differ it is a list
+            check_class_counts(metainfo.get("classes") or (), runner.cfg.get("model") or {})
         loader = fault_tolerant(loader, on_bad_data=loader.batch_sampler.on_bad_data)
         super().__init__(runner, loader, *args, **kwargs)
 

@@ -20,9 +20,13 @@ def test_classes_that_files_alone_name():
     """As OpenImages' data sets read them."""
     dataset = type("Files", (list,), dict(metainfo=dict(classes=("a", "b"))))([0])
     model = dict(bbox_head=dict(type="RetinaHead", num_classes=4))
-    runner = SimpleNamespace(cfg=Config(dict(model=model)))
+    runner = SimpleNamespace(cfg=Config(dict(model=model)), visualizer=SimpleNamespace())
+    loader = DataLoader(dataset)
+    loader.batch_sampler.on_bad_data = "stop"
     with pytest.raises(ConfigError, match="is for 4 classes, the data set has 2"):
-        EpochLoop(runner, DataLoader(dataset), max_epochs=1)
+        EpochLoop(runner, loader, max_epochs=1)
+    dataset.metainfo = [dataset.metainfo, dict(classes=("a", "c"))]  # MMDetection's of joined ones
+    EpochLoop(runner, loader, max_epochs=1)
 
 
 @pytest.mark.parametrize(("images", "said"), [(24, False), (20, True)])
