@@ -4,11 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # The tests of a file stay together: they share what is made for them. A process has one core, as
-# more threads would be in the way of the other processes. There is a process more than cores, as
-# an eighth of the tests' time is waiting: for a browser, a server, the end of a run.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() + 1, 8))')
+# more threads would be in the way of the other processes.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
-	--numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	--numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 DEMO := configs/retinanet_pvt_v2_b0_fpn_shapes.py
 
 DOCS := $(VENV)-docs/.installed
