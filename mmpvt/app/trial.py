@@ -22,6 +22,7 @@ from mmpvt.inference.attention import visualize_attention
 from mmpvt.inference.predictor import Predictor
 from mmpvt.inference.video import VideoOptions, predict_video
 from mmpvt.utils.constants import MAX_PAGE_PIXELS
+from mmpvt.utils.text import class_name
 from mmpvt.visualization.drawing import enlargement
 from mmpvt.visualization.saving import label_map
 
@@ -127,7 +128,7 @@ def _clip_rows(predictor: Predictor, lines: list[dict], score: float) -> list[li
         for one in line.get("instances", ()):
             if one["score"] > score:
                 label = labels.get(one["category_id"], one["category_id"] - 1)
-                found.append((_name(predictor, label), one["score"]))
+                found.append((class_name(predictor.classes, label), one["score"]))
         frames.update({name for name, _ in found})
         for name, value in found:
             best[name] = max(value, best.get(name, 0.0))
@@ -160,15 +161,16 @@ def rows(predictor: Predictor, trial: Trial, score: float) -> list[list]:
     """The prediction as a table: class, score and box (left, top, right, bottom, in pixels of the
     file) of each instance above ``score``, class and percentage of the pixels, or class and score
     of an image's likeliest classes; the largest first."""
+    classes = predictor.classes
     if "pred_label" in trial.sample:
         scores, labels = trial.sample.pred_score.topk(min(TOP, len(trial.sample.pred_score)))
         pairs = zip(labels.tolist(), scores.tolist(), strict=True)
-        return [[_name(predictor, label), f"{value:.2f}"] for label, value in pairs]
+        return [[class_name(classes, label), f"{value:.2f}"] for label, value in pairs]
     if "pred_instances" not in trial.sample:
         labels, counts = np.unique(label_map(trial.sample), return_counts=True)
         shares = sorted(zip(counts / counts.sum(), labels, strict=True), reverse=True)
         return [
-            [_name(predictor, int(label)), f"{100 * share:.1f}"]
+            [class_name(classes, int(label)), f"{100 * share:.1f}"]
             for share, label in shares
             if share >= MIN_SHARE
         ]
@@ -179,7 +181,7 @@ def rows(predictor: Predictor, trial: Trial, score: float) -> list[list]:
     listed = []
     for i in found.scores.argsort(descending=True).tolist()[:MAX_ROWS]:
         box = ", ".join(str(round(value)) for value in boxes[i].tolist())
-        listed.append([_name(predictor, int(found.labels[i])), f"{found.scores[i]:.2f}", box])
+        listed.append([class_name(classes, int(found.labels[i])), f"{found.scores[i]:.2f}", box])
     return listed
 
 
@@ -206,7 +208,3 @@ def attention(predictor: Predictor, trial: Trial, click: object) -> np.ndarray:
             raise UserError("the click has no position in the picture: click into the result again")
     place = (min(int(y / scale), height - 1), min(int(x / scale), width - 1))
     return visualize_attention(predictor, trial.image, place).picture()
-
-
-def _name(predictor: Predictor, label: int) -> str:
-    return predictor.classes[label] if label < len(predictor.classes) else str(label)

@@ -14,7 +14,7 @@ from mmpvt.errors import BadFileError, without_folder
 from mmpvt.evaluation.coco_results import coco_categories
 from mmpvt.inference.batches import classification, instance_lines
 from mmpvt.inference.predictor import Predictor
-from mmpvt.utils.text import encodable
+from mmpvt.utils.text import class_name, encodable
 from mmpvt.visualization import saving
 
 JSON = "json"
@@ -41,7 +41,6 @@ class Answers:
         self.predictor, self.score = predictor, score
         self.categories = coco_categories([encodable(name) for name in predictor.classes])
         self._ids = [entry["id"] for entry in self.categories]
-        self._names = {entry["id"]: entry["name"] for entry in self.categories}
 
     @property
     def task(self) -> str:
@@ -80,9 +79,8 @@ class Answers:
             if score is not None:
                 sample.pred_instances = sample.pred_instances[sample.pred_instances.scores >= score]
             answer["instances"] = found = instance_lines(sample, self._ids)
-            for one in found:
-                number = one["category_id"]
-                one["class"] = self._names.get(number, str(number - 1))  # its label, as elsewhere
+            for one, label in zip(found, sample.pred_instances.labels.tolist(), strict=True):
+                one["class"] = encodable(class_name(self.predictor.classes, label))
         if "pred_sem_seg" in sample:
             answer["label_map"] = base64.b64encode(self._label_map(sample)).decode()
         if "pred_label" in sample:
