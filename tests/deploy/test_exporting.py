@@ -33,7 +33,7 @@ from mmpvt.visualization.drawing import colours
 from small_models import KINDS, build, picture
 
 SIZES = [(120, 160), (97, 64), (333, 500)]
-DEFAULT = [("retinanet", "v1"), ("mask_rcnn", "v2"), ("detr", "v1"), ("fpn", "v2")]
+DEFAULT = [("mask_rcnn", "v2"), ("detr", "v1"), ("fpn", "v2")]
 REFUSED = ("deformable_detr", "v1")  # at any size: the sides needn't be multiples of 32
 WIDE = [case for kind in KINDS for case in ((kind, "v1"), (kind, "v2")) if case != REFUSED]
 
@@ -98,7 +98,7 @@ def test_a_kind_of_one_size_only(exported: Callable):
 @pytest.mark.skipif(torch.__version__ < (2, 9), reason="PyTorch 2.8 exports no such pooling at all")
 def test_sizes_that_cannot_be_followed():
     """What PyTorch's exporter takes for the example's size is an error, not a file for one size."""
-    model, config = build("retinanet", "v1")
+    model, config = build("fpn", "v1")
 
     def pool(_, __, maps: tuple) -> tuple:
         pooled = F.adaptive_max_pool2d(maps[0], maps[1].shape[-2:])
@@ -202,7 +202,7 @@ def test_colours_are_those_of_predictions(palette: object):
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float16", 0.03), ("int8", 0.2)])
 def test_smaller_numbers(precision: str, tolerance: float, exported: Callable, tmp_path: Path):
-    made = exported("retinanet", "v1")
+    made = exported("retinanet", "v2", (100, 150))
     model = ir.load(made.path)
     photos = [picture(120, 160), picture(140, 100)]
     small = to_float16(model) if precision == "float16" else to_int8(model, photos)
