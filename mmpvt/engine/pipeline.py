@@ -150,17 +150,26 @@ class TestPipeline:
         _check_size(io.BytesIO(content), name, self.max_pixels)
         return _read(name, self.reader, dict(img_path=name, img_bytes=content))
 
-    def check_given(self, image: np.ndarray) -> np.ndarray:
+    def check_given(self, image: np.ndarray | Image.Image) -> np.ndarray:
         """The array itself, if :meth:`load` could have given it, in the machine's byte order.
 
         Args:
-            image (np.ndarray): of a caller: (height, width, channels) or (height, width).
+            image (np.ndarray | PIL.Image.Image): of a caller: (height, width, channels) or (height,
+                width); or Pillow's, which is loaded as its pixels in a file would be, not turned by
+                EXIF.
 
         Raises:
             UserError: it is no image, has values of another type, NaN or infinite ones, or its
                 channels first; or values from 0 to 1, normalised ones or those of more than 8 bits
-                where files are loaded from 0 to 255.
+                where files are loaded from 0 to 255; or Pillow can't decode it or write it as PNG.
         """
+        if isinstance(image, Image.Image):
+            stream = io.BytesIO()
+            try:
+                image.save(stream, "png", compress_level=0, exif=b"")
+            except (OSError, SyntaxError, ValueError) as error:
+                raise UserError(f"the Pillow image can't be used: {error}") from error
+            return self.decode(stream.getvalue(), "the Pillow image")
         check_array(image)
         if image.dtype.name not in _DTYPES:
             raise UserError(f"an image's values are uint8 or float32, say, not {image.dtype}")

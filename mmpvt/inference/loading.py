@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
@@ -34,6 +35,7 @@ def load_model(
     *,
     features_only: bool = False,
     num_classes: int = CLASSES,
+    **options: Any,
 ) -> Predictor | nn.Module:
     """A trained detector, segmenter or classifier, which predicts on files and arrays; by the name
     of a PVT alone, its ImageNet classifier or backbone, as timm's ``create_model`` gives them.
@@ -53,6 +55,7 @@ def load_model(
         features_only (bool): of a PVT, the backbone alone. Default: False.
         num_classes (int): of a PVT's classifier; the last layer starts fresh where the checkpoint
             is of another number. Default: 1000.
+        **options: of :class:`Predictor`, not of a PVT: ``tiles`` or ``amp``, say.
 
     Returns:
         Predictor | nn.Module: the model. A PVT is in evaluation mode and takes (batch, 3, height,
@@ -75,6 +78,10 @@ def load_model(
     name = os.fspath(name)
     variant = next((one for one in VARIANTS if one.full_name == name), None)
     if variant is not None:
+        if options:
+            raise ConfigError(
+                f"{name} names a PVT, and {', '.join(options)} go with a config or a folder"
+            )
         published = checkpoint in (None, PUBLISHED)
         source = variant.weights if published else os.fspath(checkpoint or "")
         build = _backbone if features_only else _classifier
@@ -87,10 +94,10 @@ def load_model(
     if name.startswith(SCHEME):
         files = (CONFIG_FILE,) if checkpoint else (CONFIG_FILE, WEIGHTS_FILE)
         config, *weights = download_from_hub(name, *files)
-        return Predictor(config, checkpoint or weights[0], device)
+        return Predictor(config, checkpoint or weights[0], device, **options)
     folder = Path(name)
     held = folder / WEIGHTS_FILE if folder.is_dir() else PUBLISHED
-    return Predictor(name, checkpoint or held, device)
+    return Predictor(name, checkpoint or held, device, **options)
 
 
 def _backbone(variant: Variant, source: str, _: int) -> nn.Module:

@@ -18,6 +18,7 @@ from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement, InstanceData
 from mmseg.models import BaseSegmentor
 from mmseg.structures import SegDataSample
+from PIL import Image
 
 from mmpvt.engine.class_names import is_classifier, read_class_lists
 from mmpvt.engine.config import read_config, take_channels
@@ -161,13 +162,13 @@ class Predictor:
         return self.pipeline.load(path)
 
     def __call__(
-        self, image: str | os.PathLike | np.ndarray | Sequence
+        self, image: str | os.PathLike | np.ndarray | Image.Image | Sequence
     ) -> BaseDataElement | list[BaseDataElement]:
         """Predicts on an image, or on each of several.
 
         Args:
-            image (str | PathLike | np.ndarray | Sequence): a file, or an array as
-                :meth:`load` gives it; or several of them.
+            image (str | PathLike | np.ndarray | PIL.Image.Image | Sequence): a file, an array as
+                :meth:`load` gives it, or Pillow's image; or several of them.
 
         Returns:
             BaseDataElement | list[BaseDataElement]: MMDetection's or MMSegmentation's data
@@ -179,7 +180,7 @@ class Predictor:
         """
         if isinstance(image, Sequence) and not isinstance(image, (str, bytes)):
             return [self(one) for one in image]
-        image = cast("str | os.PathLike | np.ndarray", image)  # check_given refuses others
+        image = cast("str | os.PathLike | np.ndarray | Image.Image", image)  # others are refused
         if self.tiling:
             return self.predict_in_tiles(image)[1]
         if isinstance(image, (str, os.PathLike)):
@@ -214,14 +215,15 @@ class Predictor:
         return [sample.cpu() for sample in samples]
 
     def predict_in_tiles(
-        self, image: str | os.PathLike | np.ndarray
+        self, image: str | os.PathLike | np.ndarray | Image.Image
     ) -> tuple[np.ndarray, BaseDataElement]:
         """Predicts on the tiles of an image, of which a large file's are read one by one.
 
         An image that is no larger than a tile is predicted on as it is.
 
         Args:
-            image (str | PathLike | np.ndarray): a file, or an array as :meth:`load` gives it.
+            image (str | PathLike | np.ndarray | PIL.Image.Image): a file, an array as :meth:`load`
+                gives it, or Pillow's image.
 
         Returns:
             tuple[np.ndarray, BaseDataElement]: the image, or of one that is read window by window,
@@ -257,11 +259,14 @@ class Predictor:
         sample.set_data(merged)
         return picture, sample
 
-    def draw(self, image: np.ndarray, sample: BaseDataElement, score: float = SCORE) -> np.ndarray:
+    def draw(
+        self, image: np.ndarray | Image.Image, sample: BaseDataElement, score: float = SCORE
+    ) -> np.ndarray:
         """A prediction over its image.
 
         Args:
-            image (np.ndarray): as :meth:`load` or :meth:`predict_in_tiles` gives it.
+            image (np.ndarray | PIL.Image.Image): as :meth:`load` or :meth:`predict_in_tiles` gives
+                it, or Pillow's.
             sample (BaseDataElement): its prediction, whose masks are left out where the image was
                 made smaller.
             score (float): instances below are not drawn. Default: 0.3.
@@ -269,6 +274,8 @@ class Predictor:
         Returns:
             np.ndarray: RGB, uint8, the shorter side at least 480 pixels.
         """
+        if isinstance(image, Image.Image):
+            image = self.pipeline.check_given(image)
         old, new = sample.metainfo.get("ori_shape", image.shape)[:2], image.shape[:2]
         side = None
         if self.tiling and self.tiling.cuts(*old):  # objects are as large as in a tile

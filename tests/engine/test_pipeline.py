@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import ExifTags, Image
 
 from corpus import IMAGES, UNREADABLE, Input, picture, pillow, png
 from helpers import ROOT
@@ -124,6 +125,27 @@ def test_arrays_that_no_file_would_give():
     assert pipeline.check_given(image / 255).max() <= 1
     loader.update(type="mmpvt.LoadImageFromFile", max_value=4095)
     assert TestPipeline(config).check_given(image / 255).max() <= 1  # a dark one
+
+
+def test_a_pillow_image_is_what_its_pixels_in_a_file_are(tmp_path: Path):
+    pipeline = TestPipeline(Config.fromfile(ROOT / "configs" / "retinanet_pvt_v2_b0_fpn_shapes.py"))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8))
+    for mode in ("RGB", "L", "P", "RGBA", "1"):
+        converted = image.convert(mode)
+        converted.save(tmp_path / "image.png")
+        given = pipeline.check_given(converted)
+        np.testing.assert_array_equal(given, pipeline.load(tmp_path / "image.png"))
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    image.save(tmp_path / "turned.jpg", exif=turned)
+    with Image.open(tmp_path / "turned.jpg") as opened:
+        given, pixels = pipeline.check_given(opened), np.asarray(opened)
+    np.testing.assert_array_equal(given[..., ::-1], pixels)
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "turned.jpg").read_bytes()[:-20])
+    with Image.open(tmp_path / "cut.jpg") as cut:
+        for unusable, said in ((cut, "truncated"), (image.convert("CMYK"), "CMYK")):
+            with pytest.raises(UserError, match=f"Pillow image can't be used: .*{said}"):
+                pipeline.check_given(unusable)
 
 
 def test_configs_that_cannot_predict():

@@ -33,6 +33,8 @@ def test_a_name_gives_a_classifier_or_its_backbone(tmp_path: Path):
         mmpvt.load_model("pvt_v2_b1", file, "cpu")
     with pytest.raises(mmpvt.UserError, match="features_only"):
         mmpvt.load_model("pvt_v2_b0_shapes", file, "cpu", features_only=True)
+    with pytest.raises(mmpvt.UserError, match="pvt_v2_b0 names a PVT, and tiles go"):
+        mmpvt.load_model("pvt_v2_b0", file, "cpu", tiles=64)
 
 
 def test_classes_of_one_name_have_the_higher_score():

@@ -102,9 +102,12 @@ def test_the_folder_of_a_run_is_tested_on_data_elsewhere(
 
 def test_a_segmenter(untrained_segmenter: tuple[Path, Path], image: Path, tmp_path: Path):
     model = mmpvt.load_model(*untrained_segmenter, device="cpu")
-    loaded = mmpvt.load_model(model.save_pretrained(tmp_path / "segmenter"), device="cpu")
+    saved = model.save_pretrained(tmp_path / "segmenter")
+    loaded = mmpvt.load_model(saved, device="cpu")
     assert torch.equal(loaded(image).pred_sem_seg.data, model(image).pred_sem_seg.data)
     assert loaded.meta == model.meta and loaded.meta["palette"]
+    tiled = mmpvt.load_model(saved, device="cpu", tiles=64)
+    assert tiled(image).pred_sem_seg.shape == model(image).pred_sem_seg.shape
     assert "pipeline_tag: image-segmentation" in (tmp_path / "segmenter/README.md").read_text()
 
 
