@@ -16,7 +16,6 @@ import os
 import platform
 import re
 import secrets
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -113,6 +112,7 @@ class Journal:
         self.complete, self.missing, self.awaited = False, 0, 0
         self._index = {(s.image_id, s.file_name): i for i, s in enumerate(sources)}
         self._names = {source.file_name for source in sources}
+        self._ids = {source.image_id for source in sources}
         self._in_order, self._last = True, -1
         self._closed: _Found | None = None
         try:
@@ -293,7 +293,8 @@ class Journal:
         return self._closed
 
     def _find(self, paths: Sequence[Path]) -> _Found:
-        """Lines that are complete, each image's first, and those of images that aren't given."""
+        """Lines that are complete, each image's first, and those of images that aren't given,
+        whose numbers no others may have now."""
         found, last = _Found(is_in_order=len(paths) == 1), -1
         for number, path in enumerate(paths):
             found.end = 0
@@ -306,7 +307,16 @@ class Journal:
                     if not text.endswith(b"\n"):
                         break
                     index = self._index.get((line.image_id, line.file_name), -1)
-                    if index in found.done or (index < 0 and line.file_name in self._names):
+                    is_given = line.file_name in self._names
+                    is_other = index < 0 and (is_given or line.image_id in self._ids)
+                    if is_other and not is_given and line.error is None:
+                        raise OutputError(
+                            f"the run in {self.folder.folder} has results of {line.file_name}, "
+                            f"which isn't given now, and its image_id {line.image_id} is another's",
+                            setting="resume",
+                            hint="give it, too, or name another folder",
+                        )
+                    if index in found.done or is_other:
                         found.is_in_order = False  # another number: files came or went
                     else:
                         found.is_in_order &= index > last or index == last == -1
@@ -322,10 +332,9 @@ class Journal:
 
     def _take_over(self, journals: list[Path]) -> None:
         """Has all lines of an earlier run in one file."""
-        finished = self.folder.folder / LINES
-        if not journals and not self._base.exists() and finished.exists():
-            shutil.copyfile(finished, self._base)
         paths = [path for path in (self._base, *journals) if path.exists()]
+        if not paths and (finished := self.folder.folder / LINES).exists():
+            paths = [finished]
         found = self._find(paths)
         if paths == [self._base] and found.is_in_order:
             os.truncate(self._base, found.end)
