@@ -37,7 +37,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     iou_threshold = float(np.float32(iou_threshold))  # the compiled code compares in float32
     kernel = _torchvision_nms(boxes.device.type)
     if kernel is not None and (boxes.device.type != "cpu" or len(boxes) <= TORCHVISION_ON_CPU):
-        return kernel(boxes + boxes.new_tensor([0, 0, offset, offset]), scores, iou_threshold)
+        dtype = torch.promote_types(boxes.dtype, scores.dtype)  # it takes one of both
+        boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
+        return kernel(boxes.to(dtype), scores.to(dtype), iou_threshold)
     order = scores.detach().argsort(descending=True, stable=True)
     best_first = _columns(boxes.index_select(0, order), offset)
     return order.index_select(0, _greedy(best_first, iou_threshold, offset))

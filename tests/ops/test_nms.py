@@ -305,6 +305,8 @@ def test_torchvision_does_the_work_where_it_is_installed(monkeypatch, offset):
     assert torch.equal(given_boxes, expected) and given_boxes.dtype == torch.float32
     assert torch.equal(given_scores, scores)
     assert given_threshold == float(np.float32(0.7))
+    mmcv.ops.nms(boxes, scores.half(), 0.7, offset)
+    assert torch.equal(calls[-1][1], scores.half().float())  # it takes one type alone
     mmcv.ops.nms(*crowd(nms_module.TORCHVISION_ON_CPU + 1), 0.7, offset)  # ours is the quicker one
     assert all(len(boxes) <= 5 for boxes, *_ in calls)
 
