@@ -26,6 +26,12 @@ def is_image_loader(name: str) -> bool:
     return name.startswith("Load") and ("Image" in name or "File" in name)
 
 
+def loads_annotations(step: dict) -> bool:
+    """Whether a transform reads annotations, as those of the ecosystem do."""
+    name = transform_name(step)
+    return name.startswith("Load") and name.endswith("Annotations")
+
+
 def loading_step(pipeline: Sequence[dict]) -> int | None:
     """The place of the transform that reads a pipeline's images; None where there is none."""
     return next(

@@ -26,6 +26,7 @@ from mmpvt.engine.own_data import DataOptions, use_own_data
 from mmpvt.engine.replacements import (
     adapt_amp,
     ignore_signals_in_workers,
+    load_truth_unresized,
     make_resumable,
     use_own_checkpoint_hooks,
     use_own_loaders,
@@ -217,6 +218,7 @@ def prepare_training(
 
     # Data
     notes = skip_unusable_annotations(config, splits, options.on_bad_data, contents)
+    load_truth_unresized(config, "val")
     use_own_loaders(config)
     keep_inside(config)
     use_own_metrics(config)
@@ -310,6 +312,7 @@ def prepare_test(config: Config, options: TestOptions) -> Config:
         set_tta(config)
     if tiling:
         set_tiles(config, tiling)
+    load_truth_unresized(config, "test")
     use_own_loaders(config)  # in the pipeline of test-time augmentation, too
     keep_inside(config)
     ignore_signals_in_workers(config)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import atexit
 import sys
+from itertools import takewhile
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
+from mmpvt.datasets.pipelines import loads_annotations, transform_name
 from mmpvt.datasets.samplers import kill_workers
 from mmpvt.engine.checks.channels import accepted_channels
 from mmpvt.engine.config_parts import SPLITS, iter_dicts, iter_steps
@@ -61,6 +63,23 @@ def use_own_metrics(config: Config) -> None:
         for evaluator in iter_dicts(config.get(f"{split}_evaluator")):
             if evaluator.get("type") in own:
                 evaluator["type"] = own[evaluator["type"]]
+
+
+def load_truth_unresized(config: Config, split: str) -> None:
+    """Has a validation or test load annotations behind what resizes images: predictions are in the
+    image file's pixels, and metrics that take the truth from a pipeline compare both as they are.
+    """
+    for part in iter_dicts(config.get(f"{split}_dataloader")):
+        steps = part.get("pipeline")
+        steps = list(steps) if isinstance(steps, list | tuple) else []
+        place = next((i for i, step in enumerate(steps) if loads_annotations(step)), len(steps))
+        resizing = takewhile(lambda step: "Resize" in transform_name(step), steps[place + 1 :])
+        if moved := list(resizing):
+            end = place + 1 + len(moved)
+            part["pipeline"] = [*steps[:place], *moved, steps[place], *steps[end:]]
+            if is_first_process():
+                loader, last = transform_name(steps[place]), transform_name(moved[-1])
+                print(f"the {split}_dataloader's {loader} is moved behind {last}, for the score")
 
 
 def adapt_amp(config: Config) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
-from mmpvt.datasets.pipelines import loading_step, transform_name
+from mmpvt.datasets.pipelines import loading_step, loads_annotations
 from mmpvt.engine.checks.settings import check_validates
 from mmpvt.engine.choices import EMA_MOMENTUM, LOGGERS
 from mmpvt.engine.class_names import is_classifier
@@ -169,10 +169,10 @@ def add_val_loss(config: Config) -> None:
     """
     trained = [dataset for _, dataset in split_datasets(config, ["train"])]
     steps = (step for dataset in trained for step in dataset.get("pipeline") or ())
-    annotations = next(filter(_loads_annotations, steps), None)
+    annotations = next(filter(loads_annotations, steps), None)
     loader = copy.deepcopy(config.val_dataloader)
     for dataset in [] if is_classifier(config.model) else iter_datasets(loader.dataset):
-        pipeline = [step for step in dataset.get("pipeline", ()) if not _loads_annotations(step)]
+        pipeline = [step for step in dataset.get("pipeline", ()) if not loads_annotations(step)]
         place = loading_step(pipeline)
         if annotations is None or place is None:
             raise ConfigError(
@@ -190,11 +190,6 @@ def add_val_loss(config: Config) -> None:
     loader.batch_size = 1 if is_segmenter else config.train_dataloader.batch_size
     loader.persistent_workers = False
     set_hook(config, type="mmpvt.ValLossHook", dataloader=loader)
-
-
-def _loads_annotations(step: dict) -> bool:
-    name = transform_name(step)
-    return name.startswith("Load") and name.endswith("Annotations")
 
 
 def set_amp(config: Config, dtype: str) -> None:

@@ -168,6 +168,21 @@ def test_loaders_named_with_their_scope(options: dict):
     assert labels.type == "mmpvt.LoadSegAnnotations" and labels.num_classes == 6
 
 
+@pytest.mark.parametrize("name", [DETECTOR, SEGMENTER])
+def test_the_truth_is_not_resized(name: str, tested: dict, capsys: pytest.CaptureFixture[str]):
+    config = load(name)
+    steps = config.test_dataloader.dataset.pipeline
+    expected = [step.type.rpartition(".")[2] for step in steps]
+    place = next(i for i, kind in enumerate(expected) if kind == "LoadAnnotations")
+    for changed in (steps, [*steps[:1], steps[place], *steps[1:place], *steps[place + 1 :]]):
+        config.test_dataloader.dataset.pipeline = changed
+        prepared = prepare_test(config, preparation.TestOptions(**tested))
+        types = [step.type.rpartition(".")[2] for step in prepared.test_dataloader.dataset.pipeline]
+        assert types[: place + 1] == [*expected[:place], types[place]]
+        assert types[place] in ("LoadAnnotations", "LoadSegAnnotations")
+    assert capsys.readouterr().out.count("LoadAnnotations is moved behind Resize") == 1
+
+
 def test_resuming(options: dict, tmp_path: Path):
     checkpoint = tmp_path / "a.pth"
     checkpoint.touch()
