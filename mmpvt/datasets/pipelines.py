@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS, Registry
 
@@ -13,6 +14,11 @@ from mmpvt.errors import ConfigError
 SEVERAL_FILES = ("LoadMultiChannelImageFromFiles", "LoadMultipleRSImageFromFile")
 KNOWN = ("mmcv", "mmdet", "mmseg", "mmpretrain", "mmpvt")  # packages
 CHANGING = ("RGB2Gray", "ConcatCDInput")  # their transforms that change an image's channels
+MOVING = (  # and those that move its content
+    *("RandomFlip", "RandomCrop", "MinIoURandomCrop", "Expand", "RandomAffine", "RandomShift"),
+    *("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY", "GeomTransform"),
+    *("Mosaic", "CachedMosaic", "MixUp", "CachedMixUp"),
+)
 
 
 def transform_name(step: dict) -> str:
@@ -66,6 +72,18 @@ def build_image_loader(step: dict) -> BaseTransform:
             f"{name} can't be used: {error}; LoadImageFromFile reads TIFF files of any number of "
             "channels with color_type='unchanged', imdecode_backend='tifffile' (docs/data.md)"
         ) from error
+
+
+def check_keeps_places(pipeline: Sequence[dict], where: str) -> None:
+    """Raises a ConfigError if a test's pipeline moves an image's content: models give predictions
+    where it was moved to."""
+    for step in pipeline:
+        if "type" in step and transform_name(step) in MOVING and np.any(step.get("prob", 1)):
+            raise ConfigError(
+                f"{where} has {transform_name(step)}, which moves objects, and predictions aren't "
+                "moved back: scores and boxes would be wrong",
+                hint="leave it out there: it is for training",
+            )
 
 
 def keep_channels(steps: Sequence[dict]) -> bool:

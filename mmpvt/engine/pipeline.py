@@ -21,7 +21,12 @@ from torch import nn
 
 from mmpvt.checkpoint import fit_to_model, load_checkpoint
 from mmpvt.datasets.loading import LoadImageFromFile
-from mmpvt.datasets.pipelines import build_image_loader, loading_step, transform_name
+from mmpvt.datasets.pipelines import (
+    build_image_loader,
+    check_keeps_places,
+    loading_step,
+    transform_name,
+)
 from mmpvt.engine.checks.channels import channel_mismatch
 from mmpvt.engine.class_names import model_meta
 from mmpvt.engine.config_parts import split_datasets
@@ -100,7 +105,8 @@ class TestPipeline:
         reader (BaseTransform): decodes image files.
 
     Raises:
-        ConfigError: the config has no test data set, or that doesn't read images from files.
+        ConfigError: the config has no test data set, or that doesn't read images from files, or
+            moves what is in them.
     """
 
     __test__ = False  # to pytest
@@ -119,6 +125,7 @@ class TestPipeline:
                 f"the config's test pipeline has no LoadImageFromFile, but {names or 'nothing'}: "
                 "only models that read single images from files can predict"
             )
+        check_keeps_places(steps, "the config's test pipeline")
         self._config = config
         self._refusals: dict[int, str | None] = {}  # by number of channels
         with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmdet")):

@@ -19,7 +19,13 @@ from mmseg.datasets import BaseSegDataset
 
 from mmpvt.datasets import coco, voc
 from mmpvt.datasets.listed_files import ALLOW_OUTSIDE, check_inside, check_present, read_list
-from mmpvt.datasets.pipelines import are_known, find_class, is_known, transform_name
+from mmpvt.datasets.pipelines import (
+    are_known,
+    check_keeps_places,
+    find_class,
+    is_known,
+    transform_name,
+)
 from mmpvt.engine.checks import channels, classes, classification, label_maps
 from mmpvt.engine.checks.classes import AnnotatedClasses
 from mmpvt.engine.class_names import iter_differing, log
@@ -213,7 +219,7 @@ def _check_places(split: str, dataset: DatasetConfig) -> None:
 def _check_pipelines(config: Config, split: str) -> None:
     """Raises a ConfigError if a pipeline has no transform that loads images, loads what is learned
     or scored, or packs the model's inputs, or loads label maps that have no folder; unless
-    transforms or the data set are a user's own."""
+    transforms or the data set are a user's own. Or if one of a test moves objects."""
     loader = config.get(f"{split}_dataloader") or {}
     evaluators = {
         transform_name(part)
@@ -228,6 +234,8 @@ def _check_pipelines(config: Config, split: str) -> None:
             continue
         if not issubclass(kind, BaseDetDataset | BaseSegDataset):
             continue
+        if split != "train":
+            check_keeps_places(pipeline, f"the {split}_dataloader's pipeline")
         steps = [step for step in iter_dicts(pipeline) if "type" in step]
         is_given = steps or "pipeline" in dataset  # where it isn't, its class may have one
         if not is_given or not are_known(steps):

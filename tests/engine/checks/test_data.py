@@ -18,6 +18,7 @@ from mmpvt.engine.checks.data import check_data, keep_inside
 from mmpvt.engine.cli import as_flag
 from mmpvt.engine.config_parts import iter_datasets
 from mmpvt.engine.dataset_config import DatasetConfig
+from mmpvt.engine.pipeline import TestPipeline
 from mmpvt.errors import ConfigError, DatasetError
 
 ANNOTATIONS = "annotations/instances_train2017.json"
@@ -135,6 +136,24 @@ def test_scores_need_the_truth(root: Path):
     tested.test_evaluator = [dict(type="mmseg.IoUMetric")]
     with pytest.raises(ConfigError, match="the test_dataloader's pipeline has no LoadAnnotations"):
         check_data(tested, ("test",))
+
+
+def test_tests_move_no_objects(root: Path):
+    names = ("LoadImageFromFile", "LoadAnnotations", "RandomFlip", "PackSegInputs")
+    moving = config(root, pipeline=[dict(type=name) for name in names])
+    flip = moving.train_dataloader.dataset.pipeline[2]
+    flip.prob = [0.3, 0.2]
+    moving.test_dataloader = moving.train_dataloader
+    moving.test_evaluator = dict(type="IoUMetric")
+    said = "test_dataloader's pipeline has RandomFlip, which moves objects, and predictions aren't"
+    check_data(moving, ("train",))
+    with pytest.raises(ConfigError, match=said):
+        check_data(moving, ("test",))
+    with pytest.raises(ConfigError, match="the config's test pipeline has RandomFlip"):
+        TestPipeline(moving)
+    flip.prob = 0.0
+    check_data(moving, ("test",))
+    TestPipeline(moving)
 
 
 def test_label_maps_without_a_folder(root: Path):
