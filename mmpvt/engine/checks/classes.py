@@ -6,7 +6,7 @@ import difflib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 from mmengine.config import Config
@@ -319,7 +319,12 @@ def check_evaluator(
     scored = files_by_id(contents[file])
     for one in set(files) & contents.keys() - {file}:
         images = files_by_id(contents[one])
-        lacking = [image for number, image in images.items() if number not in scored]
+        lacking = [
+            image
+            for number, image in images.items()
+            # of another folder, perhaps, but with its own id
+            if PureWindowsPath(scored.get(number, "")).stem != PureWindowsPath(image).stem
+        ]
         if lacking:
             raise ConfigError(
                 f"{name}.ann_file is {file}, which lacks {len(lacking)} of the {len(images)} "

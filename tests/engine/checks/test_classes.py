@@ -351,6 +351,22 @@ def test_an_evaluator_of_other_images(root: Path):
         check_data(config, ("val",))
 
 
+def test_an_evaluator_of_other_images_of_the_same_ids(root: Path):
+    """As where it is left at another split's file: nothing that is found would be there."""
+    config = experiment(val=coco(root, VAL))
+    other = root / "other.json"
+    config.val_evaluator = dict(type="CocoMetric", ann_file=str(other))
+    content = json.loads((root / VAL).read_text())
+    for folder, name in (("elsewhere\\", None), ("", "b.jpg")):
+        image = content["images"][0]
+        image["file_name"] = folder + (name or image["file_name"])
+        other.write_text(json.dumps(content))
+        if not name:
+            check_data(config, ("val",))
+    with pytest.raises(UserError, match=r"other\.json, which lacks 1 of the 2 images"):
+        check_data(config, ("val",))
+
+
 def test_an_evaluator_of_more_images(root: Path, caplog: pytest.LogCaptureFixture):
     """Their objects would count as missed, in silence."""
     more = root / "more.json"
