@@ -28,6 +28,7 @@ from mmpvt.engine.replacements import (
     ignore_signals_in_workers,
     load_truth_unresized,
     make_resumable,
+    score_all_images,
     use_own_checkpoint_hooks,
     use_own_loaders,
     use_own_metrics,
@@ -218,6 +219,7 @@ def prepare_training(
 
     # Data
     notes = skip_unusable_annotations(config, splits, options.on_bad_data, contents)
+    score_all_images(config, "val")
     load_truth_unresized(config, "val")
     use_own_loaders(config)
     keep_inside(config)
@@ -312,6 +314,7 @@ def prepare_test(config: Config, options: TestOptions) -> Config:
         set_tta(config)
     if tiling:
         set_tiles(config, tiling)
+    score_all_images(config, "test")
     load_truth_unresized(config, "test")
     use_own_loaders(config)  # in the pipeline of test-time augmentation, too
     keep_inside(config)

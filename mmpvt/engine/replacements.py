@@ -65,6 +65,14 @@ def use_own_metrics(config: Config) -> None:
                 evaluator["type"] = own[evaluator["type"]]
 
 
+def score_all_images(config: Config, split: str) -> None:
+    """Has a validation or test keep its last batch, whose objects would count as missed."""
+    loader = config.get(f"{split}_dataloader") or {}
+    for part in (loader, loader.get("batch_sampler") or {}):
+        if part.get("drop_last"):
+            part["drop_last"] = False
+
+
 def load_truth_unresized(config: Config, split: str) -> None:
     """Has a validation or test load annotations behind what resizes images: predictions are in the
     image file's pixels, and metrics that take the truth from a pipeline compare both as they are.

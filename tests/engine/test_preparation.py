@@ -183,6 +183,12 @@ def test_the_truth_is_not_resized(name: str, tested: dict, capsys: pytest.Captur
     assert capsys.readouterr().out.count("LoadAnnotations is moved behind Resize") == 1
 
 
+def test_the_last_images_are_scored(tested: dict):
+    config = load(**{"test_dataloader.drop_last": True})
+    prepared = prepare_test(config, preparation.TestOptions(**tested))
+    assert prepared.test_dataloader.drop_last is False
+
+
 def test_resuming(options: dict, tmp_path: Path):
     checkpoint = tmp_path / "a.pth"
     checkpoint.touch()
