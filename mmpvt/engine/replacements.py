@@ -13,7 +13,7 @@ from mmengine.device import get_device
 from mmpvt.datasets.pipelines import loads_annotations, transform_name
 from mmpvt.datasets.samplers import kill_workers
 from mmpvt.engine.checks.channels import accepted_channels
-from mmpvt.engine.config_parts import SPLITS, iter_dicts, iter_steps
+from mmpvt.engine.config_parts import SPLITS, iter_datasets, iter_dicts, iter_steps
 from mmpvt.engine.launch import is_first_process
 from mmpvt.engine.saved_config import SCOPES
 from mmpvt.engine.training_options import LOOPS
@@ -66,11 +66,17 @@ def use_own_metrics(config: Config) -> None:
 
 
 def score_all_images(config: Config, split: str) -> None:
-    """Has a validation or test keep its last batch, whose objects would count as missed."""
+    """Has a validation or test keep its last batch, whose objects would count as missed, and images
+    without objects, where anything found is wrong."""
     loader = config.get(f"{split}_dataloader") or {}
     for part in (loader, loader.get("batch_sampler") or {}):
         if part.get("drop_last"):
             part["drop_last"] = False
+    for dataset in iter_datasets(loader.get("dataset")):
+        if dataset.get("filter_cfg") and not dataset.get("test_mode"):
+            dataset["filter_cfg"] = None
+            if is_first_process():
+                print(f"the {split}_dataloader's filter_cfg is left out: all images are scored")
 
 
 def load_truth_unresized(config: Config, split: str) -> None:

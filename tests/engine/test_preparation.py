@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS, DefaultScope
 from torch import nn
 
 from helpers import ROOT
@@ -183,10 +184,22 @@ def test_the_truth_is_not_resized(name: str, tested: dict, capsys: pytest.Captur
     assert capsys.readouterr().out.count("LoadAnnotations is moved behind Resize") == 1
 
 
-def test_the_last_images_are_scored(tested: dict):
-    config = load(**{"test_dataloader.drop_last": True})
-    prepared = prepare_test(config, preparation.TestOptions(**tested))
-    assert prepared.test_dataloader.drop_last is False
+def test_all_images_are_scored(tested: dict, shapes: Path, capsys: pytest.CaptureFixture[str]):
+    """The last ones, and those without an object."""
+    file = shapes / "annotations" / "instances_val2017.json"
+    text = file.read_text()
+    file.write_text(json.dumps(dict(json.loads(text), annotations=[])))
+    try:
+        config = load(**{"test_dataloader.drop_last": True})
+        config.test_dataloader.dataset.update(filter_cfg=dict(filter_empty_gt=True))
+        del config.test_dataloader.dataset.test_mode
+        loader = prepare_test(config, preparation.TestOptions(**tested)).test_dataloader
+        assert loader.drop_last is False
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            assert len(DATASETS.build(loader.dataset)) == 1
+        assert "filter_cfg is left out: all images are scored" in capsys.readouterr().out
+    finally:
+        file.write_text(text)
 
 
 def test_resuming(options: dict, tmp_path: Path):
