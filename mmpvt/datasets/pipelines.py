@@ -74,11 +74,21 @@ def build_image_loader(step: dict) -> BaseTransform:
         ) from error
 
 
+def resizes(step: dict) -> bool:
+    """Whether a transform changes an image's size, as those of the ecosystem do."""
+    return "Resize" in transform_name(step)
+
+
+def moves_content(step: dict) -> bool:
+    """Whether a transform of the ecosystem's moves an image's content, as a flip or a crop does."""
+    return transform_name(step) in MOVING and bool(np.any(step.get("prob", 1)))
+
+
 def check_keeps_places(pipeline: Sequence[dict], where: str) -> None:
     """Raises a ConfigError if a test's pipeline moves an image's content: models give predictions
     where it was moved to."""
     for step in pipeline:
-        if "type" in step and transform_name(step) in MOVING and np.any(step.get("prob", 1)):
+        if "type" in step and moves_content(step):
             raise ConfigError(
                 f"{where} has {transform_name(step)}, which moves objects, and predictions aren't "
                 "moved back: scores and boxes would be wrong",

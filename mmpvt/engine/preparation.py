@@ -26,8 +26,8 @@ from mmpvt.engine.own_data import DataOptions, use_own_data
 from mmpvt.engine.replacements import (
     adapt_amp,
     ignore_signals_in_workers,
-    load_truth_unresized,
     make_resumable,
+    place_annotations,
     score_all_images,
     use_own_checkpoint_hooks,
     use_own_loaders,
@@ -220,7 +220,8 @@ def prepare_training(
     # Data
     notes = skip_unusable_annotations(config, splits, options.on_bad_data, contents)
     score_all_images(config, "val")
-    load_truth_unresized(config, "val")
+    place_annotations(config, "train")
+    place_annotations(config, "val")
     use_own_loaders(config)
     keep_inside(config)
     use_own_metrics(config)
@@ -315,7 +316,7 @@ def prepare_test(config: Config, options: TestOptions) -> Config:
     if tiling:
         set_tiles(config, tiling)
     score_all_images(config, "test")
-    load_truth_unresized(config, "test")
+    place_annotations(config, "test")
     use_own_loaders(config)  # in the pipeline of test-time augmentation, too
     keep_inside(config)
     ignore_signals_in_workers(config)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import sys
-from itertools import takewhile
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
-from mmpvt.datasets.pipelines import loads_annotations, transform_name
+from mmpvt.datasets.pipelines import (
+    loading_step,
+    loads_annotations,
+    moves_content,
+    resizes,
+    transform_name,
+)
 from mmpvt.datasets.samplers import kill_workers
 from mmpvt.engine.checks.channels import accepted_channels
 from mmpvt.engine.config_parts import SPLITS, iter_datasets, iter_dicts, iter_steps
 from mmpvt.engine.launch import is_first_process
 from mmpvt.engine.saved_config import SCOPES
 from mmpvt.engine.training_options import LOOPS
+from mmpvt.utils.text import few
 
 FUSED = ("Adam", "AdamW", "SGD")  # PyTorch's optimizers that have a fused kernel
 # MMCV's, as any scope names it
@@ -79,21 +86,32 @@ def score_all_images(config: Config, split: str) -> None:
                 print(f"the {split}_dataloader's filter_cfg is left out: all images are scored")
 
 
-def load_truth_unresized(config: Config, split: str) -> None:
-    """Has a validation or test load annotations behind what resizes images: predictions are in the
+def place_annotations(config: Config, split: str) -> None:
+    """Has annotations loaded where they fit: in a training before the image is resized or turned,
+    so that they follow; in a validation or test behind what resizes it, as predictions are in the
     image file's pixels, and metrics that take the truth from a pipeline compare both as they are.
     """
     for part in iter_dicts(config.get(f"{split}_dataloader")):
         steps = part.get("pipeline")
         steps = list(steps) if isinstance(steps, list | tuple) else []
-        place = next((i for i, step in enumerate(steps) if loads_annotations(step)), len(steps))
-        resizing = takewhile(lambda step: "Resize" in transform_name(step), steps[place + 1 :])
-        if moved := list(resizing):
-            end = place + 1 + len(moved)
-            part["pipeline"] = [*steps[:place], *moved, steps[place], *steps[end:]]
+        place = next((i for i, step in enumerate(steps) if loads_annotations(step)), None)
+        if place is None:
+            continue
+        if split == "train":
+            start = (loading_step(steps) or 0) + 1
+            passed = steps[start:place]
+            is_wrong = any(resizes(step) or moves_content(step) for step in passed)
+            moved, said = [steps[place], *passed], "before"
+        else:
+            start = place
+            passed = list(itertools.takewhile(resizes, steps[place + 1 :]))
+            is_wrong = bool(passed)
+            moved, said = [*passed, steps[place]], "behind"
+        if is_wrong:
+            part["pipeline"] = [*steps[:start], *moved, *steps[start + len(moved) :]]
             if is_first_process():
-                loader, last = transform_name(steps[place]), transform_name(moved[-1])
-                print(f"the {split}_dataloader's {loader} is moved behind {last}, for the score")
+                one, other = transform_name(steps[place]), few(map(transform_name, passed))
+                print(f"the {split}_dataloader's {one} is moved {said} {other}, where it fits")
 
 
 def adapt_amp(config: Config) -> None:

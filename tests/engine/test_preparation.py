@@ -184,6 +184,19 @@ def test_the_truth_is_not_resized(name: str, tested: dict, capsys: pytest.Captur
     assert capsys.readouterr().out.count("LoadAnnotations is moved behind Resize") == 1
 
 
+@pytest.mark.parametrize("name", [DETECTOR, SEGMENTER])
+def test_objects_are_resized_with_the_image(name: str, options: dict, capsys):
+    config = load(name)
+    image, labels, resize, *rest = config.train_dataloader.dataset.pipeline
+    for changed in ([image, labels, resize, *rest], [image, resize, labels, *rest]):
+        config.train_dataloader.dataset.pipeline = changed
+        steps = prepare_training(config, TrainOptions(**options)).train_dataloader.dataset.pipeline
+        types = [step.type.rpartition(".")[2] for step in steps]
+        assert types[1] in ("LoadAnnotations", "LoadSegAnnotations") and types[2] == resize.type
+        assert types[3:] == [step.type for step in rest]
+    assert capsys.readouterr().out.count("LoadAnnotations is moved before Resize") == 1
+
+
 def test_all_images_are_scored(tested: dict, shapes: Path, capsys: pytest.CaptureFixture[str]):
     """The last ones, and those without an object."""
     file = shapes / "annotations" / "instances_val2017.json"
