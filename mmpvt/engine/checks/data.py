@@ -148,7 +148,8 @@ def check_arguments(config: Config, split: str) -> None:
 
     Raises:
         ConfigError: ``ann_file`` is not a single path; ``indices`` choose no image; a
-            ``ClassBalancedDataset`` is around one that doesn't tell its images' categories; a
+            ``ClassBalancedDataset`` is around one that doesn't tell its images' categories, or a
+            validation or test repeats images; a
             segmentation data set and its pipeline disagree on ``reduce_zero_label``; the sampler
             has no end, which epochs, validations and tests wait for.
     """
@@ -176,8 +177,13 @@ def check_arguments(config: Config, split: str) -> None:
                 hint="give a number of images, or a list of their places from 0",
             )
     for part in iter_dicts(config.get(f"{split}_dataloader")):
-        inner = part.get("dataset") or {}
-        if "type" not in inner or not str(part.get("type")).endswith("ClassBalancedDataset"):
+        inner, wrapper = part.get("dataset") or {}, str(part.get("type")).rpartition(".")[2]
+        if split != "train" and wrapper in ("RepeatDataset", "ClassBalancedDataset"):
+            raise ConfigError(
+                f"the {split}_dataloader has a {wrapper}, and a score takes each image once",
+                hint="leave it out there: it is for training",
+            )
+        if "type" not in inner or wrapper != "ClassBalancedDataset":
             continue
         kind = dataset_kind(inner, config.get("default_scope", "mmengine"))
         if not hasattr(kind, "get_cat_ids"):

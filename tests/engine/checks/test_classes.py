@@ -343,6 +343,14 @@ def test_what_cannot_be_balanced(root: Path):
     check_data(experiment(train=dict(balanced, dataset=coco(root))), ("train",))
 
 
+def test_images_are_scored_once(root: Path):
+    """Else what is found in one again is a false positive."""
+    repeated = dict(type="mmengine.RepeatDataset", times=2, dataset=coco(root))
+    check_data(experiment(train=repeated), ("train",))
+    with pytest.raises(UserError, match="the val_dataloader has a RepeatDataset, and a score"):
+        check_data(experiment(val=repeated), ("val",))
+
+
 def test_an_evaluator_of_other_images(root: Path):
     config = experiment(val=coco(root, VAL))
     config.val_evaluator = dict(type="CocoMetric", ann_file=str(root / TRAIN))
