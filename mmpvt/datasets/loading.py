@@ -304,6 +304,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         is_float = self.to_float32 or self.max_value is not None
         results["img"] = image.astype(np.float32) if is_float else image
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        results["scale_factor"] = (1.0, 1.0)  # detectors ask for it where nothing resizes, too
         return results
 
 

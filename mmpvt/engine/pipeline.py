@@ -226,7 +226,7 @@ class TestPipeline:
                 channels than the model takes.
         """
         check_array(image)
-        results = dict(img=image, img_path=str(path), img_id=0)
+        results = dict(img=image, img_path=str(path), img_id=0, scale_factor=(1.0, 1.0))
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         try:
             data = self._transform(results)

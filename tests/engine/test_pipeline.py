@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 from PIL import ExifTags, Image
 
 from corpus import IMAGES, UNREADABLE, Input, picture, pillow, png
@@ -67,10 +68,21 @@ def test_preparation_is_the_data_sets(name: str, shapes_config, tmp_path: Path):
     assert list(dataset_meta(config, "test")["classes"])[:2] == ["circle", "square"]
 
 
+def test_images_that_nothing_resizes(shapes_config):
+    """Detectors' boxes are divided by what it was resized by."""
+    config, _ = shapes_config("retinanet_pvt_v2_b0_fpn_shapes")
+    fields = config.test_dataloader.dataset
+    fields.pipeline = [step for step in fields.pipeline if step.type != "Resize"]
+    fields.pipeline[0].type = "mmpvt.LoadImageFromFile"  # as in a test
+    theirs = DATASETS.build(fields)[0]
+    ours = TestPipeline(config).prepare(np.zeros((8, 8, 3), np.uint8))
+    assert ours["data_samples"].scale_factor == theirs["data_samples"].scale_factor == (1.0, 1.0)
+
+
 @pytest.fixture
 def shapes_config(tmp_path: Path):
     """A config of the built-in data, and its test data set."""
-    from mmengine.registry import DATASETS, init_default_scope
+    from mmengine.registry import init_default_scope
 
     from mmpvt.datasets.shapes import generate
     from mmpvt.engine.config import set_data_root
