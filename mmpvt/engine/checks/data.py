@@ -225,7 +225,8 @@ def _check_places(split: str, dataset: DatasetConfig) -> None:
 def _check_pipelines(config: Config, split: str) -> None:
     """Raises a ConfigError if a pipeline has no transform that loads images, loads what is learned
     or scored, or packs the model's inputs, or loads label maps that have no folder; unless
-    transforms or the data set are a user's own. Or if one of a test moves objects."""
+    transforms or the data set are a user's own. Or if one of a test moves objects, or none of a
+    training loads the masks that the model learns."""
     loader = config.get(f"{split}_dataloader") or {}
     evaluators = {
         transform_name(part)
@@ -263,6 +264,14 @@ def _check_pipelines(config: Config, split: str) -> None:
                     f"{names.replace(' ', ', ') or 'empty'}",
                     hint=f"add dict(type='{transform}')",
                 )
+        heads = (part.get("roi_head") for part in iter_dicts(config.get("model")))
+        learns_masks = any(isinstance(head, dict) and head.get("mask_head") for head in heads)
+        loaded = [s.get("with_mask") for s in steps if transform_name(s) == "LoadAnnotations"]
+        if split == "train" and learns_masks and loaded and not any(loaded):
+            raise ConfigError(
+                "the model's roi_head has a mask_head, and the training's pipeline loads no masks",
+                hint="set with_mask=True of LoadAnnotations, or mask_head=None",
+            )
         prefix = dataset.get("data_prefix") or {"seg_map_path": ""}
         loads_maps = any(transform_name(step) in label_maps.MAP_LOADERS for step in steps)
         if is_seg and loads_maps and prefix.get("seg_map_path") is None:

@@ -343,6 +343,18 @@ def test_what_cannot_be_balanced(root: Path):
     check_data(experiment(train=dict(balanced, dataset=coco(root))), ("train",))
 
 
+def test_masks_that_are_not_loaded(root: Path):
+    names = ("LoadImageFromFile", "LoadAnnotations", "PackDetInputs")
+    steps = [dict(type=name) for name in names]
+    lacking = experiment(train=coco(root, pipeline=steps))
+    lacking.model.roi_head = dict(mask_head=dict(type="FCNMaskHead"))
+    with pytest.raises(UserError, match="pipeline loads no masks: set with_mask=True"):
+        check_data(lacking, ("train",))
+    steps[1]["with_mask"] = True
+    lacking.train_dataloader.dataset.pipeline = steps
+    check_data(lacking, ("train",))
+
+
 def test_images_are_scored_once(root: Path):
     """Else what is found in one again is a false positive."""
     repeated = dict(type="mmengine.RepeatDataset", times=2, dataset=coco(root))
