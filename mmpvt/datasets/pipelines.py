@@ -84,16 +84,22 @@ def moves_content(step: dict) -> bool:
     return transform_name(step) in MOVING and bool(np.any(step.get("prob", 1)))
 
 
-def check_keeps_places(pipeline: Sequence[dict], where: str) -> None:
+def check_keeps_places(pipeline: Sequence[dict], where: str, detects: bool) -> None:
     """Raises a ConfigError if a test's pipeline moves an image's content: models give predictions
-    where it was moved to."""
-    for step in pipeline:
-        if "type" in step and moves_content(step):
-            raise ConfigError(
-                f"{where} has {transform_name(step)}, which moves objects, and predictions aren't "
-                "moved back: scores and boxes would be wrong",
-                hint="leave it out there: it is for training",
-            )
+    where it was moved to. Or resizes it several times: detectors undo the last alone."""
+    steps = [step for step in pipeline if "type" in step]
+    for step in filter(moves_content, steps):
+        raise ConfigError(
+            f"{where} has {transform_name(step)}, which moves objects, and predictions aren't "
+            "moved back: scores and boxes would be wrong",
+            hint="leave it out there: it is for training",
+        )
+    resizing = [transform_name(step) for step in steps if resizes(step)]
+    if detects and len(resizing) > 1:
+        raise ConfigError(
+            f"{where} has {' and '.join(resizing)}, and detectors undo the last alone",
+            hint="leave one of them",
+        )
 
 
 def keep_channels(steps: Sequence[dict]) -> bool:

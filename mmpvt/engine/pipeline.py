@@ -125,7 +125,8 @@ class TestPipeline:
                 f"the config's test pipeline has no LoadImageFromFile, but {names or 'nothing'}: "
                 "only models that read single images from files can predict"
             )
-        check_keeps_places(steps, "the config's test pipeline")
+        detects = config.get("default_scope", "mmdet") == "mmdet"
+        check_keeps_places(steps, "the config's test pipeline", detects)
         self._config = config
         self._refusals: dict[int, str | None] = {}  # by number of channels
         with DefaultScope.overwrite_default_scope(config.get("default_scope", "mmdet")):

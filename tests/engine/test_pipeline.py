@@ -68,10 +68,13 @@ def test_preparation_is_the_data_sets(name: str, shapes_config, tmp_path: Path):
     assert list(dataset_meta(config, "test")["classes"])[:2] == ["circle", "square"]
 
 
-def test_images_that_nothing_resizes(shapes_config):
+def test_images_that_nothing_resizes_or_two_steps_do(shapes_config):
     """Detectors' boxes are divided by what it was resized by."""
     config, _ = shapes_config("retinanet_pvt_v2_b0_fpn_shapes")
     fields = config.test_dataloader.dataset
+    fields.pipeline.insert(1, fields.pipeline[1])
+    with pytest.raises(UserError, match="has Resize and Resize, and detectors undo the last"):
+        TestPipeline(config)
     fields.pipeline = [step for step in fields.pipeline if step.type != "Resize"]
     fields.pipeline[0].type = "mmpvt.LoadImageFromFile"  # as in a test
     theirs = DATASETS.build(fields)[0]

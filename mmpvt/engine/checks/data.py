@@ -241,14 +241,14 @@ def _check_pipelines(config: Config, split: str) -> None:
             continue
         if not issubclass(kind, BaseDetDataset | BaseSegDataset):
             continue
+        is_seg = issubclass(kind, BaseSegDataset)
         if split != "train":
-            check_keeps_places(pipeline, f"the {split}_dataloader's pipeline")
+            check_keeps_places(pipeline, f"the {split}_dataloader's pipeline", detects=not is_seg)
         steps = [step for step in iter_dicts(pipeline) if "type" in step]
         is_given = steps or "pipeline" in dataset  # where it isn't, its class may have one
         if not is_given or not are_known(steps):
             continue
         names = " ".join(map(transform_name, steps))
-        is_seg = issubclass(kind, BaseSegDataset)
         package, packer = ("mmseg", "PackSegInputs") if is_seg else ("mmdet", "PackDetInputs")
         needed = {
             "mmcv.LoadImageFromFile": r"Load\w*(Image|File|Data)",
