@@ -88,7 +88,7 @@ def score_all_images(config: Config, split: str) -> None:
 
 def place_annotations(config: Config, split: str) -> None:
     """Has annotations loaded where they fit: in a training before the image is resized or turned,
-    so that they follow; in a validation or test behind what resizes it, as predictions are in the
+    so that they follow; in a validation or test after what resizes it, as predictions are in the
     image file's pixels, and metrics that take the truth from a pipeline compare both as they are.
     """
     for part in iter_dicts(config.get(f"{split}_dataloader")):
@@ -106,7 +106,7 @@ def place_annotations(config: Config, split: str) -> None:
             start = place
             passed = list(itertools.takewhile(resizes, steps[place + 1 :]))
             is_wrong = bool(passed)
-            moved, said = [*passed, steps[place]], "behind"
+            moved, said = [*passed, steps[place]], "after"
         if is_wrong:
             part["pipeline"] = [*steps[:start], *moved, *steps[start + len(moved) :]]
             if is_first_process():

@@ -181,7 +181,7 @@ def test_the_truth_is_not_resized(name: str, tested: dict, capsys: pytest.Captur
         types = [step.type.rpartition(".")[2] for step in prepared.test_dataloader.dataset.pipeline]
         assert types[: place + 1] == [*expected[:place], types[place]]
         assert types[place] in ("LoadAnnotations", "LoadSegAnnotations")
-    assert capsys.readouterr().out.count("LoadAnnotations is moved behind Resize") == 1
+    assert capsys.readouterr().out.count("LoadAnnotations is moved after Resize") == 1
 
 
 @pytest.mark.parametrize("name", [DETECTOR, SEGMENTER])
