@@ -1076,7 +1076,7 @@ def read_bands(path: Path, channels: int) -> np.ndarray:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Image files, by themselves and in folders, recursively, but for results of a run.
+    """Image files, by themselves and in folders, recursively, each once, but for results of a run.
 
     Hidden files in folders are ignored; unreadable ones of an image's suffix are there, too. Links
     to folders are not followed.
@@ -1098,6 +1098,10 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     named = ", ".join(map(str, paths[:3]))
     if not found:
         raise UserError(f"no images in {named}")
+    unique: dict[str, Path] = {}
+    for path in found:  # `photos/ photos/a.jpg` names one twice
+        unique.setdefault(os.path.realpath(path), path)
+    found = list(unique.values())
     images = [path for path in found if not is_result(path, listings)]
     if len(images) < len(found):
         results = len(found) - len(images)

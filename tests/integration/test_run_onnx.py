@@ -219,6 +219,13 @@ def test_folders_are_searched_as_predict_does(detector: Path, tmp_path: Path):
     assert "4 images in" in ended.out and "skipped" not in ended.err + ended.out, ended.err
 
 
+def test_an_image_named_twice_counts_once(tmp_path: Path):
+    """As with predict.py: its objects would be there twice, and under another image_id."""
+    paths = [photo(tmp_path / name) for name in ("a.jpg", "deep/b.jpg")]
+    find_images = runpy.run_path(str(ROOT / "tools" / "run_onnx.py"))["find_images"]
+    assert find_images([tmp_path, tmp_path / "deep", paths[0]]) == paths
+
+
 def test_integers_of_32_bits(detector: Path, tmp_path: Path):
     """Their upper bits alone would make a black image."""
     image = Image.fromarray(np.full((30, 40), 200, np.int32))
