@@ -187,7 +187,10 @@ class PyTorch:
         else:
             files = {"metadata.json": ""}
             self.model = torch.export.load(path, extra_files=files).module()
-            self.meta = json.loads(files["metadata.json"])
+            self.meta = json.loads(files["metadata.json"] or "{}")
+        self.inputs, self.outputs = [], []
+        if "outputs" not in self.meta:  # another tool's
+            return
         facts = {
             name: json.loads(self.meta[name]) for name in ("outputs", "input_size", "channels")
         }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,6 +17,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from helpers import ROOT
 from mmpvt.deploy import export, operators, tensorrt
 from mmpvt.deploy.exporting import Plan, core_of
 from mmpvt.deploy.operators import EFFICIENT_NMS
@@ -158,6 +161,14 @@ def test_a_program_of_pytorch(kind: str, compiled: bool, tmp_path: Path):
     found = run(dict(images=frames, sizes=np.array([[100, 150], [90, 60]])))
     assert {name: len(x) for name, x in found.items()} == dict(boxes=2, scores=2, labels=2)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_program_of_another_tool(tmp_path: Path):
+    program = torch.export.export(torch.nn.ReLU(), (torch.zeros(2),))
+    torch.export.save(program, tmp_path / "model.pt2")
+    run_onnx = SimpleNamespace(**runpy.run_path(str(ROOT / "tools" / "run_onnx.py")))
+    with pytest.raises(run_onnx.UserError, match="is another kind of model"):
+        run_onnx.Model(tmp_path / "model.pt2", 1)
 
 
 @pytest.mark.full
