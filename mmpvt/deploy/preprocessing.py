@@ -122,6 +122,7 @@ def read_resizing(config: Config, shape: Sequence[int] | None = None) -> list[Re
             continue
         if name == "Resize":
             scale = transform.get("scale")
+            scale = (scale, scale) if isinstance(scale, int) else scale
             if not isinstance(scale, list | tuple) or len(scale) != 2:
                 raise ExportError("Resize without a scale of width and height can't be exported")
             steps.append(Resize(scale[1], scale[0], bool(transform.get("keep_ratio"))))

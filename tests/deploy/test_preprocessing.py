@@ -216,6 +216,13 @@ def test_what_would_give_other_pixels_is_refused(transform: dict, reason: str):
         read_resizing(config)
 
 
+def test_one_number_as_a_scale():
+    """It is height and width, as in MMCV."""
+    step = dict(type="Resize", scale=64, keep_ratio=True)
+    config = Config(dict(test_dataloader=dict(dataset=dict(pipeline=[step]))))
+    assert read_resizing(config) == [Resize(64, 64)]
+
+
 def test_sizes_without_float64(load: Callable[..., Run]):
     """Where a side comes to a half exactly, MMCV's float64 rounds it either way."""
     data_preprocessor = DetDataPreprocessor(**NORM)
