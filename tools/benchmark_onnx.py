@@ -93,9 +93,14 @@ def run(args: argparse.Namespace) -> None:
     if truth is not None:
         ids = image_ids(paths, truth)
         paths = list(ids)
-    if has_label_maps:
-        paths = [path for path in paths if label_map_path(args.annotations, path).is_file()]
     config = load_config(args.config, args.cfg_options)
+    if has_label_maps:
+        datasets = (dataset for _, dataset in iter_dataset_configs(config, ["test"]))
+        dataset = next((each for each in datasets if each.is_segmentation), None)
+        if dataset is None:
+            raise UserError("--annotations is a folder of label maps, which no test data set takes")
+        places = {path: label_map_path(args.annotations, path, dataset) for path in paths}
+        paths = [path for path in paths if places[path].is_file()]
     set_checkpoint(config, args.checkpoint)
     load_deploy()
     from mmpvt.deploy.preprocessing import read_image_format
@@ -113,13 +118,9 @@ def run(args: argparse.Namespace) -> None:
     images, used = load_images(TestPipeline(config), paths, is_bgr, calibrated, args.most)
     maps = []
     if has_label_maps:
-        datasets = (dataset for _, dataset in iter_dataset_configs(config, ["test"]))
-        dataset = next((each for each in datasets if each.is_segmentation), None)
-        if dataset is None:
-            raise UserError("--annotations is a folder of label maps, which no test data set takes")
         for path, image in zip(used, images, strict=True):
-            place = label_map_path(args.annotations, path)
-            maps.append(read_label_map(place, path, image.shape[:2], dataset, len(classes)))
+            size = image.shape[:2]
+            maps.append(read_label_map(places[path], path, size, dataset, len(classes)))
 
     ways: dict[str, Callable] = {PYTORCH: lambda image: predict(model, config, image)}
     for name, exported in files.items():
@@ -220,8 +221,11 @@ def image_ids(paths: Sequence[Path], truth: dict) -> dict[Path, int]:
     return found
 
 
-def label_map_path(folder: Path, image: Path) -> Path:
-    return folder / f"{image.stem}.png"
+def label_map_path(folder: Path, image: Path, dataset: DatasetConfig) -> Path:
+    """An image's label map, named by the data set's suffixes or else as the image."""
+    ends = [dataset.argument(name) for name in ("img_suffix", "seg_map_suffix")]
+    path = folder / (image.name.removesuffix(ends[0]) + ends[1])
+    return path if path.is_file() else folder / f"{image.stem}.png"
 
 
 def read_label_map(

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmark_onnx import average_precision, category_ids, image_ids, mean_iou, read_label_map
+from benchmark_onnx import (
+    average_precision,
+    category_ids,
+    image_ids,
+    label_map_path,
+    mean_iou,
+    read_label_map,
+)
 from PIL import Image
 
 from mmpvt.engine.dataset_config import DatasetConfig
@@ -44,6 +51,25 @@ def test_label_maps_that_no_test_takes(labels: list, sentence: str, tmp_path: Pa
     Image.fromarray(np.array([labels] * 2, np.uint8)).save(path)
     with pytest.raises(BadFileError, match=sentence):
         read_label_map(path, path, (2, 4), DatasetConfig(OWN, "mmseg"), 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "image", "label_map"),
+    [
+        (dict(OWN, img_suffix="", seg_map_suffix=".png"), "a.jpg", "a.jpg.png"),  # as of --data
+        (
+            dict(type="CityscapesDataset"),
+            "a_leftImg8bit.png",
+            "a_gtFine_labelTrainIds.png",
+        ),
+        (ADE, "a.jpg", "a.png"),
+        (ADE, "a.bmp", "a.png"),
+    ],
+)
+def test_label_maps_are_found(fields: dict, image: str, label_map: str, tmp_path: Path):
+    (tmp_path / label_map).touch()
+    dataset = DatasetConfig(fields, "mmseg")
+    assert label_map_path(tmp_path, Path(image), dataset) == tmp_path / label_map
 
 
 def test_annotations_name_images_with_folders():
