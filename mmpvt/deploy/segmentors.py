@@ -111,9 +111,9 @@ def refine_points(head: PointHead, features: tuple[Tensor, ...], out: Tensor, cf
         certainty = (best[:, 0] - best[:, 1]).flatten(1)
         count = torch.sym_min(height * width, cfg.subdivision_num_points)
         _, index = (-certainty).topk(count)
-        places = torch.stack(
-            [(index % width + 0.5) / width, (index // width + 0.5) / height], dim=-1
-        )
+        row = index // width
+        column = index - row * width  # the exporter takes no % of a dynamic size
+        places = torch.stack([(column + 0.5) / width, (row + 0.5) / height], dim=-1)
         again = head(
             head._get_fine_grained_point_feats(maps, places),
             head._get_coarse_point_feats(coarse, places),

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, init_default_scope
+from mmseg.models.decode_heads import PointHead
 from torch import nn
 from torch.torch_version import TorchVersion
 
@@ -24,8 +25,9 @@ from mmpvt.deploy import export
 from mmpvt.deploy.decoding import border_of, clip_boxes
 from mmpvt.deploy.exporting import Plan, calibration_samples, describe, export_network
 from mmpvt.deploy.kinds import exportable
-from mmpvt.deploy.precision import digest, to_float16, to_int8
+from mmpvt.deploy.precision import digest, quiet, to_float16, to_int8
 from mmpvt.deploy.preprocessing import round_shape
+from mmpvt.deploy.segmentors import refine_points
 from mmpvt.deploy.verification import predict, to_rgb, verify
 from mmpvt.engine.config import load_config
 from mmpvt.errors import ExportError, SetupError, UserError
@@ -330,6 +332,33 @@ def test_bounds_of_clamps_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     x = np.array([-2, 0, 3], np.float32)
     (found,) = session_of(tmp_path / "model.onnx").run(None, {"x": x})
     np.testing.assert_allclose(found, Clamped()(torch.from_numpy(x)).numpy(), rtol=1e-5)
+
+
+class Refined(nn.Module):
+    """What PointRend does to logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        options = dict(in_channels=[4], in_index=[0], channels=4, num_classes=3, num_fcs=1)
+        self.head = PointHead(**options, norm_cfg=None, align_corners=False)
+        self.cfg = ConfigDict(subdivision_steps=1, subdivision_num_points=9, scale_factor=2)
+
+    def forward(self, maps, out):
+        return refine_points(self.head, (maps,), out, self.cfg)
+
+
+def test_points_are_refined_at_any_size(tmp_path: Path):
+    model = Refined().eval()
+    sides = {axis: torch.export.Dim(f"side{axis}", min=2, max=64) for axis in (2, 3)}
+    inputs = (torch.randn(1, 4, 8, 12), torch.randn(1, 3, 8, 12))
+    with quiet():
+        program = torch.onnx.export(model, inputs, dynamo=True, dynamic_shapes=(sides, sides))
+    program.save(tmp_path / "model.onnx")
+    inputs = (torch.randn(1, 4, 10, 7), torch.randn(1, 3, 10, 7))
+    session = session_of(tmp_path / "model.onnx")
+    names = [each.name for each in session.get_inputs()]
+    (found,) = session.run(None, dict(zip(names, (x.numpy() for x in inputs), strict=True)))
+    np.testing.assert_allclose(found, model(*inputs).detach().numpy(), atol=1e-5)
 
 
 def session_of(path: Path) -> onnxruntime.InferenceSession:
