@@ -184,6 +184,13 @@ class PyTorch:
         if is_compiled:
             self.model = torch._inductor.aoti_load_package(str(path))
             self.meta = dict(self.model.get_metadata())
+            for kind in ("avx2", "avx512"):
+                supported = getattr(torch.cpu, f"_is_{kind}_supported", lambda: True)
+                if kind.upper() in self.meta.get("AOTI_CPU_ISA", "").split() and not supported():
+                    raise UserError(
+                        f"{path} was compiled for a processor with {kind.upper()}, which this one "
+                        "hasn't: export it here"
+                    )
         else:
             files = {"metadata.json": ""}
             self.model = torch.export.load(path, extra_files=files).module()

@@ -7,6 +7,7 @@ import runpy
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -161,6 +162,13 @@ def test_a_program_of_pytorch(kind: str, compiled: bool, tmp_path: Path):
     found = run(dict(images=frames, sizes=np.array([[100, 150], [90, 60]])))
     assert {name: len(x) for name, x in found.items()} == dict(boxes=2, scores=2, labels=2)
     assert list(tmp_path.iterdir()) == [path]
+    if compiled and torch.cpu._is_avx512_supported():
+        run_onnx = SimpleNamespace(**runpy.run_path(str(ROOT / "tools" / "run_onnx.py")))
+        with (
+            mock.patch.object(torch.cpu, "_is_avx512_supported", return_value=False),
+            pytest.raises(run_onnx.UserError, match="for a processor with AVX512"),
+        ):
+            run_onnx.Model(path, 1)
 
 
 def test_a_program_of_another_tool(tmp_path: Path):
