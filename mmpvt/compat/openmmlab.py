@@ -23,12 +23,27 @@ def fix_package_lookup(undo: ExitStack) -> None:
     MMEngine 0.10.7, the last release, asks ``pkg_resources`` for a package's folder, which
     setuptools 82 dropped. No upstream report is known. It can go once MMEngine asks
     ``importlib.metadata``.
+
+    A base's file is taken from its place at once. MMEngine looks it up in all metafiles of the
+    package first, half a second for each base, by a name without the ending that theirs have, and
+    so finds none.
     """
     for ours in (is_installed, get_installed_path):
         theirs = getattr(package_utils, ours.__name__)
         if theirs is not ours:
             _replace_in_mmengine(theirs, ours)
             undo.callback(_replace_in_mmengine, ours, theirs)
+    after_import("mmengine.config.config", _skip_metafiles, undo)
+
+
+def _skip_metafiles(module: ModuleType, undo: ExitStack) -> None:
+    search = module._get_external_cfg_path
+
+    def find(package_path: str, cfg_path: str) -> str:
+        file = Path(package_path, ".mim", "configs", cfg_path)
+        return str(file) if file.is_file() else search(package_path, cfg_path)
+
+    replace_attribute(module, "_get_external_cfg_path", find, undo)
 
 
 def _replace_in_mmengine(old: Callable, new: Callable) -> None:

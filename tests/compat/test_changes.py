@@ -26,7 +26,8 @@ import sys
 sys.modules["pkg_resources"] = None  # what importing it is like from setuptools 82 on
 import mmpvt
 mmpvt.setup_environment()
-from mmengine.config import Config
+from mmengine.config import Config, utils
+utils._get_cfg_metainfo = None  # which reads a package's metafiles, slowly
 config = Config.fromfile(sys.argv[1])
 assert config.model.type == "RetinaNet"
 """
