@@ -24,6 +24,7 @@ def setup_environment() -> None:
             return
         _undo = ExitStack()
         compat.fix_package_lookup(_undo)
+        compat.format_config_once(_undo)
         compat.keep_image_in_place(_undo)
         compat.load_checkpoints_with(_load_checkpoint, _undo)
         compat.map_labels_by_name(_undo)

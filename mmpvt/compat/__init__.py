@@ -4,6 +4,7 @@
 function                       package and what fails without it            for how long
 =============================  ===========================================  ========================
 ``fix_package_lookup``         MMEngine: ``mmdet::`` needs pkg_resources     ``setup_environment``
+``format_config_once``         MMEngine: each checkpoint runs yapf          ``setup_environment``
 ``keep_image_in_place``        MMEngine: drawn images shift and shrink       ``setup_environment``
 ``load_checkpoints_with``      MMEngine: its checkpoints are not read        ``setup_environment``
 ``map_labels_by_name``         MMDetection: labels follow a file's order     ``setup_environment``
@@ -19,6 +20,7 @@ None is made by ``import mmpvt``, which supplies ``mmcv._ext`` where it is missi
 
 from mmpvt.compat.openmmlab import (
     fix_package_lookup,
+    format_config_once,
     get_installed_path,
     import_torchvision,
     keep_image_in_place,
@@ -30,6 +32,7 @@ from mmpvt.compat.openmmlab import (
 
 __all__ = [
     "fix_package_lookup",
+    "format_config_once",
     "get_installed_path",
     "import_torchvision",
     "keep_image_in_place",

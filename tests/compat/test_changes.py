@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 
@@ -14,12 +15,15 @@ import mmseg
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.config import config as config_module
 from mmengine.utils import get_installed_path, is_installed
 from mmengine.visualization import Visualizer
 from mmseg.models.losses import CrossEntropyLoss
 from torch.nn import functional
 
 from helpers import LEAN, ROOT, environment
+from mmpvt.compat import format_config_once
 
 WITHOUT_PKG_RESOURCES = """
 import sys
@@ -43,6 +47,21 @@ def test_bases_resolve_without_pkg_resources():
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_config_is_formatted_once(monkeypatch: pytest.MonkeyPatch):
+    formatted = []
+
+    def format_code(text: str, **_) -> tuple[str, bool]:
+        formatted.append(text)
+        return text, False
+
+    monkeypatch.setattr(config_module, "FormatCode", format_code)
+    with ExitStack() as undo:
+        format_config_once(undo)
+        texts = [Config(dict(a=a)).pretty_text for a in (1, 1, 2, 2)]
+    assert texts == ["a=1", "a=1", "a=2", "a=2"]
+    assert formatted == texts[::2] and config_module.FormatCode is format_code
 
 
 def test_where_packages_lie():
