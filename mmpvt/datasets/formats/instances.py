@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,15 +17,13 @@ def area(one: Instance) -> float:
     """An object's area in pixels: what its file says, its mask's, or its box's."""
     if one.area is not None:
         return one.area
-    if one.rle is not None:
-        return float(rle.area(one.rle))
-    if one.polygons is None:
-        return one.box[2] * one.box[3]
-    total = 0.0
-    for polygon in one.polygons:
-        xs, ys = np.array(polygon[::2]), np.array(polygon[1::2])
-        total += abs(float(xs @ np.roll(ys, -1) - ys @ np.roll(xs, -1))) / 2
-    return total
+    mask = one.rle
+    if one.polygons:
+        # not from their corners: parts may overlap, or be joined in one outline and turn either way
+        height, width = (math.ceil(max(max(p[k::2]) for p in one.polygons)) for k in (1, 0))
+        mask = rle.merge(rle.frPyObjects(one.polygons, height, width))
+    pixels = float(rle.area(mask)) if mask else 0.0
+    return pixels or one.box[2] * one.box[3]
 
 
 def decoded(one: Instance, height: int, width: int) -> np.ndarray:

@@ -35,7 +35,7 @@ from annotated import (
     yolo,
 )
 from mmpvt.datasets.formats import open_dataset
-from mmpvt.datasets.formats.instances import decoded
+from mmpvt.datasets.formats.instances import area, decoded
 from mmpvt.datasets.formats.splitting import original_stem
 from mmpvt.errors import ConfigError, DatasetError, OutputError
 
@@ -210,6 +210,16 @@ def test_outlines_go_to_yolo_and_label_maps(root: Path, tmp_path: Path):
     painted = open_dataset(opened.write(tmp_path / "masks", "masks"))
     assert painted.classes == ("background", *CLASSES)
     assert painted.splits["all"][0].labels == (0, 1, 2, 3)
+
+
+def test_area_of_parts_that_turn_either_way(root: Path, tmp_path: Path):
+    content = coco_content({"a": [(0, 4, 4, 40, 20)]})
+    parts = [[4, 4, 24, 4, 24, 24, 4, 24], [34, 4, 34, 14, 44, 14, 44, 4]]
+    content["annotations"][0].update(segmentation=parts, area=500)
+    (root / "a.json").write_text(json.dumps(content))
+    image(root / "a.jpg")
+    again = open_dataset(open_dataset(root).write(tmp_path / "yolo", "yolo"))
+    assert area(again.splits["train"][0].instances[0]) == 500
 
 
 def test_masks_go_to_yolo_pixel_by_pixel(root: Path, tmp_path: Path):
