@@ -17,7 +17,14 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from mmpvt.datasets.formats.files import split_of_path, stem
-from mmpvt.datasets.formats.reading import Content, Reading, join_groups, outline_box, read_json
+from mmpvt.datasets.formats.reading import (
+    Content,
+    Reading,
+    clip_outline,
+    join_groups,
+    outline_box,
+    read_json,
+)
 from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.errors import UserError
 from mmpvt.utils.progress import with_progress
@@ -142,9 +149,10 @@ def outlined(
     box = reading.clip_box(record, *outline_box([outline]), where)
     if box is None:
         return None
-    sides = (record.width, record.height) * (len(outline) // 2)
-    inside = [min(max(v, 0.0), float(side)) for v, side in zip(outline, sides, strict=True)]
-    return Instance(label, box, [inside])
+    inside = clip_outline(outline, record.width, record.height)
+    if inside is not outline:
+        box = reading.clip_box(record, *outline_box([inside or [-1, -1]]), where)
+    return box and Instance(label, box, [inside])
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> list[float]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 from PIL import ExifTags, Image
 
 from mmpvt.datasets.formats.files import Files
@@ -287,6 +288,18 @@ def outline_box(polygons: list[list[float]]) -> tuple[float, float, float, float
     xs = [x for polygon in polygons for x in polygon[::2]]
     ys = [y for polygon in polygons for y in polygon[1::2]]
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def clip_outline(outline: list[float], width: int, height: int) -> list[float]:
+    """The part of an outline that lies in an image; empty where none does."""
+    xs, ys = outline[::2], outline[1::2]
+    if min(*xs, *ys) >= 0 and max(xs) <= width and max(ys) <= height:
+        return outline
+    from matplotlib.path import Path as Outline  # slow to import
+    from matplotlib.transforms import Bbox
+
+    path = Outline(np.stack([xs, ys], 1)).clip_to_bbox(Bbox.from_extents(0, 0, width, height))
+    return np.asarray(path.vertices)[:-1].ravel().tolist()  # the last is the first again
 
 
 def corners(box: tuple[float, float, float, float]) -> list[float]:

@@ -9,7 +9,8 @@ from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element
 
 from mmpvt.datasets.formats.files import split_of_list, split_of_path, stem
-from mmpvt.datasets.formats.reading import Content, Reading, outline_box, parse_xml
+from mmpvt.datasets.formats.labelme import outlined
+from mmpvt.datasets.formats.reading import Content, Reading, parse_xml
 from mmpvt.datasets.formats.records import Colour, ImageRecord, Instance
 from mmpvt.errors import UserError
 from mmpvt.utils.files import read_bytes
@@ -263,14 +264,15 @@ def _add(
     box = reading.clip_box(record, x1 - shift, y1 - shift, x2, y2, where)
     if box is None:
         return
-    polygons = None
+    instance: Instance | None = Instance(labels[name], box)
+    if len(outline) % 2:
+        reading.problem(where, "it has a polygon of half a point")
+        return
     if outline:
-        if len(outline) < 6 or len(outline) % 2:
-            reading.problem(where, "it has a polygon of less than three points")
-            return
-        polygons = [outline]
-        box = reading.clip_box(record, *outline_box(polygons), where) or box
-    ignored = (one.findtext("difficult") or "0").strip() == "1"
-    if ignored:
+        instance = outlined(reading, record, labels[name], outline, where)
+    if instance is None:
+        return
+    instance.ignored = (one.findtext("difficult") or "0").strip() == "1"
+    if instance.ignored:
         reading.count("difficult objects are neither trained on nor scored", where)
-    record.instances.append(Instance(labels[name], box, polygons, ignored=ignored))
+    record.instances.append(instance)

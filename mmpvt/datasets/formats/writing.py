@@ -16,10 +16,12 @@ from xml.etree import ElementTree
 
 import yaml
 from PIL import Image
+from pycocotools import mask as rle
 
 from mmpvt.datasets.formats.files import stem
 from mmpvt.datasets.formats.instances import area, as_loaded, decoded
 from mmpvt.datasets.formats.painting import check_paintable, label_map_png, map_classes
+from mmpvt.datasets.formats.reading import clip_outline
 from mmpvt.datasets.formats.records import ALL, ImageRecord, Instance, unique_records
 from mmpvt.datasets.shapes import mask_to_polygons
 from mmpvt.errors import ConfigError, DatasetError, OutputError
@@ -296,8 +298,9 @@ def _write_yolo(opened: OpenedDataset, folder: Path, names: Names) -> None:
 
 
 def _yolo_line(record: ImageRecord, one: Instance) -> str:
-    polygons = one.polygons
-    if one.rle is not None:
+    sides = (record.width, record.height)
+    polygons = [part for p in one.polygons or () if (part := clip_outline(p, *sides))]
+    if one.rle is not None or _overlap(polygons, *sides):
         polygons = mask_to_polygons(decoded(one, record.height, record.width))
     if polygons:
         # one outline an object: the parts, each closed, with seams of no width between them
@@ -307,9 +310,16 @@ def _yolo_line(record: ImageRecord, one: Instance) -> str:
     else:
         x1, y1, x2, y2 = _clipped(record, one)
         outline = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
-    sides = (record.width, record.height) * (len(outline) // 2)
-    values = [v / side for v, side in zip(outline, sides, strict=True)]
+    values = [v / side for v, side in zip(outline, sides * (len(outline) // 2), strict=True)]
     return f"{one.label} {' '.join(f'{min(max(v, 0), 1):.9g}' for v in values)}\n"
+
+
+def _overlap(polygons: list[list[float]], width: int, height: int) -> bool:
+    """Whether parts cover the same pixels, which in one outline would be a hole."""
+    if len(polygons) < 2:
+        return False
+    parts = rle.frPyObjects(polygons, height, width)
+    return sum(int(rle.area(part)) for part in parts) > rle.area(rle.merge(parts))
 
 
 def _clipped(record: ImageRecord, one: Instance) -> tuple[float, float, float, float]:

@@ -222,6 +222,23 @@ def test_area_of_parts_that_turn_either_way(root: Path, tmp_path: Path):
     assert area(again.splits["train"][0].instances[0]) == 500
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [[[4, 4, 24, 4, 24, 24, 4, 24], [14, 14, 34, 14, 34, 34, 14, 34]], [[-20, 24, 20, 4, 20, 44]]],
+    ids=["parts that overlap", "an outline that reaches out of its image"],
+)
+def test_outlines_that_yolo_cannot_hold_as_they_are(parts: list, root: Path, tmp_path: Path):
+    content = coco_content({"a": [(0, 0, 4, 34, 40)]})
+    content["annotations"][0]["segmentation"] = parts
+    (root / "a.json").write_text(json.dumps(content))
+    image(root / "a.jpg")
+    opened = open_dataset(root)
+    (record,) = opened.splits["all"]
+    (again,) = open_dataset(opened.write(tmp_path / "yolo", "yolo")).splits["train"]
+    found, wanted = (decoded(r.instances[0], HEIGHT, WIDTH) for r in (again, record))
+    assert (found != wanted).sum() < 4
+
+
 def test_masks_go_to_yolo_pixel_by_pixel(root: Path, tmp_path: Path):
     ring, column, pixel = (np.zeros((HEIGHT, WIDTH), np.uint8, order="F") for _ in range(3))
     ring[10:20, 10:20], ring[13:17, 13:16] = 1, 0
