@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -94,7 +95,7 @@ class PyramidVisionTransformer(PyramidBackbone):
         if not self._has_cls_token(stage):
             return pos_drop(x + resize_pos_embed(pos_embed, x.shape[1:3]))
         x = x + resize_pos_embed(pos_embed[:, 1:], x.shape[1:3])
-        cls_token = (self.cls_token + pos_embed[:, :1]).expand(len(x), -1, -1)
+        cls_token = (self.cls_token + pos_embed[:, :1]).expand(x.shape[0], -1, -1)
         return pos_drop(torch.cat([cls_token, x.flatten(1, 2)], dim=1).unsqueeze(1))
 
     def finish(self, stage: int, x: Tensor) -> Tensor:
@@ -155,7 +156,7 @@ def resize_pos_embed(pos_embed: Tensor, size: Sequence[int]) -> Tensor:
     Returns:
         Tensor: (1, height, width, channels).
     """
-    side = round(pos_embed.shape[1] ** 0.5)
+    side = math.isqrt(pos_embed.shape[1])  # which torch.jit.trace takes, too
     grid = pos_embed.reshape(1, side, side, -1)
     if tuple(size) == (side, side):
         return grid

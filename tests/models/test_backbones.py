@@ -217,3 +217,16 @@ def test_bfloat16_autocast(backbone):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         outs = model(torch.randn(1, 3, 64, 64))
     assert all(out.isfinite().all() for out in outs)
+
+
+@BOTH
+@pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning", "ignore:.torch.jit:DeprecationWarning"
+)
+def test_traced_for_other_sizes(backbone):
+    options = dict(with_cls_token=True) if backbone is PyramidVisionTransformer else {}
+    model = backbone(TINY, **options).eval()
+    traced = torch.jit.trace(model, torch.rand(1, 3, 64, 96), check_trace=False)
+    images = torch.rand(2, 3, 100, 130)
+    for found, expected in zip(traced(images), model(images), strict=True):
+        torch.testing.assert_close(found, expected)
