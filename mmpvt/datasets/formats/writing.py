@@ -281,7 +281,7 @@ def _write_masks(opened: OpenedDataset, folder: Path, names: Names) -> None:
 
 
 def _write_yolo(opened: OpenedDataset, folder: Path, names: Names) -> None:
-    content: dict[str, Any] = dict(path=".")
+    content: dict[str, Any] = {}  # no path: Ultralytics takes a relative one from elsewhere
     for split, pairs in names.items():
         _copy(pairs, folder / "images" / split, split)
         labels = folder / "labels" / split

@@ -212,6 +212,13 @@ def test_outlines_go_to_yolo_and_label_maps(root: Path, tmp_path: Path):
     assert painted.splits["all"][0].labels == (0, 1, 2, 3)
 
 
+def test_a_written_data_yaml_is_found_from_anywhere(root: Path, tmp_path: Path):
+    """Ultralytics takes paths from the file's folder where it gives no path."""
+    coco(root)
+    written = open_dataset(root).write(tmp_path / "yolo", "yolo") / "data.yaml"
+    assert written.read_text() == "train: images/all\nnames:\n- ant\n- bee\n- cow\n"
+
+
 def test_area_of_parts_that_turn_either_way(root: Path, tmp_path: Path):
     content = coco_content({"a": [(0, 4, 4, 40, 20)]})
     parts = [[4, 4, 24, 4, 24, 24, 4, 24], [34, 4, 34, 14, 44, 14, 44, 4]]
