@@ -17,7 +17,10 @@ from mmpvt.swap.submodels import Submodel, dicts_within
 from mmpvt.utils.text import few
 
 # they know the layers of ConvNeXt, BEiT and ViT by name, and refuse or misjudge others
-_LAYER_DECAY = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
+LAYER_DECAY = (
+    *("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor"),
+    "LearningRateDecayOptimWrapperConstructor",
+)
 
 _STATISTICS = dict(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD), bgr_to_rgb=True)
 
@@ -64,7 +67,7 @@ def drop_layer_decay(config: Config) -> Iterator[Change]:
     """Drops learning rates by the old backbone's layers."""
     wrapper = config.get("optim_wrapper") or {}
     constructor = wrapper.get("constructor")
-    if constructor and type_name(dict(type=constructor)) in _LAYER_DECAY:
+    if constructor and type_name(dict(type=constructor)) in LAYER_DECAY:
         wrapper.pop("constructor")
         wrapper.pop("paramwise_cfg", None)
         yield Change(

@@ -15,6 +15,8 @@ from mmengine.registry import OPTIMIZERS, DefaultScope
 from mmpvt.engine.config_parts import iter_dicts, split_datasets
 from mmpvt.engine.schedules import SCHEDULED
 from mmpvt.errors import ConfigError
+from mmpvt.swap.feature_maps import type_name
+from mmpvt.swap.training import LAYER_DECAY
 
 TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper")  # what a config to train has
 TESTING = ("test_dataloader", "test_cfg", "test_evaluator")  # what one to test has
@@ -94,8 +96,8 @@ def check_trains(config: Config) -> None:
 
 
 def _check_optimizer(config: Config) -> None:
-    """Raises a ConfigError if there is no such optimizer, settings by module are no dicts, or
-    gradients can't be clipped so."""
+    """Raises a ConfigError if there is no such optimizer, its rates are by layers that PVT hasn't,
+    settings by module are no dicts, or gradients can't be clipped so."""
     from mmpvt.datasets.pipelines import find_class  # imports MMDetection, which a swap needn't
 
     optimizer = config.optim_wrapper.get("optimizer")
@@ -107,6 +109,14 @@ def _check_optimizer(config: Config) -> None:
                 hint="name one of PyTorch's, such as AdamW or SGD, or import the module that "
                 "registers it (custom_imports)",
             )
+    constructor = config.optim_wrapper.get("constructor") or ""
+    by_layer = type_name(dict(type=constructor)) in LAYER_DECAY
+    if by_layer and "PyramidVision" in type_name(config.model.get("backbone") or {}):
+        raise ConfigError(
+            f"optim_wrapper.constructor is {constructor}, which doesn't know PVT's layers",
+            hint="leave it out; rates by stages are paramwise_cfg=dict(custom_keys={"
+            "'backbone.block1': dict(lr_mult=0.5), …})",
+        )
     clipping = config.optim_wrapper.get("clip_grad")
     if isinstance(clipping, dict):
         by_value = clipping.get("type") == "value"

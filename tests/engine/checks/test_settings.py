@@ -71,6 +71,10 @@ def test_a_training_of_no_epochs(config: Config):
             {"optim_wrapper.paramwise_cfg.custom_keys.backbone": 0.1},
             r"custom_keys has backbone=0\.1: it takes a dict: write backbone=dict\(lr_mult=0\.1\)",
         ),
+        (
+            {"optim_wrapper.constructor": "mmdet.LearningRateDecayOptimizerConstructor"},
+            r"OptimizerConstructor, which doesn't know PVT's layers: leave it out",
+        ),
         ({"optim_wrapper.clip_grad.max_nrom": 3}, "unexpected keyword argument 'max_nrom': write"),
         ({"optim_wrapper.clip_grad.type": "value"}, "missing a required argument: 'clip_value'"),
     ],
