@@ -211,7 +211,7 @@ def _instance(
     box = tuple(map(float, annotation["bbox"]))
     mask: Any = annotation.get("segmentation")
     polygons = encoded = None
-    if mask:
+    if mask and mask != [[]]:  # as scripts of one's own write it for boxes
         problem = mask_problem(mask, record.width, record.height)
         if problem is not None:
             reason = ": ".join(filter(None, problem))

@@ -470,6 +470,11 @@ def test_coco_masks(root: Path):
     )
 
 
+def test_coco_boxes_with_an_empty_polygon(root: Path):
+    write(root, {"a.jpg": "", "a.json": coco(dict(segmentation=[[]]))})
+    assert read(open_dataset(root)) == dict(all=["a.jpg; 0 1 2 3 4"])
+
+
 def test_coco_boxes_that_are_corners(root: Path):
     content = coco(dict(bbox=[30, 10, 60, 40]), dict(bbox=[40, 5, 64, 9]), dict(bbox=[1, 1, 9, 9]))
     write(root, {"a.jpg": "", "a.json": content})
