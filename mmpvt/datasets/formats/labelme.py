@@ -131,7 +131,7 @@ def _instance(
     if kind == "circle":
         (x, y), edge = points[:2]
         outline = ellipse(x, y, *[math.dist((x, y), edge)] * 2)
-    elif kind in ("polygon", "rotation"):  # X-AnyLabeling's turned rectangle
+    elif kind in ("polygon", "oriented_rectangle", "rotation"):  # the last is X-AnyLabeling's
         outline = [value for point in points for value in point]
     else:
         reading.problem(where, f"a shape of an unknown kind, {kind[:40]!r}")

@@ -320,6 +320,8 @@ def png(pixels: np.ndarray) -> str:
         (rectangle([10, 5], [20, 5], [20, 30], [10, 30]), "0 10 5 10 25"),  # X-AnyLabeling
         (dict(shape_type="rotation", points=[[15, 5], [20, 10], [15, 15], [10, 10]]),
          "0 10 5 10 10 1 outlines"),
+        (dict(shape_type="oriented_rectangle", points=[[15, 5], [20, 10], [15, 15], [10, 10]]),
+         "0 10 5 10 10 1 outlines"),
         (dict(shape_type="circle", points=[[30, 20], [33, 24]]), "0 25 15 10 10 1 outlines"),
         (dict(shape_type="mask", points=[[10, 20], [14, 22]], mask=png(np.eye(3, 5) > 0)),
          "0 10 20 3 3 mask"),
