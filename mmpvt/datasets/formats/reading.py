@@ -299,7 +299,8 @@ def clip_outline(outline: list[float], width: int, height: int) -> list[float]:
     from matplotlib.transforms import Bbox
 
     path = Outline(np.stack([xs, ys], 1)).clip_to_bbox(Bbox.from_extents(0, 0, width, height))
-    return np.asarray(path.vertices)[:-1].ravel().tolist()  # the last is the first again
+    points = np.asarray(path.vertices)[:-1]  # the last is the first again
+    return points.ravel().tolist() if len(points) > 2 else []  # a corner may touch the border
 
 
 def corners(box: tuple[float, float, float, float]) -> list[float]:

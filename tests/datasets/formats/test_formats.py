@@ -231,8 +231,12 @@ def test_area_of_parts_that_turn_either_way(root: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(
     "parts",
-    [[[4, 4, 24, 4, 24, 24, 4, 24], [14, 14, 34, 14, 34, 34, 14, 34]], [[-20, 24, 20, 4, 20, 44]]],
-    ids=["parts that overlap", "an outline that reaches out of its image"],
+    [
+        [[4, 4, 24, 4, 24, 24, 4, 24], [14, 14, 34, 14, 34, 34, 14, 34]],
+        [[-20, 24, 20, 4, 20, 44]],
+        [[-20, 4, 0, 14, -20, 24], [4, 4, 24, 4, 24, 24, 4, 24]],
+    ],
+    ids=["parts that overlap", "a part that reaches out of its image", "a part that touches it"],
 )
 def test_outlines_that_yolo_cannot_hold_as_they_are(parts: list, root: Path, tmp_path: Path):
     content = coco_content({"a": [(0, 0, 4, 34, 40)]})
