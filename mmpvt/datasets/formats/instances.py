@@ -20,7 +20,7 @@ def area(one: Instance) -> float:
     mask = one.rle
     if one.polygons:
         # not from their corners: parts may overlap, or be joined in one outline and turn either way
-        height, width = (math.ceil(max(max(p[k::2]) for p in one.polygons)) for k in (1, 0))
+        height, width = (math.ceil(max(0, *(max(p[k::2]) for p in one.polygons))) for k in (1, 0))
         mask = rle.merge(rle.frPyObjects(one.polygons, height, width))
     pixels = float(rle.area(mask)) if mask else 0.0
     return pixels or one.box[2] * one.box[3]
