@@ -156,7 +156,13 @@ class Service:
 
     def _routes(self) -> FastAPI:
         # its pages of documentation are loaded from elsewhere
-        app = FastAPI(title="mmpvt", version=__version__, docs_url=None, redoc_url=None)
+        app = FastAPI(
+            title="mmpvt",
+            version=__version__,
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,  # curl follows none, and shows an empty answer
+        )
         app.post(PREDICT, openapi_extra=DESCRIBED, responses=RESPONSES)(self.predict)
         app.get("/health")(self.health)
         app.get("/metrics")(self.metrics)
