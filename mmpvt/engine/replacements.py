@@ -76,14 +76,18 @@ def score_all_images(config: Config, split: str) -> None:
     """Has a validation or test keep its last batch, whose objects would count as missed, and images
     without objects, where anything found is wrong."""
     loader = config.get(f"{split}_dataloader") or {}
+    dropped = set()
     for part in (loader, loader.get("batch_sampler") or {}):
         if part.get("drop_last"):
             part["drop_last"] = False
+            dropped.add("drop_last")
     for dataset in iter_datasets(loader.get("dataset")):
         if dataset.get("filter_cfg") and not dataset.get("test_mode"):
             dataset["filter_cfg"] = None
-            if is_first_process():
-                print(f"the {split}_dataloader's filter_cfg is left out: all images are scored")
+            dropped.add("filter_cfg")
+    if dropped and is_first_process():
+        names = " and ".join(sorted(dropped))
+        print(f"the {split}_dataloader goes without {names}: all images are scored")
 
 
 def place_annotations(config: Config, split: str) -> None:

@@ -210,7 +210,8 @@ def test_all_images_are_scored(tested: dict, shapes: Path, capsys: pytest.Captur
         assert loader.drop_last is False
         with DefaultScope.overwrite_default_scope("mmdet"):
             assert len(DATASETS.build(loader.dataset)) == 1
-        assert "filter_cfg is left out: all images are scored" in capsys.readouterr().out
+        said = "test_dataloader goes without drop_last and filter_cfg: all images are scored"
+        assert said in capsys.readouterr().out
     finally:
         file.write_text(text)
 
