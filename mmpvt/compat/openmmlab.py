@@ -65,6 +65,8 @@ def format_config_once(undo: ExitStack) -> None:
 
 
 def _keep_formatted(module: ModuleType, undo: ExitStack) -> None:
+    if not hasattr(module, "FormatCode"):  # OneDL's fork
+        return
     format_code = module.FormatCode
     known: dict[str, tuple] = {}
 
