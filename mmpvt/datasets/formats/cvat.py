@@ -8,8 +8,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from mmpvt.datasets.formats.files import split_of, split_of_path
-from mmpvt.datasets.formats.labelme import ellipse, outlined, pasted
-from mmpvt.datasets.formats.reading import Content, Reading, join_groups, parse_xml
+from mmpvt.datasets.formats.labelme import ellipse, pasted
+from mmpvt.datasets.formats.reading import Content, Reading, join_groups, outlined, parse_xml
 from mmpvt.datasets.formats.records import ALL, Colour, ImageRecord, Instance
 from mmpvt.errors import DatasetError
 from mmpvt.utils.files import MAX_ANNOTATIONS, read_bytes

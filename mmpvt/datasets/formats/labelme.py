@@ -17,14 +17,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from mmpvt.datasets.formats.files import split_of_path, stem
-from mmpvt.datasets.formats.reading import (
-    Content,
-    Reading,
-    clip_outline,
-    join_groups,
-    outline_box,
-    read_json,
-)
+from mmpvt.datasets.formats.reading import Content, Reading, join_groups, outlined, read_json
 from mmpvt.datasets.formats.records import ImageRecord, Instance
 from mmpvt.errors import UserError
 from mmpvt.utils.progress import with_progress
@@ -137,22 +130,6 @@ def _instance(
         reading.problem(where, f"a shape of an unknown kind, {kind[:40]!r}")
         return None
     return outlined(reading, record, label, outline, where)
-
-
-def outlined(
-    reading: Reading, record: ImageRecord, label: int, outline: list[float], where: str
-) -> Instance | None:
-    """An object of one polygon; None, and a problem, of one that can't be used."""
-    if len(outline) < 6:
-        reading.problem(where, f"a polygon of {len(outline) // 2} points")
-        return None
-    box = reading.clip_box(record, *outline_box([outline]), where)
-    if box is None:
-        return None
-    inside = clip_outline(outline, record.width, record.height)
-    if inside is not outline:
-        box = reading.clip_box(record, *outline_box([inside or [-1, -1]]), where)
-    return box and Instance(label, box, [inside])
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> list[float]:

@@ -303,6 +303,22 @@ def clip_outline(outline: list[float], width: int, height: int) -> list[float]:
     return points.ravel().tolist() if len(points) > 2 else []  # a corner may touch the border
 
 
+def outlined(
+    reading: Reading, record: ImageRecord, label: int, outline: list[float], where: str
+) -> Instance | None:
+    """An object of one polygon; None, and a problem, of one that can't be used."""
+    if len(outline) < 6:
+        reading.problem(where, f"a polygon of {len(outline) // 2} points")
+        return None
+    box = reading.clip_box(record, *outline_box([outline]), where)
+    if box is None:
+        return None
+    inside = clip_outline(outline, record.width, record.height)
+    if inside is not outline:
+        box = reading.clip_box(record, *outline_box([inside or [-1, -1]]), where)
+    return box and Instance(label, box, [inside])
+
+
 def corners(box: tuple[float, float, float, float]) -> list[float]:
     """A box of x, y, width, height as a polygon."""
     x, y, width, height = box

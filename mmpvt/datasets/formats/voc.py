@@ -9,8 +9,7 @@ from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element
 
 from mmpvt.datasets.formats.files import split_of_list, split_of_path, stem
-from mmpvt.datasets.formats.labelme import outlined
-from mmpvt.datasets.formats.reading import Content, Reading, parse_xml
+from mmpvt.datasets.formats.reading import Content, Reading, outlined, parse_xml
 from mmpvt.datasets.formats.records import Colour, ImageRecord, Instance
 from mmpvt.errors import UserError
 from mmpvt.utils.files import read_bytes
